@@ -1,0 +1,145 @@
+"""Connections: SQLAlchemy's pool for requests, one `Link` for each duty of a worker.
+
+Both open their connections in one place, `Database.connect`, so that time-outs and session
+settings are the same everywhere.
+"""
+
+import asyncio
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from service.errors import ConfigurationError
+from service.settings import Settings
+
+DATABASE_ERRORS: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+)
+"""What a statement raises when the database or the way to it fails."""
+
+APPLICATION_NAME: Final = "finmind-jobs"
+
+
+def normalise_dsn(url: str) -> str:
+    """The URL as asyncpg reads it: `postgresql://…`, whatever SQLAlchemy prefix it came with.
+
+    Raises:
+        ConfigurationError: the URL is not one of PostgreSQL's.
+    """
+    parts = urlsplit(url)
+    if parts.scheme.partition("+")[0] not in {"postgresql", "postgres"}:
+        raise ConfigurationError(
+            f"DATABASE_URL has the scheme {parts.scheme!r}: expected postgresql://user:password@host:port/name"
+        )
+    query = urlencode(parse_qsl(parts.query, keep_blank_values=True))
+    return urlunsplit(("postgresql", parts.netloc, parts.path, query, ""))
+
+
+class Database:
+    """One database: a pool for requests and transactions, single connections for duties."""
+
+    def __init__(self, dsn: str, settings: Settings) -> None:
+        self.dsn = normalise_dsn(dsn)
+        self._settings = settings
+        cache_size = 100 if settings.database_prepared_statements else 0
+        self.engine: AsyncEngine = create_async_engine(
+            "postgresql+asyncpg://",
+            connect_args={
+                "async_creator_fn": self.connect,
+                "prepared_statement_cache_size": cache_size,
+            },
+            pool_size=settings.database_pool_size,
+            max_overflow=0,
+            pool_timeout=2,
+            pool_pre_ping=False,
+            pool_use_lifo=True,
+            pool_recycle=1800,
+        )
+        self.sessions: async_sessionmaker[AsyncSession] = async_sessionmaker(
+            self.engine, expire_on_commit=False
+        )
+
+    async def connect(self, **_: Any) -> asyncpg.Connection[asyncpg.Record]:
+        """Open one connection with the service's time-outs and session settings.
+
+        Raises:
+            OSError | TimeoutError | asyncpg.PostgresError: the server cannot be reached or refuses.
+        """
+        settings = self._settings
+        server_settings = {"application_name": APPLICATION_NAME}
+        if settings.database_prepared_statements:
+            # jit costs more than it saves on statements of a few hundred rows. PgBouncer refuses
+            # start-up parameters that it does not know.
+            server_settings |= {"jit": "off", "timezone": "UTC"}
+        return await asyncpg.connect(
+            self.dsn,
+            timeout=settings.database_connect_timeout_seconds,
+            command_timeout=settings.database_command_timeout_seconds,
+            statement_cache_size=100 if settings.database_prepared_statements else 0,
+            server_settings=server_settings,
+        )
+
+    def link(self) -> "Link":
+        """A connection for one duty, opened on first use."""
+        return Link(self)
+
+    async def close(self) -> None:
+        """Close the pool; links are closed by their owners."""
+        await self.engine.dispose()
+
+
+class Link:
+    """One connection for one duty: opened when first used, dropped when it fails, opened again.
+
+    The duties of a worker (claim, settle, heartbeat, listen, maintain) each hold one, so that
+    none waits for another, or for requests.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._lock = asyncio.Lock()
+
+    async def connection(self) -> asyncpg.Connection[asyncpg.Record]:
+        """The open connection."""
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._database.connect()
+        return self._connection
+
+    async def fetch(self, statement: str, *args: object) -> list[asyncpg.Record]:
+        """Run one statement in a transaction of its own.
+
+        Raises:
+            asyncpg.PostgresError | asyncpg.InterfaceError | OSError | TimeoutError:
+                see `DATABASE_ERRORS`; the connection is dropped unless the server merely
+                refused the statement.
+        """
+        async with self._lock:
+            connection = await self.connection()
+            try:
+                return await connection.fetch(statement, *args)
+            except BaseException as error:
+                if not isinstance(error, asyncpg.PostgresError) or connection.is_closed():
+                    # Cut, timed out or cancelled in the middle: its state is unknown.
+                    self.drop()
+                raise
+
+    def drop(self) -> None:
+        """Cut the connection without waiting; the next use opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+    async def close(self) -> None:
+        """Close the connection, waiting a second at most."""
+        connection, self._connection = self._connection, None
+        if connection is not None and not connection.is_closed():
+            try:
+                await connection.close(timeout=1)
+            except DATABASE_ERRORS:
+                connection.terminate()

@@ -1,0 +1,104 @@
+"""Every error that the service raises on purpose.
+
+    FinMindError
+    ├── ConfigurationError        the service cannot start as it is configured
+    ├── InvalidInput         422  a value breaks a rule; the message names both
+    │   └── PayloadError     422  a payload or result that JSON or PostgreSQL cannot hold
+    ├── Unauthenticated      401  no credential, or one that does not hold
+    ├── Forbidden            403  a credential without the needed permission
+    ├── NotFound             404  no such job, reminder or key
+    ├── Conflict             409  the thing is in a state that does not allow this
+    ├── TooLarge             413  a request body over the limit
+    └── Unavailable          503  the database cannot answer just now; try again
+
+Domain code raises these; `service.api.problems` alone turns them into HTTP answers.
+"""
+
+from typing import ClassVar
+
+
+class FinMindError(Exception):
+    """Root of the tree. `detail` is shown to the caller: it must hold no secret."""
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+    slug: ClassVar[str] = "internal-error"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class ConfigurationError(FinMindError):
+    """The service cannot start as it is configured; the message says what to change."""
+
+
+class InvalidInput(FinMindError):
+    """A value breaks a rule. `field` is the path of the value, dotted, where there is one."""
+
+    status = 422
+    title = "Invalid input"
+    slug = "invalid-input"
+
+    def __init__(self, detail: str, *, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.field = field
+
+
+class PayloadError(InvalidInput):
+    """A payload or a result that JSON or PostgreSQL cannot hold."""
+
+    title = "Payload not storable"
+    slug = "payload-not-storable"
+
+
+class Unauthenticated(FinMindError):
+    """No credential was given, or the one given does not hold."""
+
+    status = 401
+    title = "Not authenticated"
+    slug = "not-authenticated"
+
+
+class Forbidden(FinMindError):
+    """The credential holds, but it does not carry the needed permission."""
+
+    status = 403
+    title = "Not allowed"
+    slug = "not-allowed"
+
+
+class NotFound(FinMindError):
+    """No such job, reminder or key (or none that the caller may see)."""
+
+    status = 404
+    title = "Not found"
+    slug = "not-found"
+
+
+class Conflict(FinMindError):
+    """The state of the thing does not allow what was asked."""
+
+    status = 409
+    title = "Conflict"
+    slug = "conflict"
+
+
+class TooLarge(FinMindError):
+    """The request body is over the limit."""
+
+    status = 413
+    title = "Body too large"
+    slug = "body-too-large"
+
+
+class Unavailable(FinMindError):
+    """The service cannot answer just now; nothing was changed, or the answer was lost."""
+
+    status = 503
+    title = "Unavailable"
+    slug = "unavailable"
+
+    def __init__(self, detail: str, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds

@@ -1,0 +1,79 @@
+"""A job as the database keeps it, and what may become of it."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, NewType
+
+from sqlalchemy import BigInteger, DateTime, Double, SmallInteger, Text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+JobId = NewType("JobId", int)
+LeaseToken = NewType("LeaseToken", int)
+
+DEFAULT_QUEUE: Final = "default"
+DEFAULT_PRIORITY: Final = 2
+HIGHEST_PRIORITY: Final = 0
+LOWEST_PRIORITY: Final = 9
+NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$"
+"""What a queue or a job type may be called; the table checks the same."""
+
+
+class JobStatus(StrEnum):
+    """Where a job stands; docs/guarantees.md has the picture."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+    DEAD_LETTER = "DEAD_LETTER"
+    CANCELLED = "CANCELLED"
+
+
+LIVE: Final = frozenset({JobStatus.PENDING, JobStatus.RUNNING})
+DEAD: Final = frozenset({JobStatus.DEAD_LETTER, JobStatus.FAILED})
+DONE: Final = frozenset({JobStatus.SUCCESS, JobStatus.CANCELLED})
+
+TRANSITIONS: Final[dict[JobStatus, frozenset[JobStatus]]] = {
+    JobStatus.PENDING: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED, JobStatus.FAILED}),
+    JobStatus.RUNNING: frozenset({JobStatus.PENDING, JobStatus.SUCCESS} | DEAD),
+    JobStatus.SUCCESS: frozenset(),
+    JobStatus.CANCELLED: frozenset(),
+    JobStatus.DEAD_LETTER: frozenset({JobStatus.PENDING}),
+    JobStatus.FAILED: frozenset({JobStatus.PENDING}),
+}
+"""Every legal step. Only a person's retry leaves DEAD_LETTER or FAILED."""
+
+
+class Base(DeclarativeBase):
+    """The tables that SQLAlchemy knows."""
+
+
+class BackgroundJob(Base):
+    """One job: a row of `background_jobs`, in whichever partition its status puts it."""
+
+    __tablename__ = "background_jobs"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    next_run_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    lease_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    lease_token: Mapped[int | None] = mapped_column(BigInteger)
+    worker_id: Mapped[int | None] = mapped_column(BigInteger)
+    timeout_seconds: Mapped[float | None] = mapped_column(Double)
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    attempts: Mapped[int] = mapped_column(SmallInteger)
+    max_retries: Mapped[int | None] = mapped_column(SmallInteger)
+    lost_leases: Mapped[int] = mapped_column(SmallInteger)
+    queue: Mapped[str] = mapped_column(Text)
+    job_type: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Text)
+    unique_key: Mapped[str | None] = mapped_column(Text)
+    last_error: Mapped[str | None] = mapped_column(Text)
+    payload: Mapped[Any] = mapped_column(JSONB)
+    result: Mapped[Any | None] = mapped_column(JSONB)
+    progress: Mapped[Any | None] = mapped_column(JSONB)
+    backoff: Mapped[Any | None] = mapped_column(JSONB)
+    errors: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)

@@ -1,0 +1,341 @@
+"""Every setting of the service, read from the environment (and `.env`) once, at start.
+
+The description of a field is its documentation: docs/configuration.md is made from this file.
+"""
+
+import secrets
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.errors import ConfigurationError
+
+MIN_HS256_SECRET_BYTES = 32
+"""RFC 7518 §3.2: a key of at least the size of the hash output."""
+
+type_list = Annotated[tuple[str, ...], NoDecode]
+"""A comma-separated list in the environment."""
+
+
+class Environment(StrEnum):
+    """Where the service runs: development forgives, production does not."""
+
+    DEVELOPMENT = "development"
+    TEST = "test"
+    PRODUCTION = "production"
+
+
+class Settings(BaseSettings):
+    """The settings. Every bound names its unit."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    # -- service ------------------------------------------------------------------------------
+    environment: Environment = Field(
+        Environment.DEVELOPMENT,
+        description="`development`, `test` or `production`. Production needs `DATABASE_URL` and a real `JWT_SECRET` or `JWT_JWKS_URL`.",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on. Containers set `0.0.0.0`.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(
+        Path(".data"),
+        description="Where the embedded PostgreSQL and the development secret are kept.",
+    )
+    log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`.")
+    log_format: str = Field(
+        "auto",
+        pattern="^(auto|json|console)$",
+        description="`json`, `console`, or `auto`: console on a terminal, else JSON.",
+    )
+    docs_enabled: bool = Field(True, description="Serve `/docs` and `/openapi.json`.")
+    metrics_public: bool = Field(
+        True, description="Serve `/metrics` without a credential; else it needs `metrics:read`."
+    )
+
+    # -- database -----------------------------------------------------------------------------
+    database_url: SecretStr | None = Field(
+        None,
+        description="`postgresql://user:password@host:port/name`. Without it an embedded PostgreSQL 18 is started under `DATA_DIR` (never in production).",
+    )
+    database_pool_size: int = Field(
+        10, ge=1, le=200, description="Connections kept for requests, beside the worker's own five."
+    )
+    database_prepared_statements: bool = Field(
+        True, description="Turn off behind PgBouncer in transaction mode."
+    )
+    database_listen: bool = Field(
+        True,
+        description="Use LISTEN/NOTIFY to wake idle workers. Turn off behind PgBouncer in transaction mode: polling then does it alone.",
+    )
+    database_connect_timeout_seconds: float = Field(
+        5.0, gt=0, le=60, description="Bound on opening one connection."
+    )
+    database_command_timeout_seconds: float = Field(
+        10.0, gt=0, le=300, description="Bound on one statement, network included."
+    )
+    auto_migrate: bool = Field(
+        True, description="Bring the schema up to date at start; else `migrate` must have done it."
+    )
+    migrate_lock_timeout_seconds: float = Field(
+        5.0, gt=0, le=60, description="How long a migration may wait for a table lock."
+    )
+
+    # -- worker -------------------------------------------------------------------------------
+    handler_modules: type_list = Field(
+        (),
+        description="Python modules that register handlers, comma-separated: `billing.jobs,crm.jobs`. Installed entry points of the group `finmind_jobs.handlers` are loaded as well.",
+    )
+    demo_handlers: bool = Field(
+        False, description="Register the `demo.*` handlers (always on in development)."
+    )
+    worker_queues: type_list = Field(
+        ("*",),
+        description="Queues that this worker serves, comma-separated; `*` for all; `emails:5` runs at most 5 jobs of `emails` at once in this process.",
+    )
+    worker_concurrency: int = Field(
+        100, ge=1, le=10_000, description="Jobs that one process runs at once."
+    )
+    sync_handler_threads: int = Field(
+        16, ge=1, le=500, description="Threads for handlers that are plain functions."
+    )
+    claim_batch_size: int = Field(200, ge=1, le=1000, description="Jobs that one claim takes at most.")
+    settle_batch_size: int = Field(
+        200, ge=1, le=1000, description="Outcomes that one statement records at most."
+    )
+    settle_delay_seconds: float = Field(
+        0.002, ge=0, le=0.1, description="How long a settle waits for others to join its batch."
+    )
+    poll_min_seconds: float = Field(
+        0.05, gt=0, le=10, description="First pause of an idle worker between looks at the table."
+    )
+    poll_max_seconds: float = Field(
+        1.0, gt=0, le=60, description="Longest pause of an idle worker between looks at the table."
+    )
+    sweep_seconds: float = Field(
+        5.0,
+        gt=0,
+        le=60,
+        description="How often a busy worker claims from the very start of each lane: late commits and expired leases are found there.",
+    )
+    lease_seconds: float = Field(
+        30.0, ge=1, le=3600, description="How long a claim holds without a heartbeat."
+    )
+    heartbeat_seconds: float = Field(
+        10.0, ge=0.1, le=1200, description="How often leases are extended; at most a third of the lease."
+    )
+    max_lost_leases: int = Field(
+        3, ge=1, le=100, description="A job that lost this many leases is dead-lettered as poison."
+    )
+    shutdown_grace_seconds: float = Field(
+        25.0,
+        ge=0,
+        le=3600,
+        description="How long running handlers may finish after SIGTERM before they are cancelled and released.",
+    )
+    unknown_type_grace_seconds: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="How long a due job waits for some worker to serve its type before it becomes FAILED.",
+    )
+
+    # -- jobs ---------------------------------------------------------------------------------
+    default_max_retries: int = Field(
+        3, ge=0, le=1000, description="Retries of a job whose type and request say nothing else."
+    )
+    default_timeout_seconds: float = Field(
+        300.0, gt=0, le=86_400, description="Time-out of a handler whose type and job say nothing else."
+    )
+    backoff_base_seconds: float = Field(
+        30.0, gt=0, le=86_400, description="Delay before the first retry."
+    )
+    backoff_factor: float = Field(
+        4.0, ge=1, le=100, description="What each further delay is multiplied by: 30 s, 2 min, 8 min."
+    )
+    backoff_cap_seconds: float = Field(
+        3600.0, gt=0, le=604_800, description="Longest delay between two attempts."
+    )
+    backoff_jitter: float = Field(
+        0.1, ge=0, le=1, description="Delays vary by this share up and down; 0 turns it off."
+    )
+    max_payload_bytes: int = Field(
+        262_144, ge=1024, le=16_777_216, description="Largest payload or result of a job, as JSON."
+    )
+    max_error_entries: int = Field(
+        20, ge=1, le=1000, description="Entries kept in a job's error history; the oldest go first."
+    )
+
+    # -- maintenance --------------------------------------------------------------------------
+    maintenance_seconds: float = Field(
+        5.0, gt=0, le=300, description="How often the leader does its duties."
+    )
+    retention_days: int = Field(
+        7, ge=1, le=3650, description="Days that finished jobs are kept; whole days are dropped."
+    )
+    dead_retention_days: int = Field(
+        90, ge=1, le=3650, description="Days that DEAD_LETTER and FAILED jobs are kept."
+    )
+    partition_days_ahead: int = Field(
+        7, ge=1, le=60, description="Day partitions made ahead of time."
+    )
+    count_cap: int = Field(
+        10_000, ge=100, le=1_000_000, description="Rows that a live count looks at, at the most."
+    )
+    idempotency_key_hours: int = Field(
+        24, ge=1, le=720, description="How long an `Idempotency-Key` is remembered."
+    )
+
+    # -- HTTP ---------------------------------------------------------------------------------
+    max_body_bytes: int = Field(
+        1_048_576, ge=1024, le=67_108_864, description="Largest request body."
+    )
+    max_json_depth: int = Field(
+        64, ge=4, le=200, description="Deepest nesting of a request body."
+    )
+    max_batch_jobs: int = Field(1000, ge=1, le=10_000, description="Jobs in one `POST /jobs/batch`.")
+    max_page_size: int = Field(200, ge=1, le=1000, description="Jobs on one page.")
+    query_timeout_seconds: float = Field(
+        5.0, gt=0, le=60, description="Bound on one admin query; over it the answer is 503."
+    )
+
+    # -- auth ---------------------------------------------------------------------------------
+    jwt_secret: SecretStr | None = Field(
+        None,
+        description="HS256 secret of at least 32 bytes. In development one is made and kept in `DATA_DIR`.",
+    )
+    jwt_jwks_url: str | None = Field(
+        None, description="URL of a JWKS with RS256, ES256 or EdDSA keys; replaces `JWT_SECRET`."
+    )
+    jwt_issuer: str | None = Field(None, description="Required `iss` of a token, where set.")
+    jwt_audience: str | None = Field(None, description="Required `aud` of a token, where set.")
+    jwt_leeway_seconds: float = Field(
+        10.0, ge=0, le=300, description="Clock difference forgiven in `exp`, `nbf` and `iat`."
+    )
+    jwks_cache_seconds: float = Field(
+        300.0, ge=1, le=86_400, description="How long a fetched JWKS is used without asking again."
+    )
+    jwks_cooldown_seconds: float = Field(
+        10.0, ge=0, le=3600, description="Least time between two fetches of the JWKS, whatever the tokens say."
+    )
+
+    # -- reminders ----------------------------------------------------------------------------
+    reminder_scan_seconds: float = Field(
+        60.0, gt=0, le=3600, description="How often due reminders are turned into jobs."
+    )
+    smtp_url: SecretStr | None = Field(
+        None,
+        description="`smtp://`, `smtp+starttls://` or `smtp+ssl://` with `user:password@host:port`. Without it e-mail reminders fail and say so.",
+    )
+    smtp_timeout_seconds: float = Field(20.0, gt=0, le=300, description="Bound on one SMTP delivery.")
+    email_from: str | None = Field(None, description="Sender address of e-mail reminders.")
+    twilio_base_url: str = Field(
+        "https://api.twilio.com", description="Twilio's API, or a stand-in for tests."
+    )
+    twilio_account_sid: str | None = Field(None, description="Twilio account of WhatsApp reminders.")
+    twilio_auth_token: SecretStr | None = Field(None, description="Twilio credential.")
+    twilio_whatsapp_from: str | None = Field(
+        None, description="WhatsApp sender in E.164 form: `+14155238886`."
+    )
+    twilio_timeout_seconds: float = Field(15.0, gt=0, le=300, description="Bound on one Twilio call.")
+
+    @field_validator("handler_modules", "worker_queues", mode="before")
+    @classmethod
+    def _split_list(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("database_url", "jwt_secret", "jwt_jwks_url", "smtp_url", mode="before")
+    @classmethod
+    def _blank_is_unset(cls, value: object) -> object:
+        # Compose files and shells pass "VAR=" for a variable that is not set.
+        return None if value == "" else value
+
+    @field_validator("log_level", mode="after")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        level = value.upper()
+        if level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            raise ValueError("expected DEBUG, INFO, WARNING or ERROR")
+        return level
+
+    @field_validator("worker_queues", mode="after")
+    @classmethod
+    def _queue_limits(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            name, _, limit = entry.partition(":")
+            if not name or (limit and not (limit.isdigit() and int(limit) > 0)):
+                raise ValueError(f"{entry!r} is not `queue` or `queue:limit` with a limit above 0")
+        return value
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.heartbeat_seconds * 3 > self.lease_seconds:
+            raise ValueError(
+                f"HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}) must be at most a third of "
+                f"LEASE_SECONDS ({self.lease_seconds:g}), so that two lost heartbeats cost no lease"
+            )
+        if self.poll_min_seconds > self.poll_max_seconds:
+            raise ValueError("POLL_MIN_SECONDS must not be above POLL_MAX_SECONDS")
+        if self.jwt_secret and len(self.jwt_secret.get_secret_value()) < MIN_HS256_SECRET_BYTES:
+            raise ValueError(
+                f"JWT_SECRET is shorter than {MIN_HS256_SECRET_BYTES} bytes: "
+                "make one with `openssl rand -hex 32`"
+            )
+        if self.environment is Environment.PRODUCTION:
+            self._refuse_unsafe_production()
+        return self
+
+    def _refuse_unsafe_production(self) -> None:
+        missing = []
+        if self.database_url is None:
+            missing.append("DATABASE_URL (the embedded PostgreSQL is for development only)")
+        if self.jwt_secret is None and self.jwt_jwks_url is None:
+            missing.append("JWT_SECRET (32 bytes or more) or JWT_JWKS_URL")
+        if missing:
+            raise ValueError("ENVIRONMENT=production needs " + " and ".join(missing))
+        if self.jwt_jwks_url and urlsplit(self.jwt_jwks_url).scheme != "https":
+            raise ValueError("JWT_JWKS_URL must be https in production")
+
+    @property
+    def is_production(self) -> bool:
+        """Whether the strict rules hold."""
+        return self.environment is Environment.PRODUCTION
+
+    def signing_secret(self) -> str | None:
+        """The HS256 secret, or None where tokens are checked against a JWKS.
+
+        In development a secret is made on first use and kept in `DATA_DIR/jwt_secret` (mode 600),
+        so that tokens outlive a restart and other commands can make them.
+        """
+        if self.jwt_secret is not None:
+            return self.jwt_secret.get_secret_value()
+        if self.jwt_jwks_url is not None or self.is_production:
+            return None
+        path = self.data_dir / "jwt_secret"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(32))
+        return path.read_text().strip()
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        ConfigurationError: a value is missing or refused; every one of them is named.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in problem['loc']).upper() or 'settings'}: "
+            f"{problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+        raise ConfigurationError("Bad configuration:\n  " + "\n  ".join(lines)) from None
