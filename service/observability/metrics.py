@@ -1,0 +1,282 @@
+"""Every metric of the service, each with the line that docs/metrics.md is made from.
+
+The engine calls `record_event`, `observe_run` and `observe_start_delay` tens of thousands of times
+a second, so the children of labels are kept in plain dicts and histograms are plain lists that are
+read when scraped. All of them are called from the event loop's thread only.
+
+Names of job types and queues come from clients. At most `MAX_LABEL_VALUES` of each get labels of
+their own; those that come later are counted as `other`, so that no client can fill the memory of
+this process or of Prometheus. Types that this process has handlers for are always named.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import REGISTRY, Counter, Gauge
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+MAX_LABEL_VALUES: Final = 500
+OTHER: Final = "other"
+
+RUN_BUCKETS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+)  # fmt: skip
+DELAY_BUCKETS: Final = (
+    0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0,
+)  # fmt: skip
+BATCH_BUCKETS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+
+
+class LabelBound:
+    """The set of values that one label may take; `other` stands for the rest."""
+
+    def __init__(self, limit: int = MAX_LABEL_VALUES) -> None:
+        self._limit = limit
+        self._reserved: frozenset[str] = frozenset()
+        self._seen: set[str] = set()
+
+    def reserve(self, values: Iterable[str]) -> None:
+        """Name these for ever, whatever clients send: a process's own configuration."""
+        self._reserved |= frozenset(values)
+
+    def __call__(self, value: str) -> str:
+        """The value itself while there is room for it, else `other`."""
+        if value in self._seen or value in self._reserved:
+            return value
+        if len(self._seen) >= self._limit:
+            return OTHER
+        self._seen.add(value)
+        return value
+
+
+known_job_type: Final = LabelBound()
+known_queue: Final = LabelBound()
+known_channel: Final = LabelBound(20)
+
+
+class FastHistogram(Collector):
+    """A histogram whose `observe` is two additions: no lock, one thread.
+
+    prometheus_client's own takes two locks and a linear search: 1.5 µs against 0.3 µs, and the
+    engine observes 80,000 times a second.
+    """
+
+    def __init__(
+        self, name: str, documentation: str, *, label: str, buckets: Sequence[float]
+    ) -> None:
+        self.name = name
+        self.documentation = documentation
+        self.labelnames = (label,)
+        self._bounds = tuple(buckets)
+        # Per label value: one count a bucket, one above them all, then the sum.
+        self._cells: dict[str, list[float]] = {}
+        REGISTRY.register(self)
+
+    def observe(self, value: str, seconds: float, *, bound: LabelBound) -> None:
+        """Add one observation under the label's value."""
+        cells = self._cells.get(value)
+        if cells is None:
+            value = bound(value)
+            cells = self._cells.setdefault(value, [0.0] * (len(self._bounds) + 2))
+        cells[bisect_left(self._bounds, seconds)] += 1
+        cells[-1] += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """The state as Prometheus reads it; buckets are cumulative."""
+        family = HistogramMetricFamily(self.name, self.documentation, labels=self.labelnames)
+        names = [*map(str, self._bounds), "+Inf"]
+        for value, cells in list(self._cells.items()):
+            total = 0.0
+            buckets: list[tuple[str, float]] = []
+            for name, count in zip(names, cells[:-1], strict=True):
+                total += count
+                buckets.append((name, total))
+            family.add_metric([value], buckets=buckets, sum_value=cells[-1])
+        yield family
+
+    def describe(self) -> Iterator[Metric]:
+        """Lets the registry check for a clash of names."""
+        yield HistogramMetricFamily(self.name, self.documentation, labels=self.labelnames)
+
+
+# -- jobs -----------------------------------------------------------------------------------------
+JOB_EVENTS: Final = Counter(
+    "finmind_job_events_total",
+    "Events in the life of jobs: enqueued, succeeded, retried, dead_lettered, failed, manual_retry, cancelled, snoozed, rescued, stale_settle; `status` is `ok` or the reason.",
+    ["event", "job_type", "status"],
+)
+RUN_SECONDS: Final = FastHistogram(
+    "finmind_job_run_seconds",
+    "How long handlers ran.",
+    label="job_type",
+    buckets=RUN_BUCKETS,
+)
+START_DELAY_SECONDS: Final = FastHistogram(
+    "finmind_job_start_delay_seconds",
+    "How long jobs waited between being due and being started.",
+    label="queue",
+    buckets=DELAY_BUCKETS,
+)
+BATCH_JOBS: Final = FastHistogram(
+    "finmind_job_batch_size",
+    "Jobs moved by one statement of the engine: claim, settle, enqueue.",
+    label="operation",
+    buckets=BATCH_BUCKETS,
+)
+
+# -- queues: set by the maintenance leader only ---------------------------------------------------
+QUEUE_DEPTH: Final = Gauge(
+    "finmind_queue_depth", "Jobs that are due and not yet claimed.", ["queue"]
+)
+QUEUE_OLDEST_DUE: Final = Gauge(
+    "finmind_queue_oldest_due_seconds", "Age of the oldest due job that waits.", ["queue"]
+)
+QUEUE_RUNNING: Final = Gauge("finmind_queue_running", "Jobs that are running.", ["queue"])
+
+# -- worker ---------------------------------------------------------------------------------------
+WORKER_UP: Final = Gauge("finmind_worker_up", "1 while this process claims jobs.")
+WORKER_LEADER: Final = Gauge(
+    "finmind_worker_leader", "1 while this process is the maintenance leader."
+)
+WORKER_SLOTS: Final = Gauge("finmind_worker_slots", "Jobs that this process may run at once.")
+WORKER_SLOTS_USED: Final = Gauge("finmind_worker_slots_used", "Jobs that this process runs now.")
+WORKER_RESTARTS: Final = Counter(
+    "finmind_worker_restarts_total",
+    "Times that a loop of the worker failed and was started again.",
+    ["loop"],
+)
+HANDLERS_STUCK: Final = Gauge(
+    "finmind_handlers_stuck",
+    "Handlers that were told to stop and still run: they hold a slot or a thread.",
+)
+DATABASE_ERRORS_TOTAL: Final = Counter(
+    "finmind_database_errors_total",
+    "Statements or connections that failed, by what they were for.",
+    ["operation"],
+)
+
+# -- reminders, process, credentials --------------------------------------------------------------
+REMINDER_EVENTS: Final = Counter(
+    "finmind_reminder_events_total",
+    "Events in the life of reminders: created, enqueued, sent, failed, cancelled; `status` is `ok` or the reason.",
+    ["event", "channel", "status"],
+)
+EVENT_LOOP_LAG: Final = Gauge(
+    "finmind_event_loop_lag_seconds", "Longest stall of the event loop in the last 10 seconds."
+)
+AUTH_FAILURES: Final = Counter(
+    "finmind_auth_failures_total",
+    "Requests refused for their credential, by reason.",
+    ["reason"],
+)
+JWKS_FETCHES: Final = Counter(
+    "finmind_jwks_fetches_total", "Fetches of the JWKS: `ok` or `failed`.", ["outcome"]
+)
+
+_event_children: dict[tuple[str, str, str], Counter] = {}
+
+
+def record_event(event: str, job_type: str, status: str = "ok", count: int = 1) -> None:
+    """Count `count` events of one job type."""
+    child = _event_children.get((event, job_type, status))
+    if child is None:
+        job_type = known_job_type(job_type)
+        child = JOB_EVENTS.labels(event, job_type, status)
+        _event_children[(event, job_type, status)] = child
+    child.inc(count)
+
+
+def observe_run(job_type: str, seconds: float) -> None:
+    """Record how long one handler ran."""
+    RUN_SECONDS.observe(job_type, seconds, bound=known_job_type)
+
+
+def observe_start_delay(queue: str, seconds: float) -> None:
+    """Record how long one job waited between being due and being started."""
+    # A clock a little behind the database's gives a small negative number.
+    START_DELAY_SECONDS.observe(queue, seconds if seconds > 0 else 0.0, bound=known_queue)
+
+
+def observe_batch(operation: str, jobs: int) -> None:
+    """Record how many jobs one statement of the engine moved."""
+    BATCH_JOBS.observe(operation, jobs, bound=_operations)
+
+
+_operations: Final = LabelBound(20)
+
+
+def record_database_error(operation: str) -> None:
+    """Count a statement or connection that failed; `operation` is a fixed word: `claim`, `settle`."""
+    DATABASE_ERRORS_TOTAL.labels(operation).inc()
+
+
+def reminder_event(event: str, channel: str, status: str = "ok") -> None:
+    """Count one event of a reminder."""
+    REMINDER_EVENTS.labels(event, known_channel(channel), status).inc()
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReading:
+    """What the leader read of one queue."""
+
+    queue: str
+    depth: int
+    running: int
+    oldest_due_seconds: float
+
+
+_shown_queues: set[str] = set()
+
+
+def set_queue_gauges(rows: Iterable[QueueReading]) -> None:
+    """Show these queues and no others; those beyond the bound are summed up as `other`."""
+    merged: dict[str, QueueReading] = {}
+    for row in rows:
+        name = known_queue(row.queue)
+        before = merged.get(name, QueueReading(name, 0, 0, 0.0))
+        merged[name] = QueueReading(
+            name,
+            before.depth + row.depth,
+            before.running + row.running,
+            max(before.oldest_due_seconds, row.oldest_due_seconds),
+        )
+    for vanished in _shown_queues - merged.keys():
+        for gauge in (QUEUE_DEPTH, QUEUE_OLDEST_DUE, QUEUE_RUNNING):
+            gauge.remove(vanished)
+    for name, reading in merged.items():
+        QUEUE_DEPTH.labels(name).set(reading.depth)
+        QUEUE_OLDEST_DUE.labels(name).set(reading.oldest_due_seconds)
+        QUEUE_RUNNING.labels(name).set(reading.running)
+    _shown_queues.clear()
+    _shown_queues.update(merged)
+
+
+def clear_queue_gauges() -> None:
+    """Show no queue: this process is no longer the leader, whose figures alone are fresh."""
+    set_queue_gauges(())
+
+
+@dataclass(frozen=True, slots=True)
+class MetricDoc:
+    """One metric, as the documentation lists it."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    documentation: str
+
+
+def catalogue() -> list[MetricDoc]:
+    """Every metric declared above, in order: what docs/metrics.md is made from."""
+    docs: list[MetricDoc] = []
+    for value in list(globals().values()):
+        if isinstance(value, FastHistogram):
+            docs.append(MetricDoc(value.name, "histogram", value.labelnames, value.documentation))
+        elif isinstance(value, Counter | Gauge):
+            kind = "counter" if isinstance(value, Counter) else "gauge"
+            name = value._name + ("_total" if kind == "counter" else "")
+            docs.append(MetricDoc(name, kind, tuple(value._labelnames), value._documentation))
+    return docs
