@@ -83,6 +83,12 @@ class Settings(BaseSettings):
     migrate_lock_timeout_seconds: float = Field(
         5.0, gt=0, le=60, description="How long a migration may wait for a table lock."
     )
+    migrate_timeout_seconds: float = Field(
+        600.0,
+        gt=0,
+        le=86_400,
+        description="Bound on one statement of a migration, and on waiting for another process that migrates.",
+    )
 
     # -- worker -------------------------------------------------------------------------------
     handler_modules: type_list = Field(

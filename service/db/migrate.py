@@ -1,0 +1,323 @@
+"""The schema, brought to a revision: by one process at a time, each migration in its transaction.
+
+The scripts are in `alembic/versions`, SQL by hand. They must be compatible with the version
+before them, since old workers keep running while the new ones start.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from io import StringIO
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+from alembic import command, context
+from alembic.config import Config
+from alembic.ddl.postgresql import PostgresqlImpl
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Executable, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlalchemy.util import await_only
+
+from service.db.engine import Database
+from service.errors import ConfigurationError, Unavailable
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+ADVISORY_LOCK: Final = 0x66696E6D696E64
+"""Key of the lock that lets one process migrate at a time: "finmind" in ASCII."""
+LOCK_POLL_SECONDS: Final = 0.1
+ATTEMPTS: Final = 5
+"""How often a migration is tried whose table lock was not to be had."""
+PAUSE_SECONDS: Final = 0.5
+"""Pause between two of those: the lock queue that the migration held up drains meanwhile."""
+
+
+async def upgrade(database: Database, settings: Settings, revision: str = "head") -> None:
+    """Bring the schema to `revision`; done at once when it stands there already.
+
+    A schema newer than this code is left as it is: during a roll-out, old processes run on it.
+
+    Raises:
+        ConfigurationError: there is no such revision.
+        Unavailable: another process migrates, or holds the tables, for too long.
+    """
+    target = _resolve(revision)
+    if await current_revision(database) == target:
+        return
+    async with _migrating(database, settings) as connection:
+        current = await connection.run_sync(_current)
+        if current is not None and current not in _known_revisions():
+            logger.warning(
+                "The schema is at revision %s, which this version does not know: "
+                "running on a newer schema",
+                current,
+            )
+            return
+        await _run(connection, settings, lambda config: command.upgrade(config, target))
+        if current != target:
+            logger.info("Migrated the schema from %s to %s", current or "nothing", target)
+
+
+async def downgrade(database: Database, settings: Settings, revision: str) -> None:
+    """Take the schema back to `revision`, `base` for none at all. Data of dropped tables is lost.
+
+    Raises:
+        ConfigurationError: there is no such revision, or the schema is newer than this code.
+        Unavailable: another process migrates, or holds the tables, for too long.
+    """
+    target = _resolve(revision)
+    async with _migrating(database, settings) as connection:
+        current = await connection.run_sync(_current)
+        if current is not None and current not in _known_revisions():
+            raise ConfigurationError(
+                f"The schema is at revision {current}, which this version does not know: "
+                "downgrade with the version that made it"
+            )
+        await _run(connection, settings, lambda config: command.downgrade(config, target))
+
+
+async def current_revision(database: Database) -> str | None:
+    """The revision that the schema is at; None for an empty database."""
+    async with database.engine.connect() as connection:
+        return await connection.run_sync(_current)
+
+
+def head_revision() -> str:
+    """The newest revision that this code knows."""
+    return _resolve("head")
+
+
+def render_sql(start: str | None = None, revision: str = "head") -> str:
+    """The SQL that leads from `start` (None: an empty database) to `revision`, for reading."""
+    target = _resolve(revision)
+    buffer = StringIO()
+    config = _config(output=buffer)
+    command.upgrade(config, f"{start}:{target}" if start else target, sql=True)
+    return buffer.getvalue()
+
+
+# -- what alembic/env.py calls ----------------------------------------------------------------
+
+
+def run_environment() -> None:
+    """Run the migrations that Alembic asked for: offline into its buffer, or on a connection."""
+    if context.is_offline_mode():
+        context.configure(
+            dialect_name="postgresql",
+            target_metadata=None,
+            transaction_per_migration=True,
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+        return
+    connection = context.config.attributes.get("connection")
+    if connection is None:
+        _run_from_command_line()
+    else:
+        _run_on(connection)
+
+
+def _run_on(connection: Connection) -> None:
+    context.configure(
+        connection=connection, target_metadata=None, transaction_per_migration=True
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def _run_from_command_line() -> None:
+    """The `alembic` command: no connection was handed over, so one is opened here."""
+    from service.db.embedded import EmbeddedServer
+    from service.settings import load_settings
+
+    settings = load_settings()
+    server = None
+    if settings.database_url is None:
+        server = EmbeddedServer.start(settings.data_dir)
+        dsn = server.dsn
+    else:
+        dsn = settings.database_url.get_secret_value()
+
+    async def migrate() -> None:
+        database = Database(dsn, settings)
+        try:
+            async with _migrating(database, settings) as connection:
+                await connection.run_sync(_run_on)
+        finally:
+            await database.close()
+
+    try:
+        asyncio.run(migrate())
+    finally:
+        if server is not None:
+            server.stop()
+
+
+class ScriptImpl(PostgresqlImpl):
+    """PostgreSQL for Alembic, with `op.execute` of whole scripts.
+
+    asyncpg prepares what SQLAlchemy executes, and only one statement can be prepared at a time;
+    a string is therefore handed to its simple protocol. No `:name` is replaced in it.
+    """
+
+    __dialect__ = "postgresql"
+
+    def execute(
+        self, sql: Executable | str, execution_options: dict[str, Any] | None = None
+    ) -> None:
+        """Run `sql` in the migration's transaction, or print it in offline mode."""
+        if not isinstance(sql, str):
+            super().execute(sql, execution_options)
+        elif self.as_sql:
+            self.static_output(sql.strip().rstrip(";") + self.command_terminator)
+        else:
+            assert self.connection is not None
+            # SQLAlchemy begins with the first statement that it executes itself.
+            self.connection.execute(text("SELECT 1"))
+            raw = self.connection.connection.driver_connection
+            assert raw is not None
+            await_only(raw.execute(sql))
+
+
+# -- inside -----------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _migrating(database: Database, settings: Settings) -> AsyncIterator[AsyncConnection]:
+    """A connection of its own that holds the advisory lock, with the time-outs of a migration."""
+
+    async def connect(**_: Any) -> "asyncpg.Connection[asyncpg.Record]":
+        return await asyncpg.connect(
+            database.dsn,
+            timeout=settings.database_connect_timeout_seconds,
+            command_timeout=settings.migrate_timeout_seconds,
+            server_settings={"application_name": "finmind-jobs migrate"},
+        )
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://", connect_args={"async_creator_fn": connect}, poolclass=NullPool
+    )
+    try:
+        async with engine.connect() as connection:
+            await _set_timeouts(connection, settings)
+            await _lock(connection, settings)
+            yield connection
+    finally:
+        # Closing the connection gives the advisory lock back, whatever state it is in.
+        await engine.dispose()
+
+
+async def _set_timeouts(connection: AsyncConnection, settings: Settings) -> None:
+    for name, seconds in (
+        ("lock_timeout", settings.migrate_lock_timeout_seconds),
+        ("statement_timeout", settings.migrate_timeout_seconds),
+    ):
+        await connection.execute(
+            text("SELECT set_config(:name, :value, false)"),
+            {"name": name, "value": f"{int(seconds * 1000)}ms"},
+        )
+    await connection.commit()
+
+
+async def _lock(connection: AsyncConnection, settings: Settings) -> None:
+    # Polled, not waited for: a waiting statement would hold a snapshot, and CREATE INDEX
+    # CONCURRENTLY in the process that migrates waits for every snapshot to go.
+    deadline = time.monotonic() + settings.migrate_timeout_seconds
+    while True:
+        got = await connection.scalar(
+            text("SELECT pg_try_advisory_lock(:key)"), {"key": ADVISORY_LOCK}
+        )
+        await connection.commit()
+        if got:
+            return
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                "Another process has been migrating for over "
+                f"{settings.migrate_timeout_seconds:g} s (MIGRATE_TIMEOUT_SECONDS)"
+            )
+        await asyncio.sleep(LOCK_POLL_SECONDS)
+
+
+async def _run(
+    connection: AsyncConnection, settings: Settings, run: Callable[[Config], None]
+) -> None:
+    """Run Alembic on the connection; try again while the tables are locked by others."""
+
+    def on_connection(sync_connection: Connection) -> None:
+        run(_config(connection=sync_connection))
+
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            await connection.run_sync(on_connection)
+            await connection.commit()
+        except (asyncpg.LockNotAvailableError, DBAPIError) as error:
+            await connection.rollback()
+            if not _is_lock_timeout(error):
+                raise
+            logger.warning("Migration waits for a table lock (try %d of %d)", attempt, ATTEMPTS)
+            await asyncio.sleep(PAUSE_SECONDS)
+        else:
+            return
+    raise Unavailable(
+        f"Migration got no table lock in {ATTEMPTS} tries of "
+        f"{settings.migrate_lock_timeout_seconds:g} s (MIGRATE_LOCK_TIMEOUT_SECONDS): "
+        "end the long transactions on the job tables, or try at a quieter time"
+    )
+
+
+def _is_lock_timeout(error: BaseException) -> bool:
+    code = getattr(error, "sqlstate", None) or getattr(
+        getattr(error, "orig", None), "sqlstate", None
+    )
+    return code == asyncpg.LockNotAvailableError.sqlstate
+
+
+def _current(connection: Connection) -> str | None:
+    if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    connection.rollback()
+    return revision
+
+
+def _scripts_path() -> Path:
+    """The migration scripts: at the root of the repository, or inside the installed package."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "_alembic"
+    return installed if installed.is_dir() else package.parent / "alembic"
+
+
+def _config(*, connection: Connection | None = None, output: StringIO | None = None) -> Config:
+    config = Config(output_buffer=output) if output is not None else Config()
+    config.set_main_option("script_location", str(_scripts_path()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _script_directory() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+def _known_revisions() -> frozenset[str]:
+    return frozenset(script.revision for script in _script_directory().walk_revisions())
+
+
+def _resolve(revision: str) -> str:
+    if revision == "base":
+        return revision
+    known = _known_revisions()
+    target = _script_directory().get_current_head() if revision == "head" else revision
+    if target is None or target not in known:
+        raise ConfigurationError(
+            f"There is no migration {revision!r}: expected head, base or one of "
+            f"{', '.join(sorted(known))}"
+        )
+    return target
