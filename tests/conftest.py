@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -19,7 +20,7 @@ from service.db.engine import Database
 from service.db.migrate import upgrade
 from service.settings import Environment, Settings
 
-TEST_SECRET = "a-secret-of-the-tests-of-at-least-32-bytes"
+TEST_SECRET = SecretStr("a-secret-of-the-tests-of-at-least-32-bytes")
 RELAXED = ("fsync = off", "full_page_writes = off", "autovacuum_naptime = '1h'")
 """For the session's own server only: its data need not survive the machine."""
 
@@ -113,9 +114,8 @@ async def empty_dsn(server_dsn: str) -> AsyncIterator[str]:
 async def pg_dsn(server_dsn: str, template_database: str) -> AsyncIterator[str]:
     """DSN of this test's own database, migrated."""
     name = _database_name()
-    await _execute(
-        server_dsn, f"CREATE DATABASE {name} TEMPLATE {template_database} STRATEGY = FILE_COPY"
-    )
+    # STRATEGY: FILE_COPY and WAL_LOG both measured 55-80 ms, so it stays at the default.
+    await _execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE {template_database}")
     yield _with_database(server_dsn, name)
     await _execute(server_dsn, f"DROP DATABASE {name} WITH (FORCE)")
 

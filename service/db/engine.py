@@ -9,7 +9,12 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 
 from service.errors import ConfigurationError
 from service.settings import Settings
@@ -102,7 +107,7 @@ class Link:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._connection: "asyncpg.Connection[asyncpg.Record] | None" = None
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._lock = asyncio.Lock()
 
     async def connection(self) -> "asyncpg.Connection[asyncpg.Record]":

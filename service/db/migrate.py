@@ -125,9 +125,7 @@ def run_environment() -> None:
 
 
 def _run_on(connection: Connection) -> None:
-    context.configure(
-        connection=connection, target_metadata=None, transaction_per_migration=True
-    )
+    context.configure(connection=connection, target_metadata=None, transaction_per_migration=True)
     with context.begin_transaction():
         context.run_migrations()
 

@@ -1,0 +1,77 @@
+# Everything from a bare machine: only Python 3.11+ and make are needed. `make help` lists it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes
+UV_COMPILE := $(VENV)/lock/bin/uv pip compile $(UV_FLAGS) --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-header --no-annotate
+SOURCES := service tests alembic docs benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test check format lint types floors dockerfile lock docs bench wheel clean python
+
+help: ## Show what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+run: $(VENV)/.run ## Serve on :8000 (PORT), with an own PostgreSQL unless DATABASE_URL is set
+	@exec $(BIN)/python -m service serve
+
+demo: $(VENV)/.run ## Enqueue a lively mix of jobs into what `make run` serves
+	@$(BIN)/python -m service demo
+
+test: $(VENV)/.dev ## Run the tests
+	$(BIN)/python -m pytest
+
+check: lint types floors dockerfile test ## Everything that must hold before a commit
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check $(wildcard $(SOURCES))
+	$(BIN)/ruff check $(wildcard $(SOURCES))
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+floors: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+dockerfile: $(VENV)/.dev
+	$(BIN)/hadolint Dockerfile
+
+format: $(VENV)/.dev ## Format and repair what can be repaired
+	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
+	$(BIN)/ruff format $(wildcard $(SOURCES))
+
+bench: $(VENV)/.dev ## Measure, beside floors measured in the same run
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.dev ## Write docs/configuration.md from the settings
+	$(BIN)/python docs/generate.py
+
+lock: python ## Bring the locks in line with pyproject.toml (UV_FLAGS=--upgrade for newer versions)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(VENV)/lock/bin/uv || { $(PYTHON) -m venv $(VENV)/lock && \
+		$(VENV)/lock/bin/python -m pip install --quiet --disable-pip-version-check uv; }
+	$(UV_COMPILE) pyproject.toml --all-extras -o locks/dev.txt
+	$(UV_COMPILE) pyproject.toml --extra embedded -c locks/dev.txt -o locks/embedded.txt
+	$(UV_COMPILE) pyproject.toml -c locks/dev.txt -o locks/service.txt
+
+clean: ## Remove what was made; the data in .data stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Python 3.11 or newer is needed; '$(PYTHON)' is" \
+		"$$($(PYTHON) --version 2>&1 || true). Name another: make PYTHON=python3.12" >&2; exit 1; }
+
+# Two stamps, so that `make run` need not wait for the tools of the tests.
+$(VENV)/.run: locks/embedded.txt
+	@$(MAKE) --no-print-directory python
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -r locks/embedded.txt
+	@touch $@
+
+$(VENV)/.dev: locks/dev.txt $(VENV)/.run
+	$(PIP) -r locks/dev.txt
+	@touch $@
