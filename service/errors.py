@@ -53,19 +53,27 @@ class PayloadError(InvalidInput):
 
 
 class Unauthenticated(FinMindError):
-    """No credential was given, or the one given does not hold."""
+    """No credential was given, or the one given does not hold (`credential_given`)."""
 
     status = 401
     title = "Not authenticated"
     slug = "not-authenticated"
 
+    def __init__(self, detail: str, *, credential_given: bool = False) -> None:
+        super().__init__(detail)
+        self.credential_given = credential_given
+
 
 class Forbidden(FinMindError):
-    """The credential holds, but it does not carry the needed permission."""
+    """The credential holds, but it does not carry the needed permission (`scope`)."""
 
     status = 403
     title = "Not allowed"
     slug = "not-allowed"
+
+    def __init__(self, detail: str, *, scope: str | None = None) -> None:
+        super().__init__(detail)
+        self.scope = scope
 
 
 class NotFound(FinMindError):

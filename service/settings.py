@@ -202,6 +202,12 @@ class Settings(BaseSettings):
     max_json_depth: int = Field(
         64, ge=4, le=200, description="Deepest nesting of a request body."
     )
+    body_timeout_seconds: float = Field(
+        30.0, gt=0, le=600, description="How long a client may take to send a request body."
+    )
+    slow_request_seconds: float = Field(
+        1.0, gt=0, le=600, description="Requests slower than this are logged as warnings."
+    )
     max_batch_jobs: int = Field(1000, ge=1, le=10_000, description="Jobs in one `POST /jobs/batch`.")
     max_page_size: int = Field(200, ge=1, le=1000, description="Jobs on one page.")
     query_timeout_seconds: float = Field(

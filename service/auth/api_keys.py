@@ -1,0 +1,212 @@
+"""API keys: `fmj_<prefix>.<secret>`, shown once, of which only a hash is kept.
+
+The secret is 256 random bits, so a plain SHA-256 of it is enough: slow hashes protect secrets that
+people choose, and no guessing gets through 2^256. A slow one would cost every request 100 ms.
+
+Nothing is cached: a revoked key stops working with the next request, in every process.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import asyncpg
+
+from service.auth.principal import API_KEY_SUBJECT_PREFIX, Permission, Principal
+from service.db.engine import DATABASE_ERRORS, Database
+from service.errors import InvalidInput, NotFound, Unauthenticated
+from service.observability.logging import get_logger
+from service.observability.metrics import record_database_error
+
+KEY_PREFIX: Final = "fmj_"
+PREFIX_BYTES: Final = 5
+SECRET_BYTES: Final = 32
+MAX_KEY_CHARACTERS: Final = 128
+MAX_NAME_CHARACTERS: Final = 100
+MAX_LISTED: Final = 1000
+
+_PREFIX: Final = re.compile(r"[a-z0-9]{8,12}", re.ASCII)
+_KEY: Final = re.compile(r"fmj_([a-z0-9]{8,12})\.([A-Za-z0-9_-]{43})", re.ASCII)
+# The statements are made of constants alone, hence the S608 exceptions.
+_COLUMNS: Final = (
+    "prefix, name, scopes, created_by, created_at, expires_at, revoked_at, last_used_at"
+)
+_INSERT: Final = f"""
+INSERT INTO api_keys (prefix, secret_hash, name, scopes, created_by, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6) RETURNING {_COLUMNS}"""  # noqa: S608
+_LIST: Final = (
+    f"SELECT {_COLUMNS} FROM api_keys ORDER BY created_at DESC, prefix LIMIT {MAX_LISTED}"  # noqa: S608
+)
+_REVOKE: Final = f"""
+UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE prefix = $1
+RETURNING {_COLUMNS}"""  # noqa: S608
+_VERIFY: Final = """
+SELECT secret_hash, scopes, revoked_at IS NOT NULL AS revoked,
+  coalesce(expires_at <= now(), false) AS expired,
+  coalesce(last_used_at < now() - interval '1 minute', true) AS note_use
+FROM api_keys WHERE prefix = $1"""
+_NOTE_USE: Final = """
+UPDATE api_keys SET last_used_at = now()
+WHERE prefix = $1 AND coalesce(last_used_at < now() - interval '1 minute', true)"""
+_NO_HASH: Final = bytes(32)
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key as it is kept: everything but the secret."""
+
+    prefix: str
+    name: str
+    scopes: tuple[str, ...]
+    created_by: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewApiKey:
+    """A key just made, with its secret: the only time that it can be seen."""
+
+    key: str
+    record: ApiKey
+
+
+def looks_like_key(credential: str) -> bool:
+    """Whether a bearer credential is meant as an API key."""
+    return credential.startswith(KEY_PREFIX)
+
+
+class ApiKeyStore:
+    """The keys of one database; each call is a transaction of its own."""
+
+    def __init__(self, database: Database) -> None:
+        self._link = database.link()
+
+    async def close(self) -> None:
+        """Close the store's connection."""
+        await self._link.close()
+
+    async def create(
+        self,
+        name: str,
+        scopes: Iterable[Permission],
+        *,
+        created_by: str,
+        expires_at: datetime | None = None,
+    ) -> NewApiKey:
+        """Make a key.
+
+        Raises:
+            InvalidInput: the name or the scopes are empty, or the expiry has no time zone or is past.
+        """
+        granted = sorted({Permission(scope).value for scope in scopes})
+        _check(name, granted, expires_at)
+        prefix = secrets.token_hex(PREFIX_BYTES)
+        secret = secrets.token_urlsafe(SECRET_BYTES)
+        rows = await self._link.fetch(
+            _INSERT, prefix, _hash(secret), name, granted, created_by, expires_at
+        )
+        _log.info("api_key_created", prefix=prefix, scopes=granted, by=created_by)
+        return NewApiKey(f"{KEY_PREFIX}{prefix}.{secret}", _record(rows[0]))
+
+    async def list(self) -> list[ApiKey]:
+        """Every key, newest first, revoked ones too."""
+        return [_record(row) for row in await self._link.fetch(_LIST)]
+
+    async def revoke(self, prefix: str, *, by: str) -> ApiKey:
+        """Revoke a key at once; revoking it again changes nothing.
+
+        Raises:
+            NotFound: no key has this prefix.
+        """
+        rows = await self._link.fetch(_REVOKE, prefix) if _PREFIX.fullmatch(prefix) else []
+        if not rows:
+            raise NotFound("No API key has this prefix.")
+        _log.info("api_key_revoked", prefix=prefix, by=by)
+        return _record(rows[0])
+
+    async def verify(self, key: str) -> Principal:
+        """The principal that the key speaks for.
+
+        Raises:
+            Unauthenticated: unknown, wrong, expired or revoked. Which of the first two is not told.
+        """
+        match = _KEY.fullmatch(key) if len(key) <= MAX_KEY_CHARACTERS else None
+        if match is None:
+            raise _refused("The API key is malformed: expected fmj_<prefix>.<secret>.")
+        prefix, secret = match.groups()
+        row = await self._look_up(prefix)
+        expected = row["secret_hash"] if row is not None else _NO_HASH
+        if not hmac.compare_digest(expected, _hash(secret)) or row is None:
+            raise _refused("The API key is not known.")
+        if row["revoked"]:
+            raise _refused("The API key was revoked.")
+        if row["expired"]:
+            raise _refused("The API key has expired.")
+        if row["note_use"]:
+            await self._note_use(prefix)
+        scopes = frozenset(Permission(s) for s in row["scopes"] if s in Permission)
+        return Principal(API_KEY_SUBJECT_PREFIX + prefix, None, scopes, "api_key")
+
+    async def _look_up(self, prefix: str) -> asyncpg.Record | None:
+        try:
+            rows = await self._link.fetch(_VERIFY, prefix)
+        except DATABASE_ERRORS:
+            # The connection may have been cut while nobody used it: a read is safe to repeat.
+            record_database_error("api_key")
+            self._link.drop()
+            rows = await self._link.fetch(_VERIFY, prefix)
+        return rows[0] if rows else None
+
+    async def _note_use(self, prefix: str) -> None:
+        try:
+            await self._link.fetch(_NOTE_USE, prefix)
+        except DATABASE_ERRORS as error:
+            # A read-only database must not lock its operators out.
+            record_database_error("api_key")
+            _log.warning("api_key_use_not_noted", prefix=prefix, reason=type(error).__name__)
+
+
+def _hash(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _refused(detail: str) -> Unauthenticated:
+    return Unauthenticated(detail, credential_given=True)
+
+
+def _check(name: str, scopes: list[str], expires_at: datetime | None) -> None:
+    if not name.strip() or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
+        raise InvalidInput(
+            f"name: expected 1 to {MAX_NAME_CHARACTERS} printable characters.", field="name"
+        )
+    if not scopes:
+        raise InvalidInput("scopes: expected at least one permission.", field="scopes")
+    if expires_at is None:
+        return
+    if expires_at.tzinfo is None:
+        raise InvalidInput("expires_at: expected a time zone.", field="expires_at")
+    if expires_at <= datetime.now(expires_at.tzinfo):
+        raise InvalidInput("expires_at: expected a time to come.", field="expires_at")
+
+
+def _record(row: asyncpg.Record) -> ApiKey:
+    return ApiKey(
+        prefix=row["prefix"],
+        name=row["name"],
+        scopes=tuple(row["scopes"]),
+        created_by=row["created_by"],
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        revoked_at=row["revoked_at"],
+        last_used_at=row["last_used_at"],
+    )
