@@ -1,0 +1,101 @@
+"""Group commit for requests that each enqueue one job: one statement and one commit for many."""
+
+import asyncio
+from typing import Final
+
+import asyncpg
+
+from service.db.engine import DATABASE_ERRORS, Database
+from service.errors import InvalidInput, Unavailable
+from service.jobs.enqueue import EnqueuedJob, NewJob, encode_jobs, insert_jobs
+from service.jobs.wakeup import announce
+from service.observability.logging import get_logger
+from service.observability.metrics import record_database_error
+from service.settings import Settings
+
+MAX_WAITING: Final = 10_000
+"""Requests that may wait for their commit; beyond it the answer is 503 at once."""
+
+MAX_GROUP: Final = 500
+
+_log = get_logger(__name__)
+
+
+class Intake:
+    """Enqueues jobs of concurrent requests together. While one commit is under way the next group
+    gathers: nothing waits for a timer, and each is answered only when its own row is durable."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._max_payload_bytes = settings.max_payload_bytes
+        self._link = database.link()
+        self._waiting: list[tuple[NewJob, asyncio.Future[EnqueuedJob]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def submit(self, job: NewJob) -> EnqueuedJob:
+        """Enqueue one job durably.
+
+        Raises:
+            InvalidInput: a field breaks a rule; it is named.
+            Unavailable: the database did not answer: the job may or may not have been enqueued.
+        """
+        # Checked alone first, so that a bad job cannot spoil its neighbours' commit.
+        encode_jobs((job,), max_payload_bytes=self._max_payload_bytes)
+        if len(self._waiting) >= MAX_WAITING:
+            raise Unavailable(f"{MAX_WAITING} jobs are waiting to be stored already")
+        future: asyncio.Future[EnqueuedJob] = asyncio.get_running_loop().create_future()
+        self._waiting.append((job, future))
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._flush_all(), name="jobs.intake")
+        return await future
+
+    async def stop(self) -> None:
+        """Store what waits, then close the connection."""
+        if self._flusher is not None:
+            await asyncio.wait({self._flusher})
+        await self._link.close()
+
+    async def _flush_all(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
+            await self._flush(group)
+
+    async def _flush(self, group: list[tuple[NewJob, asyncio.Future[EnqueuedJob]]]) -> None:
+        try:
+            columns = encode_jobs(
+                [job for job, _ in group], max_payload_bytes=self._max_payload_bytes
+            )
+            enqueued = await insert_jobs(self._link.fetch, columns)
+        except asyncpg.DataError as error:
+            # One value that PostgreSQL refuses fails the statement: find whose it was.
+            if len(group) > 1:
+                for one in group:
+                    await self._flush([one])
+                return
+            _answer(group, InvalidInput(f"PostgreSQL refused a value: {error}", field="payload"))
+        except DATABASE_ERRORS as error:
+            record_database_error("enqueue")
+            _log.warning("enqueue_failed", jobs=len(group), error=type(error).__name__)
+            _answer(
+                group,
+                Unavailable(
+                    "the database did not confirm the job in time; it may or may not be stored. "
+                    "Send the request again with the same Idempotency-Key or unique_key"
+                ),
+            )
+        except Exception as error:  # noqa: BLE001 - each waiter gets it, none may hang
+            _answer(group, error)
+        else:
+            for (_, future), job in zip(group, enqueued, strict=True):
+                if not future.done():
+                    future.set_result(job)
+            if lanes := columns.lanes():
+                announce(self._database.engine, lanes)
+
+
+def _answer(
+    group: list[tuple[NewJob, asyncio.Future[EnqueuedJob]]], error: Exception
+) -> None:
+    for _, future in group:
+        if not future.done():
+            future.set_exception(error)

@@ -1,0 +1,129 @@
+"""How an attempt can end, and what a handler may raise to choose it."""
+
+import traceback
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from service.jobs.backoff import MAX_DELAY_SECONDS
+from service.jobs.model import JobStatus
+
+MAX_MESSAGE_CHARS: Final = 2_000
+MAX_TRACEBACK_CHARS: Final = 8_000
+
+
+class PermanentError(Exception):
+    """Raised by a handler when no retry could help: the job becomes FAILED at once."""
+
+
+class RetryAfter(Exception):  # noqa: N818 - it is an instruction as much as an error
+    """Raised by a handler to retry after `seconds` in place of the backoff; uses an attempt."""
+
+    def __init__(self, seconds: float, message: str = "") -> None:
+        super().__init__(message or f"asked to be retried in {seconds:g} s")
+        self.seconds = clamp_delay(seconds)
+
+
+class Snooze(Exception):  # noqa: N818 - not an error at all
+    """Raised by a handler to be run again in `seconds`; uses no attempt and leaves no error."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"snoozed for {seconds:g} s")
+        self.seconds = clamp_delay(seconds)
+
+
+def clamp_delay(seconds: float) -> float:
+    """`seconds` within 0 and a week; NaN counts as 0."""
+    return min(max(float(seconds), 0.0), MAX_DELAY_SECONDS) if seconds == seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why an attempt failed, as it is kept in the job's history."""
+
+    event: str = "error"
+    attempt: int
+    type: str
+    message: str
+    traceback: str | None = None
+    started_at: datetime | None = None
+    worker: str | None = None
+
+    @classmethod
+    def from_exception(
+        cls, error: BaseException, *, attempt: int, started_at: datetime, worker: str
+    ) -> "Failure":
+        """The failure that an exception of a handler tells of, trimmed to a bounded size."""
+        # A frame's lines only, not the values in it: those may hold secrets.
+        lines = "".join(traceback.format_exception(error, limit=-20))
+        return cls(
+            attempt=attempt,
+            type=type(error).__name__,
+            message=clean_text(str(error), MAX_MESSAGE_CHARS),
+            traceback=clean_text(lines, MAX_TRACEBACK_CHARS, keep_end=True),
+            started_at=started_at,
+            worker=worker,
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """As the `errors` column keeps it."""
+        return {
+            "event": self.event,
+            "attempt": self.attempt,
+            "type": self.type,
+            "message": self.message,
+            "traceback": self.traceback,
+            "started_at": self.started_at.isoformat() if self.started_at else None,
+            "at": datetime.now(UTC).isoformat(),
+            "worker": self.worker,
+            "by": None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """The handler returned; `result` is its value as JSON text, None for null."""
+
+    result: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """The attempt failed and retries are left."""
+
+    delay_seconds: float
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Snoozed:
+    """The handler asked to be run again later; no attempt is used."""
+
+    delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The worker gave the job back unfinished; no attempt is used, its place in line is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """No further attempt: DEAD_LETTER or FAILED, with a short reason for the metrics."""
+
+    status: JobStatus
+    failure: Failure
+    reason: str
+
+
+Outcome = Succeeded | Retried | Snoozed | Released | Ended
+
+SUCCEEDED_EMPTY: Final = Succeeded()
+"""The commonest outcome, made once."""
+
+
+def clean_text(text: str, max_chars: int, *, keep_end: bool = False) -> str:
+    """`text` without what PostgreSQL cannot hold, cut to `max_chars`."""
+    if len(text) > max_chars:
+        text = "…" + text[-max_chars:] if keep_end else text[:max_chars] + "…"
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()

@@ -1,0 +1,143 @@
+"""Which function handles which job type, and what is known of the type."""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from re import match
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from service.errors import ConfigurationError
+from service.jobs.backoff import Backoff
+from service.jobs.model import NAME_PATTERN
+
+Handler = Callable[..., Awaitable[Any]] | Callable[..., Any]
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerSpec:
+    """One job type: its function and its limits. None means the service's default."""
+
+    job_type: str
+    function: Handler
+    is_async: bool
+    takes_context: bool
+    timeout_seconds: float | None
+    max_retries: int | None
+    backoff: Backoff | None
+    payload_model: type[BaseModel] | None
+    queue: str | None
+
+
+class Registry:
+    """The handlers of one process, by job type."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, HandlerSpec] = {}
+
+    def handler(
+        self,
+        job_type: str,
+        *,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        backoff: Backoff | None = None,
+        payload_model: type[BaseModel] | None = None,
+        queue: str | None = None,
+    ) -> Callable[[HandlerT], HandlerT]:
+        """Register the decorated function for `job_type`.
+
+        The function takes the payload, and the `JobContext` where it has a second parameter.
+        It may be a coroutine function, or a plain one, which then runs in a thread.
+
+        Args:
+            job_type: the name that jobs are enqueued under.
+            timeout: seconds that one attempt may take.
+            max_retries: retries after the first attempt.
+            backoff: delays between attempts.
+            payload_model: the pydantic model that the payload is handed over as; a payload that
+                it refuses makes the job FAILED.
+            queue: the queue of jobs of this type that name none.
+
+        Raises:
+            ConfigurationError: the name, a limit or the signature breaks a rule, or the type is
+                taken by another function.
+        """
+
+        def register(function: HandlerT) -> HandlerT:
+            self.add(
+                HandlerSpec(
+                    job_type=job_type,
+                    function=function,
+                    is_async=inspect.iscoroutinefunction(function),
+                    takes_context=_takes_context(job_type, function),
+                    timeout_seconds=timeout,
+                    max_retries=max_retries,
+                    backoff=backoff,
+                    payload_model=payload_model,
+                    queue=queue,
+                )
+            )
+            return function
+
+        return register
+
+    def add(self, spec: HandlerSpec) -> None:
+        """Take `spec` in; see `handler` for what is refused."""
+        name = spec.job_type
+        if not match(NAME_PATTERN, name):
+            raise ConfigurationError(
+                f"job type {name!r}: expected 1 to 100 letters, digits or _ . : - "
+                "with a letter or digit first"
+            )
+        if spec.queue is not None and not match(NAME_PATTERN, spec.queue):
+            raise ConfigurationError(f"handler {name!r}: bad queue name {spec.queue!r}")
+        if spec.timeout_seconds is not None and not spec.timeout_seconds > 0:
+            raise ConfigurationError(
+                f"handler {name!r}: timeout is {spec.timeout_seconds!r}, expected seconds above 0"
+            )
+        if spec.max_retries is not None and not 0 <= spec.max_retries <= 1000:
+            raise ConfigurationError(
+                f"handler {name!r}: max_retries is {spec.max_retries!r}, expected 0 to 1000"
+            )
+        standing = self._specs.get(name)
+        if standing is not None and _origin(standing.function) != _origin(spec.function):
+            raise ConfigurationError(
+                f"job type {name!r} is handled twice: by {_origin(standing.function)} "
+                f"and by {_origin(spec.function)}"
+            )
+        self._specs[name] = spec
+
+    def get(self, job_type: str) -> HandlerSpec | None:
+        """What is known of `job_type`; None where this process has no handler for it."""
+        return self._specs.get(job_type)
+
+    def job_types(self) -> list[str]:
+        """Every job type with a handler here, sorted."""
+        return sorted(self._specs)
+
+
+registry = Registry()
+"""The process's own registry: what `register_handler` fills and workers use unless told otherwise."""
+
+register_handler = registry.handler
+
+
+def _origin(function: Handler) -> str:
+    return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
+
+
+def _takes_context(job_type: str, function: Callable[..., Any]) -> bool:
+    positional = [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    required = [parameter for parameter in positional if parameter.default is parameter.empty]
+    if not 1 <= len(positional) or len(required) > 2:
+        raise ConfigurationError(
+            f"handler {job_type!r} ({_origin(function)}): expected (payload) or (payload, context)"
+        )
+    return len(required) == 2

@@ -1,0 +1,334 @@
+"""Every SQL statement of the engine, one constant each.
+
+Parameters are positional ($1 …), so that the same text runs on asyncpg's own connections (the
+worker's) and inside a caller's SQLAlchemy transaction. Lists travel as arrays: one statement a
+batch, whatever its size. `docs/architecture.md` tells how the statements fit together.
+"""
+
+from typing import Final
+
+# -- building blocks --------------------------------------------------------------------------
+
+_HISTORY: Final = """
+  CASE WHEN jsonb_array_length(COALESCE({old}, '[]')) >= {keep} THEN {old} - 0
+       ELSE COALESCE({old}, '[]') END || {entry}"""
+"""The error history with one entry more, the oldest dropped when it is full."""
+
+_COLUMNS: Final = (
+    "id, created_at, next_run_at, started_at, finished_at, lease_token, worker_id, timeout_seconds,"
+    " priority, attempts, max_retries, lost_leases, queue, job_type, status, unique_key, last_error,"
+    " payload, result, progress, backoff, errors"
+)
+"""What a job takes along when it changes partition."""
+
+_COUNT: Final = """
+  INSERT INTO job_stats (queue, job_type, status, day, jobs)
+  SELECT queue, job_type, status, (finished_at AT TIME ZONE 'UTC')::date, {sign}count(*)
+  FROM {source} WHERE finished_at IS NOT NULL GROUP BY 1, 2, 3, 4"""
+"""The kept counts, told of jobs that came into (or left) the finished partitions."""
+
+# -- enqueue ----------------------------------------------------------------------------------
+
+ENQUEUE: Final = """
+INSERT INTO jobs_live (job_type, payload, queue, priority, max_retries, timeout_seconds,
+                       next_run_at, unique_key, backoff)
+SELECT r.job_type, r.payload::jsonb, r.queue, r.priority, r.max_retries, r.timeout_seconds,
+       COALESCE(r.run_at, clock_timestamp() + make_interval(secs => r.delay_seconds)),
+       r.unique_key, r.backoff::jsonb
+FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::float8[],
+            $7::timestamptz[], $8::float8[], $9::text[], $10::text[])
+  WITH ORDINALITY AS r(job_type, payload, queue, priority, max_retries, timeout_seconds,
+                       run_at, delay_seconds, unique_key, backoff, place)
+ORDER BY r.unique_key NULLS FIRST, r.place
+ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL DO NOTHING
+RETURNING id, created_at, next_run_at, unique_key
+"""
+"""Sorted by key, so that two batches with the same keys never wait for each other in a circle."""
+
+STANDING: Final = """
+SELECT id, created_at, next_run_at, unique_key FROM jobs_live WHERE unique_key = ANY ($1::text[])
+"""
+
+# -- claim ------------------------------------------------------------------------------------
+
+LANES: Final = """
+WITH RECURSIVE lane AS (
+  (SELECT queue, priority, next_run_at FROM jobs_live
+   ORDER BY queue, priority, next_run_at LIMIT 1)
+  UNION ALL
+  SELECT n.* FROM lane l CROSS JOIN LATERAL (
+    SELECT b.queue, b.priority, b.next_run_at FROM jobs_live b
+    WHERE (b.queue, b.priority) > (l.queue, l.priority)
+    ORDER BY b.queue, b.priority, b.next_run_at LIMIT 1) n)
+SELECT queue, priority, extract(epoch FROM next_run_at - now())::float8 FROM lane LIMIT $1
+"""
+"""The lanes that hold jobs and when the first of each is due: one index probe a lane."""
+
+CLAIM: Final = f"""
+WITH due AS MATERIALIZED (
+  SELECT j.ctid AS place, l.queue, l.most, l.turn
+  FROM unnest($1::text[], $2::smallint[], $3::float8[], $4::bigint[], $5::int[])
+    WITH ORDINALITY AS l(queue, priority, floor_at, floor_id, most, turn)
+  CROSS JOIN LATERAL (
+    SELECT b.ctid FROM jobs_live b
+    WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
+      AND (b.next_run_at, b.id) >= (to_timestamp(l.floor_at), l.floor_id)
+      AND b.job_type = ANY ($6::text[])
+      AND (b.lease_until IS NULL OR b.lease_until < now())
+    ORDER BY b.next_run_at, b.id LIMIT l.most FOR UPDATE SKIP LOCKED) j
+  LIMIT $7),
+pick AS (
+  SELECT place FROM (
+    SELECT place, most, row_number() OVER (PARTITION BY queue ORDER BY turn) AS nth FROM due) d
+  WHERE nth <= most)
+UPDATE jobs_live b SET
+  status = 'RUNNING', attempts = b.attempts + 1, started_at = now(), progress = NULL,
+  lease_until = now() + make_interval(secs => $8),
+  lease_token = (SELECT nextval('background_job_lease_tokens')), worker_id = $9,
+  lost_leases = CASE b.status WHEN 'RUNNING' THEN b.lost_leases + 1 ELSE b.lost_leases END,
+  last_error = CASE b.status WHEN 'RUNNING' THEN
+    'LeaseLost: the worker stopped or stalled during attempt ' || b.attempts ELSE b.last_error END,
+  errors = CASE b.status WHEN 'RUNNING' THEN {
+    _HISTORY.format(
+        old="b.errors",
+        keep="$10",
+        entry='''jsonb_build_object(
+    'event', 'lease_lost', 'attempt', b.attempts, 'type', 'LeaseLost',
+    'message', 'the worker stopped or stalled during this attempt', 'traceback', NULL,
+    'started_at', b.started_at, 'at', now(), 'by', NULL,
+    'worker', (SELECT w.name FROM job_workers w WHERE w.id = b.worker_id))''',
+    )
+} ELSE b.errors END
+WHERE b.ctid = ANY (ARRAY(SELECT place FROM pick))
+RETURNING b.id, b.lease_token, b.queue, b.job_type, b.priority, b.attempts, b.max_retries,
+  b.timeout_seconds, b.lost_leases, extract(epoch FROM b.next_run_at)::float8,
+  extract(epoch FROM now() - b.next_run_at)::float8, b.payload::text, b.backoff::text
+"""
+"""Take due jobs lane by lane, in the order given.
+
+No index holds a column that this changes: the update is HOT and writes no index entry. The floor
+of a lane skips index entries that are dead but cannot be removed yet. The join is by ctid: the
+row was locked a moment ago by this very statement, and finding it again by id would cost a third
+more buffers.
+"""
+
+# -- settle -----------------------------------------------------------------------------------
+
+FINISH: Final = f"""
+WITH r AS (
+  SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[])
+    AS r(id, token, status, result, failure)),
+gone AS (
+  DELETE FROM jobs_live b USING r WHERE b.id = r.id AND b.lease_token = r.token
+  RETURNING b.*, r.status AS new_status, r.result::jsonb AS new_result,
+    r.failure::jsonb AS failure),
+kept AS (
+  INSERT INTO background_jobs ({_COLUMNS})
+  SELECT id, created_at, next_run_at, started_at, clock_timestamp(), lease_token, worker_id,
+    timeout_seconds, priority, attempts, max_retries, lost_leases, queue, job_type, new_status,
+    unique_key,
+    CASE WHEN failure IS NULL THEN last_error
+      ELSE concat_ws(': ', failure ->> 'type', failure ->> 'message') END,
+    payload, new_result, progress, backoff,
+    CASE WHEN failure IS NULL THEN errors ELSE {
+    _HISTORY.format(old="errors", keep="$6", entry="failure")
+} END
+  FROM gone RETURNING id, queue, job_type, status, finished_at),
+counted AS ({_COUNT.format(sign="", source="kept")})
+SELECT id FROM kept
+"""
+"""Move ended jobs out of the live partition, fenced by their tokens. Ids missing from the answer
+had lost their lease."""
+
+REQUEUE: Final = f"""
+UPDATE jobs_live b SET
+  status = 'PENDING', attempts = b.attempts - r.refund, lost_leases = 0,
+  next_run_at = CASE WHEN r.delay_seconds IS NULL THEN b.next_run_at
+    ELSE clock_timestamp() + make_interval(secs => r.delay_seconds) END,
+  lease_until = NULL, lease_token = NULL, worker_id = NULL, started_at = NULL,
+  last_error = CASE WHEN r.failure IS NULL THEN b.last_error
+    ELSE concat_ws(': ', r.failure::jsonb ->> 'type', r.failure::jsonb ->> 'message') END,
+  errors = CASE WHEN r.failure IS NULL THEN b.errors ELSE {
+    _HISTORY.format(old="b.errors", keep="$6", entry="r.failure::jsonb")
+} END
+FROM unnest($1::bigint[], $2::bigint[], $3::float8[], $4::smallint[], $5::text[])
+  AS r(id, token, delay_seconds, refund, failure)
+WHERE b.id = r.id AND b.lease_token = r.token
+RETURNING b.id
+"""
+"""Retry, snooze and release: back to PENDING, fenced by the tokens."""
+
+SETTLED_BEFORE: Final = """
+SELECT b.id FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
+JOIN background_jobs b ON b.id = r.id AND b.lease_token = r.token
+WHERE b.status NOT IN ('PENDING', 'RUNNING')
+"""
+"""After an answer was lost: which of these ended under these very tokens."""
+
+EXTEND: Final = """
+UPDATE jobs_live b SET lease_until = now() + make_interval(secs => $3)
+FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
+WHERE b.id = r.id AND b.lease_token = r.token
+RETURNING b.id
+"""
+
+PROGRESS: Final = """
+UPDATE jobs_live SET progress = $3::text::jsonb WHERE id = $1 AND lease_token = $2 RETURNING id
+"""
+
+# -- by hand ----------------------------------------------------------------------------------
+
+RETRY_DEAD: Final = f"""
+WITH gone AS (DELETE FROM jobs_dead WHERE id = $1 RETURNING *),
+counted AS ({_COUNT.format(sign="-", source="gone")})
+INSERT INTO jobs_live (id, created_at, next_run_at, timeout_seconds, priority, attempts,
+  max_retries, queue, job_type, unique_key, last_error, payload, backoff, errors)
+SELECT id, created_at, clock_timestamp(), timeout_seconds, priority, 0, max_retries, queue,
+  job_type, unique_key, last_error, payload, backoff,
+  {
+    _HISTORY.format(
+        old="errors",
+        keep="$3",
+        entry='''jsonb_build_object(
+    'event', 'manual_retry', 'attempt', attempts, 'type', status, 'message',
+    'retried by hand', 'traceback', NULL, 'started_at', NULL, 'at', now(), 'worker', NULL,
+    'by', $2::text)''',
+    )
+}
+FROM gone RETURNING id, job_type, queue, priority
+"""
+
+CANCEL: Final = f"""
+WITH gone AS (DELETE FROM jobs_live WHERE id = $1 AND status = 'PENDING' RETURNING *),
+kept AS (
+  INSERT INTO background_jobs ({_COLUMNS})
+  SELECT id, created_at, next_run_at, started_at, clock_timestamp(), NULL, NULL, timeout_seconds,
+    priority, attempts, max_retries, lost_leases, queue, job_type, 'CANCELLED', unique_key,
+    last_error, payload, result, progress, backoff, errors
+  FROM gone RETURNING id, queue, job_type, status, finished_at),
+counted AS ({_COUNT.format(sign="", source="kept")})
+SELECT id, job_type FROM kept
+"""
+
+DELETE: Final = f"""
+WITH gone AS (
+  DELETE FROM background_jobs WHERE id = $1 AND status <> 'RUNNING'
+  RETURNING id, queue, job_type, status, finished_at),
+counted AS ({_COUNT.format(sign="-", source="gone")})
+SELECT id FROM gone
+"""
+
+RESCHEDULE: Final = """
+UPDATE jobs_live SET next_run_at = $2 WHERE id = $1 AND status = 'PENDING'
+RETURNING id, queue, priority
+"""
+
+STATUS_OF: Final = "SELECT status FROM background_jobs WHERE id = $1"
+
+# -- workers ----------------------------------------------------------------------------------
+
+REGISTER_WORKER: Final = """
+INSERT INTO job_workers (name, queues, job_types, concurrency)
+VALUES ($1, $2::text[], $3::text[], $4) RETURNING id
+"""
+
+WORKER_SEEN: Final = "UPDATE job_workers SET seen_at = now() WHERE id = $1"
+
+WORKER_STOPPED: Final = "UPDATE job_workers SET seen_at = now(), stopped_at = now() WHERE id = $1"
+
+# -- maintenance ------------------------------------------------------------------------------
+
+LEAD: Final = "SELECT pg_try_advisory_xact_lock(hashtext('finmind-jobs.maintenance'))"
+"""Held by an open transaction that has neither an XID nor a snapshot: it holds back no vacuum, ends
+with its connection, and works behind PgBouncer in transaction mode."""
+
+FOLD_STATS: Final = """
+WITH old AS (DELETE FROM job_stats RETURNING queue, job_type, status, day, jobs)
+INSERT INTO job_stats (queue, job_type, status, day, jobs)
+SELECT queue, job_type, status, day, sum(jobs) FROM old GROUP BY 1, 2, 3, 4 HAVING sum(jobs) <> 0
+"""
+
+STATS_ROWS: Final = "SELECT count(*) FROM (SELECT 1 FROM job_stats LIMIT $1) s"
+
+TODAY: Final = "SELECT (now() AT TIME ZONE 'UTC')::date"
+
+DAY_LEAVES: Final = """
+SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'jobs_done'::regclass
+"""
+
+DROP_STATS_BEFORE: Final = """
+DELETE FROM job_stats WHERE day < $1 AND status IN ('SUCCESS', 'CANCELLED')
+"""
+
+DROP_DEAD_BEFORE: Final = f"""
+WITH gone AS (
+  DELETE FROM jobs_dead WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM jobs_dead WHERE finished_at < now() - make_interval(days => $1)
+    ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))
+  RETURNING id, queue, job_type, status, finished_at),
+counted AS ({_COUNT.format(sign="-", source="gone")})
+SELECT count(*) FROM gone
+"""
+
+DROP_IDEMPOTENCY_KEYS: Final = """
+DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
+  SELECT ctid FROM idempotency_keys WHERE created_at < now() - make_interval(hours => $1)
+  ORDER BY created_at LIMIT $2))
+"""
+
+DROP_OLD_WORKERS: Final = "DELETE FROM job_workers WHERE seen_at < now() - interval '1 day'"
+
+SERVED_TYPES: Final = """
+SELECT DISTINCT t FROM job_workers w, unnest(w.job_types) t
+WHERE (w.stopped_at IS NULL OR w.stopped_at > now() - make_interval(secs => $1))
+  AND w.seen_at > now() - make_interval(secs => $1)
+"""
+"""Types that some worker served within the last seconds: stopped ones count for the grace too."""
+
+FAIL_UNSERVED: Final = f"""
+WITH head AS MATERIALIZED (
+  SELECT j.ctid AS place, j.job_type FROM unnest($1::text[], $2::smallint[]) AS l(queue, priority)
+  CROSS JOIN LATERAL (
+    SELECT b.ctid, b.job_type FROM jobs_live b
+    WHERE b.queue = l.queue AND b.priority = l.priority AND b.status = 'PENDING'
+      AND b.next_run_at <= now() - make_interval(secs => $4)
+    ORDER BY b.next_run_at, b.id LIMIT $5) j),
+unserved AS MATERIALIZED (
+  SELECT b.ctid AS place FROM jobs_live b
+  WHERE b.ctid = ANY (ARRAY(SELECT place FROM head WHERE job_type <> ALL ($3::text[]) LIMIT $6))
+    AND b.status = 'PENDING' FOR UPDATE SKIP LOCKED),
+gone AS (
+  DELETE FROM jobs_live b WHERE b.ctid = ANY (ARRAY(SELECT place FROM unserved)) RETURNING *),
+kept AS (
+  INSERT INTO background_jobs ({_COLUMNS})
+  SELECT id, created_at, next_run_at, started_at, clock_timestamp(), NULL, NULL, timeout_seconds,
+    priority, attempts, max_retries, lost_leases, queue, job_type, 'FAILED', unique_key,
+    'No handler registered for job type: ' || job_type, payload, result, progress, backoff, {
+    _HISTORY.format(
+        old="errors",
+        keep="$7",
+        entry='''jsonb_build_object(
+      'event', 'no_handler', 'attempt', attempts, 'type', 'NoHandler',
+      'message', 'No handler registered for job type: ' || job_type, 'traceback', NULL,
+      'started_at', NULL, 'at', now(), 'worker', NULL, 'by', NULL)''',
+    )
+}
+  FROM gone RETURNING id, queue, job_type, status, finished_at),
+counted AS ({_COUNT.format(sign="", source="kept")})
+SELECT id, job_type FROM kept
+"""
+
+QUEUE_GAUGES: Final = """
+SELECT q.queue,
+  (SELECT count(*) FROM (SELECT 1 FROM jobs_live b WHERE b.queue = q.queue LIMIT $2) c),
+  COALESCE((SELECT max(h.age) FROM generate_series(0, 9) AS p(priority) CROSS JOIN LATERAL (
+      SELECT extract(epoch FROM now() - b.next_run_at)::float8 AS age FROM jobs_live b
+      WHERE b.queue = q.queue AND b.priority = p.priority AND b.next_run_at <= now()
+        AND b.status = 'PENDING'
+      ORDER BY b.next_run_at LIMIT 1) h), 0),
+  (SELECT count(*) FROM (SELECT b.status FROM jobs_live b
+     WHERE b.queue = q.queue AND b.next_run_at <= now() LIMIT $2) c WHERE c.status = 'RUNNING')
+FROM unnest($1::text[]) AS q(queue)
+"""
+"""Depth, age of the oldest due job and running jobs of each queue, each look capped."""

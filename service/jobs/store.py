@@ -1,0 +1,198 @@
+"""The engine's statements as typed calls, each on the connection of the duty that makes it."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from service.db.engine import Link
+from service.jobs import statements
+from service.jobs.model import JobId, JobStatus, LeaseToken
+from service.jobs.outcomes import Ended, Failure, Outcome, Released, Retried, Snoozed, Succeeded
+
+
+class Lane(NamedTuple):
+    """The jobs of one queue and one priority, claimed in the order in which they are due."""
+
+    queue: str
+    priority: int
+
+
+class Floor(NamedTuple):
+    """A place in a lane, below which a claim does not look: due time (epoch seconds) and id."""
+
+    due_at: float
+    job_id: int
+
+
+NO_FLOOR = Floor(float("-inf"), 0)
+
+
+@dataclass(slots=True, eq=False)
+class ClaimedJob:
+    """One job under this worker's lease, as a runner needs it."""
+
+    id: JobId
+    lease_token: LeaseToken
+    queue: str
+    job_type: str
+    priority: int
+    attempt: int
+    max_retries: int | None
+    timeout_seconds: float | None
+    lost_leases: int
+    due_at: float
+    """Epoch seconds of next_run_at; with the id, its place in the lane."""
+    late_seconds: float
+    """How long it had been due when it was claimed."""
+    payload: str
+    backoff: str | None
+
+
+class LaneHead(NamedTuple):
+    """A lane that holds jobs, and in how many seconds the first of them is due."""
+
+    lane: Lane
+    due_in_seconds: float
+
+
+class LaneRequest(NamedTuple):
+    """What one claim asks of one lane: from where, and how many at the most."""
+
+    lane: Lane
+    floor: Floor
+    most: int
+
+
+async def lanes(link: Link, *, limit: int) -> list[LaneHead]:
+    """The lanes that hold jobs, `limit` at the most."""
+    rows = await link.fetch(statements.LANES, limit)
+    return [LaneHead(Lane(queue, priority), due_in) for queue, priority, due_in in rows]
+
+
+async def claim(
+    link: Link,
+    requests: Sequence[LaneRequest],
+    job_types: list[str],
+    *,
+    limit: int,
+    lease_seconds: float,
+    worker_id: int,
+    max_errors: int,
+) -> list[ClaimedJob]:
+    """Take up to `limit` due jobs, lane by lane in the order given, under a new lease."""
+    rows = await link.fetch(
+        statements.CLAIM,
+        [request.lane.queue for request in requests],
+        [request.lane.priority for request in requests],
+        [request.floor.due_at for request in requests],
+        [request.floor.job_id for request in requests],
+        [request.most for request in requests],
+        job_types,
+        limit,
+        lease_seconds,
+        worker_id,
+        max_errors,
+    )
+    return [ClaimedJob(*row) for row in rows]
+
+
+async def finish(
+    link: Link, ended: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
+) -> set[JobId]:
+    """Record jobs that succeeded or ended for good; the ids whose lease still held."""
+    ids, tokens, statuses, results, failures = [], [], [], [], []
+    for job, outcome in ended:
+        ids.append(job.id)
+        tokens.append(job.lease_token)
+        if isinstance(outcome, Succeeded):
+            statuses.append(JobStatus.SUCCESS.value)
+            results.append(outcome.result)
+            failures.append(None)
+        elif isinstance(outcome, Ended):
+            statuses.append(outcome.status.value)
+            results.append(None)
+            failures.append(_dump(outcome.failure))
+        else:
+            raise TypeError(f"{outcome!r} does not end a job")
+    rows = await link.fetch(
+        statements.FINISH, ids, tokens, statuses, results, failures, max_errors
+    )
+    return {row[0] for row in rows}
+
+
+async def requeue(
+    link: Link, returned: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
+) -> set[JobId]:
+    """Put retried, snoozed and released jobs back to PENDING; the ids whose lease still held."""
+    ids, tokens, delays, refunds, failures = [], [], [], [], []
+    for job, outcome in returned:
+        ids.append(job.id)
+        tokens.append(job.lease_token)
+        match outcome:
+            case Retried(delay_seconds=delay, failure=failure):
+                delays.append(delay)
+                refunds.append(0)
+                failures.append(_dump(failure))
+            case Snoozed(delay_seconds=delay):
+                delays.append(delay)
+                refunds.append(1)
+                failures.append(None)
+            case Released():
+                delays.append(None)
+                refunds.append(1)
+                failures.append(None)
+            case _:
+                raise TypeError(f"{outcome!r} does not put a job back")
+    rows = await link.fetch(statements.REQUEUE, ids, tokens, delays, refunds, failures, max_errors)
+    return {row[0] for row in rows}
+
+
+async def settled_before(link: Link, jobs: Sequence[ClaimedJob]) -> set[JobId]:
+    """Which of these ended under the very tokens given: asked after an answer was lost."""
+    rows = await link.fetch(
+        statements.SETTLED_BEFORE, [job.id for job in jobs], [job.lease_token for job in jobs]
+    )
+    return {row[0] for row in rows}
+
+
+async def extend(
+    link: Link, leases: Iterable[tuple[JobId, LeaseToken]], *, lease_seconds: float
+) -> set[JobId]:
+    """Extend leases; the ids of those that still held."""
+    pairs = list(leases)
+    rows = await link.fetch(
+        statements.EXTEND,
+        [job_id for job_id, _ in pairs],
+        [token for _, token in pairs],
+        lease_seconds,
+    )
+    return {row[0] for row in rows}
+
+
+async def write_progress(link: Link, job_id: JobId, token: LeaseToken, progress: str) -> bool:
+    """Record a job's progress (JSON text); False where the lease no longer held."""
+    return bool(await link.fetch(statements.PROGRESS, job_id, token, progress))
+
+
+async def register_worker(
+    link: Link, *, name: str, queues: list[str], job_types: list[str], concurrency: int
+) -> int:
+    """Enter a worker; its id."""
+    rows = await link.fetch(statements.REGISTER_WORKER, name, queues, job_types, concurrency)
+    worker_id: int = rows[0][0]
+    return worker_id
+
+
+async def worker_seen(link: Link, worker_id: int) -> None:
+    """Tell that the worker lives."""
+    await link.fetch(statements.WORKER_SEEN, worker_id)
+
+
+async def worker_stopped(link: Link, worker_id: int) -> None:
+    """Tell that the worker stopped in good order."""
+    await link.fetch(statements.WORKER_STOPPED, worker_id)
+
+
+def _dump(failure: Failure) -> str:
+    return json.dumps(failure.to_json(), ensure_ascii=False)
