@@ -276,7 +276,9 @@ def catalogue() -> list[MetricDoc]:
         if isinstance(value, FastHistogram):
             docs.append(MetricDoc(value.name, "histogram", value.labelnames, value.documentation))
         elif isinstance(value, Counter | Gauge):
-            kind = "counter" if isinstance(value, Counter) else "gauge"
-            name = value._name + ("_total" if kind == "counter" else "")
-            docs.append(MetricDoc(name, kind, tuple(value._labelnames), value._documentation))
+            (family,) = value.describe()
+            name = family.name + ("_total" if family.type == "counter" else "")
+            # The library tells the names of labels nowhere else.
+            labels = tuple(value._labelnames)  # noqa: SLF001
+            docs.append(MetricDoc(name, family.type, labels, family.documentation))
     return docs
