@@ -1,0 +1,33 @@
+"""The ways a reminder can go out: one file each, all of the shape in `delivery.py`."""
+
+from service.reminders.channels.delivery import Channel, Deferred, Delivery, NotConfigured, Refused
+from service.reminders.channels.email import EmailChannel
+from service.reminders.channels.log import LogChannel
+from service.reminders.channels.whatsapp import WhatsAppChannel
+from service.reminders.recipients import ChannelName
+from service.settings import Settings
+
+__all__ = [
+    "Channel",
+    "Deferred",
+    "Delivery",
+    "EmailChannel",
+    "LogChannel",
+    "NotConfigured",
+    "Refused",
+    "WhatsAppChannel",
+    "build_channels",
+]
+
+
+def build_channels(settings: Settings) -> dict[ChannelName, Channel]:
+    """Every channel as the settings have it; an unconfigured one says so when it is used.
+
+    Raises:
+        ConfigurationError: a setting is there but cannot be right (`SMTP_URL`, `EMAIL_FROM`, …).
+    """
+    return {
+        ChannelName.EMAIL: EmailChannel(settings),
+        ChannelName.WHATSAPP: WhatsAppChannel(settings),
+        ChannelName.LOG: LogChannel(settings),
+    }

@@ -1,0 +1,86 @@
+"""What a channel is given, what it answers, and the two ways in which it may say no.
+
+    DeliveryError
+    ├── Deferred             not now: a down server, a full mailbox, a rate limit; try again
+    └── Refused              never: the recipient or the message is not accepted
+        └── NotConfigured    the operator has not set this channel up
+
+`NotConfigured` is of the permanent kind on purpose: no retry mends a missing setting, the
+operator sees a FAILED job at once instead of ten minutes later, and a retry by hand delivers it
+once the setting is there.
+
+Messages are read by users and operators: no credential may stand in them, nor an address of
+the servers behind them.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+from uuid import UUID
+
+MAX_REPLY_CHARS: Final = 300
+"""Of a remote server's own words, as much as goes into an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message to one recipient.
+
+    `delivery_id` stays the same through every retry, and changes when the user changes the
+    reminder: a receiver that sees it twice sees a repeat.
+    """
+
+    reminder_id: int
+    delivery_id: UUID
+    recipient: str
+    message: str
+
+    @property
+    def key(self) -> str:
+        """The stable name of this delivery, for Message-ID and idempotency headers."""
+        return f"reminder-{self.reminder_id}-{self.delivery_id}"
+
+
+class Channel(Protocol):
+    """One way to send; safe to use from many tasks at once."""
+
+    async def deliver(self, delivery: Delivery) -> str | None:
+        """Send; return once the other side has accepted, with its own name for it or None.
+
+        Raises:
+            Deferred: trying again later may help.
+            Refused: trying again cannot help.
+        """
+        ...
+
+
+class DeliveryError(Exception):
+    """The channel did not accept the message."""
+
+
+class Deferred(DeliveryError):
+    """Not accepted now. `retry_after_seconds` is what the other side asked for, already bounded."""
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Refused(DeliveryError):
+    """Not accepted, and never will be as it stands."""
+
+
+class NotConfigured(Refused):
+    """The channel lacks settings; the message names them."""
+
+    def __init__(self, channel: str, missing: list[str]) -> None:
+        names = " and ".join([", ".join(missing[:-1]), missing[-1]] if missing[1:] else missing)
+        super().__init__(f"{channel} is not configured: set {names}")
+
+
+def quote_reply(text: str, *, secrets: tuple[str | None, ...] = ()) -> str:
+    """A remote server's words on one line, bounded, with every secret in them blotted out."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= MAX_REPLY_CHARS else line[: MAX_REPLY_CHARS - 1] + "…"

@@ -1,0 +1,212 @@
+"""The `email` channel: one message over SMTP, on a connection of its own."""
+
+import asyncio
+import re
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass, field
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP as SMTP_POLICY
+from email.utils import format_datetime, localtime, parseaddr
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import aiosmtplib
+
+from service.errors import ConfigurationError
+from service.reminders.channels.delivery import (
+    Deferred,
+    Delivery,
+    NotConfigured,
+    Refused,
+    quote_reply,
+)
+from service.reminders.recipients import is_email
+from service.settings import Settings
+
+DEFAULT_PORTS: Final = {"smtp": 25, "smtp+starttls": 587, "smtp+ssl": 465}
+SUBJECT_CHARS: Final = 70
+MESSAGE_ID_DOMAIN: Final = "finmind-jobs"
+
+_ANSWERS: Final = (
+    (aiosmtplib.SMTPRecipientRefused, "refused the recipient", True),
+    (aiosmtplib.SMTPDataError, "refused the message", True),
+    (aiosmtplib.SMTPSenderRefused, "refused the sender", False),
+    (aiosmtplib.SMTPAuthenticationError, "refused the log-in", False),
+    (aiosmtplib.SMTPResponseException, "would not talk", False),
+)
+"""What a server says no to, and whether that speaks of this very mail; the last fits all."""
+
+# 7bit: every server takes it, whether or not it has 8BITMIME.
+_POLICY: Final = SMTP_POLICY.clone(cte_type="7bit")
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpServer:
+    """Where mail goes, read from `SMTP_URL`."""
+
+    host: str
+    port: int
+    scheme: str
+    username: str | None = field(repr=False)
+    password: str | None = field(repr=False)
+
+    @classmethod
+    def from_url(cls, url: str) -> "SmtpServer":
+        """The server that the URL names.
+
+        Raises:
+            ConfigurationError: it names none. The URL is not quoted: it may hold a password.
+        """
+        wrong = ConfigurationError(
+            "SMTP_URL: expected smtp://, smtp+starttls:// or smtp+ssl:// with "
+            "user:password@host:port (user, password and port may be left out; "
+            "percent-encode @, : and / in them)"
+        )
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise wrong from None
+        if parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.path not in {"", "/"}:
+            raise wrong
+        if parts.query or parts.fragment or (parts.username and parts.password is None):
+            raise wrong
+        return cls(
+            host=parts.hostname,
+            port=port or DEFAULT_PORTS[parts.scheme],
+            scheme=parts.scheme,
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password) if parts.username and parts.password else None,
+        )
+
+
+class EmailChannel:
+    """Sends reminders as plain-text mail."""
+
+    def __init__(self, settings: Settings) -> None:
+        url = settings.smtp_url.get_secret_value() if settings.smtp_url else ""
+        self._server = SmtpServer.from_url(url) if url else None
+        self._sender = _parse_sender(settings.email_from) if settings.email_from else None
+        self._timeout = settings.smtp_timeout_seconds
+        self._tls: ssl.SSLContext | None = None
+
+    async def deliver(self, delivery: Delivery) -> str:
+        """Hand the message to the mail server; returns its Message-ID.
+
+        Raises:
+            Refused: 5xx for the recipient or the message, or the channel is not configured.
+            Deferred: anything else. A 5xx earlier in the talk (greeting, log-in, sender) speaks
+                of this service and not of the reminder: it can be mended before the last retry.
+        """
+        if self._server is None or self._sender is None:
+            needed = {"SMTP_URL": self._server, "EMAIL_FROM": self._sender}
+            raise NotConfigured("E-mail", [name for name, value in needed.items() if not value])
+        message = compose(delivery, self._sender)
+        client = self._client(self._server)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await client.connect()
+                await client.send_message(
+                    message, sender=self._sender.addr_spec, recipients=[delivery.recipient]
+                )
+        except (aiosmtplib.SMTPException, OSError, ValueError) as error:
+            client.close()
+            raise self._explain(error) from None
+        except BaseException:
+            client.close()
+            raise
+        # The server has taken it: whatever happens to the good-bye, the mail is sent.
+        with suppress(aiosmtplib.SMTPException, OSError):
+            async with asyncio.timeout(2):
+                await client.quit()
+        client.close()
+        return str(message["Message-ID"])
+
+    def _client(self, server: SmtpServer) -> aiosmtplib.SMTP:
+        secure = server.scheme != "smtp"
+        if secure and self._tls is None:
+            self._tls = ssl.create_default_context()
+        return aiosmtplib.SMTP(
+            hostname=server.host,
+            port=server.port,
+            username=server.username,
+            password=server.password,
+            use_tls=server.scheme == "smtp+ssl",
+            # Never "if offered": who strips the offer must not get the password or the mail.
+            start_tls=server.scheme == "smtp+starttls",
+            tls_context=self._tls if secure else None,
+            local_hostname=self._helo_name(),
+            timeout=self._timeout,
+        )
+
+    def _helo_name(self) -> str:
+        # Not socket.getfqdn(), the library's default: it may block on DNS.
+        return self._sender.domain if self._sender else "localhost"
+
+    def _explain(self, error: Exception) -> Deferred | Refused:
+        if isinstance(error, aiosmtplib.SMTPRecipientsRefused) and error.recipients:
+            error = error.recipients[0]
+        if isinstance(error, aiosmtplib.SMTPResponseException):
+            return self._explain_answer(error)
+        if _certificate_trouble(error):
+            return Deferred("The mail server's certificate could not be verified")
+        match error:
+            case TimeoutError():
+                return Deferred(f"The mail server did not answer within {self._timeout:g} s")
+            case aiosmtplib.SMTPServerDisconnected():
+                return Deferred("The mail server closed the connection")
+            case OSError():
+                reason = type(error.__cause__ or error).__name__
+                return Deferred(f"The mail server could not be reached ({reason})")
+            case _:
+                return Deferred(f"The mail could not be sent: {self._quote(str(error))}")
+
+    def _explain_answer(self, error: aiosmtplib.SMTPResponseException) -> Deferred | Refused:
+        what, about_the_mail = next(
+            (words, about) for kind, words, about in _ANSWERS if isinstance(error, kind)
+        )
+        words = f"The mail server {what}: {error.code} {self._quote(error.message)}".rstrip()
+        return Refused(words) if about_the_mail and error.code >= 500 else Deferred(words)
+
+    def _quote(self, text: str) -> str:
+        password = self._server.password if self._server else None
+        return quote_reply(text, secrets=(password,))
+
+
+def compose(delivery: Delivery, sender: Address) -> EmailMessage:
+    """The mail: no value in it can add a header, and its Message-ID is the delivery's own."""
+    message = EmailMessage(policy=_POLICY)
+    message["From"] = sender
+    message["To"] = Address(addr_spec=delivery.recipient)
+    message["Subject"] = "Reminder: " + _subject_words(delivery.message)
+    message["Date"] = format_datetime(localtime())
+    message["Message-ID"] = f"<{delivery.key}@{MESSAGE_ID_DOMAIN}>"
+    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers, please
+    message.set_content(re.sub(r"\r\n?", "\n", delivery.message))
+    return message
+
+
+def _subject_words(text: str) -> str:
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= SUBJECT_CHARS else line[: SUBJECT_CHARS - 1].rstrip() + "…"
+
+
+def _parse_sender(text: str) -> Address:
+    """`EMAIL_FROM`, bare or as `Name <address>`."""
+    name, address = parseaddr(text)
+    if not is_email(address) or not name.isprintable():
+        raise ConfigurationError(
+            f"EMAIL_FROM is {text!r}: expected address@example.org or Name <address@example.org>"
+        )
+    return Address(display_name=name, addr_spec=address)
+
+
+def _certificate_trouble(error: BaseException) -> bool:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

@@ -1,0 +1,25 @@
+"""The `log` channel: a reminder becomes a log line. For development."""
+
+from service.observability.logging import get_logger
+from service.reminders.channels.delivery import Delivery
+from service.settings import Settings
+
+_log = get_logger(__name__)
+
+
+class LogChannel:
+    """Delivers into the log; in production without the words, which are the user's own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._show_message = not settings.is_production
+
+    async def deliver(self, delivery: Delivery) -> None:
+        """Write the reminder to the log."""
+        words = {"message": delivery.message} if self._show_message else {}
+        _log.info(
+            "reminder_delivered",
+            reminder_id=delivery.reminder_id,
+            delivery=delivery.key,
+            recipient=delivery.recipient,
+            **words,
+        )

@@ -1,0 +1,172 @@
+"""The `send_reminder` job: one attempt to deliver one reminder.
+
+A reminder counts as sent when its channel has accepted it, not before. A crash between that and
+writing it down means a second delivery: it carries the same Message-ID or idempotency key, so
+that the receiver can see the repeat.
+"""
+
+import asyncio
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.db.engine import DATABASE_ERRORS, Database
+from service.jobs import JobContext, PermanentError, RetryAfter, get_job
+from service.jobs.registry import Registry, registry
+from service.observability.logging import get_logger
+from service.observability.metrics import record_database_error, reminder_event
+from service.reminders import repository
+from service.reminders.channels import (
+    Channel,
+    Deferred,
+    Delivery,
+    NotConfigured,
+    Refused,
+    build_channels,
+)
+from service.reminders.model import Reminder, ReminderId, ReminderStatus
+from service.reminders.recipients import ChannelName
+from service.reminders.scheduling import JOB_TYPE, QUEUE, SendReminder
+from service.settings import Settings
+
+RECORD_PAUSES_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
+"""Pauses between tries to write down that a message is out: giving up means sending it twice."""
+
+_log = get_logger(__name__)
+
+
+class ReminderSender:
+    """Delivers reminders: what the handler needs beside its payload."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._channels: dict[ChannelName, Channel] = build_channels(settings)
+
+    async def send(self, payload: SendReminder, context: JobContext) -> dict[str, str | None]:
+        """Deliver the reminder of one job and record what came of it.
+
+        Returns:
+            `{"sent": <the channel's id of it>}`, or `{"skipped": <why>}` where there is nothing
+            to send: the reminder is gone, sent already, or changed since the job was made.
+
+        Raises:
+            PermanentError: the channel refuses it for good, or is not configured.
+            RetryAfter: the channel asked to be left alone that long.
+            DeliveryError: not accepted now.
+        """
+        reminder_id, delivery_id = ReminderId(payload.reminder_id), UUID(payload.delivery_id)
+        reminder = await self._load(reminder_id)
+        if (reason := _why_skip(reminder, delivery_id)) or reminder is None:
+            return {"skipped": reason}
+        channel = ChannelName(reminder.channel)
+        delivery = Delivery(reminder_id, delivery_id, reminder.recipient, reminder.message)
+        try:
+            # No transaction is open here: the other side may take its time.
+            accepted_as = await self._channels[channel].deliver(delivery)
+        except (Refused, Deferred) as error:
+            await self._record_failure(delivery, channel, error, context=context)
+            raise _as_job_error(error) from None
+        await self._record_sent(delivery, channel, attempt=context.attempt)
+        return {"sent": accepted_as}
+
+    async def _load(self, reminder_id: ReminderId) -> Reminder | None:
+        async with self._database.sessions.begin() as session:
+            return await repository.find(session, reminder_id, user_id=None)
+
+    async def _record_sent(self, delivery: Delivery, channel: ChannelName, *, attempt: int) -> None:
+        for pause in (*RECORD_PAUSES_SECONDS, None):
+            try:
+                async with self._database.sessions.begin() as session:
+                    recorded = await repository.mark_sent(
+                        session,
+                        ReminderId(delivery.reminder_id),
+                        delivery.delivery_id,
+                        attempt=attempt,
+                    )
+                break
+            except (*DATABASE_ERRORS, SQLAlchemyError):
+                record_database_error("reminder_sent")
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+        reminder_event("sent", channel, "ok" if recorded else "changed_meanwhile")
+
+    async def _record_failure(
+        self,
+        delivery: Delivery,
+        channel: ChannelName,
+        error: Refused | Deferred,
+        *,
+        context: JobContext,
+    ) -> None:
+        """Show the failure on the reminder. That it fails must not hide the failure itself."""
+        last = isinstance(error, Refused)
+        try:
+            async with self._database.sessions.begin() as session:
+                if not last:
+                    job = await get_job(session, context.job_id)
+                    last = job.max_retries is not None and context.attempt > job.max_retries
+                await repository.mark_failed_attempt(
+                    session,
+                    ReminderId(delivery.reminder_id),
+                    delivery.delivery_id,
+                    attempt=context.attempt,
+                    error=str(error),
+                    status=ReminderStatus.FAILED if last else ReminderStatus.RETRYING,
+                )
+        except (*DATABASE_ERRORS, SQLAlchemyError) as trouble:
+            record_database_error("reminder_failed")
+            _log.warning(
+                "reminder_failure_not_recorded",
+                reminder_id=delivery.reminder_id,
+                error=type(trouble).__name__,
+            )
+        reminder_event("failed" if last else "retried", channel, _reason(error))
+
+
+def bind(database: Database, settings: Settings, *, to: Registry = registry) -> ReminderSender:
+    """Register the `send_reminder` handler on this database; called at the start of a service.
+
+    Raises:
+        ConfigurationError: a setting of a channel cannot be right.
+    """
+    sender = ReminderSender(database, settings)
+    slowest_channel = max(settings.smtp_timeout_seconds, settings.twilio_timeout_seconds)
+    to.handler(
+        JOB_TYPE,
+        # Beyond the channel's own time-out, so that its clearer words are what is recorded.
+        timeout=slowest_channel + sum(RECORD_PAUSES_SECONDS) + 30,
+        max_retries=settings.default_max_retries,
+        payload_model=SendReminder,
+        queue=QUEUE,
+    )(sender.send)
+    return sender
+
+
+def _why_skip(reminder: Reminder | None, delivery_id: UUID) -> str | None:
+    if reminder is None:
+        return "the reminder was deleted"
+    if reminder.delivery_id != delivery_id:
+        return "the reminder was changed, and has another job"
+    if reminder.sent:
+        return "the reminder was sent already"
+    return None
+
+
+def _as_job_error(error: Refused | Deferred) -> Exception:
+    if isinstance(error, Refused):
+        return PermanentError(str(error))
+    if error.retry_after_seconds is not None:
+        return RetryAfter(error.retry_after_seconds, str(error))
+    return error
+
+
+def _reason(error: Refused | Deferred) -> str:
+    match error:
+        case NotConfigured():
+            return "not_configured"
+        case Refused():
+            return "refused"
+        case _:
+            return "deferred"

@@ -1,0 +1,170 @@
+"""What goes in and out of `/reminders`."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
+
+from service.reminders.model import ReminderStatus
+from service.reminders.recipients import MAX_RECIPIENT_CHARS, ChannelName, check_recipient
+
+EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+def _storable(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("a NUL character cannot be stored")
+    if not text.strip():
+        raise ValueError("expected more than white space")
+    return text
+
+
+def _iso_text(value: object) -> object:
+    # A bare number would be taken as seconds or milliseconds, by a guess at its size.
+    if isinstance(value, datetime) or (isinstance(value, str) and re.match(r"\d{4}-", value)):
+        return value
+    raise ValueError("expected ISO 8601 with an offset, such as 2030-01-31T09:00:00+01:00")
+
+
+Message = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_storable)]
+SendAt = Annotated[AwareDatetime, BeforeValidator(_iso_text), Field(ge=EARLIEST, le=LATEST)]
+Recipient = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_RECIPIENT_CHARS), AfterValidator(_storable)
+]
+
+_EXAMPLE: Final[dict[str, Any]] = {
+    "message": "Pay the electricity bill",
+    "send_at": "2030-01-31T09:00:00+01:00",
+    "channel": "email",
+    "recipient": "ada@example.org",
+}
+
+
+class ReminderIn(BaseModel):
+    """A new reminder. A `send_at` in the past means: at the next scan."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]})
+
+    message: Message = Field(description="What is sent, 1 to 500 characters.")
+    send_at: SendAt = Field(description="When, with an offset from UTC.")
+    channel: ChannelName = Field(description="How it is sent.")
+    recipient: Recipient = Field(
+        description="To whom: an e-mail address, a number in E.164 form for WhatsApp, "
+        "any words for `log`."
+    )
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        try:
+            check_recipient(self.channel, self.recipient)
+        except ValueError as error:
+            raise ValueError(f"recipient for channel {self.channel}: {error}") from None
+        return self
+
+
+class ReminderChange(BaseModel):
+    """What to change; what is left out stays."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "minProperties": 1,
+            "examples": [{"send_at": "2030-02-01T09:00:00+01:00"}],
+        },
+    )
+
+    message: Message | SkipJsonSchema[None] = None
+    send_at: SendAt | SkipJsonSchema[None] = None
+    channel: ChannelName | SkipJsonSchema[None] = None
+    recipient: Recipient | SkipJsonSchema[None] = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_null(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("null is not a value: leave the field out to keep what it is")
+        return value
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("nothing to change: give message, send_at, channel or recipient")
+        return self
+
+
+class ReminderOut(BaseModel):
+    """A reminder and what became of it."""
+
+    model_config = ConfigDict(
+        from_attributes=True,
+        json_schema_extra={
+            "examples": [
+                _EXAMPLE
+                | {
+                    "id": 42,
+                    "user_id": "ada",
+                    "send_at": "2030-01-31T08:00:00Z",
+                    "status": "retrying",
+                    "sent": False,
+                    "sent_at": None,
+                    "attempts": 1,
+                    "last_error": "The mail server could not be reached (ConnectionRefusedError)",
+                    "job_id": 1234,
+                    "created_at": "2030-01-01T12:00:00Z",
+                    "updated_at": "2030-01-31T08:00:02Z",
+                }
+            ]
+        },
+    )
+
+    id: int
+    user_id: str = Field(description="The `sub` of the token that made it.")
+    message: str
+    send_at: datetime
+    channel: ChannelName
+    recipient: str
+    status: ReminderStatus = Field(
+        description="`scheduled`: waits for its time. `queued`: a job will send it. `retrying`: "
+        "an attempt failed, another follows. `sent`: the channel accepted it. `failed`: given "
+        "up, see `last_error`. `cancelled`: an operator cancelled its job."
+    )
+    sent: bool = Field(description="True only once the channel has accepted it.")
+    sent_at: datetime | None
+    attempts: int = Field(description="Attempts of its present job.")
+    last_error: str | None = Field(description="Why the last attempt failed.")
+    job_id: int | None = Field(description="The job that sends it.")
+    created_at: datetime
+    updated_at: datetime
+
+
+class ReminderPage(BaseModel):
+    """Some reminders, newest first."""
+
+    reminders: list[ReminderOut]
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+class RunOut(BaseModel):
+    """What one look for due reminders did."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"enqueued": 3, "already_queued": 1}]}
+    )
+
+    enqueued: int = Field(description="Due reminders that got a job.")
+    already_queued: int = Field(
+        description="Due reminders that had one already; counted up to COUNT_CAP."
+    )
