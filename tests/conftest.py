@@ -20,7 +20,7 @@ from service.db.engine import Database
 from service.db.migrate import upgrade
 from service.settings import Environment, Settings
 
-TEST_SECRET = SecretStr("a-secret-of-the-tests-of-at-least-32-bytes")
+TEST_SECRET = "a-secret-of-the-tests-of-at-least-32-bytes"
 RELAXED = ("fsync = off", "full_page_writes = off", "autovacuum_naptime = '1h'")
 """For the session's own server only: its data need not survive the machine."""
 
@@ -49,7 +49,7 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
     def make(**overrides: Any) -> Settings:
         values: dict[str, Any] = {
             "environment": Environment.TEST,
-            "jwt_secret": TEST_SECRET,
+            "jwt_secret": SecretStr(TEST_SECRET),
             "data_dir": tmp_path / "data",
             "log_format": "json",
             "shutdown_grace_seconds": 5.0,
@@ -86,7 +86,7 @@ def server_dsn() -> Iterator[str]:
 def template_database(server_dsn: str) -> Iterator[str]:
     """Name of a migrated database that nobody connects to, to be copied."""
     name = _database_name()
-    settings = IsolatedSettings(environment=Environment.TEST, jwt_secret=TEST_SECRET)
+    settings = IsolatedSettings(environment=Environment.TEST, jwt_secret=SecretStr(TEST_SECRET))
 
     async def build() -> None:
         await _execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE template0")

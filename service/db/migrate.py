@@ -53,7 +53,7 @@ async def upgrade(database: Database, settings: Settings, revision: str = "head"
         return
     async with _migrating(database, settings) as connection:
         current = await connection.run_sync(_current)
-        if current is not None and current not in _known_revisions():
+        if current is not None and current not in revisions():
             logger.warning(
                 "The schema is at revision %s, which this version does not know: "
                 "running on a newer schema",
@@ -75,7 +75,7 @@ async def downgrade(database: Database, settings: Settings, revision: str) -> No
     target = _resolve(revision)
     async with _migrating(database, settings) as connection:
         current = await connection.run_sync(_current)
-        if current is not None and current not in _known_revisions():
+        if current is not None and current not in revisions():
             raise ConfigurationError(
                 f"The schema is at revision {current}, which this version does not know: "
                 "downgrade with the version that made it"
@@ -92,6 +92,12 @@ async def current_revision(database: Database) -> str | None:
 def head_revision() -> str:
     """The newest revision that this code knows."""
     return _resolve("head")
+
+
+def revisions() -> tuple[str, ...]:
+    """Every revision that this code knows, oldest first."""
+    newest_first = [script.revision for script in _script_directory().walk_revisions()]
+    return tuple(reversed(newest_first))
 
 
 def render_sql(start: str | None = None, revision: str = "head") -> str:
@@ -304,18 +310,14 @@ def _script_directory() -> ScriptDirectory:
     return ScriptDirectory.from_config(_config())
 
 
-def _known_revisions() -> frozenset[str]:
-    return frozenset(script.revision for script in _script_directory().walk_revisions())
-
-
 def _resolve(revision: str) -> str:
     if revision == "base":
         return revision
-    known = _known_revisions()
+    known = revisions()
     target = _script_directory().get_current_head() if revision == "head" else revision
     if target is None or target not in known:
         raise ConfigurationError(
             f"There is no migration {revision!r}: expected head, base or one of "
-            f"{', '.join(sorted(known))}"
+            f"{', '.join(known)}"
         )
     return target

@@ -1,0 +1,231 @@
+"""What each command of the command line does, given its settings and arguments."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from service.auth.api_keys import ApiKey, ApiKeyStore
+from service.auth.principal import Role
+from service.auth.tokens import make_token
+from service.db import migrate as migrations
+from service.db.embedded import EmbeddedServer
+from service.db.engine import Database
+from service.errors import ConfigurationError, InvalidInput
+from service.jobs import NewJob, enqueue_batch, enqueue_many
+from service.settings import Settings
+
+T = TypeVar("T")
+
+
+def serve(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Serve HTTP and, unless told otherwise, run jobs."""
+    from service import serving
+
+    listener = serving.bind(settings)
+    with contextlib.closing(listener), _dsn(settings) as dsn:
+        return serving.serve(
+            settings,
+            dsn=dsn,
+            listener=listener,
+            run_worker=not arguments.no_worker,
+            on_ready=lambda: _banner(settings, listener.getsockname()[1]),
+        )
+
+
+def worker(settings: Settings, _: argparse.Namespace) -> int:
+    """Run jobs without HTTP."""
+    from service import serving
+
+    with _dsn(settings) as dsn:
+        return serving.work(settings, dsn=dsn, on_ready=lambda: say("Running jobs."))
+
+
+def migrate(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Bring the schema to a revision, or print the SQL that would."""
+
+    async def run(database: Database) -> None:
+        current = await migrations.current_revision(database)
+        known = migrations.revisions()
+        back = arguments.to == "base" or (
+            current in known
+            and arguments.to in known
+            and known.index(arguments.to) < known.index(current)
+        )
+        if back and not arguments.back:
+            raise ConfigurationError(
+                f"{arguments.to} is behind {current}: going back drops data; add --back to do it"
+            )
+        if arguments.sql:
+            print(migrations.render_sql(current, arguments.to))
+        elif back:
+            await migrations.downgrade(database, settings, arguments.to)
+        else:
+            await migrations.upgrade(database, settings, arguments.to)
+
+    _with_database(settings, run, migrated=False)
+    return 0
+
+
+def token(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Print a bearer token; nothing else goes to standard output."""
+    secret = settings.signing_secret()
+    if secret is None:
+        raise ConfigurationError(
+            "There is no JWT_SECRET: tokens come from the identity provider of JWT_JWKS_URL"
+        )
+    print(
+        make_token(
+            secret,
+            Role(arguments.role),
+            subject=arguments.sub,
+            hours=arguments.hours,
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+        )
+    )
+    return 0
+
+
+def api_keys(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Make, list or revoke API keys."""
+
+    async def run(database: Database) -> None:
+        keys = ApiKeyStore(database)
+        try:
+            if arguments.action == "create":
+                expires_at = (
+                    datetime.now(UTC) + timedelta(days=arguments.days) if arguments.days else None
+                )
+                made = await keys.create(
+                    arguments.name, arguments.scope, created_by="cli", expires_at=expires_at
+                )
+                say("The key is shown this once:")
+                print(made.key)
+            elif arguments.action == "revoke":
+                print(_key_line(await keys.revoke(arguments.prefix, by="cli")))
+            else:
+                for key in await keys.list():
+                    print(_key_line(key))
+        finally:
+            await keys.close()
+
+    _with_database(settings, run)
+    return 0
+
+
+def enqueue(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Enqueue one job and print its id."""
+    try:
+        payload = json.loads(arguments.payload)
+    except ValueError as error:
+        raise InvalidInput(f"--payload is not JSON: {error}") from None
+    job = NewJob(
+        arguments.job_type,
+        payload,
+        queue=arguments.queue,
+        priority=arguments.priority,
+        max_retries=arguments.max_retries,
+        delay_seconds=arguments.delay,
+        timeout_seconds=arguments.timeout,
+        unique_key=arguments.unique_key,
+    )
+
+    async def run(database: Database) -> None:
+        async with database.sessions.begin() as session:
+            (enqueued,) = await enqueue_batch(session, [job])
+        print(enqueued.id)
+        if not enqueued.created:
+            say("A live job already has this unique key: that is its id.")
+
+    _with_database(settings, run)
+    return 0
+
+
+def demo(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Enqueue a lively mix of demo jobs."""
+    from service.demo import mix
+
+    async def run(database: Database) -> None:
+        async with database.sessions.begin() as session:
+            enqueued = await enqueue_many(session, mix(arguments.jobs))
+        say(f"Enqueued {enqueued} jobs; a running `serve` or `worker` takes them up.")
+
+    _with_database(settings, run)
+    return 0
+
+
+# -- inside -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _dsn(settings: Settings) -> Iterator[str]:
+    """The database of the settings; the embedded server is left at the end, by the last stopped."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    server = EmbeddedServer.start(settings.data_dir)
+    try:
+        yield server.dsn
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # stopping is bounded: let it end
+        server.stop()
+
+
+def _with_database(
+    settings: Settings, run: Callable[[Database], Awaitable[T]], *, migrated: bool = True
+) -> T:
+    async def inside(dsn: str) -> T:
+        database = Database(dsn, settings)
+        try:
+            if migrated and settings.auto_migrate:
+                await migrations.upgrade(database, settings)
+            return await run(database)
+        finally:
+            await database.close()
+
+    with _dsn(settings) as dsn:
+        return asyncio.run(inside(dsn))
+
+
+def _banner(settings: Settings, port: int) -> None:
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    lines = ["", f"  FinMind Jobs    {url}"]
+    if settings.docs_enabled:
+        lines.append(f"  API reference   {url}/docs")
+    lines.append(f"  Metrics         {url}/metrics")
+    if settings.jwt_jwks_url is None:
+        lines.append(f"  Admin token     {_command_prefix()} token --role admin")
+    say("\n".join([*lines, "  Stop            Ctrl-C", ""]))
+
+
+def _command_prefix() -> str:
+    """How this program was called, for the next command to be called alike."""
+    if Path(sys.argv[0]).name != "__main__.py":
+        return shlex.quote(sys.argv[0])
+    python = Path(sys.executable)
+    # What is under the current directory is shown as it can be typed there.
+    shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    return f"{shlex.quote(os.fspath(shown))} -m service"
+
+
+def say(text: str) -> None:
+    """For people: on standard error, so that standard output holds results alone."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _key_line(key: ApiKey) -> str:
+    state = "revoked" if key.revoked_at else "active"
+    if key.expires_at is not None:
+        state += f", expires {key.expires_at.isoformat(timespec='seconds')}"
+    return f"{key.prefix}  {key.name}  {','.join(key.scopes)}  {state}"

@@ -1,0 +1,80 @@
+"""Handlers and jobs to play with: what succeeds, is slow, needs retries, or is beyond help.
+
+Importing this module registers the handlers.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterator
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.jobs import Backoff, JobContext, NewJob, PermanentError, register_handler
+
+_SOON: Final = Backoff(base_seconds=2, factor=2, cap_seconds=10)
+"""Retries that one can watch."""
+
+# job type: share of the mix
+MIX: Final = {
+    "demo.ok": 70,
+    "demo.slow": 15,
+    "demo.flaky": 10,
+    "demo.dies": 3,
+    "demo.permanent": 2,
+}
+
+
+class DemoPayload(BaseModel):
+    """What the demo's handlers read; every field has a default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: int = Field(0, description="Which job of the batch it is.")
+    seconds: float = Field(1.0, ge=0, le=60, description="How long `demo.slow` takes.")
+    failures: int = Field(1, ge=0, le=100, description="How often `demo.flaky` fails first.")
+
+
+@register_handler("demo.ok", payload_model=DemoPayload)
+async def ok(payload: DemoPayload) -> dict[str, int]:
+    """Succeed at once; the result is the number."""
+    return {"number": payload.number}
+
+
+@register_handler("demo.slow", payload_model=DemoPayload)
+async def slow(payload: DemoPayload, ctx: JobContext) -> dict[str, float]:
+    """Take `seconds`, telling how far it is."""
+    steps = 4
+    for step in range(1, steps + 1):
+        await asyncio.sleep(payload.seconds / steps)
+        await ctx.progress(step / steps, f"step {step} of {steps}")
+    return {"seconds": payload.seconds}
+
+
+@register_handler("demo.flaky", payload_model=DemoPayload, backoff=_SOON)
+async def flaky(payload: DemoPayload, ctx: JobContext) -> dict[str, int]:
+    """Fail `failures` times, then succeed."""
+    if ctx.attempt <= payload.failures:
+        raise ConnectionError(f"the other side hung up (attempt {ctx.attempt})")
+    return {"attempts": ctx.attempt}
+
+
+@register_handler("demo.permanent", payload_model=DemoPayload)
+async def permanent(payload: DemoPayload) -> None:
+    """Fail in a way that no retry can help: FAILED at once."""
+    raise PermanentError(f"number {payload.number} does not exist")
+
+
+@register_handler("demo.dies", payload_model=DemoPayload, max_retries=2, backoff=_SOON)
+async def dies(payload: DemoPayload) -> None:
+    """Fail however often it is tried: DEAD_LETTER after its retries."""
+    raise RuntimeError(f"number {payload.number} cannot be done today either")
+
+
+def mix(jobs: int, *, seed: int | None = None) -> Iterator[NewJob]:
+    """So many jobs in the proportions of `MIX`, in random order."""
+    chance = random.Random(seed)  # noqa: S311 - a lively mix, not cryptography
+    for number in range(jobs):
+        (job_type,) = chance.choices(list(MIX), weights=list(MIX.values()))
+        payload = {"number": number, "seconds": chance.choice((0.5, 1, 2)), "failures": 1}
+        yield NewJob(job_type, payload)
