@@ -63,20 +63,22 @@ CREATE UNIQUE INDEX jobs_live_unique_key ON jobs_live (unique_key) WHERE unique_
 
 CREATE TABLE jobs_dead PARTITION OF background_jobs FOR VALUES IN ('DEAD_LETTER', 'FAILED');
 ALTER TABLE jobs_dead ADD CONSTRAINT jobs_dead_pkey PRIMARY KEY (id);
-CREATE INDEX jobs_dead_status ON jobs_dead (status, next_run_at);
+CREATE INDEX jobs_dead_status ON jobs_dead (status, id);
+CREATE INDEX jobs_dead_due ON jobs_dead (status, next_run_at);
 CREATE INDEX jobs_dead_job_type ON jobs_dead (job_type, id);
 CREATE INDEX jobs_dead_queue ON jobs_dead (queue, id);
 CREATE INDEX jobs_dead_created_at ON jobs_dead (created_at);
 CREATE INDEX jobs_dead_finished_at ON jobs_dead (finished_at);
-CREATE INDEX jobs_dead_unique_key ON jobs_dead (unique_key) WHERE unique_key IS NOT NULL;
+CREATE INDEX jobs_dead_unique_key ON jobs_dead (unique_key, id) WHERE unique_key IS NOT NULL;
 
 CREATE TABLE jobs_done PARTITION OF background_jobs FOR VALUES IN ('SUCCESS', 'CANCELLED')
   PARTITION BY RANGE (finished_at);
 CREATE INDEX jobs_done_job_type ON jobs_done (job_type, id);
+CREATE INDEX jobs_done_queue ON jobs_done (queue, id);
 CREATE INDEX jobs_done_times ON jobs_done USING brin (created_at, next_run_at)
   WITH (pages_per_range = 32, autosummarize = on);
 CREATE INDEX jobs_done_cancelled ON jobs_done (id) WHERE status = 'CANCELLED';
-CREATE INDEX jobs_done_unique_key ON jobs_done (unique_key) WHERE unique_key IS NOT NULL;
+CREATE INDEX jobs_done_unique_key ON jobs_done (unique_key, id) WHERE unique_key IS NOT NULL;
 CREATE TABLE jobs_done_default PARTITION OF jobs_done DEFAULT;
 ALTER TABLE jobs_done_default ADD CONSTRAINT jobs_done_default_pkey PRIMARY KEY (id);
 

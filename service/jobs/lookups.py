@@ -1,0 +1,199 @@
+"""The SQL of the operators' lists: which rows to look at, by which index, in which order.
+
+A list is read newest first (by id) and looks at rows in steps. Each partition of the table gives
+its newest rows below the cursor through an index that serves the filter there (`_driving`); the
+filters that no index serves are checked on the rows so looked at, and a step never looks at more
+than it was told to. So no page costs more than the rows that it had to pass.
+
+Names of columns and statuses are constants of this file; every value is bound.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import TextClause, text
+
+from service.jobs.model import DEAD, DONE, LIVE, JobStatus
+
+MAX_ID: Final = 2**63 - 1
+"""The largest id that the table can hold."""
+
+SUMMARY_COLUMNS: Final = (
+    "id, job_type, queue, status, priority, attempts, max_retries, next_run_at, created_at, "
+    "started_at, finished_at, unique_key, last_error"
+)
+"""What a list shows of a job; payloads, results and histories stay where they are."""
+
+Bound = dict[str, Any]
+"""Values by the name of their parameter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilters:
+    """Which jobs to list; None means any. `*_after` is inclusive, `*_before` exclusive."""
+
+    statuses: Collection[JobStatus] | None = None
+    job_type: str | None = None
+    queue: str | None = None
+    priority: int | None = None
+    unique_key: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    due_after: datetime | None = None
+    due_before: datetime | None = None
+    error: str | None = None
+    """A part of `last_error`, upper and lower case alike."""
+
+    def active(self) -> frozenset[str]:
+        """The names of the filters that are set."""
+        return frozenset(name for name in _CONDITIONS if getattr(self, name) is not None)
+
+
+_CONDITIONS: Final = {
+    "statuses": "status = ANY (CAST(:statuses AS text[]))",
+    "job_type": "job_type = :job_type",
+    "queue": "queue = :queue",
+    "priority": "priority = :priority",
+    "unique_key": "unique_key = :unique_key",
+    "created_after": "created_at >= :created_after",
+    "created_before": "created_at < :created_before",
+    "due_after": "next_run_at >= :due_after",
+    "due_before": "next_run_at < :due_before",
+    "error": "last_error ILIKE :error",
+}
+
+_GROUPS: Final = (LIVE, DEAD, DONE)
+"""The statuses of each partition: a filter on status leaves whole partitions out."""
+
+
+def look(filters: JobFilters) -> tuple[TextClause, Bound]:
+    """The statement that takes one step of a list, and the values that `filters` gives it.
+
+    Still to bind: `before` and `above` (ids, both exclusive), `scan` (rows to look at, at the
+    most) and `want` (rows to return). Every row of the answer starts with `looked`, the number of
+    rows looked at, and `lowest`, the last of their ids; a row whose `id` is null carries only
+    those.
+    """
+    statement = f"""
+        WITH looked AS MATERIALIZED ({_candidates(filters, SUMMARY_COLUMNS)}),
+        edge AS (SELECT count(*) AS looked, min(id) AS lowest FROM looked)
+        SELECT edge.looked, edge.lowest, page.* FROM edge LEFT JOIN (
+          SELECT * FROM looked WHERE {_conditions(filters)} ORDER BY id DESC LIMIT :want
+        ) AS page ON true ORDER BY page.id DESC"""
+    return text(statement), _bound(filters)
+
+
+def count_looked(filters: JobFilters) -> tuple[TextClause, Bound]:
+    """The statement that counts matches among the newest `scan` rows: `matching`, `looked`."""
+    # The columns that conditions read, not last_error unless it is asked for: it may be long.
+    columns = "id, status, job_type, queue, priority, unique_key, created_at, next_run_at" + (
+        ", last_error" if filters.error is not None else ""
+    )
+    statement = f"""
+        WITH looked AS MATERIALIZED ({_candidates(filters, columns)})
+        SELECT count(*) FILTER (WHERE {_conditions(filters)}) AS matching, count(*) AS looked
+        FROM looked"""
+    return text(statement), _bound(filters)
+
+
+def kept_count(filters: JobFilters) -> tuple[TextClause, Bound]:
+    """The statement that sums the kept counts of finished jobs; status, type and queue only."""
+    names = filters.active() & {"statuses", "job_type", "queue"}
+    conditions = " AND ".join(_CONDITIONS[name] for name in sorted(names)) or "true"
+    return (
+        text(f"SELECT coalesce(sum(jobs), 0)::bigint FROM job_stats WHERE {conditions}"),
+        {name: value for name, value in _bound(filters).items() if name in names},
+    )
+
+
+def is_driven(filters: JobFilters) -> bool:
+    """Whether indexes alone answer `filters`, so that every row looked at is one to return."""
+    active = filters.active()
+    return all(
+        active - _driving(filters, group, statuses)[1] == frozenset()
+        for group, statuses in _touched(filters)
+    )
+
+
+def _candidates(filters: JobFilters, columns: str) -> str:
+    parts = []
+    for group, statuses in _touched(filters):
+        condition, _ = _driving(filters, group, statuses)
+        names = ", ".join(f"'{status}'" for status in sorted(group))
+        parts.append(
+            f"(SELECT {columns} FROM background_jobs WHERE status IN ({names}) AND {condition}"
+            " AND id < :before AND id > :above ORDER BY id DESC LIMIT :scan)"
+        )
+    union = " UNION ALL ".join(parts)
+    return f"SELECT * FROM ({union}) AS newest ORDER BY id DESC LIMIT :scan"
+
+
+def _touched(
+    filters: JobFilters,
+) -> list[tuple[frozenset[JobStatus], frozenset[JobStatus]]]:
+    """The partitions that can hold a match, each with the statuses wanted of it."""
+    wanted = frozenset(JobStatus) if filters.statuses is None else frozenset(filters.statuses)
+    return [(group, group & wanted) for group in _GROUPS if group & wanted] or [(LIVE, frozenset())]
+
+
+def _driving(
+    filters: JobFilters, group: frozenset[JobStatus], statuses: frozenset[JobStatus]
+) -> tuple[str, frozenset[str]]:
+    """The one condition that an index of `group` serves in order of id, and what it answers.
+
+    The live partition keeps three indexes only, so that claims stay cheap; it is read by its
+    primary key, and is as small as the backlog.
+    """
+    free = frozenset({"statuses"}) if statuses == group else frozenset()
+    if filters.unique_key is not None:
+        return _CONDITIONS["unique_key"], free | {"unique_key"}
+    if group is LIVE:
+        return "true", free
+    if filters.job_type is not None:
+        return _CONDITIONS["job_type"], free | {"job_type"}
+    if filters.queue is not None:
+        return _CONDITIONS["queue"], free | {"queue"}
+    if len(statuses) == 1 and statuses != {JobStatus.SUCCESS}:
+        return f"status = '{next(iter(statuses))}'", frozenset({"statuses"})
+    return "true", free
+
+
+def _conditions(filters: JobFilters) -> str:
+    return " AND ".join(_CONDITIONS[name] for name in sorted(filters.active())) or "true"
+
+
+def _bound(filters: JobFilters) -> Bound:
+    values: Bound = {name: getattr(filters, name) for name in filters.active()}
+    if filters.statuses is not None:
+        values["statuses"] = sorted(str(status) for status in filters.statuses)
+    if filters.error is not None:
+        values["error"] = f"%{_escape_like(filters.error)}%"
+    return values
+
+
+def _escape_like(part: str) -> str:
+    return part.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+FIRST_ID_FROM: Final = text("""
+    WITH RECURSIVE probe (low, high, step) AS (
+      SELECT coalesce((SELECT id FROM background_jobs ORDER BY id LIMIT 1), 0),
+             coalesce((SELECT id FROM background_jobs ORDER BY id DESC LIMIT 1), 0) + 1, 0
+      UNION ALL
+      SELECT CASE WHEN found.created_at < :moment THEN found.id + 1 ELSE low END,
+             CASE WHEN found.created_at < :moment THEN high ELSE middle END,
+             step + 1
+      FROM probe
+      CROSS JOIN LATERAL (SELECT (low + high) / 2 AS middle) AS half
+      LEFT JOIN LATERAL (
+        SELECT id, created_at FROM background_jobs WHERE id >= middle ORDER BY id LIMIT 1
+      ) AS found ON true
+      WHERE low < high AND step < 64
+    )
+    SELECT low FROM probe ORDER BY step DESC LIMIT 1""")
+"""About the first id created at `moment` or later, by bisection over the primary keys.
+
+Exact as far as ids were given in the order of creation; see `queries.ORDER_SLACK`.
+"""

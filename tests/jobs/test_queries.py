@@ -1,0 +1,252 @@
+"""Lists, one job and statistics: right at every size, and served by indexes on every partition."""
+
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.db.engine import Database
+from service.errors import NotFound
+from service.jobs import lookups, queries
+from service.jobs.lookups import MAX_ID, JobFilters
+from service.jobs.model import DEAD, DONE, LIVE, JobId, JobStatus
+from service.jobs.queries import get_job, get_job_stats, list_jobs
+
+NOW = datetime.now(UTC)
+
+FILL = """
+INSERT INTO background_jobs (id, job_type, queue, priority, status, created_at, next_run_at,
+  finished_at, last_error, unique_key)
+SELECT g, CASE WHEN g % 500 = 9 THEN 'rare' ELSE 'type-' || g % 20 END,
+  CASE WHEN g % 500 = 9 THEN 'aside' ELSE 'queue-' || g % 5 END, g % 10, :status,
+  now() - interval '1 s' * (:last - g), now() - interval '1 s' * (:last - g), now(),
+  CASE WHEN g % 1000 = 7 THEN 'ValueError: 100% of_it \\ lost ' || g END,
+  CASE WHEN g % 10 = 3 THEN 'key-' || g END
+FROM generate_series(CAST(:first AS bigint), CAST(:last AS bigint)) g"""
+
+
+async def fill(session: AsyncSession, *, first: int, last: int, status: str) -> None:
+    await session.execute(text(FILL), {"first": first, "last": last, "status": status})
+
+
+async def add(session: AsyncSession, **values: Any) -> JobId:
+    """One row as an INSERT by hand makes it; finished ones are counted as a settle counts them."""
+    row = {"job_type": "mail", "status": "PENDING"} | values
+    if row["status"] not in LIVE:
+        row.setdefault("finished_at", datetime.now(UTC))
+    columns = ", ".join(row)
+    job_id = await session.scalar(
+        text(
+            f"INSERT INTO background_jobs ({columns}) "
+            f"VALUES ({', '.join(f':{name}' for name in row)}) RETURNING id"
+        ),
+        row,
+    )
+    if row["status"] not in LIVE:
+        await session.execute(
+            text("INSERT INTO job_stats VALUES (:queue, :job_type, :status, :day, 1)"),
+            {
+                "queue": row.get("queue", "default"),
+                "job_type": row["job_type"],
+                "status": row["status"],
+                "day": row["finished_at"].date(),
+            },
+        )
+    return JobId(job_id)
+
+
+@pytest.fixture
+async def filled(database: Database) -> AsyncIterator[AsyncSession]:
+    """50,000 finished jobs on three leaves, 5,000 dead ones, 5,000 live ones; analysed."""
+    async with database.sessions() as session:
+        for name, days in (("jobs_done_a", 3), ("jobs_done_b", 2)):
+            await session.execute(
+                text(
+                    f"CREATE TABLE {name} PARTITION OF jobs_done FOR VALUES "
+                    f"FROM ('{(NOW - timedelta(days=days)).isoformat()}') "
+                    f"TO ('{(NOW - timedelta(days=days - 1)).isoformat()}')"
+                )
+            )
+            await session.execute(text(f"ALTER TABLE {name} ADD PRIMARY KEY (id)"))
+        await fill(session, first=1, last=49_000, status="SUCCESS")
+        await fill(session, first=49_001, last=50_000, status="CANCELLED")
+        await fill(session, first=50_001, last=54_500, status="DEAD_LETTER")
+        await fill(session, first=54_501, last=55_000, status="FAILED")
+        await fill(session, first=55_001, last=60_000, status="PENDING")
+        for first, days in ((1, 2.5), (15_001, 1.5)):
+            await session.execute(
+                text(
+                    "UPDATE background_jobs SET finished_at = :at, created_at = created_at - "
+                    "interval '3 days', next_run_at = next_run_at - interval '3 days' "
+                    "WHERE status = 'SUCCESS' AND id BETWEEN :first AND :first + 14999"
+                ),
+                {"at": NOW - timedelta(days=days), "first": first},
+            )
+        await session.commit()
+        connection = await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        await connection.execute(text("VACUUM ANALYZE background_jobs"))
+        await session.commit()
+        yield session
+
+
+def scans(plan: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
+    """Every node of a plan that reads a table: what it is, and of which table."""
+    if plan["Node Type"].endswith("Scan") and "Relation Name" in plan:
+        yield plan["Node Type"], plan["Relation Name"]
+    for child in plan.get("Plans", ()):
+        yield from scans(child)
+
+
+async def explain(session: AsyncSession, filters: JobFilters, **step: int) -> dict[str, Any]:
+    statement, values = lookups.look(filters)
+    row = await session.execute(
+        text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.text}"),
+        values | {"before": MAX_ID, "above": -1, "scan": 250, "want": 51} | step,
+    )
+    return row.scalar_one()[0]["Plan"]  # type: ignore[no-any-return]
+
+
+LOOKUPS = [
+    pytest.param(JobFilters(**filters), group, id=f"{name}-{label}")
+    for group, name in ((LIVE, "live"), (DEAD, "dead"), (DONE, "done"))
+    for label, filters in (
+        ("all", {"statuses": group}),
+        *(
+            (f"{status}-due", {"statuses": {status}, "due_before": NOW - timedelta(hours=1)})
+            for status in sorted(group)
+        ),
+        *((f"{status}", {"statuses": {status}}) for status in sorted(group)),
+        ("job_type", {"statuses": group, "job_type": "type-7"}),
+        ("rare-job_type", {"statuses": group, "job_type": "rare"}),
+        ("queue", {"statuses": group, "queue": "queue-3"}),
+        ("rare-queue", {"statuses": group, "queue": "aside"}),
+        ("unique_key", {"statuses": group, "unique_key": "key-13"}),
+        ("created", {"statuses": group, "created_after": NOW - timedelta(hours=2)}),
+        ("priority", {"statuses": group, "priority": 4}),
+        ("error", {"statuses": group, "error": "100%"}),
+    )
+]
+
+
+async def test_no_look_up_reads_a_partition_from_end_to_end(filled: AsyncSession) -> None:
+    """Every filter on every partition, as planned for its values and as planned for any."""
+    for mode in ("force_custom_plan", "force_generic_plan"):
+        await filled.execute(text(f"SET LOCAL plan_cache_mode = {mode}"))
+        for case in LOOKUPS:
+            filters, group = case.values
+            plan = await explain(filled, filters)
+            found = list(scans(plan))
+            assert found, (mode, case.id)
+            assert all(kind != "Seq Scan" for kind, _ in found), (mode, case.id, found)
+            leaves = {LIVE: "jobs_live", DEAD: "jobs_dead", DONE: "jobs_done"}[group]
+            assert all(str(name).startswith(leaves) for _, name in found), (mode, case.id, found)
+
+
+async def test_a_step_of_a_driven_look_up_reads_no_more_rows_than_it_returns(
+    filled: AsyncSession,
+) -> None:
+    for filters in (
+        JobFilters(),
+        JobFilters(statuses=DONE, job_type="rare"),
+        JobFilters(statuses=DONE, queue="aside"),
+        JobFilters(statuses=DEAD, job_type="rare"),
+        JobFilters(statuses=DEAD, queue="aside"),
+        JobFilters(statuses={JobStatus.FAILED}),
+        JobFilters(statuses={JobStatus.CANCELLED}),
+        JobFilters(unique_key="key-13"),
+    ):
+        assert lookups.is_driven(filters), filters
+        plan = await explain(filled, filters, scan=51)
+        # 51 rows, each a heap page at worst and a few index pages for every leaf.
+        touched = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        assert touched < 200, (filters, touched)
+        assert removed(plan) == 0, filters
+
+
+def removed(plan: dict[str, Any]) -> int:
+    own = int(plan.get("Rows Removed by Filter", 0))
+    return own + sum(removed(child) for child in plan.get("Plans", ()))
+
+
+async def test_every_job_is_on_exactly_one_page_and_newest_come_first(filled: AsyncSession) -> None:
+    filters = JobFilters(queue="queue-3", priority=8)
+    seen: list[int] = []
+    before: JobId | None = None
+    while True:
+        page = await list_jobs(filled, filters, limit=200, before_id=before)
+        seen += [job.id for job in page.jobs]
+        before = page.next_before_id
+        if before is None:
+            break
+    expected = (
+        await filled.scalars(
+            text(
+                "SELECT id FROM background_jobs WHERE queue = 'queue-3' AND priority = 8 "
+                "ORDER BY id DESC"
+            )
+        )
+    ).all()
+    assert len(expected) == 6000
+    assert seen == list(expected)
+
+
+async def test_matches_far_from_the_top_fill_the_page(filled: AsyncSession) -> None:
+    page = await list_jobs(filled, JobFilters(error="lost 7"), limit=3)
+    expected = [
+        job_id for job_id in range(59_007, 0, -1000) if f"lost {job_id}".startswith("lost 7")
+    ]
+    assert [job.id for job in page.jobs] == expected == [7007, 7]
+    assert page.next_before_id is None
+    assert (page.total, page.total_exact) == (2, True)
+
+
+async def test_a_look_out_of_time_gives_the_page_as_it_stands_and_goes_on_from_there(
+    filled: AsyncSession,
+) -> None:
+    filters = JobFilters(error="lost 7007")
+    page = await list_jobs(filled, filters, limit=10, scan_seconds=0.0)
+    assert page.jobs == []
+    steps = 1
+    while page.next_before_id is not None and not page.jobs:
+        page = await list_jobs(
+            filled, filters, limit=10, before_id=page.next_before_id, scan_seconds=0.0
+        )
+        steps += 1
+        assert steps < 1000
+    assert [job.id for job in page.jobs] == [7007]
+    assert steps > 2
+
+
+async def test_creation_times_say_where_to_look_in_a_large_table(
+    filled: AsyncSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "JUMP_AFTER", 1)
+    after = NOW - timedelta(days=3, hours=13)
+    before = NOW - timedelta(days=3, hours=12)
+    condition = "created_at >= :after AND created_at < :before"
+    expected = (
+        await filled.scalars(
+            text(f"SELECT id FROM background_jobs WHERE {condition} ORDER BY id DESC LIMIT 50"),
+            {"after": after, "before": before},
+        )
+    ).all()
+    assert len(expected) == 50
+    looked: list[int] = []
+    original = queries._narrow
+
+    async def narrow(*args: Any, **kwargs: Any) -> tuple[int, int]:
+        bounds = await original(*args, **kwargs)
+        looked.append(bounds[0] - bounds[1])
+        return bounds
+
+    monkeypatch.setattr(queries, "_narrow", narrow)
+    page = await list_jobs(
+        filled, JobFilters(created_after=after, created_before=before), limit=50
+    )
+    assert [job.id for job in page.jobs] == list(expected)
+    # An hour of jobs, one a second, and the slack of an hour on both sides.
+    assert looked and 3600 <= looked[0] <= 3 * 3600 + 60
