@@ -1,12 +1,13 @@
 """One way to run a statement inside a caller's transaction, whichever library holds it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-CallerSession = AsyncSession | AsyncConnection | asyncpg.Connection[asyncpg.Record]
+# Quoted: asyncpg.Connection is generic for the type checker only.
+CallerSession: TypeAlias = "AsyncSession | AsyncConnection | asyncpg.Connection[asyncpg.Record]"
 """What a caller may hold its transaction in."""
 
 
