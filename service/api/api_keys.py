@@ -1,0 +1,118 @@
+"""API keys over HTTP: made, listed and revoked by those who may manage them."""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Security
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.api.problems import problem_responses
+from service.auth.api_keys import ApiKey, ApiKeyStore
+from service.auth.dependencies import require
+from service.auth.principal import Permission, Principal
+from service.errors import Forbidden
+
+router = APIRouter(prefix="/admin/api-keys", tags=["Admin"])
+
+Manager = Annotated[Principal, Security(require(Permission.KEYS_MANAGE))]
+
+
+class ApiKeyIn(BaseModel):
+    """A key to be made."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {
+                "name": "billing",
+                "scopes": ["jobs:write", "jobs:read"],
+                "expires_at": "2030-01-01T00:00:00Z",
+            }
+        },
+    )
+
+    name: str = Field(min_length=1, max_length=100, description="Who or what uses the key.")
+    scopes: list[Permission] = Field(
+        min_length=1, max_length=len(Permission), description="What the key may do."
+    )
+    expires_at: datetime | None = Field(
+        None, description="When it stops working, with a time zone; never without."
+    )
+
+
+class ApiKeyOut(BaseModel):
+    """A key, without its secret."""
+
+    prefix: str = Field(description="Names the key; the part before the dot.")
+    name: str
+    scopes: list[str]
+    created_by: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None = Field(description="To the minute.")
+
+
+class NewApiKeyOut(ApiKeyOut):
+    """A key just made. `key` is shown this once and kept nowhere."""
+
+    key: str = Field(description="Send it as `X-API-Key`, or as a bearer token.")
+
+
+class ApiKeyList(BaseModel):
+    """Every key, newest first."""
+
+    api_keys: list[ApiKeyOut]
+
+
+def _store(request: Request) -> ApiKeyStore:
+    store: ApiKeyStore = request.app.state.authenticator.api_keys
+    return store
+
+
+def _out(key: ApiKey) -> ApiKeyOut:
+    return ApiKeyOut.model_validate(key, from_attributes=True)
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Make an API key",
+    description="The answer holds the key, which is shown this once. Nobody can make a key that may "
+    "do more than they may themselves.",
+    responses=problem_responses(401, 403, 422, 503),
+)
+async def create_api_key(request: Request, body: ApiKeyIn, principal: Manager) -> NewApiKeyOut:
+    """Make a key."""
+    excess = sorted(set(body.scopes) - principal.permissions)
+    if excess:
+        raise Forbidden(
+            f"You cannot give what you do not have: {', '.join(excess)}.", scope=" ".join(excess)
+        )
+    made = await _store(request).create(
+        body.name, body.scopes, created_by=principal.subject, expires_at=body.expires_at
+    )
+    return NewApiKeyOut(**_out(made.record).model_dump(), key=made.key)
+
+
+@router.get(
+    "",
+    summary="List the API keys",
+    description="Every key, newest first, revoked and expired ones too; the last 1,000.",
+    responses=problem_responses(401, 403, 503),
+)
+async def list_api_keys(request: Request, _principal: Manager) -> ApiKeyList:
+    """List the keys."""
+    return ApiKeyList(api_keys=[_out(key) for key in await _store(request).list()])
+
+
+@router.delete(
+    "/{prefix}",
+    status_code=204,
+    summary="Revoke an API key",
+    description="It stops working with the next request. Revoking it again changes nothing.",
+    responses=problem_responses(401, 403, 404, 503),
+)
+async def revoke_api_key(request: Request, prefix: str, principal: Manager) -> None:
+    """Revoke a key."""
+    await _store(request).revoke(prefix, by=principal.subject)

@@ -1,0 +1,113 @@
+"""Liveness, readiness and metrics: what the platform around the service asks."""
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_fastapi_instrumentator import Instrumentator
+from pydantic import BaseModel, Field
+
+from service.api.problems import problem_responses
+from service.auth.dependencies import public, require
+from service.auth.principal import Permission
+from service.observability.health import HealthChecks
+from service.settings import Settings
+
+router = APIRouter(tags=["Health"])
+
+
+class Live(BaseModel):
+    """The process runs and its event loop answers."""
+
+    status: str = Field("ok", description="Always `ok`.")
+
+
+class CheckState(BaseModel):
+    """One check."""
+
+    name: str
+    ok: bool
+    detail: str = Field(description="Why, in words.")
+
+
+class Ready(BaseModel):
+    """Whether the process can do its work, check by check."""
+
+    ready: bool
+    checks: list[CheckState]
+
+
+_NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {
+        "description": "Not ready: the checks say why.",
+        "model": Ready,
+        "content": {
+            "application/json": {
+                "example": {
+                    "ready": False,
+                    "checks": [{"name": "database", "ok": False, "detail": "no answer within 1 s"}],
+                }
+            }
+        },
+    }
+}
+
+
+@router.get(
+    "/health/live",
+    summary="Is the process alive?",
+    description="Answers 200 as long as the process answers at all. Restart it when it does not.",
+    dependencies=[Depends(public)],
+)
+async def live() -> Live:
+    """Say that the process runs."""
+    return Live(status="ok")
+
+
+@router.get(
+    "/health/ready",
+    summary="Can it do its work?",
+    description="Checks the database, the schema, the worker's loops and the event loop. "
+    "Send no traffic while it answers 503.",
+    responses=_NOT_READY,
+    dependencies=[Depends(public)],
+)
+async def ready(request: Request, response: Response) -> Ready:
+    """Say what holds and what does not."""
+    health: HealthChecks = request.app.state.health
+    state = await health.readiness()
+    response.status_code = 200 if state.ready else 503
+    checks = [CheckState(name=c.name, ok=c.ok, detail=c.detail) for c in state.checks]
+    return Ready(ready=state.ready, checks=checks)
+
+
+def add_metrics(app: FastAPI, settings: Settings) -> None:
+    """Measure every request of the application, and serve `/metrics`.
+
+    HTTP metrics are the application's own, in a registry of its own; those of jobs belong to the
+    process. Paths are labelled by their route's template; what matches none is `none`.
+    """
+    registry = CollectorRegistry()
+    Instrumentator(
+        excluded_handlers=["^/metrics$", "^/static-offline-docs"], registry=registry
+    ).instrument(app)
+
+    async def metrics() -> Response:
+        """Render the metrics of this process."""
+        text = generate_latest(registry) + generate_latest(REGISTRY)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    policy = public if settings.metrics_public else require(Permission.METRICS_READ)
+    app.add_api_route(
+        "/metrics",
+        metrics,
+        methods=["GET"],
+        tags=["Health"],
+        summary="Metrics for Prometheus",
+        response_class=Response,
+        responses={
+            200: {"content": {"text/plain": {}}, "description": "Prometheus' text format."},
+            **({} if settings.metrics_public else problem_responses(401, 403)),
+        },
+        dependencies=[Depends(policy)],
+    )

@@ -1,0 +1,179 @@
+"""The whole service in one object, and the HTTP application around it."""
+
+import contextlib
+import importlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Self
+
+from fastapi import FastAPI
+
+from service.api import api_keys, health
+from service.api.docs import add_docs
+from service.api.middleware import RequestShell
+from service.api.openapi import DESCRIPTION, TAGS, use_problem_schemas
+from service.api.problems import register_problem_handlers
+from service.auth.authenticator import Authenticator
+from service.db.engine import Database
+from service.db.migrate import upgrade
+from service.errors import ConfigurationError
+from service.jobs.intake import Intake
+from service.observability.health import EventLoopMonitor, HealthChecks
+from service.observability.logging import get_logger
+from service.settings import Settings
+
+# TEMPORARY, until every piece is in the tree.
+try:
+    from service.jobs.loader import load_handlers
+    from service.jobs.worker import Worker
+except ImportError:
+    load_handlers = lambda settings: None  # noqa: E731
+    Worker = None  # type: ignore[misc,assignment]
+try:
+    from service.reminders.loop import ReminderLoop
+except ImportError:
+    ReminderLoop = None  # type: ignore[misc,assignment]
+_ROUTERS = []
+for _name in ("api.jobs", "api.admin", "reminders.routes"):
+    with contextlib.suppress(ImportError):
+        _ROUTERS.append(importlib.import_module(f"service.{_name}").router)
+
+_log = get_logger(__name__)
+
+
+class Service:
+    """Everything that one process runs beside HTTP: started in order, stopped in reverse.
+
+        async with Service(settings, dsn=dsn):
+            ...
+
+    `worker` is None where the process runs no jobs.
+    """
+
+    def __init__(self, settings: Settings, *, dsn: str, run_worker: bool = True) -> None:
+        self.settings = settings
+        self.dsn = dsn
+        self.database = Database(dsn, settings)
+        self.authenticator = Authenticator(settings, self.database)
+        self.intake = Intake(self.database, settings)
+        self.worker: Worker | None = Worker(self.database, settings) if run_worker and Worker else None
+        self.reminder_loop = ReminderLoop(self.database, settings) if run_worker and ReminderLoop else None
+        self.monitor = EventLoopMonitor()
+        self.health = HealthChecks(
+            self.database,
+            self.monitor,
+            worker=lambda: self.worker,
+            stopping=lambda: self._stopping,
+        )
+        self._stopping = False
+        self._started: AsyncExitStack | None = None
+
+    async def start(self) -> None:
+        """Bring the schema up to date, load the handlers, then run everything.
+
+        Raises:
+            ConfigurationError: a handler module is broken, or the settings do not fit together.
+            Unavailable: another process holds up the migration.
+        """
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.database.close)
+            stack.push_async_callback(self.health.close)
+            stack.push_async_callback(self.authenticator.close)
+            load_handlers(self.settings)
+            if self.settings.auto_migrate:
+                await upgrade(self.database, self.settings)
+            await self.monitor.start()
+            stack.push_async_callback(self.monitor.stop)
+            stack.push_async_callback(self.intake.stop)
+            if self.worker is not None:
+                # Registered first: a worker that fails half-way is stopped as well.
+                stack.push_async_callback(self.worker.stop)
+                await self.worker.start()
+            if self.reminder_loop is not None:
+                stack.push_async_callback(self.reminder_loop.stop)
+                await self.reminder_loop.start()
+            self._started = stack.pop_all()
+        _log.info("service_started", worker=self.worker is not None)
+
+    def stop_claiming(self) -> None:
+        """Claim nothing more and report not ready; what runs goes on. Safe from a signal handler."""
+        self._stopping = True
+        if self.worker is not None:
+            self.worker.stop_claiming()
+
+    async def stop(self) -> None:
+        """Drain and stop everything; at most `shutdown_grace_seconds` and a little."""
+        self.stop_claiming()
+        started, self._started = self._started, None
+        if started is not None:
+            await started.aclose()
+            _log.info("service_stopped")
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop."""
+        await self.stop()
+
+
+def create_app(settings: Settings, *, dsn: str | None = None, run_worker: bool = True) -> FastAPI:
+    """The HTTP application; its lifespan starts and stops the service, at `app.state.service`.
+
+    Parameters:
+        settings: read once, kept for the life of the application.
+        dsn: the database; by default `settings.database_url`.
+        run_worker: whether this process claims and runs jobs as well.
+
+    Raises:
+        ConfigurationError: no database was named, or no token could ever hold.
+    """
+    if dsn is None:
+        if settings.database_url is None:
+            raise ConfigurationError("create_app needs a dsn where DATABASE_URL is not set")
+        dsn = settings.database_url.get_secret_value()
+    service = Service(settings, dsn=dsn, run_worker=run_worker)
+    app = FastAPI(
+        title="FinMind Jobs",
+        version=_version(),
+        summary="A background-job service on PostgreSQL.",
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        # A redirect would lose the credential, and give each path a label of its own.
+        redirect_slashes=False,
+        lifespan=_lifespan,
+    )
+    app.state.service = service
+    app.state.authenticator = service.authenticator
+    app.state.health = service.health
+    app.state.settings = settings
+    for router in (*_ROUTERS, api_keys.router, health.router):
+        app.include_router(router)
+    health.add_metrics(app, settings)
+    register_problem_handlers(app)
+    use_problem_schemas(app)
+    if settings.docs_enabled:
+        add_docs(app)
+    # Added last, so it is outermost: what it refuses reaches nothing else.
+    app.add_middleware(RequestShell, settings=settings)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    async with service:
+        yield
+
+
+def _version() -> str:
+    try:
+        return version("finmind-jobs")
+    except PackageNotFoundError:
+        return "0.0.0+source"
