@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.db.engine import DATABASE_ERRORS, Database
-from service.jobs import JobContext, PermanentError, RetryAfter, get_job
+from service.jobs import JobContext, PermanentError, RetryAfter
 from service.jobs.registry import Registry, registry
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error, reminder_event
@@ -101,12 +101,9 @@ class ReminderSender:
         context: JobContext,
     ) -> None:
         """Show the failure on the reminder. That it fails must not hide the failure itself."""
-        last = isinstance(error, Refused)
+        last = isinstance(error, Refused) or context.is_last_attempt
         try:
             async with self._database.sessions.begin() as session:
-                if not last:
-                    job = await get_job(session, context.job_id)
-                    last = job.max_retries is not None and context.attempt > job.max_retries
                 await repository.mark_failed_attempt(
                     session,
                     ReminderId(delivery.reminder_id),

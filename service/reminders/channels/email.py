@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP as SMTP_POLICY
-from email.utils import format_datetime, localtime, parseaddr
+from email.utils import format_datetime, getaddresses, localtime
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -103,6 +103,8 @@ class EmailChannel:
         if self._server is None or self._sender is None:
             needed = {"SMTP_URL": self._server, "EMAIL_FROM": self._sender}
             raise NotConfigured("E-mail", [name for name, value in needed.items() if not value])
+        if not is_email(delivery.recipient):
+            raise Refused("The recipient is not an e-mail address")
         message = compose(delivery, self._sender)
         client = self._client(self._server)
         try:
@@ -195,8 +197,8 @@ def _subject_words(text: str) -> str:
 
 def _parse_sender(text: str) -> Address:
     """`EMAIL_FROM`, bare or as `Name <address>`."""
-    name, address = parseaddr(text)
-    if not is_email(address) or not name.isprintable():
+    (name, address), *more = getaddresses([text]) or [("", "")]
+    if more or not text.isprintable() or not is_email(address):
         raise ConfigurationError(
             f"EMAIL_FROM is {text!r}: expected address@example.org or Name <address@example.org>"
         )
