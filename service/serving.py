@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import uvicorn
 import uvloop
-from fastapi import FastAPI
 
 from service.app import Service, create_app
 from service.errors import ConfigurationError
@@ -57,18 +56,31 @@ def serve(
 ) -> int:
     """Serve HTTP on `listener` until a signal; the exit code, 0 after a drain."""
     app = create_app(settings, dsn=dsn, run_worker=run_worker)
+    service: Service = app.state.service
     config = uvicorn.Config(
         app,
         http="httptools",
         ws="none",
-        lifespan="on",
+        lifespan="off",
         access_log=False,
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=HTTP_DRAIN_SECONDS,
     )
-    server = _Server(config, app, on_ready=on_ready)
-    return _run(server.serve(sockets=[listener]))
+    server = _Server(config, on_ready=on_ready)
+
+    def begin_to_stop() -> None:
+        service.stop_claiming()
+        server.should_exit = True
+
+    async def run() -> None:
+        with _signals(begin_to_stop):
+            # Not left to uvicorn, which would turn an error of the start into a logged traceback.
+            async with app.router.lifespan_context(app):
+                if not server.should_exit:
+                    await server.serve(sockets=[listener])
+
+    return _run(run())
 
 
 def work(settings: Settings, *, dsn: str, on_ready: Callable[[], None]) -> int:
@@ -86,32 +98,23 @@ def work(settings: Settings, *, dsn: str, on_ready: Callable[[], None]) -> int:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with claiming stopped at the signal itself, while slow requests still finish."""
+    """uvicorn that says when it listens and leaves the signals to us."""
 
-    def __init__(
-        self, config: uvicorn.Config, app: FastAPI, *, on_ready: Callable[[], None]
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, *, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._app = app
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
         await super().startup(sockets)
-        if self.started and not self.should_exit:
-            self._on_ready()
+        self._on_ready()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # uvicorn's own would raise the signal again after the drain, and so end the process
+        """Capture none."""
+        # uvicorn's own raises the signal again after the drain, and so would end the process
         # before the embedded server is stopped.
-        with _signals(self._begin_to_stop):
-            yield
-
-    def _begin_to_stop(self) -> None:
-        self.should_exit = True
-        service = getattr(self._app.state, "service", None)
-        if service is not None:
-            service.stop_claiming()
+        yield
 
 
 def _run(main: Coroutine[Any, Any, None]) -> int:

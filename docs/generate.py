@@ -1,0 +1,85 @@
+"""Write docs/configuration.md from `service.settings`: each setting is documented where it is."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from service.settings import Settings  # noqa: E402 - found by the line above
+
+TARGET = ROOT / "docs" / "configuration.md"
+HEAD = """# Configuration
+
+Every setting is an environment variable (or a line of `.env`), read once at start. Whatever is
+refused is named, all of it at once, and nothing starts. This page is made from
+`service/settings.py` by `make docs`.
+"""
+BOUNDS = (("ge", "≥ {}"), ("gt", "> {}"), ("le", "≤ {}"), ("lt", "< {}"))
+
+
+def render() -> str:
+    """The page."""
+    parts = [HEAD]
+    for title, names in sections().items():
+        parts += [
+            f"\n## {title}\n",
+            "| variable | default | allowed | what it does |",
+            "|---|---|---|---|",
+            *(row(name, Settings.model_fields[name]) for name in names),
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def sections() -> dict[str, list[str]]:
+    """Names of settings by the `# -- title ---` lines above them in the source."""
+    source = (ROOT / "service" / "settings.py").read_text()
+    found: dict[str, list[str]] = {}
+    title = "Service"
+    for line in source.splitlines():
+        if heading := re.match(r"    # -- (.+?) -+$", line):
+            title = heading[1][0].upper() + heading[1][1:]
+        elif (field := re.match(r"    (\w+): ", line)) and field[1] in Settings.model_fields:
+            found.setdefault(title, []).append(field[1])
+    missing = set(Settings.model_fields) - {name for names in found.values() for name in names}
+    if missing:
+        raise SystemExit(f"no section of settings.py holds {', '.join(sorted(missing))}")
+    return found
+
+
+def row(name: str, field: FieldInfo) -> str:
+    """One setting."""
+    description = (field.description or "").replace("|", "\\|")
+    return f"| `{name.upper()}` | {default(field)} | {allowed(field)} | {description} |"
+
+
+def default(field: FieldInfo) -> str:
+    """What holds where the variable is not set."""
+    value = field.get_default()
+    if value is None or value == ():
+        return "—"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`{','.join(value)}`"
+    return f"`{value:g}`" if isinstance(value, float) and value < 1e6 else f"`{value}`"
+
+
+def allowed(field: FieldInfo) -> str:
+    """The bounds."""
+    bounds: dict[str, Any] = {
+        name: getattr(rule, name)
+        for rule in field.metadata
+        for name, _ in BOUNDS
+        if getattr(rule, name, None) is not None
+    }
+    return ", ".join(text.format(bounds[name]) for name, text in BOUNDS if name in bounds)
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render(), encoding="utf-8")
+    print(f"wrote {TARGET.relative_to(ROOT)}")

@@ -1,0 +1,288 @@
+"""The command line, as people and orchestrators run it: real processes."""
+
+import asyncio
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.auth.tokens import TokenVerifier
+from service.settings import Settings
+from tests.conftest import TEST_SECRET
+
+ROOT = Path(__file__).parent.parent
+COMMAND = (sys.executable, "-m", "service")
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Start = Callable[..., "Running"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A newcomer's environment: nothing set but where the data goes and a free port."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "DATA_DIR": str(tmp_path / "data"),
+        "PORT": "0",
+    }
+
+
+@pytest.fixture
+def run(environment: dict[str, str], tmp_path: Path) -> Run:
+    """Run one command to its end."""
+
+    def run(*arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            env=environment | extra,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+
+    return run
+
+
+class Running:
+    """A long-running command."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.seen = ""
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Read what it says until `pattern` is there; the test's time-out bounds it."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.seen += line
+            if found := re.search(pattern, line):
+                return found
+        raise AssertionError(f"ended without {pattern!r}:\n{self.seen}")
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal; the exit code."""
+        self.process.send_signal(number)
+        _, rest = self.process.communicate(timeout=40)
+        self.seen += rest
+        return self.process.returncode
+
+
+@pytest.fixture
+def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
+    """Start a long-running command; whatever is left of it is killed after the test."""
+    started: list[Running] = []
+
+    def start(*arguments: str, **extra: str) -> Running:
+        process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            env=environment | extra,
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(Running(process))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.process.kill()
+        running.process.communicate(timeout=10)
+    for process in postgres_of(tmp_path):
+        process.kill()
+
+
+def postgres_of(tmp_path: Path) -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.process_iter(["cmdline", "status"])
+        if str(tmp_path / "data" / "postgres") in (process.info["cmdline"] or [])
+        and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_starts_from_nothing_and_stops_without_leaving_a_process(
+    start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    server = start("serve")
+    url = server.wait_for(r"API reference\s+(http://127\.0\.0\.1:\d+)/docs")[1]
+    admin = server.wait_for(r"Admin token\s+(.+)")[1]
+    server.wait_for(r"Ctrl-C")
+    assert httpx.get(f"{url}/health/live", timeout=10).status_code == 200
+    assert len(postgres_of(tmp_path)) == 1
+    token = subprocess.run(
+        shlex.split(admin),
+        env={"DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    ).stdout.strip()
+    headers = {"authorization": f"Bearer {token}"}
+    assert httpx.get(f"{url}/admin/api-keys", headers=headers, timeout=10).status_code == 200
+    assert server.stop(number) == 0, server.seen
+    assert postgres_of(tmp_path) == []
+
+
+def test_serve_runs_what_demo_enqueues_and_keeps_it_through_kill_9(
+    start: Start, run: Run, tmp_path: Path
+) -> None:
+    first = start("serve", "--no-worker")
+    first.wait_for("Ctrl-C")
+    assert run("demo", "--jobs", "30").returncode == 0
+    first.stop(signal.SIGKILL)
+    second = start("serve")
+    url = second.wait_for(r"Metrics\s+(http\S+)/metrics")[1]
+    second.wait_for("Ctrl-C")
+    token = run("token", "--role", "viewer").stdout.strip()
+    with httpx.Client(headers={"authorization": f"Bearer {token}"}, timeout=10) as client:
+        while True:  # the test's time-out bounds it
+            stats = client.get(f"{url}/admin/jobs/stats").raise_for_status().json()
+            assert stats["total"] == 30
+            if stats["by_status"]["SUCCESS"] >= 15:
+                break
+    assert second.stop() == 0, second.seen
+    assert postgres_of(tmp_path) == []
+
+
+def test_worker_runs_without_http_and_stops_cleanly(start: Start, pg_dsn: str) -> None:
+    worker = start("worker", DATABASE_URL=pg_dsn)
+    worker.wait_for("Running jobs")
+    assert worker.stop() == 0, worker.seen
+
+
+def test_a_second_signal_does_not_wait_for_running_jobs(
+    start: Start, run: Run, pg_dsn: str
+) -> None:
+    worker = start("worker", DATABASE_URL=pg_dsn)
+    worker.wait_for("Running jobs")
+    job = run("enqueue", "demo.slow", "--payload", '{"seconds": 60}', DATABASE_URL=pg_dsn)
+    assert job.returncode == 0, job.stderr
+    wait_until_running(pg_dsn)
+    worker.process.send_signal(signal.SIGTERM)
+    worker.wait_for("stop|drain")
+    assert worker.stop() == 130, worker.seen
+
+
+def test_a_taken_port_is_an_error_of_one_line(run: Run, pg_dsn: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run("serve", "--port", port, DATABASE_URL=pg_dsn)
+    assert done.returncode == 2
+    assert re.fullmatch(rf"error: Cannot listen on 127\.0\.0\.1:{port}: .*\n", done.stderr)
+
+
+def test_production_refuses_to_start_and_names_all_that_is_missing(run: Run) -> None:
+    done = run("serve", ENVIRONMENT="production")
+    assert done.returncode == 2
+    assert "DATABASE_URL" in done.stderr
+    assert "JWT_SECRET" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_broken_handler_module_stops_the_start_with_its_name(run: Run, pg_dsn: str) -> None:
+    done = run("worker", DATABASE_URL=pg_dsn, HANDLER_MODULES="no_such_module")
+    assert done.returncode == 2
+    assert "no_such_module" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_database_that_is_not_there_is_an_error_of_one_line(run: Run) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    done = run("migrate", DATABASE_URL=f"postgresql://nobody@127.0.0.1:{port}/none")
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: the database does not answer: .*\n", done.stderr)
+
+
+def test_migrate_prints_only_what_it_would_run(run: Run, pg_dsn: str, empty_dsn: str) -> None:
+    everything = run("migrate", "--sql", DATABASE_URL=empty_dsn)
+    assert "CREATE TABLE background_jobs" in everything.stdout, everything.stderr
+    nothing = run("migrate", "--sql", DATABASE_URL=pg_dsn)
+    assert nothing.returncode == 0
+    assert "CREATE TABLE" not in nothing.stdout
+
+
+def test_migrate_goes_back_only_when_told_that_it_may(run: Run, pg_dsn: str) -> None:
+    refused = run("migrate", "--to", "base", DATABASE_URL=pg_dsn)
+    assert refused.returncode == 2
+    assert "--back" in refused.stderr
+    assert run("migrate", "--to", "base", "--back", DATABASE_URL=pg_dsn).returncode == 0
+    assert run("migrate", DATABASE_URL=pg_dsn).returncode == 0
+    assert run("enqueue", "demo.ok", DATABASE_URL=pg_dsn).returncode == 0
+
+
+async def test_token_prints_a_token_that_holds(run: Run, settings: Settings) -> None:
+    done = run("token", "--role", "operator", "--sub", "night-shift", JWT_SECRET=TEST_SECRET)
+    principal = await TokenVerifier(settings).verify(done.stdout.strip())
+    assert (principal.subject, principal.role) == ("night-shift", "operator")
+
+
+def test_an_api_key_is_shown_once_listed_and_revoked(run: Run, pg_dsn: str) -> None:
+    made = run("api-keys", "create", "billing", "--scope", "jobs:write", DATABASE_URL=pg_dsn)
+    key = made.stdout.strip()
+    prefix, _, secret = key.removeprefix("fmj_").partition(".")
+    listed = run("api-keys", "list", DATABASE_URL=pg_dsn).stdout
+    assert prefix in listed
+    assert secret not in listed
+    assert "revoked" in run("api-keys", "revoke", prefix, DATABASE_URL=pg_dsn).stdout
+
+
+async def test_enqueue_prints_the_id_of_a_durable_job(
+    run: Run, pg_dsn: str, session: AsyncSession
+) -> None:
+    arguments = ("--payload", '{"n": 1}', "--queue", "emails", "--priority", "0", "--delay", "60")
+    done = run("enqueue", "mail.send", *arguments, "--unique-key", "k", DATABASE_URL=pg_dsn)
+    row = (
+        await session.execute(
+            text("SELECT job_type, queue, priority, payload FROM background_jobs WHERE id = :id"),
+            {"id": int(done.stdout)},
+        )
+    ).one()
+    assert tuple(row) == ("mail.send", "emails", 0, {"n": 1})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("x", "--payload", "{"), ("x y",), ("x", "--priority", "10"), ("x", "--queue", "")],
+)
+def test_enqueue_refuses_bad_input_in_one_line(
+    run: Run, pg_dsn: str, arguments: tuple[str, ...]
+) -> None:
+    done = run("enqueue", *arguments, DATABASE_URL=pg_dsn)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*\n", done.stderr)
+
+
+def wait_until_running(dsn: str) -> None:
+    """Return once a worker holds a job; bounded by the time-out of the test."""
+
+    async def poll() -> None:
+        connection = await asyncpg.connect(dsn)
+        try:
+            while not await connection.fetchval(
+                "SELECT count(*) FROM background_jobs WHERE status = 'RUNNING'"
+            ):
+                pass
+        finally:
+            await connection.close()
+
+    asyncio.run(poll())
