@@ -83,7 +83,7 @@ class Fetch(Protocol):
 
 
 @dataclass(slots=True)
-class _Columns:
+class JobColumns:
     """The columns of one ENQUEUE statement, checked and encoded."""
 
     job_types: list[str] = field(default_factory=list)
@@ -140,6 +140,22 @@ class _Columns:
             "{}"
             if job.payload is None
             else dump_json(job.payload, what="payload", max_bytes=max_payload_bytes)
+        )
+
+    @classmethod
+    def joined(cls, parts: Iterable["JobColumns"]) -> "JobColumns":
+        """The rows of all parts, in order."""
+        whole = cls()
+        for part in parts:
+            for name in cls.__slots__:
+                getattr(whole, name).extend(getattr(part, name))
+        return whole
+
+    def picked(self, places: Iterable[int]) -> "JobColumns":
+        """The rows at these places alone."""
+        chosen = list(places)
+        return JobColumns(
+            *([getattr(self, name)[place] for place in chosen] for name in self.__slots__)
         )
 
     def arguments(self) -> tuple[object, ...]:
@@ -233,9 +249,9 @@ async def enqueue_many(
     return created + _created(await enqueue_batch(session, batch, max_payload_bytes=max_payload_bytes))
 
 
-def encode_jobs(jobs: Sequence[NewJob], *, max_payload_bytes: int) -> _Columns:
+def encode_jobs(jobs: Sequence[NewJob], *, max_payload_bytes: int) -> JobColumns:
     """Check and encode jobs for one statement; see `enqueue_batch` for what is raised."""
-    columns = _Columns()
+    columns = JobColumns()
     for place, job in enumerate(jobs):
         try:
             columns.add(job, max_payload_bytes=max_payload_bytes)
@@ -247,7 +263,7 @@ def encode_jobs(jobs: Sequence[NewJob], *, max_payload_bytes: int) -> _Columns:
     return columns
 
 
-async def insert_jobs(run: Fetch, columns: _Columns) -> list[EnqueuedJob]:
+async def insert_jobs(run: Fetch, columns: JobColumns) -> list[EnqueuedJob]:
     """Insert encoded jobs through `run`, and find the standing ones of the keys that are taken."""
     arguments = columns.arguments()
     keys = columns.unique_keys
@@ -280,7 +296,7 @@ async def insert_jobs(run: Fetch, columns: _Columns) -> list[EnqueuedJob]:
 
 
 async def _find_standing(
-    run: Fetch, columns: _Columns, missing: set[str]
+    run: Fetch, columns: JobColumns, missing: set[str]
 ) -> dict[str, EnqueuedJob]:
     """The standing jobs of `missing` keys; a job that ended meanwhile is enqueued anew."""
     found: dict[str, EnqueuedJob] = {}
@@ -290,13 +306,7 @@ async def _find_standing(
         missing = missing - found.keys()
         if not missing:
             return found
-        again = _Columns()
-        taken: set[str] = set()
-        for place, key in enumerate(columns.unique_keys):
-            if key in missing and key not in taken:
-                taken.add(key)
-                for name in _Columns.__slots__:
-                    getattr(again, name).append(getattr(columns, name)[place])
+        again = columns.picked(columns.unique_keys.index(key) for key in missing)
         for job_id, created_at, next_run_at, key in await run(
             statements.ENQUEUE, *again.arguments()
         ):
@@ -310,7 +320,7 @@ async def _find_standing(
     )
 
 
-def _count(columns: _Columns, made: dict[str, EnqueuedJob]) -> None:
+def _count(columns: JobColumns, made: dict[str, EnqueuedJob]) -> None:
     counts: dict[str, int] = {}
     seen: set[str] = set()
     for job_type, key in zip(columns.job_types, columns.unique_keys, strict=True):

@@ -7,7 +7,7 @@ import asyncpg
 
 from service.db.engine import DATABASE_ERRORS, Database
 from service.errors import InvalidInput, Unavailable
-from service.jobs.enqueue import EnqueuedJob, NewJob, encode_jobs, insert_jobs
+from service.jobs.enqueue import EnqueuedJob, JobColumns, NewJob, encode_jobs, insert_jobs
 from service.jobs.wakeup import announce
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
@@ -29,7 +29,7 @@ class Intake:
         self._database = database
         self._max_payload_bytes = settings.max_payload_bytes
         self._link = database.link()
-        self._waiting: list[tuple[NewJob, asyncio.Future[EnqueuedJob]]] = []
+        self._waiting: list[tuple[JobColumns, asyncio.Future[EnqueuedJob]]] = []
         self._flusher: asyncio.Task[None] | None = None
 
     async def submit(self, job: NewJob) -> EnqueuedJob:
@@ -39,12 +39,12 @@ class Intake:
             InvalidInput: a field breaks a rule; it is named.
             Unavailable: the database did not answer: the job may or may not have been enqueued.
         """
-        # Checked alone first, so that a bad job cannot spoil its neighbours' commit.
-        encode_jobs((job,), max_payload_bytes=self._max_payload_bytes)
+        # Checked here and alone, so that a bad job cannot spoil its neighbours' commit.
+        columns = encode_jobs((job,), max_payload_bytes=self._max_payload_bytes)
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable(f"{MAX_WAITING} jobs are waiting to be stored already")
         future: asyncio.Future[EnqueuedJob] = asyncio.get_running_loop().create_future()
-        self._waiting.append((job, future))
+        self._waiting.append((columns, future))
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush_all(), name="jobs.intake")
         return await future
@@ -60,11 +60,9 @@ class Intake:
             group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
             await self._flush(group)
 
-    async def _flush(self, group: list[tuple[NewJob, asyncio.Future[EnqueuedJob]]]) -> None:
+    async def _flush(self, group: list[tuple[JobColumns, asyncio.Future[EnqueuedJob]]]) -> None:
         try:
-            columns = encode_jobs(
-                [job for job, _ in group], max_payload_bytes=self._max_payload_bytes
-            )
+            columns = JobColumns.joined(columns for columns, _ in group)
             enqueued = await insert_jobs(self._link.fetch, columns)
         except asyncpg.DataError as error:
             # One value that PostgreSQL refuses fails the statement: find whose it was.
@@ -94,7 +92,7 @@ class Intake:
 
 
 def _answer(
-    group: list[tuple[NewJob, asyncio.Future[EnqueuedJob]]], error: Exception
+    group: list[tuple[JobColumns, asyncio.Future[EnqueuedJob]]], error: Exception
 ) -> None:
     for _, future in group:
         if not future.done():

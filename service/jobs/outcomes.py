@@ -93,6 +93,7 @@ class Retried:
 
     delay_seconds: float
     failure: Failure
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

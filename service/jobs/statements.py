@@ -133,12 +133,12 @@ kept AS (
     CASE WHEN failure IS NULL THEN errors ELSE {
     _HISTORY.format(old="errors", keep="$6", entry="failure")
 } END
-  FROM gone RETURNING id, queue, job_type, status, finished_at),
+  FROM gone RETURNING id, lease_token, queue, job_type, status, finished_at),
 counted AS ({_COUNT.format(sign="", source="kept")})
-SELECT id FROM kept
+SELECT id, lease_token FROM kept
 """
-"""Move ended jobs out of the live partition, fenced by their tokens. Ids missing from the answer
-had lost their lease."""
+"""Move ended jobs out of the live partition, fenced by their tokens. Leases missing from the answer
+were lost."""
 
 REQUEUE: Final = f"""
 UPDATE jobs_live b SET
@@ -154,12 +154,12 @@ UPDATE jobs_live b SET
 FROM unnest($1::bigint[], $2::bigint[], $3::float8[], $4::smallint[], $5::text[])
   AS r(id, token, delay_seconds, refund, failure)
 WHERE b.id = r.id AND b.lease_token = r.token
-RETURNING b.id
+RETURNING b.id, r.token
 """
 """Retry, snooze and release: back to PENDING, fenced by the tokens."""
 
 SETTLED_BEFORE: Final = """
-SELECT b.id FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
+SELECT b.id, b.lease_token FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
 JOIN background_jobs b ON b.id = r.id AND b.lease_token = r.token
 WHERE b.status NOT IN ('PENDING', 'RUNNING')
 """
@@ -169,7 +169,7 @@ EXTEND: Final = """
 UPDATE jobs_live b SET lease_until = now() + make_interval(secs => $3)
 FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
 WHERE b.id = r.id AND b.lease_token = r.token
-RETURNING b.id
+RETURNING b.id, b.lease_token
 """
 
 PROGRESS: Final = """
@@ -257,9 +257,6 @@ SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = 'jobs_done'::regclass
 """
 
-DROP_STATS_BEFORE: Final = """
-DELETE FROM job_stats WHERE day < $1 AND status IN ('SUCCESS', 'CANCELLED')
-"""
 
 DROP_DEAD_BEFORE: Final = f"""
 WITH gone AS (

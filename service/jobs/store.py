@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from service.db.engine import Link
 from service.jobs import statements
@@ -16,6 +16,10 @@ class Lane(NamedTuple):
 
     queue: str
     priority: int
+
+
+Lease = tuple[JobId, LeaseToken]
+"""One claim of one job."""
 
 
 class Floor(NamedTuple):
@@ -47,6 +51,20 @@ class ClaimedJob:
     """How long it had been due when it was claimed."""
     payload: str
     backoff: str | None
+
+    @property
+    def lease(self) -> Lease:
+        """What names this claim."""
+        return self.id, self.lease_token
+
+
+class Settling(Protocol):
+    """`finish` or `requeue`."""
+
+    async def __call__(
+        self, link: Link, settled: Sequence[tuple[ClaimedJob, Outcome]], /, *, max_errors: int
+    ) -> set[Lease]:
+        """The leases that still held."""
 
 
 class LaneHead(NamedTuple):
@@ -99,8 +117,8 @@ async def claim(
 
 async def finish(
     link: Link, ended: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
-) -> set[JobId]:
-    """Record jobs that succeeded or ended for good; the ids whose lease still held."""
+) -> set[Lease]:
+    """Record jobs that succeeded or ended for good; the leases that still held."""
     ids, tokens, statuses, results, failures = [], [], [], [], []
     for job, outcome in ended:
         ids.append(job.id)
@@ -118,13 +136,13 @@ async def finish(
     rows = await link.fetch(
         statements.FINISH, ids, tokens, statuses, results, failures, max_errors
     )
-    return {row[0] for row in rows}
+    return {(row[0], row[1]) for row in rows}
 
 
 async def requeue(
     link: Link, returned: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
-) -> set[JobId]:
-    """Put retried, snoozed and released jobs back to PENDING; the ids whose lease still held."""
+) -> set[Lease]:
+    """Put retried, snoozed and released jobs back to PENDING; the leases that still held."""
     ids, tokens, delays, refunds, failures = [], [], [], [], []
     for job, outcome in returned:
         ids.append(job.id)
@@ -145,21 +163,21 @@ async def requeue(
             case _:
                 raise TypeError(f"{outcome!r} does not put a job back")
     rows = await link.fetch(statements.REQUEUE, ids, tokens, delays, refunds, failures, max_errors)
-    return {row[0] for row in rows}
+    return {(row[0], row[1]) for row in rows}
 
 
-async def settled_before(link: Link, jobs: Sequence[ClaimedJob]) -> set[JobId]:
+async def settled_before(link: Link, jobs: Sequence[ClaimedJob]) -> set[Lease]:
     """Which of these ended under the very tokens given: asked after an answer was lost."""
     rows = await link.fetch(
         statements.SETTLED_BEFORE, [job.id for job in jobs], [job.lease_token for job in jobs]
     )
-    return {row[0] for row in rows}
+    return {(row[0], row[1]) for row in rows}
 
 
 async def extend(
-    link: Link, leases: Iterable[tuple[JobId, LeaseToken]], *, lease_seconds: float
-) -> set[JobId]:
-    """Extend leases; the ids of those that still held."""
+    link: Link, leases: Iterable[Lease], *, lease_seconds: float
+) -> set[Lease]:
+    """Extend leases; those that still held."""
     pairs = list(leases)
     rows = await link.fetch(
         statements.EXTEND,
@@ -167,7 +185,7 @@ async def extend(
         [token for _, token in pairs],
         lease_seconds,
     )
-    return {row[0] for row in rows}
+    return {(row[0], row[1]) for row in rows}
 
 
 async def write_progress(link: Link, job_id: JobId, token: LeaseToken, progress: str) -> bool:

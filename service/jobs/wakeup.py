@@ -15,14 +15,17 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
-from service.db.engine import DATABASE_ERRORS
+from service.db.engine import DATABASE_ERRORS, Database
+from service.db.notify import listen
 from service.errors import InvalidInput
+from service.jobs.loops import Pause
 from service.jobs.store import Lane
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
 
 CHANNEL: Final = "finmind_jobs"
 COALESCE_SECONDS: Final = 0.002
+RECONNECT_LONGEST_SECONDS: Final = 1.0
 MAX_LANES: Final = 100
 """Lanes named in one notification; with more, the listener looks for itself."""
 
@@ -152,6 +155,25 @@ def _info(connection: AsyncConnection) -> dict[Any, Any]:
     if sync_connection is None:
         raise InvalidInput("the connection is not open: use it inside `async with`")
     return sync_connection.info
+
+
+async def hear(database: Database, wake: Callable[[Iterable[Lane]], None]) -> None:
+    """Call `wake` for each notification, until cancelled; listens again whenever it is cut off."""
+    pause = Pause(longest_seconds=RECONNECT_LONGEST_SECONDS)
+
+    def heard(payload: str) -> None:
+        pause.reset()
+        wake(decode(payload))
+
+    while True:
+        try:
+            await listen(database, CHANNEL, heard)
+            reason = "cut off"
+        except DATABASE_ERRORS as error:
+            reason = type(error).__name__
+        record_database_error("listen")
+        _log.warning("listen_failed", error=reason)
+        await pause.wait()
 
 
 def encode(lanes: Iterable[Lane]) -> str:

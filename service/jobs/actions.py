@@ -1,0 +1,109 @@
+"""What people and clients do to single jobs, in the caller's transaction."""
+
+from datetime import datetime
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.db.session import fetch
+from service.errors import Conflict, InvalidInput, NotFound
+from service.jobs import statements
+from service.jobs.model import BackgroundJob, JobId, JobStatus
+from service.jobs.queries import get_job
+from service.jobs.store import Lane
+from service.jobs.wakeup import announce_after_commit
+from service.observability.metrics import record_event
+
+_MAX_ERRORS = 20
+
+
+async def retry_dead_letter_job(
+    session: AsyncSession, job_id: JobId, *, by: str | None = None, max_errors: int = _MAX_ERRORS
+) -> BackgroundJob:
+    """Put a DEAD_LETTER or FAILED job back to PENDING: attempts 0, due now, its errors kept.
+
+    Args:
+        session: holds the caller's transaction.
+        job_id: the job.
+        by: who asked, for the job's history.
+        max_errors: entries that its history keeps.
+
+    Raises:
+        NotFound: no such job.
+        Conflict: its status does not allow it, or another live job has its `unique_key`.
+    """
+    try:
+        async with session.begin_nested():
+            rows = await fetch(session, statements.RETRY_DEAD, job_id, by, max_errors)
+    except IntegrityError:
+        raise Conflict(
+            f"job {job_id} cannot be retried while another job with its unique_key is pending or "
+            "running: wait for that one, or cancel it"
+        ) from None
+    if not rows:
+        status = await _status_of(session, job_id)
+        raise Conflict(
+            f"job {job_id} is {status}: only DEAD_LETTER and FAILED jobs can be retried by hand"
+        )
+    _, job_type, queue, priority = rows[0]
+    connection = await session.connection()
+    announce_after_commit(session, connection.engine, [Lane(queue, priority)])
+    record_event("manual_retry", job_type)
+    return await get_job(session, job_id)
+
+
+async def cancel_job(session: AsyncSession, job_id: JobId) -> BackgroundJob:
+    """Make a PENDING job CANCELLED.
+
+    Raises:
+        NotFound: no such job.
+        Conflict: it is not PENDING.
+    """
+    rows = await fetch(session, statements.CANCEL, job_id)
+    if not rows:
+        status = await _status_of(session, job_id)
+        raise Conflict(f"job {job_id} is {status}: only PENDING jobs can be cancelled")
+    record_event("cancelled", rows[0][1])
+    return await get_job(session, job_id)
+
+
+async def delete_job(session: AsyncSession, job_id: JobId) -> None:
+    """Remove a job and its history; any but a RUNNING one.
+
+    Raises:
+        NotFound: no such job.
+        Conflict: it is RUNNING.
+    """
+    rows = await fetch(session, statements.DELETE, job_id)
+    if not rows:
+        status = await _status_of(session, job_id)
+        raise Conflict(f"job {job_id} is {status}: wait until it has ended, then delete it")
+
+
+async def reschedule_job(session: AsyncSession, job_id: JobId, run_at: datetime) -> None:
+    """Move a PENDING job to another time.
+
+    Raises:
+        InvalidInput: `run_at` has no time zone.
+        NotFound: no such job.
+        Conflict: it is not PENDING.
+    """
+    if run_at.tzinfo is None:
+        raise InvalidInput(
+            f"run_at is {run_at.isoformat()} without a time zone: append Z or an offset",
+            field="run_at",
+        )
+    rows = await fetch(session, statements.RESCHEDULE, job_id, run_at)
+    if not rows:
+        status = await _status_of(session, job_id)
+        raise Conflict(f"job {job_id} is {status}: only PENDING jobs can be moved")
+    _, queue, priority = rows[0]
+    connection = await session.connection()
+    announce_after_commit(session, connection.engine, [Lane(queue, priority)])
+
+
+async def _status_of(session: AsyncSession, job_id: JobId) -> JobStatus:
+    rows = await fetch(session, statements.STATUS_OF, job_id)
+    if not rows:
+        raise NotFound(f"there is no job {job_id}")
+    return JobStatus(rows[0][0])

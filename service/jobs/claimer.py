@@ -1,0 +1,181 @@
+"""When and what to claim: free slots, lanes and floors, wake-ups and polling."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from service.db.engine import DATABASE_ERRORS, Link
+from service.jobs import store
+from service.jobs.lanes import MAX_LANES, Lanes
+from service.jobs.loops import Pause
+from service.jobs.registry import Registry
+from service.jobs.runner import Run, Runner
+from service.jobs.settler import Settler
+from service.jobs.slots import Slots
+from service.jobs.store import ClaimedJob, Lane
+from service.observability.logging import get_logger
+from service.observability.metrics import observe_batch, record_database_error, record_event
+from service.settings import Settings
+
+GATHER_SECONDS: Final = 0.003
+"""While all slots are busy: how long a claim waits for more than one of them to become free."""
+
+SWEEP_SHARE: Final = 0.02
+"""Share of the time that sweeps may take: dear ones (dead index entries) come more rarely."""
+
+MIN_SWEEP_SECONDS: Final = 0.1
+
+_log = get_logger(__name__)
+
+
+class Claimer:
+    """Keeps the slots of one worker filled with due jobs."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        registry: Registry,
+        link: Link,
+        slots: Slots,
+        runner: Runner,
+        settler: Settler,
+        worker_id: Callable[[], int],
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._link = link
+        self._slots = slots
+        self._runner = runner
+        self._settler = settler
+        self._worker_id = worker_id
+        self._lanes = Lanes(settings.worker_queues, slots)
+        self._woken = asyncio.Event()
+        self._stopped = False
+        self._next_sweep = 0.0
+        self._next_listing = 0.0
+        self._next_due = float("inf")
+        self._backlog = False
+        self.last_loop_at = time.monotonic()
+        """When the loop last came round: /health/ready looks at it."""
+
+    def wake(self, lanes: Iterable[Lane]) -> None:
+        """Jobs were committed in these lanes (or, with none, somewhere)."""
+        known = list(lanes)
+        self._lanes.add(known)
+        if not known:
+            self._next_listing = 0.0
+        self._woken.set()
+
+    def stop(self) -> None:
+        """Claim no more; what is claimed goes on."""
+        self._stopped = True
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Claim until stopped."""
+        failures = Pause()
+        pause = self._settings.poll_min_seconds
+        while not self._stopped:
+            self.last_loop_at = time.monotonic()
+            self._woken.clear()
+            if not await self._slots_ready():
+                continue
+            try:
+                claimed, asked = await self.claim_once(self._settings.claim_batch_size)
+                found = not claimed and await self.list_lanes()
+            except DATABASE_ERRORS as error:
+                record_database_error("claim")
+                _log.warning("claim_failed", error=type(error).__name__, detail=str(error)[:200])
+                await failures.wait()
+                continue
+            failures.reset()
+            self._backlog = claimed >= asked
+            if self._backlog or found:
+                continue
+            if claimed:
+                # Others' claims may have hidden some: look again soon.
+                pause = self._settings.poll_min_seconds
+                await self._idle(GATHER_SECONDS)
+            else:
+                await self._idle(min(pause, self._seconds_until_due(pause)))
+                pause = min(pause * 2, self._settings.poll_max_seconds)
+
+    async def claim_once(self, most: int) -> tuple[int, int]:
+        """One claim and the start of what it brought; how many came, and how many could have."""
+        asked = min(most, self._slots.free)
+        now = time.monotonic()
+        from_floor = now < self._next_sweep
+        requests = self._lanes.requests(most=asked, from_floor=from_floor) if asked else []
+        if not requests:
+            return 0, asked
+        jobs = await store.claim(
+            self._link,
+            requests,
+            self._registry.job_types(),
+            limit=asked,
+            lease_seconds=self._settings.lease_seconds,
+            worker_id=self._worker_id(),
+            max_errors=self._settings.max_error_entries,
+        )
+        full = len(jobs) >= asked
+        if not from_floor:
+            took = time.monotonic() - now
+            self._next_sweep = (
+                0.0
+                if full
+                else now
+                + min(max(took / SWEEP_SHARE, MIN_SWEEP_SECONDS), self._settings.sweep_seconds)
+            )
+        self._lanes.claimed(jobs, from_floor=from_floor, full=full)
+        # The lease began no earlier than the statement: this process's view of it ends first.
+        self._start(jobs, lease_deadline=now + self._settings.lease_seconds)
+        return len(jobs), asked
+
+    def _start(self, jobs: list[ClaimedJob], *, lease_deadline: float) -> None:
+        for job in jobs:
+            self._slots.take(job.queue)
+            if job.lost_leases:
+                record_event("rescued", job.job_type)
+                _log.warning(
+                    "job_rescued", job_id=job.id, job_type=job.job_type, lost=job.lost_leases
+                )
+            self._runner.start(Run(job, lease_deadline))
+        if jobs:
+            observe_batch("claim", len(jobs))
+
+    async def list_lanes(self) -> bool:
+        """Look which lanes there are, at most twice a second; whether one is due that was unknown."""
+        now = time.monotonic()
+        if now < self._next_listing:
+            return False
+        self._next_listing = now + self._settings.poll_max_seconds / 2
+        heads = await store.lanes(self._link, limit=MAX_LANES)
+        waits = [head.due_in_seconds for head in heads if self._lanes.serves(head.lane.queue)]
+        self._next_due = now + min((wait for wait in waits if wait > 0), default=float("inf"))
+        return self._lanes.replace(heads)
+
+    async def _slots_ready(self) -> bool:
+        """Wait for free slots, and for room among the unsettled; False to look again."""
+        if self._backlog:
+            batch = min(self._settings.claim_batch_size, max(1, self._slots.total // 4))
+            await self._slots.wait_for(batch, GATHER_SECONDS)
+        if self._slots.free == 0:
+            await self._slots.wait_for(1, self._settings.poll_max_seconds)
+            return False
+        if self._settler.backlog_full:
+            await asyncio.sleep(GATHER_SECONDS)
+            return False
+        return True
+
+    def _seconds_until_due(self, pause: float) -> float:
+        wait = self._next_due - time.monotonic()
+        return wait if wait > 0 else pause
+
+    async def _idle(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            return

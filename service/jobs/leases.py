@@ -1,0 +1,96 @@
+"""Heartbeats: the leases of this worker's claims, extended in batches from a connection of its own."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Final
+
+from service.db.engine import DATABASE_ERRORS, Link
+from service.jobs import store
+from service.jobs.runner import Run, Runner, Stop
+from service.jobs.settler import Settler
+from service.observability.logging import get_logger
+from service.observability.metrics import record_database_error, record_event
+from service.settings import Settings
+
+BATCH: Final = 1000
+RETRY_SECONDS: Final = 0.5
+"""Pause between heartbeats while the database does not answer."""
+
+MARGIN: Final = 0.1
+"""Share of the lease that is left when handlers are cancelled for want of a heartbeat."""
+
+_log = get_logger(__name__)
+
+
+class Heartbeat:
+    """Extends the lease of every claim that has neither ended nor been recorded.
+
+    A claim that cannot be extended in time has its handler cancelled before the lease ends, so
+    that no job runs in two places for longer than a handler takes to stop.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        link: Link,
+        runner: Runner,
+        settler: Settler,
+        worker_id: Callable[[], int],
+    ) -> None:
+        self._link = link
+        self._runner = runner
+        self._settler = settler
+        self._worker_id = worker_id
+        self._lease_seconds = settings.lease_seconds
+        self._every_seconds = settings.heartbeat_seconds
+        self._margin_seconds = settings.lease_seconds * MARGIN
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        pause = self._every_seconds
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                async with asyncio.timeout(max(self._every_seconds, RETRY_SECONDS)):
+                    await self._beat()
+            except DATABASE_ERRORS as error:
+                record_database_error("heartbeat")
+                _log.warning("heartbeat_failed", error=type(error).__name__)
+                pause = min(RETRY_SECONDS, self._every_seconds)
+            else:
+                pause = self._every_seconds
+            self._cancel_expiring()
+
+    async def _beat(self) -> None:
+        await store.worker_seen(self._link, self._worker_id())
+        soon = time.monotonic() + self._lease_seconds - self._every_seconds / 2
+        due = iter([run for run in self._held() if run.lease_deadline < soon])
+        while batch := list(islice(due, BATCH)):
+            # Taken before the statement: the database's lease can only be longer.
+            deadline = time.monotonic() + self._lease_seconds
+            held = await store.extend(
+                self._link, [run.job.lease for run in batch], lease_seconds=self._lease_seconds
+            )
+            for run in batch:
+                if run.job.lease in held:
+                    run.lease_deadline = deadline
+                elif run.task is not None and not run.ended:
+                    self._lost(run)
+
+    def _lost(self, run: Run) -> None:
+        record_event("stale_heartbeat", run.job.job_type, "lease_lost")
+        _log.warning("lease_lost", job_id=run.job.id, job_type=run.job.job_type)
+        self._runner.cancel(run, Stop.LEASE_LOST)
+
+    def _cancel_expiring(self) -> None:
+        limit = time.monotonic() + self._margin_seconds
+        for run in list(self._runner.runs):
+            if run.lease_deadline < limit and run.stop is None and not run.ended:
+                _log.warning("lease_unsure", job_id=run.job.id, job_type=run.job.job_type)
+                self._runner.cancel(run, Stop.LEASE_UNSURE)
+
+    def _held(self) -> Iterable[Run]:
+        return self._runner.runs | self._settler.unsettled

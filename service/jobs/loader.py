@@ -1,0 +1,43 @@
+"""Loading handlers: a user adds a module and names it; no fork is needed."""
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Final
+
+from service.errors import ConfigurationError
+from service.jobs.registry import registry
+from service.observability.logging import get_logger
+from service.observability.metrics import known_job_type
+from service.settings import Environment, Settings
+
+ENTRY_POINT_GROUP: Final = "finmind_jobs.handlers"
+
+_log = get_logger(__name__)
+
+
+def load_handlers(settings: Settings) -> list[str]:
+    """Import every module that registers handlers; the job types that are then known.
+
+    Raises:
+        ConfigurationError: a module cannot be imported; which, and why.
+    """
+    modules = [(name, "HANDLER_MODULES") for name in settings.handler_modules]
+    modules += [
+        (point.module, f"entry point {point.name!r} of {ENTRY_POINT_GROUP}")
+        for point in entry_points(group=ENTRY_POINT_GROUP)
+    ]
+    if settings.demo_handlers or settings.environment is Environment.DEVELOPMENT:
+        modules.append(("service.demo", "DEMO_HANDLERS"))
+    for name, source in modules:
+        try:
+            importlib.import_module(name)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{source}: module {name!r}: {error.detail}") from error
+        except Exception as error:
+            raise ConfigurationError(
+                f"{source}: module {name!r} cannot be imported: {type(error).__name__}: {error}"
+            ) from error
+    job_types = registry.job_types()
+    known_job_type.reserve(job_types)
+    _log.info("handlers_loaded", modules=[name for name, _ in modules], job_types=job_types)
+    return job_types

@@ -1,0 +1,222 @@
+"""The leader's duties: partitions, retention, counts, unserved types, gauges."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import date, timedelta
+from typing import Final
+
+import asyncpg
+
+from service.db.engine import DATABASE_ERRORS, Database, Link
+from service.jobs import partitions, statements, store
+from service.jobs.lanes import MAX_LANES
+from service.jobs.loops import Pause
+from service.jobs.registry import Registry
+from service.observability.logging import get_logger
+from service.observability.metrics import (
+    WORKER_LEADER,
+    QueueReading,
+    clear_queue_gauges,
+    record_database_error,
+    record_event,
+    set_queue_gauges,
+)
+from service.settings import Settings
+
+BATCH: Final = 1000
+FOLD_ABOVE_ROWS: Final = 500
+"""Fewer rows of job_stats than this are not worth a rewrite."""
+
+SLOW_DUTY_SECONDS: Final = 60.0
+"""How often the duties run that need no hurry: partitions and retention."""
+
+WALK_ROWS: Final = 2000
+"""Due jobs of a lane that one look for unserved types walks."""
+
+_log = get_logger(__name__)
+
+
+class Maintenance:
+    """Tries to lead, and while it leads does what one process of all must do.
+
+    Each duty is one statement or one short transaction: killed between any two, the next leader
+    goes on from what it finds.
+    """
+
+    def __init__(self, database: Database, settings: Settings, *, handlers: Registry) -> None:
+        self._settings = settings
+        self._handlers = handlers
+        self._leadership = database.link()
+        self._link = database.link()
+        self._leads_since: float | None = None
+        self._next_slow = 0.0
+
+    async def run(self) -> None:
+        """Lead, or wait to lead, until cancelled."""
+        pause = Pause()
+        try:
+            while True:
+                try:
+                    if await self._lead():
+                        await self.do_duties()
+                    pause.reset()
+                    await asyncio.sleep(self._settings.maintenance_seconds)
+                except DATABASE_ERRORS as error:
+                    self._step_down()
+                    record_database_error("maintenance")
+                    _log.warning("maintenance_failed", error=type(error).__name__)
+                    await pause.wait()
+        finally:
+            self._step_down()
+
+    async def prepare(self) -> None:
+        """Have today's partition before the first job ends, whoever leads."""
+        try:
+            await partitions.make_ahead(self._link, days=1)
+        except DATABASE_ERRORS as error:
+            # The default partition takes what finds no other.
+            record_database_error("maintenance")
+            _log.warning("partitions_not_prepared", error=type(error).__name__)
+
+    async def close(self) -> None:
+        """Give up the leadership."""
+        await self._leadership.close()
+        await self._link.close()
+
+    async def do_duties(self) -> None:
+        """Do every duty that is due; one that fails does not keep the others from their turn."""
+        now = time.monotonic()
+        duties: list[Callable[[], Awaitable[None]]] = [
+            self._fail_unserved_types,
+            self._fold_stats,
+            self._read_gauges,
+        ]
+        if now >= self._next_slow:
+            duties += [self._make_partitions, self._apply_retention]
+            self._next_slow = now + SLOW_DUTY_SECONDS
+        for duty in duties:
+            try:
+                await duty()
+            except asyncpg.PostgresError as error:
+                if isinstance(error, asyncpg.PostgresConnectionError):
+                    raise
+                record_database_error("maintenance")
+                _log.warning(
+                    "maintenance_duty_failed",
+                    duty=duty.__name__.strip("_"),
+                    error=type(error).__name__,
+                    detail=str(error)[:200],
+                )
+
+    # -- leadership ---------------------------------------------------------------------------
+
+    async def _lead(self) -> bool:
+        """Whether this process leads: it holds the lock in a transaction that stays open."""
+        if self._leads_since is not None:
+            # The open transaction answers: the lock is still held.
+            await self._leadership.fetch("SELECT 1")
+            return True
+        connection = await self._leadership.connection()
+        if not connection.is_in_transaction():
+            await connection.execute("BEGIN")
+            await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        if not await connection.fetchval(statements.LEAD):
+            await connection.execute("ROLLBACK")
+            return False
+        self._leads_since = time.monotonic()
+        self._next_slow = 0.0
+        WORKER_LEADER.set(1)
+        _log.info("maintenance_leader")
+        return True
+
+    def _step_down(self) -> None:
+        self._leadership.drop()
+        self._leads_since = None
+        WORKER_LEADER.set(0)
+        clear_queue_gauges()
+
+    # -- duties -------------------------------------------------------------------------------
+
+    async def _make_partitions(self) -> None:
+        await partitions.make_ahead(self._link, days=self._settings.partition_days_ahead)
+
+    async def _apply_retention(self) -> None:
+        today: date = (await self._link.fetch(statements.TODAY))[0][0]
+        await partitions.drop_before(
+            self._link, today - timedelta(days=self._settings.retention_days)
+        )
+        settings = self._settings
+        await self._repeat(statements.DROP_DEAD_BEFORE, settings.dead_retention_days)
+        await self._link.fetch(
+            statements.DROP_IDEMPOTENCY_KEYS, settings.idempotency_key_hours, BATCH * 10
+        )
+        await self._link.fetch(statements.DROP_OLD_WORKERS)
+
+    async def _repeat(self, statement: str, keep_days: int) -> None:
+        for _ in range(100):
+            dropped = (await self._link.fetch(statement, keep_days, BATCH))[0][0]
+            if dropped < BATCH:
+                return
+
+    async def _fold_stats(self) -> None:
+        rows = (await self._link.fetch(statements.STATS_ROWS, FOLD_ABOVE_ROWS))[0][0]
+        if rows >= FOLD_ABOVE_ROWS:
+            await self._link.fetch(statements.FOLD_STATS)
+
+    async def _fail_unserved_types(self) -> None:
+        grace = self._settings.unknown_type_grace_seconds
+        if self._leads_since is None or time.monotonic() - self._leads_since < grace:
+            return  # a worker that serves the type may just be starting
+        for job_type in await fail_unserved(
+            self._link,
+            own_types=self._handlers.job_types(),
+            grace_seconds=grace,
+            max_errors=self._settings.max_error_entries,
+        ):
+            _log.error("no_handler", job_type=job_type)
+
+    async def _read_gauges(self) -> None:
+        heads = await store.lanes(self._link, limit=MAX_LANES)
+        queues = sorted({head.lane.queue for head in heads})
+        rows = await self._link.fetch(statements.QUEUE_GAUGES, queues, self._settings.count_cap)
+        set_queue_gauges(
+            QueueReading(queue, depth, running, oldest) for queue, depth, oldest, running in rows
+        )
+
+
+async def fail_unserved(
+    link: Link,
+    *,
+    own_types: list[str],
+    grace_seconds: float,
+    max_errors: int,
+    limit: int = BATCH,
+) -> list[str]:
+    """Make due jobs whose type nobody serves FAILED; the types, one for each job.
+
+    Args:
+        own_types: what the caller's process serves.
+        grace_seconds: a type counts as served that long after its last worker was seen, and a job
+            must have been due that long.
+    """
+    heads = await store.lanes(link, limit=MAX_LANES)
+    # A worker is seen every few seconds at best: one heartbeat missed is no absence.
+    served_within = max(grace_seconds, 30.0) if grace_seconds else 0.0
+    served = set(own_types)
+    rows = await link.fetch(statements.SERVED_TYPES, served_within)
+    served.update(row[0] for row in rows)
+    due = [head.lane for head in heads if head.due_in_seconds <= 0]
+    rows = await link.fetch(
+        statements.FAIL_UNSERVED,
+        [lane.queue for lane in due],
+        [lane.priority for lane in due],
+        sorted(served),
+        grace_seconds,
+        WALK_ROWS,
+        limit,
+        max_errors,
+    )
+    for _, job_type in rows:
+        record_event("failed", job_type, "no_handler")
+    return [job_type for _, job_type in rows]

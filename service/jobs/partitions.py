@@ -1,0 +1,83 @@
+"""Day partitions of finished jobs: made ahead of time, dropped whole."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+import asyncpg
+
+from service.db.engine import Link
+from service.jobs import statements
+from service.observability.logging import get_logger
+
+PREFIX: Final = "jobs_done_"
+LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '1s'"
+"""A wait for a table lock holds up every later reader and writer of the table: keep it short and
+come back the next time."""
+
+_log = get_logger(__name__)
+
+
+async def make_ahead(link: Link, *, days: int) -> None:
+    """Make the day partitions from today to `days` days ahead, those that are missing."""
+    today: date = (await link.fetch(statements.TODAY))[0][0]
+    standing = await _days(link)
+    for ahead in range(days + 1):
+        day = today + timedelta(days=ahead)
+        if day not in standing:
+            await _make(link, day)
+
+
+async def drop_before(link: Link, first_kept: date) -> None:
+    """Drop the day partitions before `first_kept`, their counts with them."""
+    for day in sorted(await _days(link)):
+        if day >= first_kept:
+            continue
+        async with link.transaction() as connection:
+            await connection.execute(LOCK_TIMEOUT)
+            await connection.execute(f"DROP TABLE IF EXISTS {_name(day)}")
+            await connection.execute(
+                "DELETE FROM job_stats WHERE day = $1 AND status IN ('SUCCESS', 'CANCELLED')", day
+            )
+        _log.info("partition_dropped", day=day.isoformat())
+
+
+async def _days(link: Link) -> set[date]:
+    names = [row[0] for row in await link.fetch(statements.DAY_LEAVES)]
+    days = set()
+    for name in names:
+        suffix = name.removeprefix(PREFIX)
+        if suffix.isdigit() and len(suffix) == 8:
+            days.add(datetime.strptime(suffix, "%Y%m%d").replace(tzinfo=UTC).date())
+    return days
+
+
+async def _make(link: Link, day: date) -> None:
+    """Make one partition: apart, then attached, which blocks neither reads nor writes of others.
+
+    Rows of the day that the default partition caught while no leader was there move along.
+    """
+    name = _name(day)
+    low, high = f"{day} 00:00+00", f"{day + timedelta(days=1)} 00:00+00"
+    try:
+        async with link.transaction() as connection:
+            await connection.execute(LOCK_TIMEOUT)
+            await connection.execute(
+                f"CREATE TABLE {name} (LIKE jobs_done INCLUDING DEFAULTS INCLUDING CONSTRAINTS)"
+            )
+            await connection.execute(
+                f"WITH late AS (DELETE FROM jobs_done_default WHERE finished_at >= '{low}'"
+                f" AND finished_at < '{high}' RETURNING *)"
+                f" INSERT INTO {name} SELECT * FROM late"
+            )
+            await connection.execute(f"ALTER TABLE {name} ADD CONSTRAINT {name}_pkey PRIMARY KEY (id)")
+            await connection.execute(
+                f"ALTER TABLE jobs_done ATTACH PARTITION {name}"
+                f" FOR VALUES FROM ('{low}') TO ('{high}')"
+            )
+    except (asyncpg.DuplicateTableError, asyncpg.UniqueViolationError):
+        return  # another process was faster; its catalogue row may come before its table
+    _log.info("partition_made", day=day.isoformat())
+
+
+def _name(day: date) -> str:
+    return f"{PREFIX}{day:%Y%m%d}"

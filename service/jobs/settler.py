@@ -1,0 +1,194 @@
+"""Recording outcomes in batches, each fenced by its lease token."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import asyncpg
+
+from service.db.engine import DATABASE_ERRORS, Link
+from service.jobs import store
+from service.jobs.loops import Pause
+from service.jobs.model import JobStatus
+from service.jobs.outcomes import (
+    Ended,
+    Failure,
+    Outcome,
+    Released,
+    Retried,
+    Snoozed,
+    Succeeded,
+    clean_text,
+)
+from service.jobs.runner import Run
+from service.jobs.store import Lease
+from service.observability.logging import get_logger
+from service.observability.metrics import observe_batch, record_database_error, record_event
+from service.settings import Settings
+
+_log = get_logger(__name__)
+
+Settlement = tuple[Run, Outcome]
+
+
+class Settler:
+    """Gathers outcomes for a few milliseconds and records them with one statement a kind.
+
+    An outcome is kept until the database has answered: while that is away, outcomes wait here, their
+    leases go on being extended, and the claimer takes no more jobs than `backlog` allows.
+    """
+
+    MAX_BACKLOG_BATCHES: Final = 8
+
+    def __init__(self, settings: Settings, *, link: Link) -> None:
+        self._link = link
+        self._batch_size = settings.settle_batch_size
+        self._delay_seconds = settings.settle_delay_seconds
+        self._max_errors = settings.max_error_entries
+        self._finishing: list[Settlement] = []
+        self._returning: list[Settlement] = []
+        self._some = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.unsettled: set[Run] = set()
+        """Runs whose outcome is not recorded yet: their leases must go on."""
+        self.tally: Callable[[Outcome], None] | None = None
+        """Told of each outcome that was recorded."""
+
+    @property
+    def backlog_full(self) -> bool:
+        """Whether so many outcomes wait that no more jobs should be claimed."""
+        return len(self.unsettled) >= self._batch_size * self.MAX_BACKLOG_BATCHES
+
+    def settle(self, run: Run, outcome: Outcome | None) -> None:
+        """Take what came of a run; returns at once. None: its lease is lost, nothing is recorded."""
+        if outcome is None:
+            record_event("stale_settle", run.job.job_type, "lease_lost")
+            return
+        self.unsettled.add(run)
+        if isinstance(outcome, (Succeeded, Ended)):
+            self._finishing.append((run, outcome))
+        else:
+            self._returning.append((run, outcome))
+        self._idle.clear()
+        self._some.set()
+
+    async def run(self) -> None:
+        """Record outcomes until cancelled."""
+        pause = Pause()
+        while True:
+            await self._some.wait()
+            if len(self._finishing) < self._batch_size and self._delay_seconds:
+                await asyncio.sleep(self._delay_seconds)
+            self._some.clear()
+            while self._finishing or self._returning:
+                try:
+                    await self._flush_one(self._finishing, store.finish, "settle")
+                    await self._flush_one(self._returning, store.requeue, "requeue")
+                    pause.reset()
+                except DATABASE_ERRORS as error:
+                    record_database_error("settle")
+                    _log.warning(
+                        "settle_failed", waiting=len(self.unsettled), error=type(error).__name__
+                    )
+                    await pause.wait()
+            self._idle.set()
+
+    async def flushed(self, timeout_seconds: float) -> bool:
+        """Wait until every outcome is recorded; False where the time ran out first."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _flush_one(
+        self, waiting: list[Settlement], write: store.Settling, operation: str
+    ) -> None:
+        """Record one batch off the front of `waiting`; it stays there if that fails."""
+        batch = waiting[: self._batch_size]
+        if not batch:
+            return
+        unsure = any(run.settle_tried for run, _ in batch)
+        for run, _ in batch:
+            run.settle_tried = True
+        try:
+            held = await write(
+                self._link, [(run.job, outcome) for run, outcome in batch], max_errors=self._max_errors
+            )
+        except asyncpg.DataError as error:
+            held = await self._settle_singly(batch, write, error)
+        if unsure:
+            # An earlier try may have been carried out, and only its answer been lost.
+            lost = [run.job for run, _ in batch if run.job.lease not in held]
+            held |= await store.settled_before(self._link, lost) if lost else set()
+        del waiting[: len(batch)]
+        observe_batch(operation, len(batch))
+        self._account(batch, held)
+
+    async def _settle_singly(
+        self, batch: list[Settlement], write: store.Settling, error: asyncpg.DataError
+    ) -> set[Lease]:
+        """PostgreSQL refused a value of the batch: find whose, and end that job with the reason."""
+        if len(batch) > 1:
+            held: set[Lease] = set()
+            for place, (run, outcome) in enumerate(batch):
+                one = [(run, outcome)]
+                try:
+                    held |= await write(
+                        self._link, [(run.job, outcome)], max_errors=self._max_errors
+                    )
+                except asyncpg.DataError as single_error:
+                    held |= await self._settle_singly(one, write, single_error)
+                    batch[place] = one[0]
+            return held
+        run, _ = batch[0]
+        message = clean_text(f"PostgreSQL refused the result: {error}", 500)
+        failure = Failure(attempt=run.job.attempt, type=type(error).__name__, message=message)
+        ended = Ended(JobStatus.FAILED, failure, "bad_result")
+        batch[0] = (run, ended)
+        return await store.finish(self._link, [(run.job, ended)], max_errors=self._max_errors)
+
+    def _account(self, batch: list[Settlement], held: set[Lease]) -> None:
+        counts: dict[tuple[str, str, str], int] = {}
+        for run, outcome in batch:
+            self.unsettled.discard(run)
+            job = run.job
+            if job.lease in held:
+                key = (*_event_of(outcome), job.job_type)
+                if self.tally is not None:
+                    self.tally(outcome)
+                if isinstance(outcome, Ended):
+                    _log.warning(
+                        "job_ended",
+                        job_id=job.id,
+                        job_type=job.job_type,
+                        attempt=job.attempt,
+                        status=outcome.status.value,
+                        why=outcome.reason,
+                        error=outcome.failure.type,
+                    )
+            else:
+                key = ("stale_settle", "lease_lost", job.job_type)
+                _log.warning(
+                    "stale_settle", job_id=job.id, job_type=job.job_type, attempt=job.attempt
+                )
+            counts[key] = counts.get(key, 0) + 1
+        for (event, status, job_type), count in counts.items():
+            record_event(event, job_type, status, count)
+
+
+def _event_of(outcome: Outcome) -> tuple[str, str]:
+    match outcome:
+        case Succeeded():
+            return "succeeded", "ok"
+        case Retried(reason=reason):
+            return "retried", reason
+        case Snoozed():
+            return "snoozed", "ok"
+        case Released():
+            return "released", "ok"
+        case Ended(status=JobStatus.DEAD_LETTER, reason=reason):
+            return "dead_lettered", reason
+        case Ended(reason=reason):
+            return "failed", reason

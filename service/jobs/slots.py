@@ -1,0 +1,67 @@
+"""A counting semaphore that is taken in batches: who may run, in all and by queue."""
+
+import asyncio
+from collections import Counter
+from typing import Self
+
+
+class Slots:
+    """The jobs that one process may run at once; `limits` bounds single queues below that.
+
+    asyncio.Semaphore hands out one permit a call; a claim takes as many as are free.
+    """
+
+    def __init__(self, total: int, limits: dict[str, int] | None = None) -> None:
+        self.total = total
+        self._limits = dict(limits or {})
+        self._used = 0
+        self._used_by: Counter[str] = Counter()
+        self._freed = asyncio.Event()
+
+    @classmethod
+    def parse(cls, total: int, queues: tuple[str, ...]) -> Self:
+        """From `WORKER_QUEUES`: `emails:5` bounds the queue `emails` at 5."""
+        limits = {}
+        for entry in queues:
+            name, _, limit = entry.partition(":")
+            if limit:
+                limits[name] = int(limit)
+        return cls(total, limits)
+
+    @property
+    def used(self) -> int:
+        """Slots that are taken."""
+        return self._used
+
+    @property
+    def free(self) -> int:
+        """Slots that are free."""
+        return self.total - self._used
+
+    def free_for(self, queue: str) -> int:
+        """Slots that are free for jobs of one queue."""
+        limit = self._limits.get(queue)
+        return self.free if limit is None else min(self.free, limit - self._used_by[queue])
+
+    def take(self, queue: str) -> None:
+        """Take one slot; the caller has looked that one is free."""
+        self._used += 1
+        if queue in self._limits:
+            self._used_by[queue] += 1
+
+    def release(self, queue: str) -> None:
+        """Give one slot back."""
+        self._used -= 1
+        if queue in self._limits:
+            self._used_by[queue] -= 1
+        self._freed.set()
+
+    async def wait_for(self, wanted: int, timeout_seconds: float) -> None:
+        """Wait until `wanted` slots are free, or the time is over."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while self.free < wanted:
+                    self._freed.clear()
+                    await self._freed.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,196 @@
+"""One worker: starts and stops what claims, runs, settles, heartbeats, listens and maintains."""
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from service.db.engine import DATABASE_ERRORS, Database, Link
+from service.jobs import store
+from service.jobs.claimer import Claimer
+from service.jobs.leases import Heartbeat
+from service.jobs.loops import Loop
+from service.jobs.maintenance import Maintenance
+from service.jobs.outcomes import Outcome
+from service.jobs.registry import Registry, registry
+from service.jobs.runner import Runner
+from service.jobs.settler import Settler
+from service.jobs.slots import Slots
+from service.jobs.wakeup import Subscription, hear
+from service.observability.logging import get_logger
+from service.observability.metrics import (
+    WORKER_SLOTS,
+    WORKER_SLOTS_USED,
+    WORKER_UP,
+    record_database_error,
+)
+from service.settings import Settings
+
+SETTLE_GRACE_SECONDS = 10.0
+"""How long a stopping worker tries to record the last outcomes."""
+
+_log = get_logger(__name__)
+
+
+class Engine:
+    """The parts that take one process's jobs from claim to settlement, wired together.
+
+    A `Worker` runs them until it is stopped; `process_due_jobs` for one pass.
+    """
+
+    def __init__(
+        self, database: Database, settings: Settings, *, handlers: Registry = registry
+    ) -> None:
+        self.settings = settings
+        self.handlers = handlers
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        self.worker_id = 0
+        self.slots = Slots.parse(settings.worker_concurrency, settings.worker_queues)
+        self._links = {
+            duty: database.link() for duty in ("claim", "settle", "heartbeat", "progress")
+        }
+        self.settler = Settler(settings, link=self._links["settle"])
+        self.runner = Runner(
+            settings,
+            registry=handlers,
+            slots=self.slots,
+            settle=self.settler.settle,
+            link=self._links["progress"],
+            worker_name=self.name,
+        )
+        parts: dict[str, Any] = {"worker_id": lambda: self.worker_id}
+        self.claimer = Claimer(
+            settings,
+            registry=handlers,
+            link=self._links["claim"],
+            slots=self.slots,
+            runner=self.runner,
+            settler=self.settler,
+            **parts,
+        )
+        heartbeat = Heartbeat(
+            settings,
+            link=self._links["heartbeat"],
+            runner=self.runner,
+            settler=self.settler,
+            **parts,
+        )
+        self._loops = [Loop("settler", self.settler.run), Loop("heartbeat", heartbeat.run)]
+
+    @property
+    def link(self) -> Link:
+        """The connection that claims."""
+        return self._links["claim"]
+
+    async def start(self) -> None:
+        """Enter the worker and start to settle and to heartbeat.
+
+        Raises:
+            DATABASE_ERRORS: the database does not answer.
+        """
+        self.worker_id = await store.register_worker(
+            self.link,
+            name=self.name,
+            queues=list(self.settings.worker_queues),
+            job_types=self.handlers.job_types(),
+            concurrency=self.slots.total,
+        )
+        for loop in self._loops:
+            loop.start()
+
+    async def stop(self, *, grace_seconds: float) -> None:
+        """Let running handlers finish, release what is left, record every outcome, close."""
+        await self.runner.drain(grace_seconds)
+        if not await self.settler.flushed(SETTLE_GRACE_SECONDS):
+            _log.error("outcomes_not_recorded", jobs=len(self.settler.unsettled))
+        for loop in self._loops:
+            await loop.stop()
+        try:
+            await store.worker_stopped(self.link, self.worker_id)
+        except DATABASE_ERRORS as error:
+            record_database_error("stop")
+            _log.warning("worker_stop_not_recorded", error=type(error).__name__)
+        for link in self._links.values():
+            await link.close()
+
+    def tally(self, count: Callable[[Outcome], None]) -> None:
+        """Have every recorded outcome told to `count`."""
+        self.settler.tally = count
+
+
+class Worker:
+    """Claims and runs jobs from `start` to `stop`; survives every failure of the database."""
+
+    def __init__(
+        self, database: Database, settings: Settings, *, handlers: Registry = registry
+    ) -> None:
+        self._settings = settings
+        self._engine = Engine(database, settings, handlers=handlers)
+        self._maintenance = Maintenance(database, settings, handlers=handlers)
+        self._subscription: Subscription | None = None
+        claimer = self._engine.claimer
+        self._claims = Loop("claimer", claimer.run)
+        self._others = [Loop("maintenance", self._maintenance.run)]
+        if settings.database_listen:
+            self._others.append(Loop("listener", lambda: hear(database, claimer.wake)))
+
+    @property
+    def name(self) -> str:
+        """Host, process id and a random part: as it stands in `job_workers` and in histories."""
+        return self._engine.name
+
+    @property
+    def alive(self) -> bool:
+        """Whether the claiming loop runs."""
+        return self._claims.alive
+
+    @property
+    def last_loop_at(self) -> float:
+        """Monotonic time at which the claiming loop last came round."""
+        return self._engine.claimer.last_loop_at
+
+    async def start(self) -> None:
+        """Start claiming.
+
+        Raises:
+            DATABASE_ERRORS: the database does not answer.
+        """
+        await self._engine.start()
+        await self._maintenance.prepare()
+        self._subscription = Subscription(self._engine.claimer.wake)
+        self._claims.start()
+        for loop in self._others:
+            loop.start()
+        slots = self._engine.slots
+        WORKER_UP.set(1)
+        WORKER_SLOTS.set(slots.total)
+        WORKER_SLOTS_USED.set_function(lambda: slots.used)
+        _log.info(
+            "worker_started",
+            worker=self.name,
+            slots=slots.total,
+            queues=list(self._settings.worker_queues),
+            job_types=self._engine.handlers.job_types(),
+        )
+
+    def stop_claiming(self) -> None:
+        """Claim no more from this moment; running jobs go on. May be called from a signal."""
+        self._engine.claimer.stop()
+        WORKER_UP.set(0)
+
+    async def stop(self) -> None:
+        """Stop claiming, let running jobs finish within the grace, release the others unburnt."""
+        started = time.monotonic()
+        self.stop_claiming()
+        if self._subscription is not None:
+            self._subscription.close()
+        # Not cancelled: a claim under way would leave jobs behind under a lease nobody serves.
+        await self._claims.join(timeout_seconds=self._settings.database_command_timeout_seconds)
+        for loop in self._others:
+            await loop.stop()
+        await self._maintenance.close()
+        await self._engine.stop(grace_seconds=self._settings.shutdown_grace_seconds)
+        _log.info("worker_stopped", seconds=round(time.monotonic() - started, 3))
+
