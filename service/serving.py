@@ -16,6 +16,7 @@ import uvloop
 
 from service.app import Service, create_app
 from service.errors import ConfigurationError
+from service.observability.logging import get_logger
 from service.settings import Settings
 
 HTTP_DRAIN_SECONDS: Final = 5
@@ -23,6 +24,8 @@ HTTP_DRAIN_SECONDS: Final = 5
 FORCED_EXIT_CODE: Final = 130
 """As shells have it for a process that Ctrl-C ended."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+_log = get_logger(__name__)
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -141,6 +144,7 @@ def _signals(begin_to_stop: Callable[[], None]) -> Iterator[None]:
             task.cancel()
         else:
             stopping = True
+            _log.info("stopping", hint="a second signal ends it without waiting")
             begin_to_stop()
 
     for number in SIGNALS:
