@@ -49,7 +49,7 @@ def _logging() -> None:
     configure_logging(
         IsolatedSettings(
             environment=Environment.TEST,
-            jwt_secret=TEST_SECRET,
+            jwt_secret=SecretStr(TEST_SECRET),
             log_format="json",
             log_level="INFO",
         )
