@@ -67,6 +67,7 @@ def serve(
         lifespan="off",
         access_log=False,
         log_config=None,
+        log_level="warning",  # the service says itself that it starts and stops
         server_header=False,
         timeout_graceful_shutdown=HTTP_DRAIN_SECONDS,
     )
