@@ -101,7 +101,7 @@ CREATE TABLE job_workers (
 );
 
 CREATE TABLE idempotency_keys (
-  key text NOT NULL, owner text NOT NULL, body_hash bytea NOT NULL, job_id bigint NOT NULL,
+  key text NOT NULL, owner text NOT NULL, body_hash bytea NOT NULL, job_ids bigint[] NOT NULL,
   created_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (owner, key)
 );

@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - statements are put together from the constants of this file; values are bound
 """The SQL of the operators' lists: which rows to look at, by which index, in which order.
 
 A list is read newest first (by id) and looks at rows in steps. Each partition of the table gives

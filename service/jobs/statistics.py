@@ -107,9 +107,7 @@ async def get_job_stats(session: AsyncSession, *, cap: int = 10_000) -> JobStats
         cap: live jobs counted, at the most. Over it `total_exact` is false, and every figure on
             live jobs is at least so much.
     """
-    rows = (
-        await session.execute(_COUNTS, {"cap": cap, "names": MAX_NAMES, "days": DAYS})
-    ).all()
+    rows = (await session.execute(_COUNTS, {"cap": cap, "names": MAX_NAMES, "days": DAYS})).all()
     oldest = (await session.execute(_OLDEST_DUE, {"lanes": _MAX_LANES})).one()
     # Deltas of the kept counts may be negative, never their sum; a hand that deleted rows by SQL
     # could make it so, and a count below zero would help nobody.

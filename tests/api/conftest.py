@@ -11,8 +11,7 @@ from pydantic import SecretStr
 
 from service.app import create_app
 from service.settings import Settings
-
-from ..conftest import TEST_SECRET
+from tests.conftest import TEST_SECRET
 
 Auth = Callable[..., dict[str, str]]
 

@@ -1,0 +1,170 @@
+"""`/admin/jobs`: what operators do. Parse, call, map."""
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query, Request, Security
+
+from service.api.admin_schemas import JobDetail, JobPageOut, JobQuery, ProcessOut, StatsOut
+from service.api.cursors import decode_cursor, encode_cursor
+from service.api.jobs import Id
+from service.api.problems import problem_responses
+from service.api.schemas import JobSummaryOut
+from service.api.session import AppSettings, Session, transaction
+from service.api.stats_cache import StatsCache
+from service.auth.dependencies import require
+from service.auth.principal import Permission, Principal
+from service.errors import InvalidInput
+from service.jobs.actions import cancel_job, delete_job, retry_dead_letter_job
+from service.jobs.model import JobId
+from service.jobs.process import process_due_jobs
+from service.jobs.queries import JobFilters, get_job, list_jobs
+from service.jobs.statistics import JobStats, get_job_stats
+
+router = APIRouter(prefix="/admin/jobs", tags=["Admin"])
+
+Reader = Annotated[Principal, Security(require(Permission.ADMIN_READ))]
+Operator = Annotated[Principal, Security(require(Permission.ADMIN_OPERATE))]
+
+SCAN_SHARE: Final = 0.4
+"""Of the query time-out: how long a list looks for matches that are far apart."""
+
+
+@router.get(
+    "/stats",
+    operation_id="getJobStats",
+    summary="Count the jobs",
+    responses=problem_responses(503),
+)
+async def read_stats(request: Request, settings: AppSettings, _: Reader) -> StatsOut:
+    """By status, type, queue and day. Finished jobs come from kept counts, live ones are counted.
+
+    Under load an answer may be two seconds old; `as_of` tells.
+    """
+
+    async def query() -> JobStats:
+        async with transaction(request) as session:
+            return await get_job_stats(session, cap=settings.count_cap)
+
+    state = request.app.state
+    if not hasattr(state, "stats_cache"):
+        state.stats_cache = StatsCache()
+    cache: StatsCache = state.stats_cache
+    return StatsOut.model_validate(await cache.get(query))
+
+
+@router.get(
+    "",
+    operation_id="listJobs",
+    summary="List jobs, newest first",
+    responses=problem_responses(422, 503),
+)
+async def read_jobs(
+    query: Annotated[JobQuery, Query()], session: Session, settings: AppSettings, _: Reader
+) -> JobPageOut:
+    """Pages by cursor: a job appears on one page only, however many are added meanwhile.
+
+    Where matches are far apart in a large table a page may hold fewer than `limit` jobs, even
+    none, and still have a `next_cursor`: it goes on from there.
+    """
+    if query.limit > settings.max_page_size:
+        raise InvalidInput(
+            f"limit is {query.limit}: at most {settings.max_page_size} are allowed (MAX_PAGE_SIZE)",
+            field="query.limit",
+        )
+    named = query.model_dump(mode="json", exclude={"limit", "cursor"}, exclude_none=True)
+    page = await list_jobs(
+        session,
+        JobFilters(
+            statuses=None if query.status is None else frozenset(query.status),
+            **{
+                name: getattr(query, name)
+                for name in JobQuery.model_fields
+                if name not in {"status", "limit", "cursor"}
+            },
+        ),
+        limit=query.limit,
+        before_id=None if query.cursor is None else decode_cursor(query.cursor, named),
+        cap=settings.count_cap,
+        scan_seconds=settings.query_timeout_seconds * SCAN_SHARE,
+    )
+    following = page.next_before_id
+    return JobPageOut(
+        jobs=[JobSummaryOut.model_validate(job) for job in page.jobs],
+        next_cursor=None if following is None else encode_cursor(following, named),
+        total=page.total,
+        total_exact=page.total_exact,
+    )
+
+
+@router.post(
+    "/process",
+    operation_id="processDueJobs",
+    summary="Run due jobs now",
+    responses=problem_responses(422, 503),
+)
+async def process_jobs(
+    request: Request,
+    settings: AppSettings,
+    _: Operator,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Jobs to take, at the most.")] = 50,
+) -> ProcessOut:
+    """Runs them in this process and answers when their outcomes are recorded.
+
+    Safe beside workers, and with many callers at once: each job is claimed by one of them.
+    """
+    summary = await process_due_jobs(request.app.state.service.database, limit, settings=settings)
+    return ProcessOut.model_validate(summary)
+
+
+@router.get(
+    "/{job_id}",
+    operation_id="getJobDetail",
+    summary="Read the whole job",
+    responses=problem_responses(404, 422, 503),
+)
+async def read_detail(job_id: Id, session: Session, _: Reader) -> JobDetail:
+    """Payload, result, and every attempt's error that is kept."""
+    return JobDetail.of(await get_job(session, JobId(job_id)))
+
+
+@router.post(
+    "/{job_id}/retry",
+    operation_id="retryJob",
+    summary="Retry a dead job",
+    responses=problem_responses(404, 409, 422, 503),
+)
+async def retry_job(
+    job_id: Id, session: Session, settings: AppSettings, operator: Operator
+) -> JobDetail:
+    """A DEAD_LETTER or FAILED job becomes PENDING, due now, with all its attempts before it.
+
+    Its history is kept, and tells who retried it. 409 for any other status, or while another live
+    job has its `unique_key`.
+    """
+    job = await retry_dead_letter_job(
+        session, JobId(job_id), by=operator.subject, max_errors=settings.max_error_entries
+    )
+    return JobDetail.of(job)
+
+
+@router.post(
+    "/{job_id}/cancel",
+    operation_id="cancelJob",
+    summary="Cancel a pending job",
+    responses=problem_responses(404, 409, 422, 503),
+)
+async def cancel_pending_job(job_id: Id, session: Session, _: Operator) -> JobDetail:
+    """A PENDING job becomes CANCELLED and never runs; 409 for any other status."""
+    return JobDetail.of(await cancel_job(session, JobId(job_id)))
+
+
+@router.delete(
+    "/{job_id}",
+    operation_id="deleteJob",
+    summary="Delete a job and its history",
+    status_code=204,
+    responses=problem_responses(404, 409, 422, 503),
+)
+async def remove_job(job_id: Id, session: Session, _: Operator) -> None:
+    """Any but a RUNNING one."""
+    await delete_job(session, JobId(job_id))

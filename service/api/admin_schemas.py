@@ -1,0 +1,215 @@
+"""What operators ask for and get, field by field."""
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import Annotated, Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.api.schemas import EXAMPLE_OUT, JobOut, JobSummaryOut, Moment
+from service.jobs.model import HIGHEST_PRIORITY, LOWEST_PRIORITY, BackgroundJob, JobStatus
+
+EXAMPLE_ERROR: Final[dict[str, Any]] = {
+    "event": "error",
+    "attempt": 1,
+    "type": "TimeoutError",
+    "message": "the mail server did not answer",
+    "traceback": "Traceback (most recent call last): …",
+    "started_at": "2026-03-01T09:00:00Z",
+    "at": "2026-03-01T09:00:01Z",
+    "worker": "web-1:831",
+    "by": None,
+}
+
+
+class ErrorEntry(BaseModel):
+    """One entry of a job's history."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [EXAMPLE_ERROR]})
+
+    event: str = Field(
+        "error", description="`error`, `lease_lost`, `manual_retry` or `no_handler`."
+    )
+    attempt: int | None = Field(None, description="The attempt's number.")
+    type: str | None = Field(None, description="Class of the error.")
+    message: str | None = Field(None, description="What it said.")
+    traceback: str | None = Field(None, description="Where it was raised, shortened.")
+    started_at: str | None = Field(None, description="When the attempt began.")
+    at: str | None = Field(None, description="When this was recorded.")
+    worker: str | None = Field(None, description="The process that ran it.")
+    by: str | None = Field(None, description="Who retried it by hand.")
+
+
+class JobDetail(JobOut):
+    """The whole job."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                EXAMPLE_OUT
+                | {
+                    "errors": [EXAMPLE_ERROR],
+                    "backoff": None,
+                    "lost_leases": 0,
+                    "lease_until": None,
+                    "worker_id": 7,
+                }
+            ]
+        }
+    )
+
+    errors: list[ErrorEntry] = Field(
+        description="Failed attempts and retries by hand, oldest first; the latest "
+        "`MAX_ERROR_ENTRIES`."
+    )
+    backoff: dict[str, float] | None = Field(description="Its own delays; null: its handler's.")
+    lost_leases: int = Field(description="Workers in a row that vanished while they ran it.")
+    lease_until: datetime | None = Field(description="Until when its worker holds it.")
+    worker_id: int | None = Field(description="The worker that ran it last.")
+
+    @classmethod
+    def of(cls, job: BackgroundJob) -> Self:
+        """The row as the API shows it."""
+        row = {name: getattr(job, name) for name in cls.model_fields}
+        return cls.model_validate(row | {"errors": job.errors or []})
+
+
+class JobPageOut(BaseModel):
+    """One page of a list, newest first."""
+
+    jobs: list[JobSummaryOut] = Field(
+        description="May be fewer than `limit` while there are more, where matches are far apart."
+    )
+    next_cursor: str | None = Field(description="For the next page; null: this is the last.")
+    total: int = Field(description="Jobs that match, on all pages.")
+    total_exact: bool = Field(description="False: there are at least `total`.")
+
+
+class DayOut(BaseModel):
+    """What ended on one UTC day."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    day: date = Field(description="The day.")
+    by_status: dict[JobStatus, int] = Field(description="Jobs by how they ended.")
+
+
+class StatsOut(BaseModel):
+    """How many jobs there are. Live jobs are counted up to `COUNT_CAP`."""
+
+    model_config = ConfigDict(
+        from_attributes=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "as_of": "2026-03-01T09:10:31Z",
+                    "total": 1204,
+                    "total_exact": True,
+                    "by_status": {
+                        "PENDING": 3,
+                        "RUNNING": 1,
+                        "SUCCESS": 1198,
+                        "FAILED": 0,
+                        "DEAD_LETTER": 2,
+                        "CANCELLED": 0,
+                    },
+                    "by_type": {"send_invoice": 1204},
+                    "by_type_rest": 0,
+                    "by_queue": {"billing": 1204},
+                    "by_queue_rest": 0,
+                    "due_now": 1,
+                    "oldest_due_seconds": 0.4,
+                    "scheduled": 2,
+                    "running": 1,
+                    "days": [{"day": "2026-03-01", "by_status": {"SUCCESS": 1198}}],
+                }
+            ]
+        },
+    )
+
+    as_of: datetime = Field(description="The moment that these counts are of.")
+    total: int = Field(description="All jobs kept.")
+    total_exact: bool = Field(
+        description="False: there are more live jobs than were counted, and every figure on them "
+        "is at least so much."
+    )
+    by_status: dict[JobStatus, int] = Field(description="Every status, zeros too.")
+    by_type: dict[str, int] = Field(description="The 200 job types with the most jobs.")
+    by_type_rest: int = Field(description="Jobs of all other types.")
+    by_queue: dict[str, int] = Field(description="The 200 queues with the most jobs.")
+    by_queue_rest: int = Field(description="Jobs of all other queues.")
+    due_now: int = Field(description="PENDING jobs whose time has come.")
+    oldest_due_seconds: float | None = Field(
+        description="How long the job that waits longest has been due; null: none waits."
+    )
+    scheduled: int = Field(description="PENDING jobs whose time is still to come.")
+    running: int = Field(description="RUNNING jobs.")
+    days: list[DayOut] = Field(description="What ended on each of the last 7 days, latest first.")
+
+
+class ProcessOut(BaseModel):
+    """What one pass over the due jobs did."""
+
+    model_config = ConfigDict(
+        from_attributes=True,
+        json_schema_extra={
+            "examples": [
+                {"processed": 5, "succeeded": 3, "retried": 1, "failed": 0, "dead_lettered": 1}
+            ]
+        },
+    )
+
+    processed: int = Field(description="Jobs taken.")
+    succeeded: int = Field(description="Of those, SUCCESS.")
+    retried: int = Field(description="Failed, and waiting for their next attempt.")
+    failed: int = Field(description="FAILED: no retry could help.")
+    dead_lettered: int = Field(description="DEAD_LETTER: their retries are used up.")
+
+
+def _blank_is_unset(values: object) -> object:
+    """Forms send `status=&job_type=` for fields left empty."""
+    if not isinstance(values, Mapping):
+        return values
+    return {name: value for name, value in values.items() if value not in ("", [""], [])}
+
+
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+
+
+class JobQuery(BaseModel):
+    """Filters, size and place of one page."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: list[JobStatus] | None = Field(
+        None, max_length=len(JobStatus), description="One or several: `status=FAILED&status=…`."
+    )
+    job_type: Text | None = Field(None, max_length=100, description="Exactly this job type.")
+    queue: Text | None = Field(None, max_length=100, description="Exactly this queue.")
+    priority: int | None = Field(
+        None, ge=HIGHEST_PRIORITY, le=LOWEST_PRIORITY, description="Exactly this priority."
+    )
+    unique_key: Text | None = Field(None, max_length=255, description="Exactly this key.")
+    created_after: Moment | None = Field(None, description="Enqueued at this time or later.")
+    created_before: Moment | None = Field(None, description="Enqueued before this time.")
+    due_after: Moment | None = Field(None, description="`next_run_at` at this time or later.")
+    due_before: Moment | None = Field(None, description="`next_run_at` before this time.")
+    error: Text | None = Field(
+        None, max_length=200, description="A part of `last_error`, in any case of letters."
+    )
+    limit: int = Field(
+        50, ge=1, le=1000, description="Jobs on the page, at the most; up to `MAX_PAGE_SIZE` (200)."
+    )
+    cursor: Text | None = Field(
+        None, max_length=200, description="`next_cursor` of the page before, with the same filters."
+    )
+
+    _unset = model_validator(mode="before")(_blank_is_unset)
+
+    @model_validator(mode="after")
+    def _ordered_ranges(self) -> Self:
+        for name in ("created", "due"):
+            after, before = getattr(self, f"{name}_after"), getattr(self, f"{name}_before")
+            if after is not None and before is not None and after >= before:
+                raise ValueError(f"{name}_after must be earlier than {name}_before")
+        return self

@@ -1,0 +1,56 @@
+"""Opaque cursors: where the next page starts, and of which list."""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from service.errors import InvalidInput
+from service.jobs.lookups import MAX_ID
+from service.jobs.model import JobId
+
+VERSION: Final = 1
+MAX_CHARS: Final = 200
+
+
+def encode_cursor(before_id: JobId, filters: Mapping[str, object]) -> str:
+    """A cursor for the jobs below `before_id` of the list with these filters."""
+    document = {"v": VERSION, "before": before_id, "list": _digest(filters)}
+    text = json.dumps(document, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
+
+
+def decode_cursor(cursor: str, filters: Mapping[str, object]) -> JobId:
+    """The id that `cursor` stands for.
+
+    Raises:
+        InvalidInput: it is none of ours, of another version, or of a list with other filters.
+    """
+    try:
+        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+        document = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        version, before, of = document["v"], document["before"], document["list"]
+    except (ValueError, binascii.Error, KeyError, TypeError, RecursionError):
+        raise _refused("it is not one of this service") from None
+    if version != VERSION:
+        raise _refused(f"its version is {str(version)[:20]!r}, expected {VERSION}")
+    if type(before) is not int or not 0 <= before <= MAX_ID:
+        raise _refused("it is not one of this service")
+    if of != _digest(filters):
+        raise _refused("it belongs to a list with other filters")
+    return JobId(before)
+
+
+def _digest(filters: Mapping[str, object]) -> str:
+    text = json.dumps(filters, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _refused(why: str) -> InvalidInput:
+    return InvalidInput(
+        f"the cursor was refused: {why}. Pass next_cursor as it came, with the same filters, "
+        "or leave it out to start from the newest job",
+        field="query.cursor",
+    )

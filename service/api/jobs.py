@@ -1,0 +1,189 @@
+"""`/jobs`: what clients do. Parse, call, map."""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Header, Path, Request, Response, Security
+
+from service.api.problems import problem_responses
+from service.api.schemas import BatchIn, BatchOut, JobIn, JobOut
+from service.api.session import AppSettings, Session, transaction
+from service.auth.dependencies import require
+from service.auth.principal import Permission, Principal
+from service.errors import Conflict, InvalidInput, NotFound
+from service.jobs.enqueue import EnqueuedJob
+from service.jobs.new_job import NewJob
+from service.jobs.intake import Intake
+from service.jobs.lookups import MAX_ID
+from service.jobs.model import DEFAULT_PRIORITY, DEFAULT_QUEUE, JobId, JobStatus
+from service.jobs.queries import get_job
+from service.jobs.submission import IdempotencyKey, check_standing, submit, submit_once
+
+router = APIRouter(tags=["Jobs"])
+
+Writer = Annotated[Principal, Security(require(Permission.JOBS_WRITE))]
+Reader = Annotated[Principal, Security(require(Permission.JOBS_READ))]
+Id = Annotated[int, Path(ge=1, le=MAX_ID, description="Number of a job.", examples=[42])]
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Names this request, 1 to 255 visible ASCII characters. Sent again with the "
+        "same body within `IDEMPOTENCY_KEY_HOURS` it enqueues nothing and finds what it made.",
+        examples=["5a1f7c0e-order-4711"],
+    ),
+]
+LOCATION: Final[dict[str, Any]] = {
+    "Location": {"description": "Where the job is read.", "schema": {"type": "string"}}
+}
+
+
+@router.post(
+    "/jobs",
+    operation_id="enqueueJob",
+    summary="Enqueue a job",
+    status_code=201,
+    response_model=JobOut,
+    responses={
+        200: {
+            "model": JobOut,
+            "description": "The standing job that the `unique_key` or `Idempotency-Key` names.",
+            "headers": LOCATION,
+        },
+        201: {"description": "The new job.", "headers": LOCATION},
+        **problem_responses(400, 409, 422, 503),
+    },
+)
+async def enqueue_job(
+    request: Request,
+    body: JobIn,
+    principal: Writer,
+    idempotency_key: Key = None,
+) -> Response:
+    """The job is durable when the answer comes: no crash loses it, and it runs at least once.
+
+    A `unique_key` held by a live job with the same type and payload answers 200 with that job;
+    with another type or payload 409. An `Idempotency-Key` seen before with the same body answers
+    200 with the job that it made, even when that has ended; with another body, or when the job
+    has been deleted since, 409.
+    """
+    job = body.to_new_job()
+    if idempotency_key is not None:
+        key = IdempotencyKey.of(body.model_dump(), owner=principal.subject, key=idempotency_key)
+        return await _enqueue_once(request, job, key)
+    intake: Intake = request.app.state.service.intake
+    enqueued = await intake.submit(job)
+    if enqueued.created:
+        return _created(job, enqueued)
+    async with transaction(request) as session:
+        await check_standing(session, [job], [enqueued])
+        return _job_response(JobOut.model_validate(await get_job(session, enqueued.id)), 200)
+
+
+@router.post(
+    "/jobs/batch",
+    operation_id="enqueueJobs",
+    summary="Enqueue many jobs, all or none",
+    status_code=201,
+    responses={
+        200: {"model": BatchOut, "description": "The `Idempotency-Key` had been used: its jobs."},
+        **problem_responses(400, 409, 422, 503),
+    },
+)
+async def enqueue_jobs(
+    response: Response,
+    body: BatchIn,
+    principal: Writer,
+    settings: AppSettings,
+    session: Session,
+    idempotency_key: Key = None,
+) -> BatchOut:
+    """One transaction: when one job is refused, none is enqueued; the error names its place.
+
+    A `unique_key` held by a live job with the same type and payload gives that job's id.
+    """
+    if len(body.jobs) > settings.max_batch_jobs:
+        raise InvalidInput(
+            f"the batch has {len(body.jobs)} jobs: at most {settings.max_batch_jobs} are allowed "
+            "(MAX_BATCH_JOBS)",
+            field="body.jobs",
+        )
+    jobs = [job.to_new_job() for job in body.jobs]
+    limit = settings.max_payload_bytes
+    if idempotency_key is None:
+        made = await submit(session, jobs, max_payload_bytes=limit)
+    else:
+        key = IdempotencyKey.of(body.model_dump(), owner=principal.subject, key=idempotency_key)
+        made = await submit_once(
+            session, jobs, key, hours=settings.idempotency_key_hours, max_payload_bytes=limit
+        )
+    if made.repeated:
+        response.status_code = 200
+    return BatchOut(ids=made.ids, created=made.created)
+
+
+@router.get(
+    "/jobs/{job_id}",
+    operation_id="getJob",
+    summary="Read a job",
+    responses=problem_responses(404, 422, 503),
+)
+async def read_job(job_id: Id, session: Session, _: Reader) -> JobOut:
+    """Its status, and its result once it has one. Finished jobs are kept `RETENTION_DAYS`."""
+    return JobOut.model_validate(await get_job(session, JobId(job_id)))
+
+
+async def _enqueue_once(request: Request, job: NewJob, key: IdempotencyKey) -> Response:
+    settings = request.app.state.service.settings
+    async with transaction(request) as session:
+        made = await submit_once(
+            session,
+            [job],
+            key,
+            hours=settings.idempotency_key_hours,
+            max_payload_bytes=settings.max_payload_bytes,
+        )
+        try:
+            found = await get_job(session, made.ids[0])
+        except NotFound:
+            raise Conflict(
+                f"job {made.ids[0]}, which the Idempotency-Key {key.key!r} made, has been deleted: "
+                "to enqueue it again use a new key"
+            ) from None
+        answer = JobOut.model_validate(found)
+    return _job_response(answer, 201 if made.created else 200)
+
+
+def _created(job: NewJob, enqueued: EnqueuedJob) -> Response:
+    # What was just checked is not checked again: this is the hot path.
+    answer = JobOut.model_construct(
+        id=enqueued.id,
+        job_type=job.job_type,
+        queue=job.queue or DEFAULT_QUEUE,
+        status=JobStatus.PENDING,
+        priority=DEFAULT_PRIORITY if job.priority is None else job.priority,
+        attempts=0,
+        max_retries=job.max_retries,
+        next_run_at=enqueued.next_run_at,
+        created_at=enqueued.created_at,
+        started_at=None,
+        finished_at=None,
+        unique_key=job.unique_key,
+        last_error=None,
+        payload=job.payload,
+        result=None,
+        progress=None,
+        timeout_seconds=job.timeout_seconds,
+    )
+    return _job_response(answer, 201)
+
+
+def _job_response(job: JobOut, status: int) -> Response:
+    return Response(
+        job.model_dump_json(),
+        status,
+        headers={"Location": f"/jobs/{job.id}"},
+        media_type="application/json",
+    )

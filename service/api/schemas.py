@@ -1,0 +1,229 @@
+"""What clients send and get, field by field."""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, Final, Self
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from service.jobs.backoff import MAX_DELAY_SECONDS, Backoff
+from service.jobs.new_job import MAX_DELAY_YEARS_SECONDS, NewJob
+from service.jobs.model import (
+    DEFAULT_PRIORITY,
+    DEFAULT_QUEUE,
+    HIGHEST_PRIORITY,
+    LOWEST_PRIORITY,
+    NAME_PATTERN,
+    JobId,
+    JobStatus,
+)
+from service.jobs.registry import registry
+
+EXAMPLE_IN: Final[dict[str, Any]] = {
+    "job_type": "send_invoice",
+    "payload": {"invoice": 4711},
+    "queue": "billing",
+    "unique_key": "invoice-4711",
+}
+EXAMPLE_SUMMARY: Final[dict[str, Any]] = {
+    "id": 42,
+    "job_type": "send_invoice",
+    "queue": "billing",
+    "status": "DEAD_LETTER",
+    "priority": 2,
+    "attempts": 4,
+    "max_retries": 3,
+    "next_run_at": "2026-03-01T09:10:30Z",
+    "created_at": "2026-03-01T09:00:00Z",
+    "started_at": "2026-03-01T09:10:30Z",
+    "finished_at": "2026-03-01T09:10:31Z",
+    "unique_key": "invoice-4711",
+    "last_error": "TimeoutError: the mail server did not answer",
+}
+EXAMPLE_OUT: Final[dict[str, Any]] = EXAMPLE_SUMMARY | {
+    "payload": {"invoice": 4711},
+    "result": None,
+    "progress": None,
+    "timeout_seconds": None,
+}
+_LOST_PLUS: Final = re.compile(r" (\d\d:?\d\d)$")
+
+
+def _iso_text(value: object) -> object:
+    """Only text: a bare number would be taken for seconds or milliseconds, by its size."""
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d", value):
+        raise ValueError("expected a time like 2026-03-01T09:00:00Z")
+    # In a query string an unescaped + arrives as a space.
+    return _LOST_PLUS.sub(r"+\1", value)
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_iso_text)]
+"""ISO 8601 with a time zone."""
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=100)]
+
+
+class BackoffIn(BaseModel):
+    """Delays between the attempts of one job: `base_seconds · factor^(retry-1)`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base_seconds: float = Field(
+        30.0, ge=0, le=MAX_DELAY_SECONDS, strict=True, description="Delay before the first retry."
+    )
+    factor: float = Field(
+        4.0, ge=1, le=100, strict=True, description="What each further delay is multiplied by."
+    )
+    cap_seconds: float = Field(
+        3600.0, ge=0, le=MAX_DELAY_SECONDS, strict=True, description="The longest delay."
+    )
+    jitter: float = Field(
+        0.1, ge=0, le=1, strict=True, description="Share by which delays vary up and down."
+    )
+
+
+class JobIn(BaseModel):
+    """A job to be enqueued."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE_IN]})
+
+    job_type: Name = Field(description="The name that its handler is registered under.")
+    payload: dict[str, Any] = Field(
+        default_factory=dict, description="Any JSON object; handed to the handler."
+    )
+    queue: Name | None = Field(
+        None, description=f"The lane; without it the handler's own, or `{DEFAULT_QUEUE}`."
+    )
+    priority: int = Field(
+        DEFAULT_PRIORITY,
+        ge=HIGHEST_PRIORITY,
+        le=LOWEST_PRIORITY,
+        strict=True,
+        description=f"{HIGHEST_PRIORITY} (most urgent) to {LOWEST_PRIORITY}.",
+    )
+    max_retries: int | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        strict=True,
+        description="Retries after the first attempt; without it what the handler says.",
+    )
+    timeout_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=86_400,
+        strict=True,
+        description="Bound on one attempt; without it what the handler says.",
+    )
+    run_at: Moment | None = Field(
+        None, description="When it is due, with a time zone; at once without. Not with a delay."
+    )
+    delay_seconds: float | None = Field(
+        None,
+        ge=0,
+        le=MAX_DELAY_YEARS_SECONDS,
+        strict=True,
+        description="In how many seconds it is due, by the database's clock. Not with `run_at`.",
+    )
+    unique_key: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="At most one PENDING or RUNNING job has this key: a second request for the "
+        "same job gets the standing one.",
+    )
+    backoff: BackoffIn | None = Field(
+        None, description="Delays between attempts; without it what the handler says."
+    )
+
+    @model_validator(mode="after")
+    def _one_time(self) -> Self:
+        if self.run_at is not None and self.delay_seconds is not None:
+            raise ValueError("run_at and delay_seconds are both given: give one")
+        return self
+
+    def to_new_job(self) -> NewJob:
+        """The same for the engine, with its queue decided."""
+        return NewJob(
+            job_type=self.job_type,
+            payload=self.payload,
+            queue=self.queue or _own_queue(self.job_type),
+            priority=self.priority,
+            max_retries=self.max_retries,
+            timeout_seconds=self.timeout_seconds,
+            run_at=self.run_at,
+            delay_seconds=self.delay_seconds,
+            unique_key=self.unique_key,
+            backoff=None if self.backoff is None else Backoff(**dict(self.backoff)),
+        )
+
+
+class BatchIn(BaseModel):
+    """Jobs to be enqueued together: all, or none."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"jobs": [EXAMPLE_IN, {"job_type": "clean_up"}]}]},
+    )
+
+    jobs: list[JobIn] = Field(
+        min_length=1, max_length=10_000, description="At most `MAX_BATCH_JOBS` (1000) of them."
+    )
+
+
+class BatchOut(BaseModel):
+    """What became of a batch."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ids": [42, 43], "created": 2}]})
+
+    ids: list[JobId] = Field(
+        description="Id of each job in the order given; a standing job's for a `unique_key` held."
+    )
+    created: int = Field(description="How many of them are new.")
+
+
+class JobSummaryOut(BaseModel):
+    """A job as lists show it."""
+
+    model_config = ConfigDict(
+        from_attributes=True, json_schema_extra={"examples": [EXAMPLE_SUMMARY]}
+    )
+
+    id: JobId = Field(description="Its number.")
+    job_type: str = Field(description="The name of its handler.")
+    queue: str = Field(description="Its lane.")
+    status: JobStatus = Field(description="Where it stands.")
+    priority: int = Field(description="0 (most urgent) to 9.")
+    attempts: int = Field(description="Attempts begun; a retry by hand starts again at 0.")
+    max_retries: int | None = Field(description="Its own limit; null: what its handler says.")
+    next_run_at: datetime = Field(description="When it is, or was last, due.")
+    created_at: datetime = Field(description="When it was enqueued.")
+    started_at: datetime | None = Field(description="When its latest attempt began.")
+    finished_at: datetime | None = Field(description="When it ended.")
+    unique_key: str | None = Field(description="No other live job has it.")
+    last_error: str | None = Field(description="Why its latest failed attempt failed.")
+
+
+class JobOut(JobSummaryOut):
+    """A job as its client sees it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_OUT]})
+
+    payload: Any = Field(description="What its handler is given.")
+    result: Any = Field(description="What its handler returned.")
+    progress: Any = Field(description="What its handler reported last; null before that.")
+    timeout_seconds: float | None = Field(description="Its own limit; null: its handler's.")
+
+
+def _own_queue(job_type: str) -> str:
+    spec = registry.get(job_type)
+    return (spec.queue if spec else None) or DEFAULT_QUEUE

@@ -1,0 +1,44 @@
+"""Statistics for many who ask: one query at a time, and its answer kept when it was dear."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from service.jobs.statistics import JobStats
+
+CHEAP_SECONDS: Final = 0.02
+"""An answer that took no longer is not kept: whoever asks next gets the truth of that moment."""
+
+KEPT_FOR: Final = 20
+"""A dear answer is kept for so many times what it took: a twentieth of one connection at most."""
+
+MAX_KEPT_SECONDS: Final = 2.0
+
+
+class StatsCache:
+    """The statistics of one process.
+
+    A caller gets an answer whose query began after it asked, or one that is `MAX_KEPT_SECONDS`
+    old at most.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._stats: JobStats | None = None
+        self._began = 0.0
+        self._good_until = 0.0
+
+    async def get(self, query: Callable[[], Awaitable[JobStats]]) -> JobStats:
+        """The statistics, by `query` where none are kept."""
+        asked = time.monotonic()
+        async with self._lock:
+            began = time.monotonic()
+            # Those who waited for the lock while this query ran asked before or after it began.
+            if self._stats is not None and (self._began >= asked or self._good_until > began):
+                return self._stats
+            stats = await query()
+            took = time.monotonic() - began
+            kept = 0.0 if took <= CHEAP_SECONDS else min(KEPT_FOR * took, MAX_KEPT_SECONDS)
+            self._stats, self._began, self._good_until = stats, began, began + took + kept
+            return stats

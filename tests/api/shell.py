@@ -1,0 +1,61 @@
+"""A small application with our shell around routes that fail in every way we know."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import httpx
+from fastapi import Body, FastAPI, Request
+from prometheus_client import REGISTRY
+from pydantic import BaseModel, Field
+
+from service.api.middleware import RequestShell
+from service.api.problems import register_problem_handlers
+from service.settings import Settings
+
+
+class Thing(BaseModel):
+    """What `/things` takes."""
+
+    name: str = Field(max_length=10)
+    size: int = Field(ge=0, le=9)
+
+
+def shell_app(settings: Settings, fail: Callable[[], Awaitable[Any]]) -> FastAPI:
+    """The application; `GET /fail` runs `fail`."""
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
+
+    @app.get("/fail")
+    async def failing() -> Any:
+        return await fail()
+
+    @app.post("/echo")
+    async def echo(request: Request) -> dict[str, int]:
+        return {"bytes": len(await request.body())}
+
+    @app.post("/things")
+    async def things(thing: Thing) -> Thing:
+        return thing
+
+    @app.post("/many")
+    async def many(body: Annotated[list[Thing], Body()]) -> int:
+        return len(body)
+
+    register_problem_handlers(app)
+    app.add_middleware(RequestShell, settings=settings)
+    return app
+
+
+@asynccontextmanager
+async def shell_client(
+    settings: Settings, fail: Callable[[], Awaitable[Any]]
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the small application."""
+    transport = httpx.ASGITransport(app=shell_app(settings, fail), raise_app_exceptions=True)
+    async with httpx.AsyncClient(transport=transport, base_url="http://shell.test") as client:
+        yield client
+
+
+def sample(name: str, **labels: str) -> float:
+    """The value of one sample of the process's metrics, 0 where it does not exist yet."""
+    return REGISTRY.get_sample_value(name, labels) or 0.0
