@@ -11,10 +11,10 @@ from service.auth.dependencies import require
 from service.auth.principal import Permission, Principal
 from service.errors import Conflict, InvalidInput, NotFound
 from service.jobs.enqueue import EnqueuedJob
-from service.jobs.new_job import NewJob
 from service.jobs.intake import Intake
 from service.jobs.lookups import MAX_ID
 from service.jobs.model import DEFAULT_PRIORITY, DEFAULT_QUEUE, JobId, JobStatus
+from service.jobs.new_job import NewJob
 from service.jobs.queries import get_job
 from service.jobs.submission import IdempotencyKey, check_standing, submit, submit_once
 

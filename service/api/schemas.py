@@ -14,7 +14,6 @@ from pydantic import (
 )
 
 from service.jobs.backoff import MAX_DELAY_SECONDS, Backoff
-from service.jobs.new_job import MAX_DELAY_YEARS_SECONDS, NewJob
 from service.jobs.model import (
     DEFAULT_PRIORITY,
     DEFAULT_QUEUE,
@@ -24,6 +23,7 @@ from service.jobs.model import (
     JobId,
     JobStatus,
 )
+from service.jobs.new_job import MAX_DELAY_YEARS_SECONDS, NewJob
 from service.jobs.registry import registry
 
 EXAMPLE_IN: Final[dict[str, Any]] = {

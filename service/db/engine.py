@@ -5,6 +5,8 @@ settings are the same everywhere.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -131,6 +133,19 @@ class Link:
             except BaseException as error:
                 if not isinstance(error, asyncpg.PostgresError) or connection.is_closed():
                     # Cut, timed out or cancelled in the middle: its state is unknown.
+                    self.drop()
+                raise
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+        """Several statements in one transaction; raises as `fetch` does."""
+        async with self._lock:
+            connection = await self.connection()
+            try:
+                async with connection.transaction():
+                    yield connection
+            except BaseException as error:
+                if not isinstance(error, asyncpg.PostgresError) or connection.is_closed():
                     self.drop()
                 raise
 

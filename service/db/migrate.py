@@ -317,7 +317,6 @@ def _resolve(revision: str) -> str:
     target = _script_directory().get_current_head() if revision == "head" else revision
     if target is None or target not in known:
         raise ConfigurationError(
-            f"There is no migration {revision!r}: expected head, base or one of "
-            f"{', '.join(known)}"
+            f"There is no migration {revision!r}: expected head, base or one of {', '.join(known)}"
         )
     return target

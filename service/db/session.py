@@ -11,7 +11,7 @@ CallerSession: TypeAlias = "AsyncSession | AsyncConnection | asyncpg.Connection[
 """What a caller may hold its transaction in."""
 
 
-async def fetch(session: CallerSession, statement: str, *args: object) -> Sequence[Sequence[Any]]:
+async def fetch(session: CallerSession, statement: str, *args: object) -> Sequence[Any]:
     """Run one statement ($1 parameters) in the caller's transaction; its rows.
 
     Raises:

@@ -8,9 +8,10 @@ from service.jobs.actions import (
 )
 from service.jobs.backoff import Backoff
 from service.jobs.context import JobContext
-from service.jobs.enqueue import EnqueuedJob, NewJob, enqueue, enqueue_batch, enqueue_many
+from service.jobs.enqueue import EnqueuedJob, enqueue, enqueue_batch, enqueue_many
 from service.jobs.intake import Intake
 from service.jobs.model import BackgroundJob, JobId, JobStatus
+from service.jobs.new_job import NewJob
 from service.jobs.outcomes import PermanentError, RetryAfter, Snooze
 from service.jobs.process import ProcessSummary, process_due_jobs
 from service.jobs.queries import get_job

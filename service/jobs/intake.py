@@ -7,7 +7,8 @@ import asyncpg
 
 from service.db.engine import DATABASE_ERRORS, Database
 from service.errors import InvalidInput, Unavailable
-from service.jobs.enqueue import EnqueuedJob, JobColumns, NewJob, encode_jobs, insert_jobs
+from service.jobs.enqueue import EnqueuedJob, insert_jobs
+from service.jobs.new_job import JobColumns, NewJob, encode_jobs
 from service.jobs.wakeup import announce
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
@@ -22,8 +23,11 @@ _log = get_logger(__name__)
 
 
 class Intake:
-    """Enqueues jobs of concurrent requests together. While one commit is under way the next group
-    gathers: nothing waits for a timer, and each is answered only when its own row is durable."""
+    """Enqueues the jobs of concurrent requests together.
+
+    While one commit is under way the next group gathers: nothing waits for a timer, and each
+    request is answered only when its own row is durable.
+    """
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -81,7 +85,7 @@ class Intake:
                     "Send the request again with the same Idempotency-Key or unique_key"
                 ),
             )
-        except Exception as error:  # noqa: BLE001 - each waiter gets it, none may hang
+        except Exception as error:
             _answer(group, error)
         else:
             for (_, future), job in zip(group, enqueued, strict=True):
@@ -91,9 +95,7 @@ class Intake:
                 announce(self._database.engine, lanes)
 
 
-def _answer(
-    group: list[tuple[JobColumns, asyncio.Future[EnqueuedJob]]], error: Exception
-) -> None:
+def _answer(group: list[tuple[JobColumns, asyncio.Future[EnqueuedJob]]], error: Exception) -> None:
     for _, future in group:
         if not future.done():
             future.set_exception(error)

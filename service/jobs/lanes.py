@@ -56,8 +56,10 @@ class Lanes:
         return fresh
 
     def requests(self, *, most: int, from_floor: bool) -> list[LaneRequest]:
-        """What to ask of each lane: the most urgent priority first, queues of one priority in a
-        random order, so that none starves."""
+        """What to ask of each lane: the most urgent priority first.
+
+        Queues of one priority come in a random order, so that none starves.
+        """
         order = sorted(self._states, key=lambda lane: (lane.priority, random.random()))  # noqa: S311
         requests = []
         for lane in order:

@@ -8,8 +8,9 @@ from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, Link
 from service.jobs import store
-from service.jobs.runner import Run, Runner, Stop
+from service.jobs.runner import Run, Runner
 from service.jobs.settler import Settler
+from service.jobs.verdicts import Stop
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error, record_event
 from service.settings import Settings

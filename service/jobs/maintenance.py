@@ -196,9 +196,12 @@ async def fail_unserved(
     """Make due jobs whose type nobody serves FAILED; the types, one for each job.
 
     Args:
+        link: the connection to use.
         own_types: what the caller's process serves.
         grace_seconds: a type counts as served that long after its last worker was seen, and a job
             must have been due that long.
+        max_errors: entries that a job's history keeps.
+        limit: jobs to fail at the most.
     """
     heads = await store.lanes(link, limit=MAX_LANES)
     # A worker is seen every few seconds at best: one heartbeat missed is no absence.

@@ -1,5 +1,6 @@
 """How an attempt can end, and what a handler may raise to choose it."""
 
+import math
 import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ class PermanentError(Exception):
     """Raised by a handler when no retry could help: the job becomes FAILED at once."""
 
 
-class RetryAfter(Exception):  # noqa: N818 - it is an instruction as much as an error
+class RetryAfter(Exception):
     """Raised by a handler to retry after `seconds` in place of the backoff; uses an attempt."""
 
     def __init__(self, seconds: float, message: str = "") -> None:
@@ -24,7 +25,7 @@ class RetryAfter(Exception):  # noqa: N818 - it is an instruction as much as an 
         self.seconds = clamp_delay(seconds)
 
 
-class Snooze(Exception):  # noqa: N818 - not an error at all
+class Snooze(Exception):
     """Raised by a handler to be run again in `seconds`; uses no attempt and leaves no error."""
 
     def __init__(self, seconds: float) -> None:
@@ -34,7 +35,7 @@ class Snooze(Exception):  # noqa: N818 - not an error at all
 
 def clamp_delay(seconds: float) -> float:
     """`seconds` within 0 and a week; NaN counts as 0."""
-    return min(max(float(seconds), 0.0), MAX_DELAY_SECONDS) if seconds == seconds else 0.0
+    return 0.0 if math.isnan(seconds) else min(max(float(seconds), 0.0), MAX_DELAY_SECONDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,7 +69,9 @@ async def _make(link: Link, day: date) -> None:
                 f" AND finished_at < '{high}' RETURNING *)"
                 f" INSERT INTO {name} SELECT * FROM late"
             )
-            await connection.execute(f"ALTER TABLE {name} ADD CONSTRAINT {name}_pkey PRIMARY KEY (id)")
+            await connection.execute(
+                f"ALTER TABLE {name} ADD CONSTRAINT {name}_pkey PRIMARY KEY (id)"
+            )
             await connection.execute(
                 f"ALTER TABLE jobs_done ATTACH PARTITION {name}"
                 f" FOR VALUES FROM ('{low}') TO ('{high}')"

@@ -136,7 +136,7 @@ def _takes_context(job_type: str, function: Callable[..., Any]) -> bool:
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
     required = [parameter for parameter in positional if parameter.default is parameter.empty]
-    if not 1 <= len(positional) or len(required) > 2:
+    if not len(positional) >= 1 or len(required) > 2:
         raise ConfigurationError(
             f"handler {job_type!r} ({_origin(function)}): expected (payload) or (payload, context)"
         )

@@ -114,7 +114,9 @@ class Settler:
             run.settle_tried = True
         try:
             held = await write(
-                self._link, [(run.job, outcome) for run, outcome in batch], max_errors=self._max_errors
+                self._link,
+                [(run.job, outcome) for run, outcome in batch],
+                max_errors=self._max_errors,
             )
         except asyncpg.DataError as error:
             held = await self._settle_singly(batch, write, error)

@@ -9,10 +9,34 @@ from typing import Final
 
 # -- building blocks --------------------------------------------------------------------------
 
-_HISTORY: Final = """
-  CASE WHEN jsonb_array_length(COALESCE({old}, '[]')) >= {keep} THEN {old} - 0
-       ELSE COALESCE({old}, '[]') END || {entry}"""
-"""The error history with one entry more, the oldest dropped when it is full."""
+
+def _history(errors: str, entry: str, *, keep: str) -> str:
+    """The error history with one entry more, the oldest dropped when it is full."""
+    return (
+        f"CASE WHEN jsonb_array_length(COALESCE({errors}, '[]')) >= {keep} THEN {errors} - 0"
+        f" ELSE COALESCE({errors}, '[]') END || {entry}"
+    )
+
+
+def _last_error(failure: str) -> str:
+    """`last_error` as it is made of a history entry."""
+    return f"concat_ws(': ', {failure} ->> 'type', {failure} ->> 'message')"
+
+
+_LEASE_LOST_ENTRY: Final = """jsonb_build_object(
+    'event', 'lease_lost', 'attempt', b.attempts, 'type', 'LeaseLost',
+    'message', 'the worker stopped or stalled during this attempt', 'traceback', NULL,
+    'started_at', b.started_at, 'at', now(), 'by', NULL,
+    'worker', (SELECT w.name FROM job_workers w WHERE w.id = b.worker_id))"""
+
+_MANUAL_RETRY_ENTRY: Final = """jsonb_build_object(
+    'event', 'manual_retry', 'attempt', attempts, 'type', status, 'message', 'retried by hand',
+    'traceback', NULL, 'started_at', NULL, 'at', now(), 'worker', NULL, 'by', $2::text)"""
+
+_NO_HANDLER_ENTRY: Final = """jsonb_build_object(
+    'event', 'no_handler', 'attempt', attempts, 'type', 'NoHandler',
+    'message', 'No handler registered for job type: ' || job_type, 'traceback', NULL,
+    'started_at', NULL, 'at', now(), 'worker', NULL, 'by', NULL)"""
 
 _COLUMNS: Final = (
     "id, created_at, next_run_at, started_at, finished_at, lease_token, worker_id, timeout_seconds,"
@@ -88,17 +112,7 @@ UPDATE jobs_live b SET
   lost_leases = CASE b.status WHEN 'RUNNING' THEN b.lost_leases + 1 ELSE b.lost_leases END,
   last_error = CASE b.status WHEN 'RUNNING' THEN
     'LeaseLost: the worker stopped or stalled during attempt ' || b.attempts ELSE b.last_error END,
-  errors = CASE b.status WHEN 'RUNNING' THEN {
-    _HISTORY.format(
-        old="b.errors",
-        keep="$10",
-        entry='''jsonb_build_object(
-    'event', 'lease_lost', 'attempt', b.attempts, 'type', 'LeaseLost',
-    'message', 'the worker stopped or stalled during this attempt', 'traceback', NULL,
-    'started_at', b.started_at, 'at', now(), 'by', NULL,
-    'worker', (SELECT w.name FROM job_workers w WHERE w.id = b.worker_id))''',
-    )
-} ELSE b.errors END
+  errors = CASE b.status WHEN 'RUNNING' THEN {_history("b.errors", _LEASE_LOST_ENTRY, keep="$10")} ELSE b.errors END
 WHERE b.ctid = ANY (ARRAY(SELECT place FROM pick))
 RETURNING b.id, b.lease_token, b.queue, b.job_type, b.priority, b.attempts, b.max_retries,
   b.timeout_seconds, b.lost_leases, extract(epoch FROM b.next_run_at)::float8,
@@ -128,11 +142,9 @@ kept AS (
     timeout_seconds, priority, attempts, max_retries, lost_leases, queue, job_type, new_status,
     unique_key,
     CASE WHEN failure IS NULL THEN last_error
-      ELSE concat_ws(': ', failure ->> 'type', failure ->> 'message') END,
+      ELSE {_last_error("failure")} END,
     payload, new_result, progress, backoff,
-    CASE WHEN failure IS NULL THEN errors ELSE {
-    _HISTORY.format(old="errors", keep="$6", entry="failure")
-} END
+    CASE WHEN failure IS NULL THEN errors ELSE {_history("errors", "failure", keep="$6")} END
   FROM gone RETURNING id, lease_token, queue, job_type, status, finished_at),
 counted AS ({_COUNT.format(sign="", source="kept")})
 SELECT id, lease_token FROM kept
@@ -147,10 +159,8 @@ UPDATE jobs_live b SET
     ELSE clock_timestamp() + make_interval(secs => r.delay_seconds) END,
   lease_until = NULL, lease_token = NULL, worker_id = NULL, started_at = NULL,
   last_error = CASE WHEN r.failure IS NULL THEN b.last_error
-    ELSE concat_ws(': ', r.failure::jsonb ->> 'type', r.failure::jsonb ->> 'message') END,
-  errors = CASE WHEN r.failure IS NULL THEN b.errors ELSE {
-    _HISTORY.format(old="b.errors", keep="$6", entry="r.failure::jsonb")
-} END
+    ELSE {_last_error("r.failure::jsonb")} END,
+  errors = CASE WHEN r.failure IS NULL THEN b.errors ELSE {_history("b.errors", "r.failure::jsonb", keep="$6")} END
 FROM unnest($1::bigint[], $2::bigint[], $3::float8[], $4::smallint[], $5::text[])
   AS r(id, token, delay_seconds, refund, failure)
 WHERE b.id = r.id AND b.lease_token = r.token
@@ -185,16 +195,7 @@ INSERT INTO jobs_live (id, created_at, next_run_at, timeout_seconds, priority, a
   max_retries, queue, job_type, unique_key, last_error, payload, backoff, errors)
 SELECT id, created_at, clock_timestamp(), timeout_seconds, priority, 0, max_retries, queue,
   job_type, unique_key, last_error, payload, backoff,
-  {
-    _HISTORY.format(
-        old="errors",
-        keep="$3",
-        entry='''jsonb_build_object(
-    'event', 'manual_retry', 'attempt', attempts, 'type', status, 'message',
-    'retried by hand', 'traceback', NULL, 'started_at', NULL, 'at', now(), 'worker', NULL,
-    'by', $2::text)''',
-    )
-}
+  {_history("errors", _MANUAL_RETRY_ENTRY, keep="$3")}
 FROM gone RETURNING id, job_type, queue, priority
 """
 
@@ -301,16 +302,7 @@ kept AS (
   INSERT INTO background_jobs ({_COLUMNS})
   SELECT id, created_at, next_run_at, started_at, clock_timestamp(), NULL, NULL, timeout_seconds,
     priority, attempts, max_retries, lost_leases, queue, job_type, 'FAILED', unique_key,
-    'No handler registered for job type: ' || job_type, payload, result, progress, backoff, {
-    _HISTORY.format(
-        old="errors",
-        keep="$7",
-        entry='''jsonb_build_object(
-      'event', 'no_handler', 'attempt', attempts, 'type', 'NoHandler',
-      'message', 'No handler registered for job type: ' || job_type, 'traceback', NULL,
-      'started_at', NULL, 'at', now(), 'worker', NULL, 'by', NULL)''',
-    )
-}
+    'No handler registered for job type: ' || job_type, payload, result, progress, backoff, {_history("errors", _NO_HANDLER_ENTRY, keep="$7")}
   FROM gone RETURNING id, queue, job_type, status, finished_at),
 counted AS ({_COUNT.format(sign="", source="kept")})
 SELECT id, job_type FROM kept

@@ -119,7 +119,9 @@ async def finish(
     link: Link, ended: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
 ) -> set[Lease]:
     """Record jobs that succeeded or ended for good; the leases that still held."""
-    ids, tokens, statuses, results, failures = [], [], [], [], []
+    ids, tokens, statuses = [], [], []
+    results: list[str | None] = []
+    failures: list[str | None] = []
     for job, outcome in ended:
         ids.append(job.id)
         tokens.append(job.lease_token)
@@ -133,9 +135,7 @@ async def finish(
             failures.append(_dump(outcome.failure))
         else:
             raise TypeError(f"{outcome!r} does not end a job")
-    rows = await link.fetch(
-        statements.FINISH, ids, tokens, statuses, results, failures, max_errors
-    )
+    rows = await link.fetch(statements.FINISH, ids, tokens, statuses, results, failures, max_errors)
     return {(row[0], row[1]) for row in rows}
 
 
@@ -143,7 +143,9 @@ async def requeue(
     link: Link, returned: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
 ) -> set[Lease]:
     """Put retried, snoozed and released jobs back to PENDING; the leases that still held."""
-    ids, tokens, delays, refunds, failures = [], [], [], [], []
+    ids, tokens, refunds = [], [], []
+    delays: list[float | None] = []
+    failures: list[str | None] = []
     for job, outcome in returned:
         ids.append(job.id)
         tokens.append(job.lease_token)
@@ -174,9 +176,7 @@ async def settled_before(link: Link, jobs: Sequence[ClaimedJob]) -> set[Lease]:
     return {(row[0], row[1]) for row in rows}
 
 
-async def extend(
-    link: Link, leases: Iterable[Lease], *, lease_seconds: float
-) -> set[Lease]:
+async def extend(link: Link, leases: Iterable[Lease], *, lease_seconds: float) -> set[Lease]:
     """Extend leases; those that still held."""
     pairs = list(leases)
     rows = await link.fetch(

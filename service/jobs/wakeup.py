@@ -73,7 +73,7 @@ class Sender:
                         text("SELECT pg_notify(:channel, :lanes)"),
                         {"channel": CHANNEL, "lanes": encode(lanes)},
                     )
-            except Exception as error:  # noqa: BLE001 - a lost wake-up costs a second, not a job
+            except Exception as error:
                 record_database_error("notify")
                 _log.warning("notify_failed", error=type(error).__name__)
 
@@ -188,4 +188,3 @@ def decode(payload: str) -> list[Lane]:
         return [Lane(str(queue), int(priority)) for queue, priority in json.loads(payload)]
     except (ValueError, TypeError):
         return []
-

@@ -193,4 +193,3 @@ class Worker:
         await self._maintenance.close()
         await self._engine.stop(grace_seconds=self._settings.shutdown_grace_seconds)
         _log.info("worker_stopped", seconds=round(time.monotonic() - started, 3))
-

@@ -1,0 +1,215 @@
+"""A job to be enqueued: its fields, their rules, and how they travel to the database."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from service.errors import InvalidInput
+from service.jobs.backoff import Backoff
+from service.jobs.encoding import dump_json
+from service.jobs.model import (
+    DEFAULT_PRIORITY,
+    DEFAULT_QUEUE,
+    HIGHEST_PRIORITY,
+    LOWEST_PRIORITY,
+    NAME_PATTERN,
+)
+from service.jobs.registry import registry
+from service.jobs.store import Lane
+
+DEFAULT_MAX_PAYLOAD_BYTES: Final = 262_144
+"""What `Settings.max_payload_bytes` starts from; callers outside the service have no settings."""
+
+MAX_DELAY_YEARS_SECONDS: Final = 10 * 366 * 86_400
+_MAX_KNOWN_NAMES: Final = 10_000
+_NAME: Final = re.compile(NAME_PATTERN)
+_known_names: set[str] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to be enqueued.
+
+    Args:
+        job_type: the name of its handler.
+        payload: JSON (or a pydantic model) handed to the handler; `{}` where None.
+        queue: the lane; where None, the handler's own or `default`.
+        priority: 0 (most urgent) to 9; 2 where None.
+        max_retries: retries after the first attempt, 0 to 1000; the handler's where None.
+        timeout_seconds: bound on one attempt; the handler's where None.
+        run_at: when it is due, with a time zone; now where None.
+        delay_seconds: in how many seconds it is due, by the database's clock; not with `run_at`.
+        unique_key: at most one PENDING or RUNNING job has this key.
+        backoff: delays between attempts; the handler's where None.
+    """
+
+    job_type: str
+    payload: Any = None
+    queue: str | None = None
+    priority: int | None = None
+    max_retries: int | None = None
+    timeout_seconds: float | None = None
+    run_at: datetime | None = None
+    delay_seconds: float | None = None
+    unique_key: str | None = None
+    backoff: Backoff | None = None
+
+
+@dataclass(slots=True)
+class JobColumns:
+    """The columns of one ENQUEUE statement, checked and encoded."""
+
+    job_types: list[str] = field(default_factory=list)
+    payloads: list[str] = field(default_factory=list)
+    queues: list[str] = field(default_factory=list)
+    priorities: list[int] = field(default_factory=list)
+    max_retries: list[int | None] = field(default_factory=list)
+    timeouts: list[float | None] = field(default_factory=list)
+    run_ats: list[datetime | None] = field(default_factory=list)
+    delays: list[float] = field(default_factory=list)
+    unique_keys: list[str | None] = field(default_factory=list)
+    backoffs: list[str | None] = field(default_factory=list)
+
+    def add(self, job: NewJob, *, max_payload_bytes: int) -> None:
+        """Check and encode one job; see `NewJob` for the rules."""
+        spec = registry.get(job.job_type)
+        queue = job.queue or (spec.queue if spec else None) or DEFAULT_QUEUE
+        for name, value in (("job_type", job.job_type), ("queue", queue)):
+            if value not in _known_names:
+                _check_name(name, value)
+        priority = DEFAULT_PRIORITY if job.priority is None else job.priority
+        if not HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY:
+            raise InvalidInput(
+                f"priority is {priority!r}: expected {HIGHEST_PRIORITY} (most urgent) to "
+                f"{LOWEST_PRIORITY}",
+                field="priority",
+            )
+        if job.max_retries is not None and not 0 <= job.max_retries <= 1000:
+            raise InvalidInput(
+                f"max_retries is {job.max_retries!r}: expected 0 to 1000", field="max_retries"
+            )
+        if job.timeout_seconds is not None and not 0 < job.timeout_seconds <= 86_400:
+            raise InvalidInput(
+                f"timeout_seconds is {job.timeout_seconds!r}: expected above 0 and at most 86400",
+                field="timeout_seconds",
+            )
+        if job.unique_key is not None:
+            _check_unique_key(job.unique_key)
+        self.job_types.append(job.job_type)
+        self.queues.append(queue)
+        self.priorities.append(priority)
+        self.max_retries.append(job.max_retries)
+        self.timeouts.append(job.timeout_seconds)
+        self.run_ats.append(_checked_run_at(job))
+        self.delays.append(_checked_delay(job))
+        self.unique_keys.append(job.unique_key)
+        self.backoffs.append(
+            None
+            if job.backoff is None
+            else dump_json(job.backoff.to_json(), what="backoff", max_bytes=1000)
+        )
+        # Last, since it is the dearest.
+        self.payloads.append(
+            "{}"
+            if job.payload is None
+            else dump_json(job.payload, what="payload", max_bytes=max_payload_bytes)
+        )
+
+    @classmethod
+    def joined(cls, parts: Iterable["JobColumns"]) -> "JobColumns":
+        """The rows of all parts, in order."""
+        whole = cls()
+        for part in parts:
+            for name in cls.__slots__:
+                getattr(whole, name).extend(getattr(part, name))
+        return whole
+
+    def picked(self, places: Iterable[int]) -> "JobColumns":
+        """The rows at these places alone."""
+        chosen = list(places)
+        return JobColumns(
+            *([getattr(self, name)[place] for place in chosen] for name in self.__slots__)
+        )
+
+    def arguments(self) -> tuple[object, ...]:
+        """In the order of the statement's parameters."""
+        return (
+            self.job_types,
+            self.payloads,
+            self.queues,
+            self.priorities,
+            self.max_retries,
+            self.timeouts,
+            self.run_ats,
+            self.delays,
+            self.unique_keys,
+            self.backoffs,
+        )
+
+    def lanes(self) -> set[Lane]:
+        """The lanes with jobs that are due at once."""
+        return {
+            Lane(queue, priority)
+            for queue, priority, run_at, delay in zip(
+                self.queues, self.priorities, self.run_ats, self.delays, strict=True
+            )
+            if run_at is None and not delay
+        }
+
+
+def encode_jobs(jobs: Sequence[NewJob], *, max_payload_bytes: int) -> JobColumns:
+    """Check and encode jobs for one statement; see `enqueue_batch` for what is raised."""
+    columns = JobColumns()
+    for place, job in enumerate(jobs):
+        try:
+            columns.add(job, max_payload_bytes=max_payload_bytes)
+        except InvalidInput as error:
+            if len(jobs) > 1:
+                error.detail = f"job {place}: {error.detail}"
+                error.field = f"jobs.{place}.{error.field}"
+            raise
+    return columns
+
+
+def _check_name(name: str, value: object) -> None:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise InvalidInput(
+            f"{name} is {str(value)[:120]!r}: expected 1 to 100 letters, digits or _ . : - with a "
+            "letter or digit first",
+            field=name,
+        )
+    if len(_known_names) < _MAX_KNOWN_NAMES:
+        _known_names.add(value)
+
+
+def _check_unique_key(key: object) -> None:
+    if not isinstance(key, str) or not 1 <= len(key) <= 255 or not key.isprintable():
+        raise InvalidInput(
+            f"unique_key is {str(key)[:120]!r}: expected 1 to 255 printable characters",
+            field="unique_key",
+        )
+
+
+def _checked_run_at(job: NewJob) -> datetime | None:
+    if job.run_at is None:
+        return None
+    if job.delay_seconds is not None:
+        raise InvalidInput("run_at and delay_seconds are both given: give one", field="run_at")
+    if job.run_at.tzinfo is None:
+        raise InvalidInput(
+            f"run_at is {job.run_at.isoformat()} without a time zone: append Z or an offset",
+            field="run_at",
+        )
+    return job.run_at
+
+
+def _checked_delay(job: NewJob) -> float:
+    delay = job.delay_seconds or 0.0
+    if not 0 <= delay <= MAX_DELAY_YEARS_SECONDS:
+        raise InvalidInput(
+            f"delay_seconds is {delay!r}: expected 0 to {MAX_DELAY_YEARS_SECONDS} (ten years)",
+            field="delay_seconds",
+        )
+    return delay

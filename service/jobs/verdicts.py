@@ -1,0 +1,197 @@
+"""What came of an attempt: how a return, an error or a cancellation turns into an outcome."""
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, assert_never
+
+from service.errors import PayloadError
+from service.jobs.backoff import Backoff
+from service.jobs.encoding import dump_json, load_json
+from service.jobs.model import JobStatus
+from service.jobs.outcomes import (
+    SUCCEEDED_EMPTY,
+    Ended,
+    Failure,
+    Outcome,
+    PermanentError,
+    Released,
+    Retried,
+    RetryAfter,
+    Snooze,
+    Snoozed,
+    Succeeded,
+)
+from service.jobs.registry import HandlerSpec
+from service.jobs.store import ClaimedJob
+from service.settings import Settings
+
+
+class Stop(StrEnum):
+    """Why a handler was cancelled."""
+
+    TIMEOUT = "timeout"
+    LEASE_LOST = "lease_lost"
+    """Another claim holds the job now: whatever this run brings is void."""
+    LEASE_UNSURE = "lease_unsure"
+    """The lease could not be extended in time; it may still hold."""
+    SHUTDOWN = "shutdown"
+
+
+class HandlerTimeout(Exception):
+    """The handler did not end within its time-out."""
+
+
+class BadPayload(Exception):
+    """The handler's payload model refused the payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt, as its verdict needs it."""
+
+    job: ClaimedJob
+    spec: HandlerSpec
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def started_at(self) -> datetime:
+        """When the handler began, by this process's clock: for people, never for a decision."""
+        return datetime.fromtimestamp(time.time() - (time.monotonic() - self.started), UTC)
+
+
+class Judge:
+    """Turns the end of an attempt into an outcome; None where there is nothing to record."""
+
+    def __init__(self, settings: Settings, *, worker_name: str) -> None:
+        self._settings = settings
+        self._worker_name = worker_name
+        self._default_backoff = Backoff.from_settings(settings)
+
+    def timeout_seconds(self, attempt: Attempt) -> float:
+        """The job's own time-out, else its type's, else the service's."""
+        job, spec = attempt.job, attempt.spec
+        return job.timeout_seconds or spec.timeout_seconds or self._settings.default_timeout_seconds
+
+    def is_last(self, attempt: Attempt) -> bool:
+        """Whether a failure of this attempt ends the job."""
+        return attempt.job.attempt > self._max_retries(attempt)
+
+    def unfit(self, attempt: Attempt) -> Outcome | None:
+        """The end of a job that lost its lease once too often: it is not run again."""
+        job = attempt.job
+        if job.lost_leases == 0:
+            return None
+        poison = job.lost_leases >= self._settings.max_lost_leases
+        if not poison and job.attempt <= self._max_retries(attempt) + 1:
+            return None
+        times = "once" if job.lost_leases == 1 else f"{job.lost_leases} times in a row"
+        failure = Failure(
+            event="lease_lost",
+            attempt=job.attempt - 1,
+            type="LeaseLost",
+            message=f"the worker stopped or stalled during this job {times}: it is not run again",
+            worker=self._worker_name,
+        )
+        return Ended(JobStatus.DEAD_LETTER, failure, "poison" if poison else "lease_lost")
+
+    def returned(self, attempt: Attempt, value: Any, stop: Stop | None) -> Outcome | None:
+        """The handler returned `value`; if it was cancelled, it swallowed that."""
+        if stop is Stop.LEASE_LOST:
+            return None
+        if stop is Stop.TIMEOUT:
+            return self.timed_out(attempt)
+        if value is None:
+            return SUCCEEDED_EMPTY
+        try:
+            text = dump_json(value, what="result", max_bytes=self._settings.max_payload_bytes)
+        except PayloadError as error:
+            # The work is done; doing it again would give the same result.
+            return self._permanent(attempt, error, reason="bad_result")
+        return Succeeded(text)
+
+    def cancelled(
+        self, attempt: Attempt, error: BaseException, stop: Stop | None
+    ) -> Outcome | None:
+        """The handler was cancelled, or raised CancelledError by itself."""
+        match stop:
+            case Stop.LEASE_LOST:
+                return None
+            case Stop.TIMEOUT:
+                return self.timed_out(attempt)
+            case Stop.SHUTDOWN | Stop.LEASE_UNSURE:
+                return Released()
+            case None:
+                return self._failed(attempt, error, reason="cancelled_itself")
+        assert_never(stop)
+
+    def raised(self, attempt: Attempt, error: BaseException, stop: Stop | None) -> Outcome | None:
+        """The handler raised `error`."""
+        if stop is Stop.LEASE_LOST:
+            return None
+        if stop is Stop.TIMEOUT:
+            return self._failed(attempt, error, reason="timeout")
+        return self._by_kind(attempt, error)
+
+    def _by_kind(self, attempt: Attempt, error: BaseException) -> Outcome:
+        match error:
+            case Snooze(seconds=seconds):
+                return Snoozed(seconds)
+            case RetryAfter(seconds=seconds):
+                return self._failed(attempt, error, delay_seconds=seconds, reason="retry_after")
+            case PermanentError():
+                return self._permanent(attempt, error, reason="permanent")
+            case BadPayload():
+                return self._permanent(attempt, error, reason="bad_payload")
+            case _:
+                return self._failed(attempt, error, reason="error")
+
+    def timed_out(self, attempt: Attempt) -> Outcome:
+        """The handler did not end in time."""
+        seconds = self.timeout_seconds(attempt)
+        error = HandlerTimeout(f"the handler took longer than its time-out of {seconds:g} s")
+        return self._failed(attempt, error, reason="timeout")
+
+    def stuck(self, attempt: Attempt, stop: Stop | None) -> Outcome | None:
+        """The handler goes on although it was told to stop: what is recorded over its head."""
+        if stop is Stop.TIMEOUT:
+            return self.timed_out(attempt)
+        return None if stop is Stop.LEASE_LOST else Released()
+
+    def _failed(
+        self,
+        attempt: Attempt,
+        error: BaseException,
+        *,
+        reason: str,
+        delay_seconds: float | None = None,
+    ) -> Outcome:
+        failure = self._failure(attempt, error)
+        if self.is_last(attempt):
+            return Ended(JobStatus.DEAD_LETTER, failure, reason)
+        if delay_seconds is None:
+            delay_seconds = self._backoff(attempt).delay_seconds(attempt.job.attempt)
+        return Retried(delay_seconds, failure, reason)
+
+    def _permanent(self, attempt: Attempt, error: BaseException, *, reason: str) -> Outcome:
+        return Ended(JobStatus.FAILED, self._failure(attempt, error), reason)
+
+    def _failure(self, attempt: Attempt, error: BaseException) -> Failure:
+        return Failure.from_exception(
+            error,
+            attempt=attempt.job.attempt,
+            started_at=attempt.started_at,
+            worker=self._worker_name,
+        )
+
+    def _max_retries(self, attempt: Attempt) -> int:
+        for retries in (attempt.job.max_retries, attempt.spec.max_retries):
+            if retries is not None:
+                return retries
+        return self._settings.default_max_retries
+
+    def _backoff(self, attempt: Attempt) -> Backoff:
+        if attempt.job.backoff is not None:
+            return Backoff.from_json(load_json(attempt.job.backoff))
+        return attempt.spec.backoff or self._default_backoff
