@@ -4,10 +4,12 @@ import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,13 +34,14 @@ def serve(settings: Settings, arguments: argparse.Namespace) -> int:
 
     listener = serving.bind(settings)
     with contextlib.closing(listener), _dsn(settings) as dsn:
-        return serving.serve(
+        code = serving.serve(
             settings,
             dsn=dsn,
             listener=listener,
             run_worker=not arguments.no_worker,
             on_ready=lambda: _banner(settings, listener.getsockname()[1]),
         )
+    return _leave(code)
 
 
 def worker(settings: Settings, _: argparse.Namespace) -> int:
@@ -46,7 +49,8 @@ def worker(settings: Settings, _: argparse.Namespace) -> int:
     from service import serving
 
     with _dsn(settings) as dsn:
-        return serving.work(settings, dsn=dsn, on_ready=lambda: say("Running jobs."))
+        code = serving.work(settings, dsn=dsn, on_ready=lambda: say("Running jobs."))
+    return _leave(code)
 
 
 def migrate(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -195,6 +199,16 @@ def _with_database(
 
     with _dsn(settings) as dsn:
         return asyncio.run(inside(dsn))
+
+
+def _leave(code: int) -> int:
+    """Go, even where a plain-function handler does not return: Python would wait for its thread."""
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if any(thread.is_alive() and not thread.daemon for thread in others):
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def _banner(settings: Settings, port: int) -> None:

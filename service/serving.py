@@ -23,6 +23,7 @@ HTTP_DRAIN_SECONDS: Final = 5
 """Bound on requests still running at the stop; with SHUTDOWN_GRACE_SECONDS it makes 30 s."""
 FORCED_EXIT_CODE: Final = 130
 """As shells have it for a process that Ctrl-C ended."""
+FORCE_AGAIN_SECONDS: Final = 0.1
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 _log = get_logger(__name__)
@@ -77,28 +78,73 @@ def serve(
         service.stop_claiming()
         server.should_exit = True
 
-    async def run() -> None:
-        with _signals(begin_to_stop):
-            # Not left to uvicorn, which would turn an error of the start into a logged traceback.
-            async with app.router.lifespan_context(app):
-                if not server.should_exit:
-                    await server.serve(sockets=[listener])
+    async def run(signals: _Signals) -> None:
+        signals.on_first(begin_to_stop)
+        # Not left to uvicorn, which would turn an error of the start into a logged traceback.
+        async with app.router.lifespan_context(app):
+            if not server.should_exit:
+                await server.serve(sockets=[listener])
 
-    return _run(run())
+    return _run(run)
 
 
 def work(settings: Settings, *, dsn: str, on_ready: Callable[[], None]) -> int:
     """Run jobs without HTTP until a signal; the exit code, 0 after a drain."""
 
-    async def run() -> None:
-        stopping = asyncio.Event()
-        with _signals(stopping.set):
-            async with Service(settings, dsn=dsn, run_worker=True) as service:
+    async def run(signals: _Signals) -> None:
+        async with Service(settings, dsn=dsn, run_worker=True) as service:
+            signals.on_first(service.stop_claiming)
+            if not signals.stopping.is_set():
                 on_ready()
-                await stopping.wait()
-                service.stop_claiming()
+            await signals.stopping.wait()
 
-    return _run(run())
+    return _run(run)
+
+
+class _Signals:
+    """The first SIGINT or SIGTERM begins to stop; the second ends the main task."""
+
+    def __init__(self) -> None:
+        self.forced = False
+        self.stopping = asyncio.Event()
+        self._begin: Callable[[], object] = self.stopping.set
+
+    def on_first(self, begin_to_stop: Callable[[], object]) -> None:
+        """Have `begin_to_stop` called at the first signal; at once if it came already."""
+        self._begin = begin_to_stop
+        if self.stopping.is_set():
+            begin_to_stop()
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Take the signals over, for the current task."""
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._received, loop, task)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                loop.remove_signal_handler(number)
+                signal.signal(number, handler)
+
+    def _received(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+        if not self.stopping.is_set():
+            _log.info("stopping", hint="a second signal ends it without waiting")
+            self.stopping.set()
+            self._begin()
+        elif not self.forced:
+            self.forced = True
+            self._force(loop, task)
+
+    def _force(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+        # Again and again: each step of an orderly stop that waits is cut short in its turn.
+        if not task.done():
+            task.cancel()
+            loop.call_later(FORCE_AGAIN_SECONDS, self._force, loop, task)
 
 
 class _Server(uvicorn.Server):
@@ -121,38 +167,18 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _run(main: Coroutine[Any, Any, None]) -> int:
+def _run(main: Callable[[_Signals], Coroutine[Any, Any, None]]) -> int:
+    """Run `main` on uvloop with the signals watched; the exit code."""
+    signals = _Signals()
+
+    async def run() -> None:
+        with signals.watched():
+            await main(signals)
+
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main)
+            runner.run(run())
     except asyncio.CancelledError:
-        return FORCED_EXIT_CODE
-    return 0
-
-
-@contextlib.contextmanager
-def _signals(begin_to_stop: Callable[[], None]) -> Iterator[None]:
-    """Within it the first signal calls `begin_to_stop`, the second cancels the current task."""
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    stopping = False
-
-    def handle() -> None:
-        nonlocal stopping
-        if stopping:
-            task.cancel()
-        else:
-            stopping = True
-            _log.info("stopping", hint="a second signal ends it without waiting")
-            begin_to_stop()
-
-    for number in SIGNALS:
-        loop.add_signal_handler(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)
+        if not signals.forced:
+            raise
+    return FORCED_EXIT_CODE if signals.forced else 0

@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -87,6 +89,8 @@ def server_dsn() -> Iterator[str]:
     if url:
         yield url
         return
+    # A runner that is told to end would otherwise leave its server behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="finmind-") as directory:
         server = EmbeddedServer.start(Path(directory))
         try:

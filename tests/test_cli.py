@@ -184,6 +184,28 @@ def test_a_second_signal_does_not_wait_for_running_jobs(
     assert time.monotonic() - began < 10  # SHUTDOWN_GRACE_SECONDS is 25, the job takes 60
 
 
+def test_a_plain_function_that_never_returns_does_not_keep_the_process(
+    start: Start, run: Run, pg_dsn: str, tmp_path: Path
+) -> None:
+    (tmp_path / "stuck.py").write_text(
+        "import threading\n"
+        "from service.jobs import register_handler\n"
+        "@register_handler('stuck')\n"
+        "def stuck(payload):\n"
+        "    threading.Event().wait()\n"
+    )
+    environment = {
+        "DATABASE_URL": pg_dsn,
+        "HANDLER_MODULES": "stuck",
+        "SHUTDOWN_GRACE_SECONDS": "0.1",
+    }
+    worker = start("worker", **environment)
+    worker.wait_for("Running jobs")
+    assert run("enqueue", "stuck", **environment).returncode == 0
+    wait_until_running(pg_dsn)
+    assert worker.stop() == 0, worker.seen
+
+
 def test_a_taken_port_is_an_error_of_one_line(run: Run, pg_dsn: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
