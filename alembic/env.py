@@ -1,5 +1,5 @@
-"""Alembic's way into the migrations; what it does is in `service.db.migrate`."""
+"""Alembic's way into the migrations; what it does is in `service.db.alembic_env`."""
 
-from service.db.migrate import run_environment
+from service.db.alembic_env import run_environment
 
 run_environment()

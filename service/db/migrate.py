@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
-from alembic import command, context
+from alembic import command
 from alembic.config import Config
-from alembic.ddl.postgresql import PostgresqlImpl
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Executable, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
-from sqlalchemy.util import await_only
 
 from service.db.engine import Database
 from service.errors import ConfigurationError, Unavailable
@@ -51,7 +49,7 @@ async def upgrade(database: Database, settings: Settings, revision: str = "head"
     target = _resolve(revision)
     if await current_revision(database) == target:
         return
-    async with _migrating(database, settings) as connection:
+    async with migrating(database, settings) as connection:
         current = await connection.run_sync(_current)
         if current is not None and current not in revisions():
             logger.warning(
@@ -73,7 +71,7 @@ async def downgrade(database: Database, settings: Settings, revision: str) -> No
         Unavailable: another process migrates, or holds the tables, for too long.
     """
     target = _resolve(revision)
-    async with _migrating(database, settings) as connection:
+    async with migrating(database, settings) as connection:
         current = await connection.run_sync(_current)
         if current is not None and current not in revisions():
             raise ConfigurationError(
@@ -109,92 +107,8 @@ def render_sql(start: str | None = None, revision: str = "head") -> str:
     return buffer.getvalue()
 
 
-# -- what alembic/env.py calls ----------------------------------------------------------------
-
-
-def run_environment() -> None:
-    """Run the migrations that Alembic asked for: offline into its buffer, or on a connection."""
-    if context.is_offline_mode():
-        context.configure(
-            dialect_name="postgresql",
-            target_metadata=None,
-            transaction_per_migration=True,
-        )
-        with context.begin_transaction():
-            context.run_migrations()
-        return
-    connection = context.config.attributes.get("connection")
-    if connection is None:
-        _run_from_command_line()
-    else:
-        _run_on(connection)
-
-
-def _run_on(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=None, transaction_per_migration=True)
-    with context.begin_transaction():
-        context.run_migrations()
-
-
-def _run_from_command_line() -> None:
-    """The `alembic` command: no connection was handed over, so one is opened here."""
-    from service.db.embedded import EmbeddedServer
-    from service.settings import load_settings
-
-    settings = load_settings()
-    server = None
-    if settings.database_url is None:
-        server = EmbeddedServer.start(settings.data_dir)
-        dsn = server.dsn
-    else:
-        dsn = settings.database_url.get_secret_value()
-
-    async def migrate() -> None:
-        database = Database(dsn, settings)
-        try:
-            async with _migrating(database, settings) as connection:
-                await connection.run_sync(_run_on)
-        finally:
-            await database.close()
-
-    try:
-        asyncio.run(migrate())
-    finally:
-        if server is not None:
-            server.stop()
-
-
-class ScriptImpl(PostgresqlImpl):
-    """PostgreSQL for Alembic, with `op.execute` of whole scripts.
-
-    asyncpg prepares what SQLAlchemy executes, and only one statement can be prepared at a time;
-    a string is therefore handed to its simple protocol. No `:name` is replaced in it.
-    """
-
-    __dialect__ = "postgresql"
-
-    def execute(
-        self, sql: Executable | str, execution_options: dict[str, Any] | None = None
-    ) -> None:
-        """Run `sql` in the migration's transaction, or print it in offline mode."""
-        if not isinstance(sql, str):
-            super().execute(sql, execution_options)
-        elif self.as_sql:
-            self.static_output(sql.strip().rstrip(";") + self.command_terminator)
-        else:
-            assert self.connection is not None
-            # SQLAlchemy begins with the first statement that it executes itself.
-            self.connection.execute(text("SELECT 1"))
-            raw = self.connection.connection.driver_connection
-            assert raw is not None
-            await_only(raw.execute(sql))
-
-
-# -- inside -----------------------------------------------------------------------------------
-
-
 @asynccontextmanager
-async def _migrating(database: Database, settings: Settings) -> AsyncIterator[AsyncConnection]:
+async def migrating(database: Database, settings: Settings) -> AsyncIterator[AsyncConnection]:
     """A connection of its own that holds the advisory lock, with the time-outs of a migration."""
 
     async def connect(**_: Any) -> "asyncpg.Connection[asyncpg.Record]":
