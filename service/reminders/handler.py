@@ -12,8 +12,7 @@ from uuid import UUID
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.db.engine import DATABASE_ERRORS, Database
-from service.jobs import JobContext, PermanentError, RetryAfter
-from service.jobs.registry import Registry, registry
+from service.jobs import JobContext, PermanentError, Registry, RetryAfter, registry
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error, reminder_event
 from service.reminders import repository

@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.engine import Database
 from service.errors import Conflict, InvalidInput, NotFound
-from service.jobs import JobId, JobStatus, NewJob, cancel_job, enqueue_batch, get_job
+from service.jobs import JobId, NewJob, cancel_job, enqueue_batch, get_job
+from service.jobs.model import LIVE
 from service.observability.metrics import reminder_event
 from service.reminders import repository
 from service.reminders.model import Reminder, ReminderId, ReminderStatus
@@ -151,14 +152,21 @@ async def _cancel_pending_job(session: AsyncSession, reminder: Reminder, *, acti
     except NotFound:
         return
     except Conflict:
-        job = await get_job(session, job_id)
-        if job.status == JobStatus.RUNNING:
-            raise Conflict(
-                f"Reminder {reminder.id} is being sent right now and cannot be {action}: "
-                "try again in a moment"
-            ) from None
-        return
+        if await _has_ended(session, job_id):
+            return
+        raise Conflict(
+            f"Reminder {reminder.id} is being sent right now and cannot be {action}: "
+            "try again in a moment"
+        ) from None
     reminder_event("cancelled", reminder.channel)
+
+
+async def _has_ended(session: AsyncSession, job_id: JobId) -> bool:
+    try:
+        job = await get_job(session, job_id)
+    except NotFound:
+        return True
+    return job.status not in LIVE
 
 
 def _check_recipient(reminder: Reminder, changes: dict[str, Any]) -> None:

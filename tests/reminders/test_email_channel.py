@@ -47,7 +47,10 @@ async def test_a_mail_arrives_whole_with_a_message_id_that_stays_the_same(
 
 async def test_a_message_cannot_add_headers_or_recipients(make_settings: MakeSettings) -> None:
     nasty = Delivery(
-        1, DELIVERY.delivery_id, "ada@example.org", "Hi\r\nBcc: eve@example.org\r\n\r\nbody\x0b\x85x"
+        1,
+        DELIVERY.delivery_id,
+        "ada@example.org",
+        "Hi\r\nBcc: eve@example.org\r\n\r\nbody\x0b\x85x",
     )
     async with running_mailbox() as mailbox:
         await channel(make_settings, mailbox.url()).deliver(nasty)
@@ -230,7 +233,9 @@ def test_a_wrong_smtp_url_stops_the_start_without_being_shown(
     assert "hunter2" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("sender", ["nobody", "A <a@b.example>, B <b@b.example>", "x@y.z\r\nBcc: q"])
+@pytest.mark.parametrize(
+    "sender", ["nobody", "A <a@b.example>, B <b@b.example>", "x@y.z\r\nBcc: q"]
+)
 def test_a_wrong_email_from_stops_the_start(make_settings: MakeSettings, sender: str) -> None:
     with pytest.raises(ConfigurationError, match="EMAIL_FROM"):
         channel(make_settings, "smtp://mail", email_from=sender)
@@ -238,7 +243,12 @@ def test_a_wrong_email_from_stops_the_start(make_settings: MakeSettings, sender:
 
 @pytest.mark.parametrize(
     ("url", "port"),
-    [("smtp://mail", 25), ("smtp+starttls://mail", 587), ("smtp+ssl://mail", 465), ("smtp://m:7", 7)],
+    [
+        ("smtp://mail", 25),
+        ("smtp+starttls://mail", 587),
+        ("smtp+ssl://mail", 465),
+        ("smtp://m:7", 7),
+    ],
 )
 def test_ports_are_the_standard_ones_unless_named(url: str, port: int) -> None:
     assert SmtpServer.from_url(url).port == port
