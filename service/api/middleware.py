@@ -166,7 +166,15 @@ class _Request:
     async def refuse(self, status: int, detail: str, *, close: bool = False) -> None:
         """Answer with a problem, without the application."""
         headers = {"Connection": "close"} if close else {}
-        response = problem_response(status, detail, headers=headers, request_id=self.id)
+        # As for every other 422: the list of what was refused, here the body as a whole.
+        whole = [{"field": "body", "message": detail, "type": "body_refused"}]
+        response = problem_response(
+            status,
+            detail,
+            headers=headers,
+            request_id=self.id,
+            errors=whole if status == 422 else None,
+        )
         await self.send(
             {
                 "type": "http.response.start",

@@ -38,13 +38,16 @@ async def test_a_new_job_is_answered_with_201_itself_and_its_address(
     assert answer.status_code == 201
     job = answer.json()
     assert job.items() >= asked.items()
-    assert job.items() >= {
-        "status": "PENDING",
-        "attempts": 0,
-        "result": None,
-        "last_error": None,
-        "finished_at": None,
-    }.items()
+    assert (
+        job.items()
+        >= {
+            "status": "PENDING",
+            "attempts": 0,
+            "result": None,
+            "last_error": None,
+            "finished_at": None,
+        }.items()
+    )
     assert answer.headers["location"] == f"/jobs/{job['id']}"
     assert answer.headers["content-type"] == "application/json"
     read = await client.get(answer.headers["location"], headers=service)
@@ -79,7 +82,7 @@ async def test_a_job_waits_for_run_at_or_for_its_delay(
     "payload",
     [
         {"big": 12345678901234567890123456789012345678901234567890},
-        {"text": "Ünïcödé 😀 \\u0000 \" \n"},
+        {"text": 'Ünïcödé 😀 \\u0000 " \n'},
         {"deep": {"a": [{"b": [{"c": {}}]}]}},
         {"": "", "a.b": 0, "$ref": "x"},
         {},
@@ -271,7 +274,9 @@ async def test_idempotency_keys_of_two_callers_do_not_meet(
     client: httpx.AsyncClient, auth: Auth
 ) -> None:
     answers = [
-        await client.post("/jobs", json=JOB, headers=auth("service", sub) | {"idempotency-key": "k"})
+        await client.post(
+            "/jobs", json=JOB, headers=auth("service", sub) | {"idempotency-key": "k"}
+        )
         for sub in ("ann", "bob")
     ]
     assert [answer.status_code for answer in answers] == [201, 201]

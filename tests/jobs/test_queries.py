@@ -1,12 +1,12 @@
 """Lists, one job and statistics: right at every size, and served by indexes on every partition."""
 
-import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.engine import Database
@@ -14,7 +14,8 @@ from service.errors import NotFound
 from service.jobs import lookups, queries
 from service.jobs.lookups import MAX_ID, JobFilters
 from service.jobs.model import DEAD, DONE, LIVE, JobId, JobStatus
-from service.jobs.queries import get_job, get_job_stats, list_jobs
+from service.jobs.queries import get_job, list_jobs
+from tests.jobs.rows import add
 
 NOW = datetime.now(UTC)
 
@@ -31,32 +32,6 @@ FROM generate_series(CAST(:first AS bigint), CAST(:last AS bigint)) g"""
 
 async def fill(session: AsyncSession, *, first: int, last: int, status: str) -> None:
     await session.execute(text(FILL), {"first": first, "last": last, "status": status})
-
-
-async def add(session: AsyncSession, **values: Any) -> JobId:
-    """One row as an INSERT by hand makes it; finished ones are counted as a settle counts them."""
-    row = {"job_type": "mail", "status": "PENDING"} | values
-    if row["status"] not in LIVE:
-        row.setdefault("finished_at", datetime.now(UTC))
-    columns = ", ".join(row)
-    job_id = await session.scalar(
-        text(
-            f"INSERT INTO background_jobs ({columns}) "
-            f"VALUES ({', '.join(f':{name}' for name in row)}) RETURNING id"
-        ),
-        row,
-    )
-    if row["status"] not in LIVE:
-        await session.execute(
-            text("INSERT INTO job_stats VALUES (:queue, :job_type, :status, :day, 1)"),
-            {
-                "queue": row.get("queue", "default"),
-                "job_type": row["job_type"],
-                "status": row["status"],
-                "day": row["finished_at"].date(),
-            },
-        )
-    return JobId(job_id)
 
 
 @pytest.fixture
@@ -249,3 +224,34 @@ async def test_creation_times_say_where_to_look_in_a_large_table(
     # An hour of jobs, one a second, and the slack of an hour on both sides.
     assert looked
     assert 3600 <= looked[0] <= 3 * 3600 + 60
+
+
+async def test_one_job_is_found_by_primary_keys_alone(filled: AsyncSession) -> None:
+    row = await filled.execute(
+        text("EXPLAIN (FORMAT JSON) SELECT * FROM background_jobs WHERE id = 777")
+    )
+    found = list(scans(row.scalar_one()[0]["Plan"]))
+    assert {kind for kind, _ in found} == {"Index Scan"}
+    for job_id, status in ((777, "SUCCESS"), (49_777, "CANCELLED"), (54_777, "FAILED")):
+        assert (await get_job(filled, JobId(job_id))).status == status
+
+
+async def test_a_job_that_is_not_there_is_not_found(session: AsyncSession) -> None:
+    with pytest.raises(NotFound, match="999"):
+        await get_job(session, JobId(999))
+
+
+async def test_a_job_read_again_shows_what_was_written_meanwhile(session: AsyncSession) -> None:
+    job_id = await add(session)
+    assert (await get_job(session, job_id)).attempts == 0
+    await session.execute(text("UPDATE background_jobs SET attempts = 3"))
+    assert (await get_job(session, job_id)).attempts == 3
+
+
+async def test_bounded_queries_end_at_their_limit(session: AsyncSession) -> None:
+    await queries.bound_queries(session, 0.05)
+    with pytest.raises(DBAPIError, match="statement timeout"):
+        await session.execute(text("SELECT pg_sleep(20)"))
+    await session.rollback()
+    # The limit went with its transaction.
+    assert await session.scalar(text("SHOW statement_timeout")) == "0"

@@ -1,0 +1,531 @@
+"""`/admin/jobs`: every answer that an operator can get."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from service.jobs.model import JobId, JobStatus
+from service.settings import Settings
+from tests.api.conftest import Auth
+from tests.api.shapes import assert_problem, jobs_in
+from tests.jobs.rows import add
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+
+@pytest.fixture
+def viewer(auth: Auth) -> dict[str, str]:
+    return auth("viewer")
+
+
+@pytest.fixture
+def operator(auth: Auth) -> dict[str, str]:
+    return auth("operator", "olga")
+
+
+Put = Callable[..., Awaitable[JobId]]
+
+
+@pytest.fixture
+def put(app: FastAPI) -> Put:
+    """Puts a row in, as SQL by hand would: `await put(status="FAILED", last_error="…")`."""
+
+    async def put(**values: Any) -> JobId:
+        async with app.state.service.database.sessions.begin() as session:
+            return await add(session, **values)
+
+    return put
+
+
+async def ids(client: httpx.AsyncClient, headers: dict[str, str], **query: Any) -> list[int]:
+    answer = await client.get("/admin/jobs", params=query, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return [job["id"] for job in answer.json()["jobs"]]
+
+
+# -- lists ------------------------------------------------------------------------------------
+
+
+async def test_an_empty_list_is_a_page_like_any_other(
+    client: httpx.AsyncClient, viewer: dict[str, str]
+) -> None:
+    answer = await client.get("/admin/jobs", headers=viewer)
+    assert answer.status_code == 200
+    assert answer.json() == {"jobs": [], "next_cursor": None, "total": 0, "total_exact": True}
+
+
+async def test_each_filter_leaves_exactly_its_jobs(
+    client: httpx.AsyncClient, viewer: dict[str, str], put: Put
+) -> None:
+    hour = timedelta(hours=1)
+    one = await put(
+        queue="a", priority=0, created_at=NOW - 3 * hour, next_run_at=NOW - 2 * hour, unique_key="k"
+    )
+    two = await put(
+        status="DEAD_LETTER",
+        job_type="sms",
+        created_at=NOW - 2 * hour,
+        next_run_at=NOW - hour,
+        last_error="OSError: 50%_of \\ it",
+        unique_key="k",
+    )
+    three = await put(
+        status="SUCCESS", created_at=NOW - hour, next_run_at=NOW, last_error="oserror: 50 of it"
+    )
+    four = await put(status="CANCELLED", queue="a", created_at=NOW, next_run_at=NOW + hour)
+    five = await put(status="FAILED", created_at=NOW, next_run_at=NOW, last_error="no handler")
+    six = await put(status="RUNNING", job_type="sms", created_at=NOW, next_run_at=NOW)
+    expected: list[tuple[dict[str, Any], list[int]]] = [
+        ({}, [six, five, four, three, two, one]),
+        *(
+            ({"status": status}, [job])
+            for status, job in zip(
+                ("PENDING", "DEAD_LETTER", "SUCCESS", "CANCELLED", "FAILED", "RUNNING"),
+                (one, two, three, four, five, six),
+                strict=True,
+            )
+        ),
+        ({"status": ["PENDING", "SUCCESS", "FAILED"]}, [five, three, one]),
+        ({"job_type": "sms"}, [six, two]),
+        ({"job_type": "sms", "status": "RUNNING"}, [six]),
+        ({"queue": "a"}, [four, one]),
+        ({"priority": 0}, [one]),
+        ({"unique_key": "k"}, [two, one]),
+        ({"created_after": (NOW - hour).isoformat()}, [six, five, four, three]),
+        ({"created_before": (NOW - hour).isoformat()}, [two, one]),
+        (
+            {
+                "created_after": (NOW - 2 * hour).isoformat(),
+                "created_before": NOW.isoformat(),
+            },
+            [three, two],
+        ),
+        ({"due_after": NOW.isoformat()}, [six, five, four, three]),
+        ({"due_before": NOW.isoformat()}, [two, one]),
+        ({"error": "OSERROR"}, [three, two]),
+        ({"error": "50%_"}, [two]),
+        ({"error": "\\"}, [two]),
+        ({"error": "%"}, [two]),
+        ({"job_type": "nobody"}, []),
+        ({"job_type": "'; DROP TABLE background_jobs; --"}, []),
+        ({"status": "", "job_type": "", "error": ""}, [six, five, four, three, two, one]),
+    ]
+    for query, jobs in expected:
+        answer = await client.get("/admin/jobs", params=query, headers=viewer)
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        assert [job["id"] for job in page["jobs"]] == jobs, query
+        assert (page["total"], page["total_exact"], page["next_cursor"]) == (len(jobs), True, None)
+        for limit in (1, 2):
+            first = await client.get("/admin/jobs", params=query | {"limit": limit}, headers=viewer)
+            assert [job["id"] for job in first.json()["jobs"]] == jobs[:limit]
+            assert (first.json()["total"], first.json()["total_exact"]) == (len(jobs), True), query
+
+
+async def test_a_time_with_an_unescaped_plus_is_understood(
+    client: httpx.AsyncClient, viewer: dict[str, str], put: Put
+) -> None:
+    job = await put()
+    answer = await client.get("/admin/jobs?created_after=2020-01-01T00:00:00+02:00", headers=viewer)
+    assert [one["id"] for one in answer.json()["jobs"]] == [job]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("status=DONE", "query.status.0"),
+        ("status=pending", "query.status.0"),
+        ("limit=0", "query.limit"),
+        ("limit=-1", "query.limit"),
+        ("limit=201", "query.limit"),
+        ("limit=1001", "query.limit"),
+        ("limit=x", "query.limit"),
+        ("priority=10", "query.priority"),
+        ("priority=x", "query.priority"),
+        ("created_after=yesterday", "query.created_after"),
+        ("created_after=1700000000", "query.created_after"),
+        ("due_before=2026-01-01T00:00:00", "query.due_before"),
+        ("created_before=2026-01-01T00:00:00Z&created_after=2026-01-02T00:00:00Z", "query"),
+        ("job_type=" + "a" * 101, "query.job_type"),
+        ("job_type=%00", "query.job_type"),
+        ("error=a%00b", "query.error"),
+        ("error=" + "e" * 201, "query.error"),
+        ("unique_key=" + "k" * 256, "query.unique_key"),
+        ("cursor=nonsense", "query.cursor"),
+        ("cursor=e30", "query.cursor"),
+        ("cursor=" + "A" * 201, "query.cursor"),
+        ("jobtype=mail", "query.jobtype"),
+        ("offset=10", "query.offset"),
+    ],
+)
+async def test_a_bad_filter_is_refused_by_name(
+    client: httpx.AsyncClient, viewer: dict[str, str], query: str, field: str
+) -> None:
+    problem = assert_problem(await client.get(f"/admin/jobs?{query}", headers=viewer), 422)
+    assert field in [error["field"] for error in problem["errors"]]
+
+
+async def test_a_cursor_goes_with_its_own_filters_only(
+    client: httpx.AsyncClient, viewer: dict[str, str], put: Put
+) -> None:
+    jobs = [await put() for _ in range(3)]
+    first = await client.get(
+        "/admin/jobs", params={"limit": 1, "status": "PENDING"}, headers=viewer
+    )
+    cursor = first.json()["next_cursor"]
+    # The size of the page may change on the way.
+    on = {"cursor": cursor, "status": "PENDING", "limit": 2}
+    assert await ids(client, viewer, **on) == [jobs[1], jobs[0]]
+    for other in ({}, {"status": "RUNNING"}, {"status": "PENDING", "queue": "a"}):
+        answer = await client.get("/admin/jobs", params=other | {"cursor": cursor}, headers=viewer)
+        assert_problem(answer, 422)
+
+
+async def test_pages_show_each_job_once_while_others_are_enqueued(
+    client: httpx.AsyncClient, viewer: dict[str, str], auth: Auth
+) -> None:
+    service = auth("service")
+
+    async def enqueue(number: int) -> int:
+        answer = await client.post("/jobs", json={"job_type": f"t{number % 2}"}, headers=service)
+        return int(answer.json()["id"])
+
+    before = sorted([await enqueue(number) for number in range(23)], reverse=True)
+    seen: list[int] = []
+    query: dict[str, Any] = {"limit": 5}
+    for _ in range(20):
+        page, *_new = await asyncio.gather(
+            client.get("/admin/jobs", params=query, headers=viewer),
+            *(enqueue(number) for number in range(4)),
+        )
+        seen += [job["id"] for job in page.json()["jobs"]]
+        if page.json()["next_cursor"] is None:
+            break
+        query["cursor"] = page.json()["next_cursor"]
+    assert len(seen) == len(set(seen))
+    assert [job for job in seen if job in before] == before
+    assert seen == sorted(seen, reverse=True)
+
+
+async def test_totals_come_from_the_kept_counts_while_these_answer_the_filter(
+    client: httpx.AsyncClient, viewer: dict[str, str], put: Put, app: FastAPI
+) -> None:
+    for status in ("SUCCESS", "SUCCESS", "DEAD_LETTER", "PENDING"):
+        await put(status=status)
+    async with app.state.service.database.engine.begin() as connection:
+        # Rows that the counts alone know of tell them from counted rows.
+        await connection.execute(
+            text("INSERT INTO job_stats VALUES ('a', 'x', 'SUCCESS', current_date, 1000000)")
+        )
+        await connection.execute(
+            text("INSERT INTO job_stats VALUES ('a', 'x', 'SUCCESS', current_date, -400000)")
+        )
+
+    async def total(**query: Any) -> tuple[int, bool]:
+        answer = await client.get("/admin/jobs", params=query | {"limit": 1}, headers=viewer)
+        return answer.json()["total"], answer.json()["total_exact"]
+
+    assert await total() == (600_004, True)
+    assert await total(status=["SUCCESS", "PENDING"]) == (600_003, True)
+    assert await total(status="SUCCESS") == (600_002, True)
+
+
+class TestCappedCounts:
+    """With a cap that a test can reach."""
+
+    @pytest.fixture
+    def api_settings(self, make_settings: Callable[..., Settings], pg_dsn: str) -> Settings:
+        return make_settings(database_url=pg_dsn, count_cap=100)
+
+    @pytest.fixture
+    async def filled(self, app: FastAPI) -> None:
+        async with app.state.service.database.engine.begin() as connection:
+            await connection.execute(
+                text(
+                    "INSERT INTO background_jobs (job_type, priority) "
+                    "SELECT 'mail', g % 2 FROM generate_series(1, 101) g"
+                )
+            )
+
+    @pytest.mark.usefixtures("filled")
+    async def test_a_total_over_the_cap_says_that_it_is_a_lower_bound(
+        self, client: httpx.AsyncClient, viewer: dict[str, str], put: Put
+    ) -> None:
+        answer = await client.get("/admin/jobs", headers=viewer)
+        assert (answer.json()["total"], answer.json()["total_exact"]) == (100, False)
+        odd = {"priority": 1, "limit": 10}
+        answer = await client.get("/admin/jobs", params=odd, headers=viewer)
+        assert answer.json()["total_exact"] is False
+        assert 10 <= answer.json()["total"] <= 51
+        stats = (await client.get("/admin/jobs/stats", headers=viewer)).json()
+        assert stats["total_exact"] is False
+        assert 100 <= stats["by_status"]["PENDING"] <= 101
+
+    @pytest.mark.usefixtures("filled")
+    async def test_a_total_at_the_cap_is_exact(
+        self, client: httpx.AsyncClient, viewer: dict[str, str], operator: dict[str, str]
+    ) -> None:
+        newest = (await ids(client, viewer, limit=1))[0]
+        await client.delete(f"/admin/jobs/{newest}", headers=operator)
+        answer = await client.get("/admin/jobs", headers=viewer)
+        assert (answer.json()["total"], answer.json()["total_exact"]) == (100, True)
+
+
+# -- statistics -------------------------------------------------------------------------------
+
+
+async def test_statistics_of_an_empty_table_name_every_status(
+    client: httpx.AsyncClient, viewer: dict[str, str]
+) -> None:
+    answer = await client.get("/admin/jobs/stats", headers=viewer)
+    assert answer.status_code == 200
+    stats = answer.json()
+    assert stats.pop("as_of")
+    assert stats == {
+        "total": 0,
+        "total_exact": True,
+        "by_status": dict.fromkeys(JobStatus, 0),
+        "by_type": {},
+        "by_type_rest": 0,
+        "by_queue": {},
+        "by_queue_rest": 0,
+        "due_now": 0,
+        "oldest_due_seconds": None,
+        "scheduled": 0,
+        "running": 0,
+        "days": [],
+    }
+
+
+async def test_statistics_see_what_was_done_just_before(
+    client: httpx.AsyncClient, viewer: dict[str, str], operator: dict[str, str], auth: Auth
+) -> None:
+    for total in range(1, 4):
+        made = await client.post("/jobs", json={"job_type": "m"}, headers=auth("service"))
+        stats = (await client.get("/admin/jobs/stats", headers=viewer)).json()
+        assert (stats["total"], stats["by_status"]["PENDING"]) == (total, total)
+    await client.post(f"/admin/jobs/{made.json()['id']}/cancel", headers=operator)
+    stats = (await client.get("/admin/jobs/stats", headers=viewer)).json()
+    assert stats["by_status"] == dict.fromkeys(JobStatus, 0) | {"PENDING": 2, "CANCELLED": 1}
+    assert stats["days"][0]["by_status"] == {"CANCELLED": 1}
+    await client.delete(f"/admin/jobs/{made.json()['id']}", headers=operator)
+    stats = (await client.get("/admin/jobs/stats", headers=viewer)).json()
+    assert stats["by_status"] == dict.fromkeys(JobStatus, 0) | {"PENDING": 2}
+
+
+# -- one job ----------------------------------------------------------------------------------
+
+
+async def test_detail_shows_the_whole_job(
+    client: httpx.AsyncClient, viewer: dict[str, str], put: Put
+) -> None:
+    entry = {
+        "event": "error",
+        "attempt": 1,
+        "type": "ValueError",
+        "message": "no",
+        "traceback": "Traceback …",
+        "started_at": "2026-01-01T00:00:00Z",
+        "at": "2026-01-01T00:00:01Z",
+        "worker": "w",
+        "by": None,
+        "added_by_a_newer_version": 7,
+    }
+    job = await put(status="DEAD_LETTER", last_error="ValueError: no", errors=[entry])
+    answer = await client.get(f"/admin/jobs/{job}", headers=viewer)
+    assert answer.status_code == 200
+    detail = answer.json()
+    assert detail["errors"] == [entry]
+    assert (
+        detail.items()
+        >= {
+            "id": job,
+            "status": "DEAD_LETTER",
+            "last_error": "ValueError: no",
+            "payload": {},
+            "result": None,
+            "lost_leases": 0,
+            "lease_until": None,
+            "backoff": None,
+        }.items()
+    )
+    for absent in (job + 1, 2**63 - 1):
+        assert_problem(await client.get(f"/admin/jobs/{absent}", headers=viewer), 404)
+    assert_problem(await client.get("/admin/jobs/0", headers=viewer), 422)
+    assert_problem(await client.get(f"/admin/jobs/{2**63}", headers=viewer), 422)
+
+
+@pytest.mark.parametrize("status", ["DEAD_LETTER", "FAILED"])
+async def test_a_dead_job_is_retried_from_its_first_attempt_with_its_history_kept(
+    client: httpx.AsyncClient, operator: dict[str, str], put: Put, status: str
+) -> None:
+    entry = {"event": "error", "attempt": 4, "type": "OSError", "message": "down"}
+    job = await put(
+        status=status,
+        attempts=4,
+        errors=[entry],
+        next_run_at=NOW - timedelta(days=1),
+        finished_at=NOW,
+        last_error="OSError: down",
+    )
+    answer = await client.post(f"/admin/jobs/{job}/retry", headers=operator)
+    assert answer.status_code == 200
+    detail = answer.json()
+    assert (detail["id"], detail["status"], detail["attempts"]) == (job, "PENDING", 0)
+    assert detail["finished_at"] is None
+    assert abs(datetime.fromisoformat(detail["next_run_at"]) - datetime.now(UTC)) < timedelta(
+        seconds=30
+    )
+    assert [error["event"] for error in detail["errors"]] == ["error", "manual_retry"]
+    assert detail["errors"][-1]["by"] == "olga"
+    assert_problem(await client.post(f"/admin/jobs/{job}/retry", headers=operator), 409)
+
+
+@pytest.mark.parametrize("status", ["PENDING", "RUNNING", "SUCCESS", "CANCELLED"])
+async def test_only_dead_jobs_are_retried(
+    client: httpx.AsyncClient, operator: dict[str, str], put: Put, status: str
+) -> None:
+    job = await put(status=status)
+    problem = assert_problem(await client.post(f"/admin/jobs/{job}/retry", headers=operator), 409)
+    assert status in problem["detail"]
+    assert (await client.get(f"/admin/jobs/{job}", headers=operator)).json()["status"] == status
+
+
+async def test_a_retry_whose_unique_key_is_taken_is_a_conflict(
+    client: httpx.AsyncClient, operator: dict[str, str], put: Put
+) -> None:
+    dead = await put(status="DEAD_LETTER", unique_key="k")
+    live = await put(unique_key="k")
+    problem = assert_problem(await client.post(f"/admin/jobs/{dead}/retry", headers=operator), 409)
+    assert "unique_key" in problem["detail"]
+    await client.delete(f"/admin/jobs/{live}", headers=operator)
+    assert (await client.post(f"/admin/jobs/{dead}/retry", headers=operator)).status_code == 200
+
+
+async def test_ten_retries_at_once_are_one(
+    client: httpx.AsyncClient, operator: dict[str, str], put: Put
+) -> None:
+    job = await put(status="DEAD_LETTER")
+    answers = await asyncio.gather(
+        *(client.post(f"/admin/jobs/{job}/retry", headers=operator) for _ in range(10))
+    )
+    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 9
+    detail = (await client.get(f"/admin/jobs/{job}", headers=operator)).json()
+    assert [error["event"] for error in detail["errors"]] == ["manual_retry"]
+
+
+async def test_a_pending_job_is_cancelled_once(
+    client: httpx.AsyncClient, operator: dict[str, str], put: Put
+) -> None:
+    job = await put()
+    answer = await client.post(f"/admin/jobs/{job}/cancel", headers=operator)
+    assert (answer.status_code, answer.json()["status"]) == (200, "CANCELLED")
+    assert answer.json()["finished_at"]
+    assert_problem(await client.post(f"/admin/jobs/{job}/cancel", headers=operator), 409)
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "SUCCESS", "DEAD_LETTER", "FAILED", "CANCELLED"])
+async def test_only_pending_jobs_are_cancelled(
+    client: httpx.AsyncClient, operator: dict[str, str], put: Put, status: str
+) -> None:
+    job = await put(status=status)
+    problem = assert_problem(await client.post(f"/admin/jobs/{job}/cancel", headers=operator), 409)
+    assert status in problem["detail"]
+
+
+@pytest.mark.parametrize("status", ["PENDING", "SUCCESS", "DEAD_LETTER", "FAILED", "CANCELLED"])
+async def test_any_job_that_does_not_run_is_deleted(
+    client: httpx.AsyncClient, operator: dict[str, str], put: Put, app: FastAPI, status: str
+) -> None:
+    job = await put(status=status)
+    answer = await client.delete(f"/admin/jobs/{job}", headers=operator)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert await jobs_in(app) == []
+    assert_problem(await client.delete(f"/admin/jobs/{job}", headers=operator), 404)
+    stats = (await client.get("/admin/jobs/stats", headers=operator)).json()
+    assert stats["total"] == 0
+
+
+async def test_a_running_job_is_not_deleted(
+    client: httpx.AsyncClient, operator: dict[str, str], put: Put, app: FastAPI
+) -> None:
+    job = await put(status="RUNNING")
+    problem = assert_problem(await client.delete(f"/admin/jobs/{job}", headers=operator), 409)
+    assert "RUNNING" in problem["detail"]
+    assert await jobs_in(app) == [job]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/retry"), ("POST", "/cancel"), ("DELETE", "")]
+)
+async def test_what_is_not_there_cannot_be_operated_on(
+    client: httpx.AsyncClient, operator: dict[str, str], method: str, path: str
+) -> None:
+    async def status(job_id: object) -> httpx.Response:
+        return await client.request(method, f"/admin/jobs/{job_id}{path}", headers=operator)
+
+    assert_problem(await status(1), 404)
+    for bad in (0, -1, "x", 2**63):
+        assert_problem(await status(bad), 422)
+
+
+# -- process ----------------------------------------------------------------------------------
+
+
+async def test_process_runs_due_jobs_and_tells_how_they_ended(
+    client: httpx.AsyncClient, operator: dict[str, str], auth: Auth, put: Put
+) -> None:
+    job = await put(job_type="test-api.nobody-handles-this")
+    waits = await put(next_run_at=NOW + timedelta(days=1))
+    answer = await client.post("/admin/jobs/process", headers=operator)
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "processed": 1,
+        "succeeded": 0,
+        "retried": 0,
+        "failed": 1,
+        "dead_lettered": 0,
+    }
+    detail = (await client.get(f"/admin/jobs/{job}", headers=operator)).json()
+    assert detail["status"] == "FAILED"
+    assert "test-api.nobody-handles-this" in detail["last_error"]
+    assert (await client.get(f"/jobs/{waits}", headers=auth("service"))).json()[
+        "status"
+    ] == "PENDING"
+
+
+@pytest.mark.parametrize("limit", ["0", "1001", "-5", "x"])
+async def test_process_takes_one_to_a_thousand_jobs(
+    client: httpx.AsyncClient, operator: dict[str, str], limit: str
+) -> None:
+    answer = await client.post("/admin/jobs/process", params={"limit": limit}, headers=operator)
+    problem = assert_problem(answer, 422)
+    assert problem["errors"][0]["field"] == "query.limit"
+
+
+# -- bounds -----------------------------------------------------------------------------------
+
+
+class TestSlowDatabase:
+    """With a table that somebody else has locked."""
+
+    @pytest.fixture
+    def api_settings(self, make_settings: Callable[..., Settings], pg_dsn: str) -> Settings:
+        return make_settings(database_url=pg_dsn, query_timeout_seconds=0.2)
+
+    async def test_a_query_over_its_time_is_503(
+        self, client: httpx.AsyncClient, operator: dict[str, str], app: FastAPI
+    ) -> None:
+        async with app.state.service.database.engine.begin() as connection:
+            await connection.execute(text("LOCK TABLE background_jobs IN ACCESS EXCLUSIVE MODE"))
+            for path in ("/admin/jobs", "/admin/jobs/stats", "/admin/jobs/1", "/jobs/1"):
+                headers = operator
+                answer = await client.get(path, headers=headers)
+                assert_problem(answer, 503)
+                assert int(answer.headers["retry-after"]) >= 1

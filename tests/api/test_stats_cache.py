@@ -1,0 +1,62 @@
+"""Statistics for many who ask at once."""
+
+import asyncio
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.api import stats_cache
+from service.api.stats_cache import StatsCache
+from service.db.engine import Database
+from service.jobs.statistics import JobStats, get_job_stats
+from tests.jobs.rows import add
+
+
+async def counted(database: Database) -> JobStats:
+    async with database.sessions() as session:
+        return await get_job_stats(session)
+
+
+async def test_many_who_ask_at_once_share_an_answer_begun_after_they_asked(
+    database: Database,
+) -> None:
+    cache = StatsCache()
+    begun = 0
+    first_runs, go_on = asyncio.Event(), asyncio.Event()
+
+    async def query() -> JobStats:
+        nonlocal begun
+        begun += 1
+        first_runs.set()
+        await go_on.wait()
+        return await counted(database)
+
+    first = asyncio.create_task(cache.get(query))
+    await first_runs.wait()
+    others = [asyncio.create_task(cache.get(query)) for _ in range(20)]
+    await asyncio.sleep(0)  # lets them ask; they wait for the first
+    go_on.set()
+    stats = await asyncio.gather(first, *others)
+    assert 1 <= begun <= 2
+    assert len({id(one) for one in stats[1:]}) == 1
+
+
+async def test_a_cheap_answer_is_not_kept_and_a_dear_one_is(
+    database: Database, session: AsyncSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = StatsCache()
+    monkeypatch.setattr(stats_cache, "CHEAP_SECONDS", 1000)
+
+    async def query() -> JobStats:
+        return await counted(database)
+
+    assert (await cache.get(query)).total == 0
+    await add(session)
+    await session.commit()
+    assert (await cache.get(query)).total == 1
+    monkeypatch.setattr(stats_cache, "CHEAP_SECONDS", 0)
+    monkeypatch.setattr(stats_cache, "KEPT_FOR", 10**9)
+    assert (await cache.get(query)).total == 1
+    await add(session)
+    await session.commit()
+    assert (await cache.get(query)).total == 1
