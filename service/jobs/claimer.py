@@ -122,11 +122,9 @@ class Claimer:
         full = len(jobs) >= asked
         if not from_floor:
             took = time.monotonic() - now
-            self._next_sweep = (
-                0.0
-                if full
-                else now
-                + min(max(took / SWEEP_SHARE, MIN_SWEEP_SECONDS), self._settings.sweep_seconds)
+            # A full sweep too: it took the floors down with it, and the rest lies above them.
+            self._next_sweep = now + min(
+                max(took / SWEEP_SHARE, MIN_SWEEP_SECONDS), self._settings.sweep_seconds
             )
         self._lanes.claimed(jobs, from_floor=from_floor, full=full)
         # The lease began no earlier than the statement: this process's view of it ends first.
