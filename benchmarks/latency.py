@@ -1,0 +1,70 @@
+"""Latency: from the call of enqueue to the start of the handler, on an idle worker."""
+
+import asyncio
+import statistics
+import time
+
+from benchmarks.scenario import Report, fresh_database, interleaved, settings
+from service.jobs import Intake, NewJob, Registry, Worker
+
+RATE_PER_SECOND = 100
+
+
+async def measure(dsn: str, report: Report, *, seconds: float, runs: int) -> None:
+    """Jobs at a fixed rate, timed from the intended moment of the call; and one round trip."""
+
+    async def ours() -> None:
+        waits = sorted(await _waits(dsn, int(seconds * RATE_PER_SECOND)))
+        for name, share in (("p50", 0.5), ("p99", 0.99)):
+            figure = report.figure(f"enqueue to start at 100/s, {name}", "ms", better="lower")
+            figure.runs.append(1000 * waits[int(share * (len(waits) - 1))])
+
+    async def floor() -> None:
+        async with fresh_database(dsn, settings()) as database:
+            connection = await database.connect()
+            await connection.execute("CREATE TABLE t (id bigserial PRIMARY KEY, body text)")
+            times = []
+            for _ in range(200):
+                started = time.perf_counter()
+                await connection.execute("INSERT INTO t (body) VALUES ('x')")
+                times.append(time.perf_counter() - started)
+            await connection.close()
+        figure = report.figure("one INSERT and its commit, bare asyncpg, p50", "ms", better="lower")
+        figure.runs.append(1000 * statistics.median(times))
+
+    await interleaved(runs, ours, floor)
+
+
+async def _waits(dsn: str, jobs: int) -> list[float]:
+    handlers = Registry()
+    started_at: dict[int, float] = {}
+    all_started = asyncio.Event()
+
+    @handlers.handler("stamp")
+    async def stamp(payload: dict[str, int]) -> None:
+        started_at[payload["n"]] = time.perf_counter()
+        if len(started_at) == jobs:
+            all_started.set()
+
+    options = settings()
+    async with fresh_database(dsn, options) as database:
+        worker, intake = Worker(database, options, handlers=handlers), Intake(database, options)
+        await worker.start()
+        await asyncio.sleep(1.0)  # idle, and its statements prepared by nothing yet
+        called_at: dict[int, float] = {}
+
+        async def call(number: int, when: float) -> None:
+            await asyncio.sleep(max(0.0, when - time.perf_counter()))
+            called_at[number] = time.perf_counter()
+            await intake.submit(NewJob("stamp", {"n": number}))
+
+        begin = time.perf_counter() + 0.1
+        async with asyncio.TaskGroup() as calls:
+            for number in range(jobs):
+                calls.create_task(call(number, begin + number / RATE_PER_SECOND))
+        async with asyncio.timeout(60):
+            await all_started.wait()
+        await worker.stop()
+        await intake.stop()
+        # The first second warms up: connections, statements, caches.
+        return [started_at[n] - called_at[n] for n in range(min(RATE_PER_SECOND, jobs // 2), jobs)]
