@@ -6,10 +6,13 @@ that the receiver can see the repeat.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.engine import DATABASE_ERRORS, Database
 from service.jobs import JobContext, PermanentError, Registry, RetryAfter, registry
@@ -41,6 +44,9 @@ class ReminderSender:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._channels: dict[ChannelName, Channel] = build_channels(settings)
+        # A pool's time-out is for requests. A burst of deliveries queues here instead, in order
+        # and as long as it takes, and leaves half of the pool to requests.
+        self._turns = asyncio.Semaphore(max(1, settings.database_pool_size // 2))
 
     async def send(self, payload: SendReminder, context: JobContext) -> dict[str, str | None]:
         """Deliver the reminder of one job and record what came of it.
@@ -69,14 +75,19 @@ class ReminderSender:
         await self._record_sent(delivery, channel, attempt=context.attempt)
         return {"sent": accepted_as}
 
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncSession]:
+        async with self._turns, self._database.sessions.begin() as session:
+            yield session
+
     async def _load(self, reminder_id: ReminderId) -> Reminder | None:
-        async with self._database.sessions.begin() as session:
+        async with self._transaction() as session:
             return await repository.find(session, reminder_id, user_id=None)
 
     async def _record_sent(self, delivery: Delivery, channel: ChannelName, *, attempt: int) -> None:
         for pause in (*RECORD_PAUSES_SECONDS, None):
             try:
-                async with self._database.sessions.begin() as session:
+                async with self._transaction() as session:
                     recorded = await repository.mark_sent(
                         session,
                         ReminderId(delivery.reminder_id),
@@ -102,7 +113,7 @@ class ReminderSender:
         """Show the failure on the reminder. That it fails must not hide the failure itself."""
         last = isinstance(error, Refused) or context.is_last_attempt
         try:
-            async with self._database.sessions.begin() as session:
+            async with self._transaction() as session:
                 await repository.mark_failed_attempt(
                     session,
                     ReminderId(delivery.reminder_id),

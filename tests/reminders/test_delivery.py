@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import text
 
 from service.db.engine import Database
 from service.jobs import (
@@ -263,3 +264,25 @@ async def test_twilio_is_asked_again_only_after_the_time_it_named(
     assert job.status == JobStatus.PENDING
     assert 100 < (job.next_run_at - datetime.now(UTC)).total_seconds() <= 121
     assert "hunter2" not in str(job.errors)
+
+
+async def test_a_burst_waits_its_turn_for_the_database_and_burns_no_attempt(
+    database: Database, pg_dsn: str, make_settings: Callable[..., Settings]
+) -> None:
+    """Two transactions of 1,000 deliveries on one connection take longer than the pool's time-out."""
+    async with database.sessions.begin() as session:
+        await session.execute(
+            text(
+                "INSERT INTO reminders (send_at, user_id, message, channel, recipient)"
+                " SELECT now(), 'ada', 'Pay', 'log', 'ada' FROM generate_series(1, 1000)"
+            )
+        )
+    settings = make_settings(worker_concurrency=1000, database_pool_size=1, claim_batch_size=1000)
+    narrow = Database(pg_dsn, settings)
+    try:
+        bind(narrow, settings)
+        await enqueue_all_due(database, settings)
+        summary = await process_due_jobs(narrow, 1000, settings=settings)
+    finally:
+        await narrow.close()
+    assert (summary.processed, summary.succeeded, summary.retried) == (1000, 1000, 0)
