@@ -26,9 +26,9 @@ def dump_json(value: object, *, what: str, max_bytes: int) -> str:
         PayloadError: NaN or infinity, NUL, a lone surrogate, a type that JSON lacks, nested too
             deep, or too long.
     """
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
     try:
+        if isinstance(value, BaseModel):
+            value = value.model_dump(mode="json")
         text = _ENCODER.encode(value)
         size = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError as error:
