@@ -9,7 +9,7 @@ UV_COMPILE := $(VENV)/lock/bin/uv pip compile $(UV_FLAGS) --quiet --universal --
 SOURCES := service tests alembic docs benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check format lint types floors dockerfile lock docs bench wheel clean python
+.PHONY: help run demo test processes check format lint types floors dockerfile lock docs bench wheel clean python
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ demo: $(VENV)/.run ## Enqueue a lively mix of jobs into what `make run` serves
 
 test: $(VENV)/.dev ## Run the tests
 	$(BIN)/python -m pytest
+
+processes: $(VENV)/.dev ## Run the long tests: three replicas, 20,000 jobs, one of them killed
+	$(BIN)/python -m pytest -m slow
 
 check: lint types floors dockerfile test ## Everything that must hold before a commit
 

@@ -1,0 +1,47 @@
+"""Handlers for replicas under test: each start and each end is a line of a ledger outside the database.
+
+One `write` of one short line to a file opened with O_APPEND: lines of several processes do not
+mix, and what was written stays when the process is killed.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from service.jobs import Backoff, JobContext, register_handler
+from tests.processes.ledger import LEDGER_VARIABLE, Ledger
+
+QUICK = Backoff(base_seconds=0.2, factor=1.0, cap_seconds=0.2, jitter=0.0)
+GATE_POLL_SECONDS = 0.02
+
+_path = Path(os.environ[LEDGER_VARIABLE])
+_gate = Ledger(_path).gate
+_ledger = os.open(_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+def note(event: str, context: JobContext) -> None:
+    """Add one line: what happened to which job, in which attempt, under which lease, where."""
+    line = f"{event} {context.job_id} {context.attempt} {context.lease_token} {os.getpid()}\n"
+    os.write(_ledger, line.encode())
+
+
+@register_handler("test.flaky", backoff=QUICK, max_retries=3)
+async def flaky(payload: dict[str, Any], context: JobContext) -> dict[str, int]:
+    """Take `seconds`; the first attempt fails where the payload says so."""
+    note("start", context)
+    await asyncio.sleep(payload["seconds"])
+    if payload["fails"] and context.attempt == 1:
+        note("fail", context)
+        raise RuntimeError("the first attempt fails, as told")
+    note("end", context)
+    return {"number": payload["number"]}
+
+
+@register_handler("test.gated", backoff=QUICK, max_retries=3)
+async def gated(_: dict[str, Any], context: JobContext) -> None:
+    """Wait until the gate is open."""
+    note("start", context)
+    while not _gate.exists():  # noqa: ASYNC110 - the test that opens it is another process
+        await asyncio.sleep(GATE_POLL_SECONDS)
+    note("end", context)
