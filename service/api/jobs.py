@@ -3,7 +3,9 @@
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Path, Request, Response, Security
+from pydantic_core import to_json
 
+from service.api.direct import direct_route
 from service.api.problems import problem_responses
 from service.api.schemas import BatchIn, BatchOut, JobIn, JobOut
 from service.api.session import AppSettings, Session, transaction
@@ -13,7 +15,7 @@ from service.errors import Conflict, InvalidInput, NotFound
 from service.jobs.enqueue import EnqueuedJob
 from service.jobs.intake import Intake
 from service.jobs.lookups import MAX_ID
-from service.jobs.model import DEFAULT_PRIORITY, DEFAULT_QUEUE, JobId, JobStatus
+from service.jobs.model import JobId, JobStatus
 from service.jobs.new_job import NewJob
 from service.jobs.queries import get_job
 from service.jobs.submission import IdempotencyKey, check_standing, submit, submit_once
@@ -40,8 +42,41 @@ LOCATION: Final[dict[str, Any]] = {
 }
 
 
-@router.post(
+async def _enqueue(request: Request, body: JobIn) -> Response:
+    job = body.to_new_job()
+    intake: Intake = request.app.state.service.intake
+    enqueued = await intake.submit(job)
+    if enqueued.created:
+        return _created(job, enqueued)
+    async with transaction(request) as session:
+        await check_standing(session, [job], [enqueued])
+        return _job_response(JobOut.model_validate(await get_job(session, enqueued.id)), 200)
+
+
+async def enqueue_job(
+    request: Request,
+    body: JobIn,
+    principal: Writer,
+    idempotency_key: Key = None,
+) -> Response:
+    """The job is durable when the answer comes: no crash loses it, and it runs at least once.
+
+    A `unique_key` held by a live job with the same type and payload answers 200 with that job;
+    with another type or payload 409. An `Idempotency-Key` seen before with the same body answers
+    200 with the job that it made, even when that has ended; with another body, or when the job
+    has been deleted since, 409.
+    """
+    if idempotency_key is None:
+        return await _enqueue(request, body)
+    key = IdempotencyKey.of(body.model_dump(), owner=principal.subject, key=idempotency_key)
+    return await _enqueue_once(request, body.to_new_job(), key)
+
+
+router.add_api_route(
     "/jobs",
+    enqueue_job,
+    methods=["POST"],
+    route_class_override=direct_route(_enqueue),
     operation_id="enqueueJob",
     summary="Enqueue a job",
     status_code=201,
@@ -56,30 +91,6 @@ LOCATION: Final[dict[str, Any]] = {
         **problem_responses(400, 409, 422, 503),
     },
 )
-async def enqueue_job(
-    request: Request,
-    body: JobIn,
-    principal: Writer,
-    idempotency_key: Key = None,
-) -> Response:
-    """The job is durable when the answer comes: no crash loses it, and it runs at least once.
-
-    A `unique_key` held by a live job with the same type and payload answers 200 with that job;
-    with another type or payload 409. An `Idempotency-Key` seen before with the same body answers
-    200 with the job that it made, even when that has ended; with another body, or when the job
-    has been deleted since, 409.
-    """
-    job = body.to_new_job()
-    if idempotency_key is not None:
-        key = IdempotencyKey.of(body.model_dump(), owner=principal.subject, key=idempotency_key)
-        return await _enqueue_once(request, job, key)
-    intake: Intake = request.app.state.service.intake
-    enqueued = await intake.submit(job)
-    if enqueued.created:
-        return _created(job, enqueued)
-    async with transaction(request) as session:
-        await check_standing(session, [job], [enqueued])
-        return _job_response(JobOut.model_validate(await get_job(session, enqueued.id)), 200)
 
 
 @router.post(
@@ -157,33 +168,34 @@ async def _enqueue_once(request: Request, job: NewJob, key: IdempotencyKey) -> R
 
 
 def _created(job: NewJob, enqueued: EnqueuedJob) -> Response:
-    # What was just checked is not checked again: this is the hot path.
-    answer = JobOut.model_construct(
-        id=enqueued.id,
-        job_type=job.job_type,
-        queue=job.queue or DEFAULT_QUEUE,
-        status=JobStatus.PENDING,
-        priority=DEFAULT_PRIORITY if job.priority is None else job.priority,
-        attempts=0,
-        max_retries=job.max_retries,
-        next_run_at=enqueued.next_run_at,
-        created_at=enqueued.created_at,
-        started_at=None,
-        finished_at=None,
-        unique_key=job.unique_key,
-        last_error=None,
-        payload=job.payload,
-        result=None,
-        progress=None,
-        timeout_seconds=job.timeout_seconds,
-    )
-    return _job_response(answer, 201)
+    # The members of JobOut, of values that were just checked: this is the hot path.
+    answer = {
+        "id": enqueued.id,
+        "job_type": job.job_type,
+        "queue": job.queue,
+        "status": JobStatus.PENDING.value,
+        "priority": job.priority,
+        "attempts": 0,
+        "max_retries": job.max_retries,
+        "next_run_at": enqueued.next_run_at,
+        "created_at": enqueued.created_at,
+        "started_at": None,
+        "finished_at": None,
+        "unique_key": job.unique_key,
+        "last_error": None,
+        "payload": job.payload,
+        "result": None,
+        "progress": None,
+        "timeout_seconds": job.timeout_seconds,
+    }
+    return _response(to_json(answer), 201, enqueued.id)
 
 
 def _job_response(job: JobOut, status: int) -> Response:
+    return _response(job.model_dump_json(), status, job.id)
+
+
+def _response(body: str | bytes, status: int, job_id: int) -> Response:
     return Response(
-        job.model_dump_json(),
-        status,
-        headers={"Location": f"/jobs/{job.id}"},
-        media_type="application/json",
+        body, status, headers={"Location": f"/jobs/{job_id}"}, media_type="application/json"
     )

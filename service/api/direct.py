@@ -1,0 +1,46 @@
+"""A short way through FastAPI for the one route that takes thousands of requests a second."""
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
+
+from service.api.schemas import JobIn
+from service.auth.dependencies import require
+from service.auth.principal import Permission
+
+_KEY: Final = "idempotency-key"
+_validate: Final = JobIn.__pydantic_validator__.validate_json
+
+
+def direct_route(serve: Callable[[Request, JobIn], Awaitable[Response]]) -> type[APIRoute]:
+    """A route class that hands plain, valid requests straight to `serve`.
+
+    Declared as any other route, and described in OpenAPI as such. A request with an
+    `Idempotency-Key`, another content type or anything that does not validate takes FastAPI's own
+    way, which finds what is wrong with it and says so. The credential is checked first on both.
+    Measured: FastAPI's resolving of dependencies is a third of what a request costs.
+    """
+
+    class DirectRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            usual = super().get_route_handler()
+            authorise = require(Permission.JOBS_WRITE).authorise
+
+            async def handle(request: Request) -> Response:
+                await authorise(request)
+                headers = request.headers
+                media_type = headers.get("content-type", "").partition(";")[0]
+                if media_type == "application/json" and _KEY not in headers:
+                    try:
+                        job = _validate(await request.body())
+                    except ValidationError:
+                        return await usual(request)
+                    return await serve(request, job)
+                return await usual(request)
+
+            return handle
+
+    return DirectRoute
