@@ -1,7 +1,8 @@
-"""Write docs/configuration.md from `service.settings`: each setting is documented where it is."""
+"""Write docs/configuration.md and docs/metrics.md from what the code says of itself."""
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,20 @@ from pydantic.fields import FieldInfo
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from service.settings import Settings  # noqa: E402 - found by the line above
+from service.observability.metrics import catalogue  # noqa: E402 - found by the line above
+from service.settings import Settings  # noqa: E402
 
-TARGET = ROOT / "docs" / "configuration.md"
 HEAD = """# Configuration
 
 Every setting is an environment variable (or a line of `.env`), read once at start. Whatever is
 refused is named, all of it at once, and nothing starts. This page is made from
 `service/settings.py` by `make docs`.
+"""
+METRICS_HEAD = """# Metrics
+
+What `/metrics` shows, beside the HTTP metrics of prometheus-fastapi-instrumentator and those of the
+process. Values of labels come from bounded sets: job types and queues beyond the bound are summed
+as `other`. This page is made from `service/observability/metrics.py` by `make docs`.
 """
 BOUNDS = (("ge", "≥ {}"), ("gt", "> {}"), ("le", "≤ {}"), ("lt", "< {}"))
 
@@ -33,6 +40,30 @@ def render() -> str:
             *(row(name, Settings.model_fields[name]) for name in names),
         ]
     return "\n".join(parts) + "\n"
+
+
+def render_metrics() -> str:
+    """The page of the metrics."""
+    rows = [
+        f"| `{doc.name}` | {doc.kind} | {labels(doc.labels)} | {cell(doc.documentation)} |"
+        for doc in catalogue()
+    ]
+    return (
+        "\n".join(
+            [METRICS_HEAD, "| metric | kind | labels | what it tells |", "|---|---|---|---|", *rows]
+        )
+        + "\n"
+    )
+
+
+def labels(names: Sequence[str]) -> str:
+    """Names of labels."""
+    return ", ".join(f"`{name}`" for name in names) or "—"
+
+
+def cell(text: str) -> str:
+    """Text that cannot break the table."""
+    return text.replace("|", "\\|")
 
 
 def sections() -> dict[str, list[str]]:
@@ -53,8 +84,7 @@ def sections() -> dict[str, list[str]]:
 
 def row(name: str, field: FieldInfo) -> str:
     """One setting."""
-    description = (field.description or "").replace("|", "\\|")
-    return f"| `{name.upper()}` | {default(field)} | {allowed(field)} | {description} |"
+    return f"| `{name.upper()}` | {default(field)} | {allowed(field)} | {cell(field.description or '')} |"
 
 
 def default(field: FieldInfo) -> str:
@@ -80,6 +110,9 @@ def allowed(field: FieldInfo) -> str:
     return ", ".join(text.format(bounds[name]) for name, text in BOUNDS if name in bounds)
 
 
+PAGES = {"configuration.md": render, "metrics.md": render_metrics}
+
 if __name__ == "__main__":
-    TARGET.write_text(render(), encoding="utf-8")
-    print(f"wrote {TARGET.relative_to(ROOT)}")
+    for name, page in PAGES.items():
+        (ROOT / "docs" / name).write_text(page(), encoding="utf-8")
+        print(f"wrote docs/{name}")

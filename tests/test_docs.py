@@ -3,14 +3,17 @@
 import runpy
 from pathlib import Path
 
+import pytest
+
 from service.settings import Settings
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-def test_the_configuration_page_is_the_one_made_from_the_settings() -> None:
-    rendered = runpy.run_path(str(DOCS / "generate.py"))["render"]()
-    assert (DOCS / "configuration.md").read_text(encoding="utf-8") == rendered, "run `make docs`"
+@pytest.mark.parametrize("name", ["configuration.md", "metrics.md"])
+def test_a_page_made_from_the_code_is_up_to_date(name: str) -> None:
+    page = runpy.run_path(str(DOCS / "generate.py"))["PAGES"][name]
+    assert (DOCS / name).read_text(encoding="utf-8") == page(), "run `make docs`"
 
 
 def test_every_setting_says_what_it_does() -> None:

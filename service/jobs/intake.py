@@ -3,9 +3,7 @@
 import asyncio
 from typing import Final
 
-import asyncpg
-
-from service.db.engine import DATABASE_ERRORS, Database
+from service.db.engine import DATABASE_ERRORS, REFUSED_ERRORS, Database
 from service.errors import InvalidInput, Unavailable
 from service.jobs.enqueue import EnqueuedJob, insert_jobs
 from service.jobs.new_job import JobColumns, NewJob, encode_jobs
@@ -68,7 +66,7 @@ class Intake:
         try:
             columns = JobColumns.joined(columns for columns, _ in group)
             enqueued = await insert_jobs(self._link.fetch, columns)
-        except asyncpg.DataError as error:
+        except REFUSED_ERRORS as error:
             # One value that PostgreSQL refuses fails the statement: find whose it was.
             if len(group) > 1:
                 for one in group:

@@ -178,11 +178,13 @@ class Maintenance:
 
     async def _read_gauges(self) -> None:
         heads = await store.lanes(self._link, limit=MAX_LANES)
-        queues = sorted({head.lane.queue for head in heads})
-        rows = await self._link.fetch(statements.QUEUE_GAUGES, queues, self._settings.count_cap)
-        set_queue_gauges(
-            QueueReading(queue, depth, running, oldest) for queue, depth, oldest, running in rows
+        rows = await self._link.fetch(
+            statements.QUEUE_GAUGES,
+            [head.lane.queue for head in heads],
+            [head.lane.priority for head in heads],
+            self._settings.count_cap,
         )
+        set_queue_gauges(QueueReading(*row) for row in rows)
 
 
 async def fail_unserved(

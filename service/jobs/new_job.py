@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from service.errors import InvalidInput
@@ -80,16 +80,15 @@ class JobColumns:
             if value not in _known_names:
                 _check_name(name, value)
         priority = DEFAULT_PRIORITY if job.priority is None else job.priority
-        if not HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY:
-            raise InvalidInput(
-                f"priority is {priority!r}: expected {HIGHEST_PRIORITY} (most urgent) to "
-                f"{LOWEST_PRIORITY}",
-                field="priority",
-            )
-        if job.max_retries is not None and not 0 <= job.max_retries <= 1000:
-            raise InvalidInput(
-                f"max_retries is {job.max_retries!r}: expected 0 to 1000", field="max_retries"
-            )
+        _check_integer(
+            "priority",
+            priority,
+            HIGHEST_PRIORITY,
+            LOWEST_PRIORITY,
+            f"{HIGHEST_PRIORITY} (most urgent)",
+        )
+        if job.max_retries is not None:
+            _check_integer("max_retries", job.max_retries, 0, 1000, "0")
         if job.timeout_seconds is not None and not 0 < job.timeout_seconds <= 86_400:
             raise InvalidInput(
                 f"timeout_seconds is {job.timeout_seconds!r}: expected above 0 and at most 86400",
@@ -168,6 +167,7 @@ def encode_jobs(jobs: Sequence[NewJob], *, max_payload_bytes: int) -> JobColumns
         except InvalidInput as error:
             if len(jobs) > 1:
                 error.detail = f"job {place}: {error.detail}"
+                error.args = (error.detail,)
                 error.field = f"jobs.{place}.{error.field}"
             raise
     return columns
@@ -182,6 +182,12 @@ def _check_name(name: str, value: object) -> None:
         )
     if len(_known_names) < _MAX_KNOWN_NAMES:
         _known_names.add(value)
+
+
+def _check_integer(name: str, value: object, low: int, high: int, low_words: str) -> None:
+    # True is 1 to Python, and 1.5 would be cut to 1 on its way to the database.
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InvalidInput(f"{name} is {value!r}: expected {low_words} to {high}", field=name)
 
 
 def _check_unique_key(key: object) -> None:
@@ -202,7 +208,13 @@ def _checked_run_at(job: NewJob) -> datetime | None:
             f"run_at is {job.run_at.isoformat()} without a time zone: append Z or an offset",
             field="run_at",
         )
-    return job.run_at
+    try:
+        return job.run_at.astimezone(UTC)
+    except OverflowError:
+        raise InvalidInput(
+            f"run_at is {job.run_at.isoformat()}: expected a time within the years 1 to 9999 of UTC",
+            field="run_at",
+        ) from None
 
 
 def _checked_delay(job: NewJob) -> float:

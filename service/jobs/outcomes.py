@@ -4,6 +4,7 @@ import math
 import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from service.jobs.backoff import MAX_DELAY_SECONDS
@@ -56,7 +57,10 @@ class Failure:
     ) -> "Failure":
         """The failure that an exception of a handler tells of, trimmed to a bounded size."""
         # A frame's lines only, not the values in it: those may hold secrets.
-        lines = "".join(traceback.format_exception(error, limit=-20))
+        ours, trail = Path(__file__).parent, error.__traceback__
+        while trail is not None and Path(trail.tb_frame.f_code.co_filename).parent == ours:
+            trail = trail.tb_next  # where the engine called the handler tells nobody anything
+        lines = "".join(traceback.format_exception(type(error), error, trail, limit=-20))
         return cls(
             attempt=attempt,
             type=type(error).__name__,

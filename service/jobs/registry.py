@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from re import match
+from re import fullmatch
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -71,7 +71,7 @@ class Registry:
                 HandlerSpec(
                     job_type=job_type,
                     function=function,
-                    is_async=inspect.iscoroutinefunction(function),
+                    is_async=_is_async(function),
                     takes_context=_takes_context(job_type, function),
                     timeout_seconds=timeout,
                     max_retries=max_retries,
@@ -87,12 +87,12 @@ class Registry:
     def add(self, spec: HandlerSpec) -> None:
         """Take `spec` in; see `handler` for what is refused."""
         name = spec.job_type
-        if not match(NAME_PATTERN, name):
+        if not fullmatch(NAME_PATTERN, name):
             raise ConfigurationError(
                 f"job type {name!r}: expected 1 to 100 letters, digits or _ . : - "
                 "with a letter or digit first"
             )
-        if spec.queue is not None and not match(NAME_PATTERN, spec.queue):
+        if spec.queue is not None and not fullmatch(NAME_PATTERN, spec.queue):
             raise ConfigurationError(f"handler {name!r}: bad queue name {spec.queue!r}")
         if spec.timeout_seconds is not None and not spec.timeout_seconds > 0:
             raise ConfigurationError(
@@ -127,6 +127,13 @@ register_handler = registry.handler
 
 def _origin(function: Handler) -> str:
     return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    # An object with `async def __call__` is no coroutine function to inspect.
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - looked at, not asked for
+    )
 
 
 def _takes_context(job_type: str, function: Callable[..., Any]) -> bool:

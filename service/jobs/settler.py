@@ -4,9 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-import asyncpg
-
-from service.db.engine import DATABASE_ERRORS, Link
+from service.db.engine import DATABASE_ERRORS, REFUSED_ERRORS, Link
 from service.jobs import store
 from service.jobs.loops import Pause
 from service.jobs.model import JobStatus
@@ -118,8 +116,8 @@ class Settler:
                 [(run.job, outcome) for run, outcome in batch],
                 max_errors=self._max_errors,
             )
-        except asyncpg.DataError as error:
-            held = await self._settle_singly(batch, write, error)
+        except REFUSED_ERRORS:
+            held = await self._settle_singly(batch, write)
         if unsure:
             # An earlier try may have been carried out, and only its answer been lost.
             lost = [run.job for run, _ in batch if run.job.lease not in held]
@@ -128,28 +126,25 @@ class Settler:
         observe_batch(operation, len(batch))
         self._account(batch, held)
 
-    async def _settle_singly(
-        self, batch: list[Settlement], write: store.Settling, error: asyncpg.DataError
-    ) -> set[Lease]:
+    async def _settle_singly(self, batch: list[Settlement], write: store.Settling) -> set[Lease]:
         """PostgreSQL refused a value of the batch: find whose, and end that job with the reason."""
-        if len(batch) > 1:
-            held: set[Lease] = set()
-            for place, (run, outcome) in enumerate(batch):
-                one = [(run, outcome)]
-                try:
-                    held |= await write(
-                        self._link, [(run.job, outcome)], max_errors=self._max_errors
-                    )
-                except asyncpg.DataError as single_error:
-                    held |= await self._settle_singly(one, write, single_error)
-                    batch[place] = one[0]
-            return held
-        run, _ = batch[0]
-        message = clean_text(f"PostgreSQL refused the result: {error}", 500)
-        failure = Failure(attempt=run.job.attempt, type=type(error).__name__, message=message)
-        ended = Ended(JobStatus.FAILED, failure, "bad_result")
-        batch[0] = (run, ended)
-        return await store.finish(self._link, [(run.job, ended)], max_errors=self._max_errors)
+        held: set[Lease] = set()
+        for place, (run, outcome) in enumerate(batch):
+            try:
+                held |= await write(self._link, [(run.job, outcome)], max_errors=self._max_errors)
+            except REFUSED_ERRORS as error:
+                ended = _refused(run, error)
+                batch[place] = (run, ended)
+                held |= await self._settle_refused(run, ended)
+        return held
+
+    async def _settle_refused(self, run: Run, ended: Ended) -> set[Lease]:
+        try:
+            return await store.finish(self._link, [(run.job, ended)], max_errors=self._max_errors)
+        except REFUSED_ERRORS as error:
+            # Not even that: its lease will run out, and the others are not held up.
+            _log.error("outcome_refused", job_id=run.job.id, error=type(error).__name__)
+            return set()
 
     def _account(self, batch: list[Settlement], held: set[Lease]) -> None:
         counts: dict[tuple[str, str, str], int] = {}
@@ -178,6 +173,16 @@ class Settler:
             counts[key] = counts.get(key, 0) + 1
         for (event, status, job_type), count in counts.items():
             record_event(event, job_type, status, count)
+
+
+def _refused(run: Run, error: Exception) -> Ended:
+    failure = Failure(
+        attempt=run.job.attempt,
+        type=type(error).__name__,
+        message=clean_text(f"PostgreSQL refused the result: {error}", 500),
+        started_at=run.attempt.started_at if run.attempt else None,
+    )
+    return Ended(JobStatus.FAILED, failure, "bad_result")
 
 
 def _event_of(outcome: Outcome) -> tuple[str, str]:

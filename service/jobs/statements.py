@@ -309,15 +309,15 @@ SELECT id, job_type FROM kept
 """
 
 QUEUE_GAUGES: Final = """
-SELECT q.queue,
-  (SELECT count(*) FROM (SELECT 1 FROM jobs_live b WHERE b.queue = q.queue LIMIT $2) c),
-  COALESCE((SELECT max(h.age) FROM generate_series(0, 9) AS p(priority) CROSS JOIN LATERAL (
-      SELECT extract(epoch FROM now() - b.next_run_at)::float8 AS age FROM jobs_live b
-      WHERE b.queue = q.queue AND b.priority = p.priority AND b.next_run_at <= now()
-        AND b.status = 'PENDING'
-      ORDER BY b.next_run_at LIMIT 1) h), 0),
-  (SELECT count(*) FROM (SELECT b.status FROM jobs_live b
-     WHERE b.queue = q.queue AND b.next_run_at <= now() LIMIT $2) c WHERE c.status = 'RUNNING')
-FROM unnest($1::text[]) AS q(queue)
+SELECT l.queue, count(*) FILTER (WHERE d.status = 'PENDING'),
+  count(*) FILTER (WHERE d.status = 'RUNNING'),
+  COALESCE(max(extract(epoch FROM now() - d.next_run_at)) FILTER (WHERE d.status = 'PENDING'),
+           0)::float8
+FROM unnest($1::text[], $2::smallint[]) AS l(queue, priority)
+LEFT JOIN LATERAL (
+  SELECT b.status, b.next_run_at FROM jobs_live b
+  WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
+  ORDER BY b.next_run_at, b.id LIMIT $3) d ON true
+GROUP BY l.queue
 """
-"""Depth, age of the oldest due job and running jobs of each queue, each look capped."""
+"""Due and running jobs of each queue and the age of the oldest due one; each lane's look is capped."""

@@ -183,9 +183,10 @@ def record_event(event: str, job_type: str, status: str = "ok", count: int = 1) 
     """Count `count` events of one job type."""
     child = _event_children.get((event, job_type, status))
     if child is None:
-        job_type = known_job_type(job_type)
-        child = JOB_EVENTS.labels(event, job_type, status)
-        _event_children[(event, job_type, status)] = child
+        known = known_job_type(job_type)
+        child = JOB_EVENTS.labels(event, known, status)
+        if known == job_type:  # the others are without bound
+            _event_children[(event, job_type, status)] = child
     child.inc(count)
 
 
