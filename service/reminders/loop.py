@@ -28,17 +28,22 @@ class ReminderLoop:
         self._database = database
         self._settings = settings
         self._task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
         self._failures = 0
 
     async def start(self) -> None:
         """Begin scanning, with a first scan right away."""
         if self._task is None:
+            self._stopping.clear()
             self._task = asyncio.create_task(self._run(), name="reminder-loop")
 
     async def stop(self) -> None:
         """Stop scanning; a scan in the middle of a batch is rolled back."""
         task, self._task = self._task, None
         if task is not None:
+            # Both: a cancellation in the middle of a statement can come out as a database error
+            # of the rollback, and the loop goes on after those.
+            self._stopping.set()
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -67,7 +72,7 @@ class ReminderLoop:
                 break
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             try:
                 await self.scan()
                 self._failures = 0
@@ -82,7 +87,9 @@ class ReminderLoop:
                 self._failures += 1
                 record_database_error("reminder_scan_unexpected")
                 _log.exception("reminder_scan_failed", failures=self._failures)
-            await asyncio.sleep(self._pause())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pause()):
+                    await self._stopping.wait()
 
     def _pause(self) -> float:
         usual = self._settings.reminder_scan_seconds

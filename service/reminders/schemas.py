@@ -40,7 +40,12 @@ def _iso_text(value: object) -> object:
 
 
 Message = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_storable)]
-SendAt = Annotated[AwareDatetime, BeforeValidator(_iso_text), Field(ge=EARLIEST, le=LATEST)]
+SendAt = Annotated[
+    AwareDatetime,
+    BeforeValidator(_iso_text),
+    Field(ge=EARLIEST, le=LATEST),
+    AfterValidator(lambda moment: moment.astimezone(UTC)),
+]
 Recipient = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_RECIPIENT_CHARS), AfterValidator(_storable)
 ]

@@ -192,6 +192,7 @@ async def test_a_job_whose_reminder_needs_no_sending_sends_nothing(
     async with database.sessions() as session:
         job = await get_job(session, JobId(job_id))
     assert job.status == JobStatus.SUCCESS
+    assert job.result is not None
     assert what in job.result["skipped"]
 
 

@@ -8,6 +8,7 @@ from service.db.engine import Database
 from service.observability.metrics import DATABASE_ERRORS_TOTAL
 from service.reminders import repository
 from service.reminders.loop import ReminderLoop
+from service.reminders.scheduling import Scan
 from service.settings import Settings
 
 from .conftest import AddReminder, ReadReminder, eventually
@@ -16,7 +17,7 @@ Make = Callable[..., Settings]
 
 
 def scan_errors() -> float:
-    return DATABASE_ERRORS_TOTAL.labels("reminder_scan")._value.get()
+    return float(DATABASE_ERRORS_TOTAL.labels("reminder_scan")._value.get())
 
 
 async def test_a_due_reminder_gets_its_job_without_anybody_asking(
@@ -127,6 +128,28 @@ async def test_connections_cut_by_the_server_are_survived(
         await eventually(queued)
     finally:
         await loop.stop()
+
+
+async def test_a_stop_that_comes_out_as_a_database_error_still_stops(
+    database: Database, settings: Settings
+) -> None:
+    # As when the rollback of a cancelled statement finds its connection gone.
+    scanning = asyncio.Event()
+
+    class Interrupted(ReminderLoop):
+        async def scan(self) -> Scan:
+            scanning.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise ConnectionResetError from None
+            return Scan(enqueued=0, already_queued=0)
+
+    loop = Interrupted(database, settings)
+    await loop.start()
+    await scanning.wait()
+    await asyncio.wait_for(loop.stop(), 5)
+    assert not loop.running
 
 
 @pytest.mark.parametrize(("failures", "pause"), [(1, 0.5), (2, 1.0), (5, 8.0), (50, 60.0)])

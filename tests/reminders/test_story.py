@@ -77,7 +77,7 @@ async def test_a_reminder_is_delivered_once_after_the_mail_server_was_down(
     await asyncio.wait_for(mailbox.arrived.wait(), 10)
 
     async def sent() -> bool:
-        return (await look())["status"] == "sent"
+        return bool((await look())["status"] == "sent")
 
     await eventually(sent)
     assert states[-1]["sent"] is True
