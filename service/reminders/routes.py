@@ -2,10 +2,11 @@
 
 import base64
 import binascii
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response, Security, status
 
+from service.api.problems import problem_responses
 from service.auth.dependencies import RequirePermission, require
 from service.auth.principal import Permission, Principal
 from service.db.engine import Database
@@ -52,13 +53,6 @@ Operator = Annotated[Principal, Security(RequireEither(Permission.ADMIN_OPERATE)
 Id = Annotated[int, Path(ge=1, le=MAX_ID, description="Id of a reminder.")]
 
 router = APIRouter(prefix="/reminders", tags=["Reminders"])
-
-NOT_FOUND: Final[dict[int | str, dict[str, Any]]] = {
-    404: {"description": "No such reminder, or another user's."}
-}
-CONFLICT: Final[dict[int | str, dict[str, Any]]] = {
-    409: {"description": "It is being sent right now, or has been sent."}
-}
 
 
 @router.post("", status_code=status.HTTP_201_CREATED, summary="Create a reminder")
@@ -128,7 +122,7 @@ async def run_reminders(request: Request, _operator: Operator) -> RunOut:
     return RunOut(enqueued=scan.enqueued, already_queued=scan.already_queued)
 
 
-@router.get("/{reminder_id}", summary="Read a reminder", responses=NOT_FOUND)
+@router.get("/{reminder_id}", summary="Read a reminder", responses=problem_responses(404))
 async def read_reminder(reminder_id: Id, request: Request, user: User) -> ReminderOut:
     """One reminder, with its delivery state and last error."""
     async with _database(request).sessions.begin() as session:
@@ -138,7 +132,7 @@ async def read_reminder(reminder_id: Id, request: Request, user: User) -> Remind
     return ReminderOut.model_validate(reminder)
 
 
-@router.patch("/{reminder_id}", summary="Change a reminder", responses=NOT_FOUND | CONFLICT)
+@router.patch("/{reminder_id}", summary="Change a reminder", responses=problem_responses(404, 409))
 async def change_reminder(
     reminder_id: Id, body: ReminderChange, request: Request, user: User
 ) -> ReminderOut:
@@ -161,7 +155,7 @@ async def change_reminder(
     "/{reminder_id}",
     status_code=status.HTTP_204_NO_CONTENT,
     summary="Delete a reminder",
-    responses=NOT_FOUND | CONFLICT,
+    responses=problem_responses(404, 409),
 )
 async def delete_reminder(reminder_id: Id, request: Request, user: User) -> None:
     """Delete a reminder and cancel its waiting job."""
