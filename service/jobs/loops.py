@@ -8,6 +8,8 @@ from typing import Final
 from service.observability.logging import get_logger
 from service.observability.metrics import WORKER_RESTARTS
 
+CANCEL_AGAIN_SECONDS: Final = 0.5
+
 _log = get_logger(__name__)
 
 
@@ -55,9 +57,11 @@ class Loop:
 
     async def stop(self) -> None:
         """Cancel the task and wait for its end."""
-        if self._task is not None:
+        while self._task is not None and not self._task.done():
+            # Again and again: a cancellation in the middle of a statement can come out as an error
+            # of the connection that it cut, and the loop goes on after those.
             self._task.cancel()
-            await asyncio.wait({self._task})
+            await asyncio.wait({self._task}, timeout=CANCEL_AGAIN_SECONDS)
 
     async def _supervise(self) -> None:
         pause = Pause()
