@@ -24,10 +24,18 @@ from service.settings import Settings
 DATABASE_ERRORS: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that was cut between two statements
     OSError,
     TimeoutError,
 )
 """What a statement raises when the database or the way to it fails."""
+
+REFUSED_ERRORS: Final = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
+"""Those of them that say: the database is well, and a value is not. Trying again helps nothing."""
 
 APPLICATION_NAME: Final = "finmind-jobs"
 
