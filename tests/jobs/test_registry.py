@@ -1,0 +1,106 @@
+"""What may be registered, and what is refused at import rather than at run time."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from service.errors import ConfigurationError
+from service.jobs import JobContext, Registry
+
+
+async def handle(payload: Any) -> None:
+    """Stands for any handler."""
+
+
+async def handle_with_context(payload: Any, ctx: JobContext) -> None:
+    """Stands for a handler that wants to know more."""
+
+
+def handle_plainly(payload: Any) -> None:
+    """Stands for a handler that blocks."""
+
+
+class Callable:
+    async def __call__(self, payload: Any) -> None:
+        """Stands for an object that handles."""
+
+
+def test_a_function_stays_what_it_was_when_it_is_registered(handlers: Registry) -> None:
+    assert handlers.handler("mail")(handle) is handle
+
+
+def test_what_was_said_of_a_type_is_known(handlers: Registry) -> None:
+    handlers.handler("mail", timeout=5, max_retries=1, queue="mails")(handle_with_context)
+    spec = handlers.get("mail")
+    assert spec is not None
+    assert (spec.timeout_seconds, spec.max_retries, spec.queue) == (5, 1, "mails")
+    assert (spec.is_async, spec.takes_context) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("function", "is_async"),
+    [(handle, True), (handle_plainly, False), (partial(handle), True), (Callable(), True)],
+)
+def test_coroutine_functions_are_told_from_plain_ones(
+    handlers: Registry, function: Any, is_async: bool
+) -> None:
+    handlers.handler("mail")(function)
+    spec = handlers.get("mail")
+    assert spec is not None
+    assert spec.is_async is is_async
+
+
+def test_an_unknown_type_is_none(handlers: Registry) -> None:
+    assert handlers.get("mail") is None
+
+
+def test_types_are_listed_in_order(handlers: Registry) -> None:
+    handlers.handler("b")(handle)
+    handlers.handler("a")(handle)
+    assert handlers.job_types() == ["a", "b"]
+
+
+def test_one_type_is_not_handled_by_two_functions(handlers: Registry) -> None:
+    handlers.handler("mail")(handle)
+    with pytest.raises(ConfigurationError, match=r"handled twice.*handle.*handle_plainly"):
+        handlers.handler("mail")(handle_plainly)
+
+
+def test_one_function_may_be_registered_again_when_its_module_is_imported_again(
+    handlers: Registry,
+) -> None:
+    handlers.handler("mail")(handle)
+    handlers.handler("mail", max_retries=7)(handle)
+    spec = handlers.get("mail")
+    assert spec is not None
+    assert spec.max_retries == 7
+
+
+@pytest.mark.parametrize("name", ["", " mail", "mail\n", "ma il", "-mail", "x" * 101, "mäil"])
+def test_a_bad_name_is_refused(handlers: Registry, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="job type"):
+        handlers.handler(name)(handle)
+    with pytest.raises(ConfigurationError, match="queue"):
+        handlers.handler("mail", queue=name)(handle)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"timeout": 0},
+        {"timeout": -1},
+        {"timeout": float("nan")},
+        {"max_retries": -1},
+        {"max_retries": 1001},
+    ],
+)
+def test_a_limit_out_of_range_is_refused(handlers: Registry, limits: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="mail"):
+        handlers.handler("mail", **limits)(handle)
+
+
+@pytest.mark.parametrize("function", [lambda: None, lambda a, b, c: None, lambda *, payload: None])
+def test_a_signature_that_cannot_be_called_is_refused(handlers: Registry, function: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"expected \(payload\)"):
+        handlers.handler("mail")(function)
