@@ -78,6 +78,7 @@ CREATE INDEX jobs_done_queue ON jobs_done (queue, id);
 CREATE INDEX jobs_done_times ON jobs_done USING brin (created_at, next_run_at)
   WITH (pages_per_range = 32, autosummarize = on);
 CREATE INDEX jobs_done_cancelled ON jobs_done (id) WHERE status = 'CANCELLED';
+CREATE INDEX jobs_done_error ON jobs_done (id) WHERE last_error IS NOT NULL;
 CREATE INDEX jobs_done_unique_key ON jobs_done (unique_key, id) WHERE unique_key IS NOT NULL;
 CREATE TABLE jobs_done_default PARTITION OF jobs_done DEFAULT;
 ALTER TABLE jobs_done_default ADD CONSTRAINT jobs_done_default_pkey PRIMARY KEY (id);

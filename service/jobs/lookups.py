@@ -150,16 +150,14 @@ def _driving(
     free = frozenset({"statuses"}) if statuses == group else frozenset()
     if filters.unique_key is not None:
         return _CONDITIONS["unique_key"], free | {"unique_key"}
-    if group is LIVE:
-        return "true", free
     if filters.error is not None and group is DONE:
         # Few jobs that ended well ever failed; an index of its own names them.
         return "last_error IS NOT NULL", free
-    if filters.job_type is not None:
-        return _CONDITIONS["job_type"], free | {"job_type"}
-    if filters.queue is not None:
-        return _CONDITIONS["queue"], free | {"queue"}
-    if len(statuses) == 1 and statuses != {JobStatus.SUCCESS}:
+    if group is not LIVE:
+        for name in ("job_type", "queue"):
+            if getattr(filters, name) is not None:
+                return _CONDITIONS[name], free | {name}
+    if len(statuses) == 1 and not statuses & (LIVE | {JobStatus.SUCCESS}):
         return f"status = '{next(iter(statuses))}'", frozenset({"statuses"})
     return "true", free
 

@@ -135,7 +135,7 @@ async def list_jobs(
     if before_id is None and next_before_id is None:
         # This page is all there is: no count can know better.
         total, exact = len(found), True
-    elif total <= len(found) and next_before_id is not None:
+    elif total <= len(found) == limit and next_before_id is not None:
         # Rows that the kept counts were never told of: put in by hand.
         total, exact = len(found) + 1, False
     return JobPage(found, next_before_id, max(total, len(found)), exact)

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from service.jobs.model import JobId, JobStatus
+from service.jobs.registry import register_handler, registry
 from service.settings import Settings
 from tests.api.conftest import Auth
 from tests.api.shapes import assert_problem, jobs_in
@@ -84,7 +85,7 @@ async def test_each_filter_leaves_exactly_its_jobs(
     expected: list[tuple[dict[str, Any], list[int]]] = [
         ({}, [six, five, four, three, two, one]),
         *(
-            ({"status": status}, [job])
+            ({"status": status}, [int(job)])
             for status, job in zip(
                 ("PENDING", "DEAD_LETTER", "SUCCESS", "CANCELLED", "FAILED", "RUNNING"),
                 (one, two, three, four, five, six),
@@ -200,9 +201,9 @@ async def test_pages_show_each_job_once_while_others_are_enqueued(
     seen: list[int] = []
     query: dict[str, Any] = {"limit": 5}
     for _ in range(20):
-        page, *_new = await asyncio.gather(
+        page, _ = await asyncio.gather(
             client.get("/admin/jobs", params=query, headers=viewer),
-            *(enqueue(number) for number in range(4)),
+            asyncio.gather(*(enqueue(number) for number in range(4))),
         )
         seen += [job["id"] for job in page.json()["jobs"]]
         if page.json()["next_cursor"] is None:
@@ -498,6 +499,50 @@ async def test_process_runs_due_jobs_and_tells_how_they_ended(
     assert (await client.get(f"/jobs/{waits}", headers=auth("service"))).json()[
         "status"
     ] == "PENDING"
+
+
+async def test_process_counts_each_way_to_end_and_keeps_to_its_limit(
+    client: httpx.AsyncClient, operator: dict[str, str], put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_specs", dict(registry._specs))
+
+    @register_handler("test-api.works")
+    async def works(payload: dict[str, Any]) -> dict[str, Any]:
+        return {"got": payload}
+
+    @register_handler("test-api.breaks")
+    async def breaks(payload: dict[str, Any]) -> None:
+        raise OSError("down")
+
+    done = await put(job_type="test-api.works", payload={"n": 1})
+    later = await put(job_type="test-api.breaks", max_retries=1)
+    dead = await put(job_type="test-api.breaks", max_retries=0)
+    summed = dict.fromkeys(("processed", "succeeded", "retried", "failed", "dead_lettered"), 0)
+    for limit, taken in ((2, 2), (2, 1), (2, 0)):
+        answer = await client.post(f"/admin/jobs/process?limit={limit}", headers=operator)
+        assert answer.json()["processed"] == taken
+        summed = {name: summed[name] + jobs for name, jobs in answer.json().items()}
+    assert summed == {
+        "processed": 3,
+        "succeeded": 1,
+        "retried": 1,
+        "failed": 0,
+        "dead_lettered": 1,
+    }
+    read = {
+        job: (await client.get(f"/admin/jobs/{job}", headers=operator)).json()
+        for job in (done, later, dead)
+    }
+    assert [read[job]["status"] for job in (done, later, dead)] == [
+        "SUCCESS",
+        "PENDING",
+        "DEAD_LETTER",
+    ]
+    assert read[done]["result"] == {"got": {"n": 1}}
+    assert (read[dead]["errors"][0]["type"], read[dead]["errors"][0]["message"]) == (
+        "OSError",
+        "down",
+    )
 
 
 @pytest.mark.parametrize("limit", ["0", "1001", "-5", "x"])

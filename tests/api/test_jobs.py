@@ -253,7 +253,13 @@ async def test_an_idempotency_key_with_another_body_is_a_conflict(
 ) -> None:
     keyed = service | {"Idempotency-Key": "order-1"}
     await client.post("/jobs", json=JOB, headers=keyed)
-    for other in ({"payload": {}}, {"priority": 3}, {"delay_seconds": 1}, {"job_type": "sms"}):
+    others: list[dict[str, Any]] = [
+        {"payload": {}},
+        {"priority": 3},
+        {"delay_seconds": 1},
+        {"job_type": "sms"},
+    ]
+    for other in others:
         assert_problem(await client.post("/jobs", json=JOB | other, headers=keyed), 409)
     assert_problem(await client.post("/jobs/batch", json={"jobs": [JOB]}, headers=keyed), 409)
     assert len(await jobs_in(app)) == 1

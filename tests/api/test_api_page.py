@@ -1,0 +1,80 @@
+"""docs/api.md: its commands work as they stand."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from tests.api.conftest import Auth
+from tests.jobs.rows import add
+
+PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+COMMANDS = [
+    command
+    for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    for command in re.findall(r"^curl(?:\\\n|[^\n']|'[^']*')*", block, re.MULTILINE)
+]
+
+
+def parse(command: str, headers: dict[str, str]) -> httpx.Request:
+    """The request that curl would send."""
+    words = shlex.split(command.replace("\\\n", " "), comments=True)[1:]
+    method, url, get = None, "", False
+    data: list[str] = []
+    sent = dict(headers)
+    while words:
+        word = words.pop(0)
+        if word == "-X":
+            method = words.pop(0)
+        elif word == "-H":
+            value = words.pop(0)
+            if value != "$AUTH":
+                name, _, text = value.partition(": ")
+                sent[name] = text
+        elif word in ("-d", "--data-urlencode"):
+            data.append(words.pop(0))
+        elif word == "-G":
+            get = True
+        elif word != "-i":
+            assert word.startswith("$BASE"), word
+            url = word.replace("$BASE", "http://service.test")
+    if get:
+        pairs: list[tuple[str, str | int | float | bool | None]] = [
+            (name, text) for name, _, text in (one.partition("=") for one in data)
+        ]
+        return httpx.Request("GET", url, params=pairs, headers=sent)
+    body = data[0].encode() if data else None
+    return httpx.Request(method or ("POST" if body else "GET"), url, content=body, headers=sent)
+
+
+def test_the_page_shows_every_endpoint() -> None:
+    assert len(COMMANDS) == 11
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_a_command_of_the_page_works(
+    client: httpx.AsyncClient, app: FastAPI, auth: Auth, command: str
+) -> None:
+    request = parse(command, auth("admin"))
+    status = "PENDING" if "/cancel" in command else "DEAD_LETTER"
+    async with app.state.service.database.sessions.begin() as session:
+        await add(session, id=42, status=status)
+    answer = await client.send(request)
+    enqueues = urlsplit(str(request.url)).path in ("/jobs", "/jobs/batch")
+    expected = 201 if enqueues else 204 if request.method == "DELETE" else 200
+    assert answer.status_code == expected, answer.text
+
+
+async def test_the_problem_of_the_page_is_one_that_is_sent(
+    client: httpx.AsyncClient, auth: Auth
+) -> None:
+    shown = json.loads(re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)[-1])
+    answer = await client.post(
+        "/jobs", json={"job_type": "m", "priority": 10}, headers=auth("admin")
+    )
+    assert answer.json() | {"request_id": shown["request_id"]} == shown
