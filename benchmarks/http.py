@@ -76,12 +76,24 @@ async def _serving(dsn: str, *command: str) -> AsyncIterator[int]:
                 if "http://127.0.0.1:" in line:
                     port = int(line.split("http://127.0.0.1:")[1].split("/")[0].split()[0])
                     break
+            await _listening(port)
         yield port
     finally:
         if process.returncode is None:
             process.terminate()
             async with asyncio.timeout(30):
                 await process.wait()
+
+
+async def _listening(port: int) -> None:
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.05)
+        else:
+            writer.close()
+            return
 
 
 async def _load(port: int, headers: dict[str, str], body: bytes, *, seconds: float) -> list[float]:
