@@ -139,8 +139,9 @@ gone AS (
 kept AS (
   INSERT INTO background_jobs ({_COLUMNS})
   SELECT id, created_at, next_run_at, started_at, clock_timestamp(), lease_token, worker_id,
-    timeout_seconds, priority, attempts, max_retries, lost_leases, queue, job_type, new_status,
-    unique_key,
+    timeout_seconds, priority,
+    CASE WHEN failure ->> 'event' = 'lease_lost' THEN attempts - 1 ELSE attempts END,
+    max_retries, lost_leases, queue, job_type, new_status, unique_key,
     CASE WHEN failure IS NULL THEN last_error
       ELSE {_last_error("failure")} END,
     payload, new_result, progress, backoff,
@@ -150,7 +151,7 @@ counted AS ({_COUNT.format(sign="", source="kept")})
 SELECT id, lease_token FROM kept
 """
 """Move ended jobs out of the live partition, fenced by their tokens. Leases missing from the answer
-were lost."""
+were lost. A job that ends for its lost leases was claimed but not run: that claim is no attempt."""
 
 REQUEUE: Final = f"""
 UPDATE jobs_live b SET

@@ -1,0 +1,40 @@
+"""Every way in which an attempt can end: as a worker reports it, and as a handler does it."""
+
+from service.jobs import JobStatus, PermanentError, RetryAfter, Snooze
+from service.jobs.outcomes import Ended, Failure, Outcome, Released, Retried, Snoozed, Succeeded
+from service.jobs.store import ClaimedJob
+
+HOUR = 3600.0
+BEHAVIOURS = ("return", "error", "permanent", "bad_result", "snooze", "retry_after")
+OUTCOMES = ("success", "retry", "retry_now", "dead", "failed", "snooze", "release")
+
+
+def outcome_of(kind: str, claim: ClaimedJob) -> Outcome:
+    """What a worker reports of the claim."""
+    failure = Failure(attempt=claim.attempt, type="ValueError", message="bad")
+    match kind:
+        case "success":
+            return Succeeded('{"n": 1}')
+        case "retry" | "retry_now":
+            return Retried(HOUR if kind == "retry" else 0.0, failure, "error")
+        case "snooze":
+            return Snoozed(HOUR)
+        case "release":
+            return Released()
+    return Ended(JobStatus.DEAD_LETTER if kind == "dead" else JobStatus.FAILED, failure, "error")
+
+
+def behave(behaviour: str) -> object:
+    """What a handler does in one attempt."""
+    match behaviour:
+        case "return":
+            return {"n": 1}
+        case "bad_result":
+            return float("nan")
+        case "permanent":
+            raise PermanentError("no use")
+        case "snooze":
+            raise Snooze(HOUR)
+        case "retry_after":
+            raise RetryAfter(HOUR)
+    raise ValueError("bad")

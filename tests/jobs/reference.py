@@ -1,0 +1,144 @@
+"""What should become of a job, in plain Python: the rules of the service without a database."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from service.jobs.model import LIVE, JobId, JobStatus, LeaseToken
+
+SERVED = "work"
+UNSERVED = "nobody"
+"""A type that no handler is registered for."""
+
+KEPT_ERRORS = 4
+MAX_LOST_LEASES = 3
+DEFAULT_RETRIES = 3
+
+Entry = tuple[str, int]
+"""Event and attempt of one entry of a history."""
+
+
+@dataclass(eq=False)
+class ReferenceJob:
+    """One job as it should be."""
+
+    id: JobId
+    job_type: str
+    queue: str
+    priority: int
+    max_retries: int | None
+    unique_key: str | None
+    due: bool
+    due_at: datetime | None
+    """None after a step that moves it by the database's clock, until the row has been read."""
+    status: JobStatus = JobStatus.PENDING
+    attempts: int = 0
+    lost_leases: int = 0
+    token: LeaseToken | None = None
+    lease_ended: bool = False
+    history: list[Entry] = field(default_factory=list)
+
+    @property
+    def live(self) -> bool:
+        return self.status in LIVE
+
+    @property
+    def retries(self) -> int:
+        return DEFAULT_RETRIES if self.max_retries is None else self.max_retries
+
+    @property
+    def claimable(self) -> bool:
+        free = self.status is JobStatus.PENDING or self.lease_ended
+        return self.live and free and self.due and self.job_type == SERVED
+
+    def holds(self, token: LeaseToken) -> bool:
+        """Whether a write under this token still counts; an ended lease does until it is taken."""
+        return self.status is JobStatus.RUNNING and self.token == token
+
+    def claim(self, token: LeaseToken | None) -> None:
+        if self.status is JobStatus.RUNNING:
+            self.lost_leases += 1
+            self._note("lease_lost", self.attempts)
+        self.status, self.token, self.lease_ended = JobStatus.RUNNING, token, False
+        self.attempts += 1
+
+    def end(self, status: JobStatus, *, event: str | None = None, attempt: int = 0) -> None:
+        self.status, self.lease_ended = status, False
+        if event is not None:
+            self._note(event, attempt)
+
+    def put_back(self, *, refund: bool, due: bool, failed: bool = False) -> None:
+        """A retry, a snooze or a release."""
+        if failed:
+            self._note("error", self.attempts)
+        self.attempts -= refund
+        self.status, self.token, self.lease_ended, self.lost_leases = (
+            JobStatus.PENDING, None, False, 0,
+        )  # fmt: skip
+        self.due, self.due_at = due, None
+
+    def retry_by_hand(self) -> None:
+        self._note("manual_retry", self.attempts)
+        self.attempts = 0
+        self.put_back(refund=False, due=True)
+
+    def cancel(self) -> None:
+        self.status, self.token = JobStatus.CANCELLED, None
+
+    def fail_unserved(self) -> None:
+        self.end(JobStatus.FAILED, event="no_handler", attempt=self.attempts)
+
+    def settle(self, kind: str) -> None:
+        """A worker's report, as `outcome_of` makes it."""
+        match kind:
+            case "success":
+                self.end(JobStatus.SUCCESS)
+            case "dead":
+                self.end(JobStatus.DEAD_LETTER, event="error", attempt=self.attempts)
+            case "failed":
+                self.end(JobStatus.FAILED, event="error", attempt=self.attempts)
+            case "release":
+                place = self.due_at
+                self.put_back(refund=True, due=True)
+                self.due_at = place
+            case _:
+                snoozed = kind == "snooze"
+                self.put_back(refund=snoozed, due=kind == "retry_now", failed=not snoozed)
+
+    def run(self, behaviour: str) -> str | None:
+        """One attempt by `process_due_jobs`: which of its counters it goes to."""
+        self.claim(None)
+        if self.lost_leases and (
+            self.lost_leases >= MAX_LOST_LEASES or self.attempts > self.retries + 1
+        ):
+            # Not run, so this claim was no attempt.
+            self.attempts -= 1
+            self.end(JobStatus.DEAD_LETTER, event="lease_lost", attempt=self.attempts)
+            return "dead_lettered"
+        match behaviour:
+            case "return":
+                self.end(JobStatus.SUCCESS)
+                return "succeeded"
+            case "permanent" | "bad_result":
+                self.end(JobStatus.FAILED, event="error", attempt=self.attempts)
+                return "failed"
+            case "snooze":
+                self.put_back(refund=True, due=False)
+                return None
+        if self.attempts > self.retries:
+            self.end(JobStatus.DEAD_LETTER, event="error", attempt=self.attempts)
+            return "dead_lettered"
+        self.put_back(refund=False, due=False, failed=True)
+        return "retried"
+
+    def _note(self, event: str, attempt: int) -> None:
+        self.history = [*self.history, (event, attempt)][-KEPT_ERRORS:]
+
+
+def counts(jobs: list[ReferenceJob]) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    """How many there are by status, by type and by queue."""
+    return (
+        Counter(job.status.value for job in jobs),
+        Counter(job.job_type for job in jobs),
+        Counter(job.queue for job in jobs),
+    )

@@ -1,0 +1,390 @@
+"""Whatever is done to jobs, in any order, the table is as plain Python says it should be.
+
+`STATE_MACHINE_EXAMPLES` and `STATE_MACHINE_STEPS` make it longer than the default suite has time for.
+"""
+
+import json
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.errors import Conflict, NotFound
+from service.jobs import (
+    Backoff,
+    JobContext,
+    JobId,
+    JobStatus,
+    NewJob,
+    Registry,
+    cancel_job,
+    delete_job,
+    enqueue_batch,
+    get_job_stats,
+    partitions,
+    process_due_jobs,
+    reschedule_job,
+    retry_dead_letter_job,
+    statements,
+    store,
+)
+from service.jobs.model import DEAD, TRANSITIONS
+from service.jobs.store import NO_FLOOR, ClaimedJob, Lane, LaneRequest
+from service.settings import Settings
+from tests.jobs.attempts import BEHAVIOURS, HOUR, OUTCOMES, behave, outcome_of
+from tests.jobs.reference import (
+    KEPT_ERRORS,
+    MAX_LOST_LEASES,
+    SERVED,
+    UNSERVED,
+    ReferenceJob,
+    counts,
+)
+from tests.jobs.world import World
+
+LANES = [Lane(queue, priority) for queue in ("a", "b") for priority in (0, 2)]
+
+ROWS = """
+SELECT id, status, attempts, lost_leases, lease_token, next_run_at, next_run_at <= now() AS due,
+  queue, priority, job_type, unique_key, errors, finished_at, lease_until,
+  tableoid::regclass::text AS partition
+FROM background_jobs
+"""
+
+
+class JobMachine(RuleBasedStateMachine):
+    """Steps that clients, workers, operators and time take, and what they should lead to."""
+
+    jobs: Bundle[ReferenceJob] = Bundle("jobs")
+    claims: Bundle[ClaimedJob] = Bundle("claims")
+
+    world: ClassVar[World]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[ReferenceJob] = []
+        self.deleted: set[JobId] = set()
+        self.seen: dict[JobId, JobStatus] = {}
+
+    def of(self, job_id: JobId) -> ReferenceJob | None:
+        return next((job for job in self.all if job.id == job_id), None)
+
+    def live_with(self, key: str | None) -> ReferenceJob | None:
+        return next((j for j in self.all if key and j.unique_key == key and j.live), None)
+
+    @initialize()
+    def begin(self) -> None:
+        self.world.clear()
+
+    # -- clients ----------------------------------------------------------------------------------
+
+    @rule(
+        target=jobs,
+        wanted=st.lists(
+            st.builds(
+                NewJob,
+                st.sampled_from([SERVED, SERVED, SERVED, UNSERVED]),
+                queue=st.sampled_from(["a", "b"]),
+                priority=st.sampled_from([0, 2]),
+                max_retries=st.sampled_from([None, 0, 1]),
+                delay_seconds=st.sampled_from([None, None, HOUR]),
+                unique_key=st.sampled_from([None, None, "k", "l"]),
+            ),
+            min_size=1,
+            max_size=4,
+        ),
+        committed=st.sampled_from([True, True, True, False]),
+    )
+    def enqueue(self, wanted: list[NewJob], committed: bool) -> MultipleResults[ReferenceJob]:
+        async def run() -> list[Any]:
+            async with self.world.database.sessions() as session:
+                answers = await enqueue_batch(session, wanted)
+                await (session.commit() if committed else session.rollback())
+                return answers
+
+        made: list[ReferenceJob] = []
+        before = list(self.all)
+        for new, answer in zip(wanted, self.world.do(run()), strict=True):
+            standing = self.live_with(new.unique_key)
+            assert answer.created == (standing is None)
+            if standing is not None:
+                assert answer.id == standing.id
+                continue
+            assert new.queue is not None
+            assert new.priority is not None
+            job = ReferenceJob(
+                answer.id, new.job_type, new.queue, new.priority, new.max_retries,
+                new.unique_key, due=new.delay_seconds is None, due_at=answer.next_run_at,
+            )  # fmt: skip
+            self.all.append(job)
+            made.append(job)
+        if not committed:
+            self.all = before
+            self.deleted |= {job.id for job in made}
+        return multiple(*made)
+
+    # -- workers ----------------------------------------------------------------------------------
+
+    @rule(target=claims, order=st.permutations(LANES), limit=st.integers(1, 4))
+    def claim(self, order: list[Lane], limit: int) -> MultipleResults[ClaimedJob]:
+        expected: list[JobId] = []
+        for lane in order:
+            here = [j for j in self.all if Lane(j.queue, j.priority) == lane and j.claimable]
+            expected += [j.id for j in sorted(here, key=lambda j: (j.due_at, j.id))]
+        claimed = self.world.do(
+            store.claim(
+                self.world.link,
+                [LaneRequest(lane, NO_FLOOR, limit) for lane in order],
+                [SERVED],
+                limit=limit,
+                lease_seconds=HOUR,
+                worker_id=self.world.worker_id,
+                max_errors=KEPT_ERRORS,
+            )
+        )
+        assert {one.id for one in claimed} == set(expected[:limit])
+        for one in claimed:
+            job = self.of(one.id)
+            assert job is not None
+            assert one.lease_token != job.token
+            job.claim(one.lease_token)
+            assert (one.attempt, one.lost_leases) == (job.attempts, job.lost_leases)
+        return multiple(*claimed)
+
+    @rule(
+        batch=st.lists(claims, min_size=1, max_size=3, unique=True), kind=st.sampled_from(OUTCOMES)
+    )
+    def settle(self, batch: list[ClaimedJob], kind: str) -> None:
+        settled = [(claim, outcome_of(kind, claim)) for claim in batch]
+        ends = kind in {"success", "dead", "failed"}
+        write = store.finish if ends else store.requeue
+        held = self.world.do(write(self.world.link, settled, max_errors=KEPT_ERRORS))
+        expected = set()
+        for claim in batch:
+            job = self.of(claim.id)
+            if job is None or not job.holds(claim.lease_token):
+                continue  # a stale token: the invariant sees that nothing changed
+            expected.add(claim.lease)
+            job.settle(kind)
+        assert held == expected
+
+    @rule(claim=claims)
+    def heartbeat(self, claim: ClaimedJob) -> None:
+        held = self.world.do(store.extend(self.world.link, [claim.lease], lease_seconds=HOUR))
+        job = self.of(claim.id)
+        holds = job is not None and job.holds(claim.lease_token)
+        assert held == ({claim.lease} if holds else set())
+        if job is not None and holds:
+            job.lease_ended = False
+
+    @rule(claim=claims)
+    def report_progress(self, claim: ClaimedJob) -> None:
+        job = self.of(claim.id)
+        text = json.dumps({"fraction": 0.5})
+        write = store.write_progress(self.world.link, claim.id, claim.lease_token, text)
+        assert self.world.do(write) == (job is not None and job.holds(claim.lease_token))
+
+    @rule(behaviours=st.lists(st.sampled_from(BEHAVIOURS), min_size=1, max_size=5))
+    def process_what_is_due(self, behaviours: list[str]) -> None:
+        places = {job.id: place for place, job in enumerate(self.all)}
+        handlers = Registry()
+
+        @handlers.handler(SERVED, backoff=Backoff(HOUR, 1.0, HOUR, 0.0))
+        async def work(_: Any, context: JobContext) -> object:
+            return behave(behaviours[places[context.job_id] % len(behaviours)])
+
+        summary = self.world.do(
+            process_due_jobs(
+                self.world.database, 1000, settings=self.world.settings, handlers=handlers
+            )
+        )
+        expected = dict.fromkeys(("succeeded", "retried", "failed", "dead_lettered"), 0)
+        processed = 0
+        for place, job in enumerate(self.all):
+            if job.claimable:
+                counter = job.run(behaviours[place % len(behaviours)])
+                # Its claim's token is its own: no claim of ours holds it any more.
+                job.token = self.token_of(job)
+            elif job.job_type == UNSERVED and job.due and job.status is JobStatus.PENDING:
+                job.fail_unserved()
+                counter = "failed"
+            else:
+                continue
+            processed += 1
+            if counter is not None:
+                expected[counter] += 1
+        assert summary.processed == processed
+        assert {name: getattr(summary, name) for name in expected} == expected
+
+    def token_of(self, job: ReferenceJob) -> Any:
+        """The token that only the database knows, of an attempt whose claim we did not make."""
+        rows = self.world.sql("SELECT lease_token FROM background_jobs WHERE id = $1", job.id)
+        token = rows[0][0]
+        assert (token is None) == (job.status is JobStatus.PENDING)
+        return token
+
+    # -- operators --------------------------------------------------------------------------------
+
+    @rule(job=jobs)
+    def cancel(self, job: ReferenceJob) -> None:
+        if self.allowed(job, {JobStatus.PENDING}, lambda session: cancel_job(session, job.id)):
+            job.cancel()
+
+    @rule(job=jobs)
+    def delete(self, job: ReferenceJob) -> None:
+        anywhere = set(JobStatus) - {JobStatus.RUNNING}
+        if self.allowed(job, anywhere, lambda session: delete_job(session, job.id)):
+            self.all.remove(job)
+            self.deleted.add(job.id)
+
+    @rule(job=jobs)
+    def retry_by_hand(self, job: ReferenceJob) -> None:
+        standing = self.live_with(job.unique_key)
+        statuses = set(DEAD) if standing is None else set()
+
+        async def retry(session: AsyncSession) -> object:
+            return await retry_dead_letter_job(session, job.id, by="me", max_errors=KEPT_ERRORS)
+
+        if self.allowed(job, statuses, retry):
+            job.retry_by_hand()
+
+    @rule(job=jobs, due=st.booleans())
+    def reschedule(self, job: ReferenceJob, due: bool) -> None:
+        run_at = datetime.now(UTC) + timedelta(seconds=-HOUR if due else HOUR)
+        move: Callable[[AsyncSession], Awaitable[None]]
+        move = lambda session: reschedule_job(session, job.id, run_at)  # noqa: E731
+        if self.allowed(job, {JobStatus.PENDING}, move):
+            job.due, job.due_at = due, run_at
+
+    def allowed(
+        self,
+        job: ReferenceJob,
+        statuses: set[JobStatus],
+        action: Callable[[AsyncSession], Awaitable[object]],
+    ) -> bool:
+        """Do it; whether it may be done, having seen it refused in the right way where not."""
+        if job in self.all and job.status in statuses:
+            self.world.commit(action)
+            return True
+        with pytest.raises(Conflict if job in self.all else NotFound):
+            self.world.commit(action)
+        return False
+
+    # -- time and maintenance ---------------------------------------------------------------------
+
+    @rule(claim=claims)
+    def let_the_lease_end(self, claim: ClaimedJob) -> None:
+        ended = self.world.sql(
+            "UPDATE jobs_live SET lease_until = now() - interval '1 second'"
+            " WHERE id = $1 AND status = 'RUNNING' RETURNING id",
+            claim.id,
+        )
+        if ended:
+            job = self.of(claim.id)
+            assert job is not None
+            job.lease_ended = True
+
+    @rule()
+    def fold_the_counts(self) -> None:
+        self.world.sql(statements.FOLD_STATS)
+
+    @rule()
+    def make_partitions(self) -> None:
+        self.world.do(partitions.make_ahead(self.world.link, days=0))
+
+    # -- what always holds ------------------------------------------------------------------------
+
+    @invariant()
+    def every_job_is_one_row_as_the_rules_say(self) -> None:
+        rows = self.world.sql(ROWS)
+        assert sorted(row["id"] for row in rows) == sorted(job.id for job in self.all)
+        by_id = {row["id"]: row for row in rows}
+        for job in self.all:
+            row = by_id[job.id]
+            assert_same(row, job)
+            status = JobStatus(row["status"])
+            before = self.seen.get(job.id, JobStatus.PENDING)
+            assert status is before or status in reachable(before), f"{before} to {status}"
+            self.seen[job.id] = status
+
+    @invariant()
+    def kept_counts_are_the_counted_rows(self) -> None:
+        async def read() -> Any:
+            async with self.world.database.sessions() as session:
+                return await get_job_stats(session)
+
+        stats = self.world.do(read())
+        by_status, by_type, by_queue = counts(self.all)
+        assert stats.by_status == {status: by_status[status] for status in JobStatus}
+        assert (stats.by_type, stats.by_queue) == (by_type, by_queue)
+        assert (stats.total, stats.total_exact) == (len(self.all), True)
+        assert stats.due_now == sum(job.due and job.status is JobStatus.PENDING for job in self.all)
+
+
+def assert_same(row: Any, job: ReferenceJob) -> None:
+    """The row is what the reference says, in the partition where it belongs."""
+    assert row["status"] == job.status
+    assert (row["attempts"], row["lost_leases"]) == (job.attempts, job.lost_leases)
+    assert row["lease_token"] == job.token
+    assert (row["queue"], row["priority"]) == (job.queue, job.priority)
+    assert (row["job_type"], row["unique_key"]) == (job.job_type, job.unique_key)
+    assert (row["lease_until"] is not None) == (job.status is JobStatus.RUNNING)
+    assert (row["finished_at"] is None) == job.live
+    partition = "jobs_live" if job.live else "jobs_dead" if job.status in DEAD else "jobs_done_"
+    assert row["partition"].startswith(partition)
+    history = json.loads(row["errors"] or "[]")
+    assert [(entry["event"], entry["attempt"]) for entry in history] == job.history
+    if job.due_at is None:
+        job.due_at = row["next_run_at"]
+    assert (row["next_run_at"], row["due"]) == (job.due_at, job.due)
+
+
+def reachable(status: JobStatus) -> set[JobStatus]:
+    """Where one or more legal steps of one rule lead: a pass claims and settles in one."""
+    steps = set(TRANSITIONS[status])
+    if JobStatus.RUNNING in steps:
+        steps |= TRANSITIONS[JobStatus.RUNNING]
+    return steps
+
+
+@pytest.fixture
+def of_this_test(pg_dsn: str, make_settings: Callable[..., Settings]) -> Iterator[World]:
+    settings = make_settings(
+        max_error_entries=KEPT_ERRORS, max_lost_leases=MAX_LOST_LEASES, settle_delay_seconds=0
+    )
+    world = World(pg_dsn, settings)
+    yield world
+    world.close()
+
+
+@pytest.mark.timeout(int(os.environ.get("STATE_MACHINE_TIMEOUT_SECONDS", "120")))
+def test_any_history_of_jobs_leaves_the_table_as_the_rules_say(of_this_test: World) -> None:
+    class Machine(JobMachine):
+        world = of_this_test
+
+    run_state_machine_as_test(
+        Machine,
+        settings=hypothesis_settings(
+            max_examples=int(os.environ.get("STATE_MACHINE_EXAMPLES", "25")),
+            stateful_step_count=int(os.environ.get("STATE_MACHINE_STEPS", "40")),
+            deadline=None,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
