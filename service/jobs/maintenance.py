@@ -34,6 +34,10 @@ SLOW_DUTY_SECONDS: Final = 60.0
 WALK_ROWS: Final = 2000
 """Due jobs of a lane that one look for unserved types walks."""
 
+_STILL_THERE: Final = "SELECT 1"
+"""Sent without parameters, hence by the simple protocol: the extended one would leave a portal open
+until the next statement, and its snapshot would hold back vacuum all that time."""
+
 _log = get_logger(__name__)
 
 
@@ -113,17 +117,21 @@ class Maintenance:
 
     async def _lead(self) -> bool:
         """Whether this process leads: it holds the lock in a transaction that stays open."""
-        if self._leads_since is not None:
-            # The open transaction answers: the lock is still held.
-            await self._leadership.fetch("SELECT 1")
-            return True
         connection = await self._leadership.connection()
+        if self._leads_since is not None:
+            if connection.is_in_transaction():
+                await connection.execute(_STILL_THERE)
+                return True
+            # Another connection: the lock went with the old one.
+            self._step_down()
+            connection = await self._leadership.connection()
         if not connection.is_in_transaction():
             await connection.execute("BEGIN")
             await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         if not await connection.fetchval(statements.LEAD):
             await connection.execute("ROLLBACK")
             return False
+        await connection.execute(_STILL_THERE)
         self._leads_since = time.monotonic()
         self._next_slow = 0.0
         WORKER_LEADER.set(1)
