@@ -64,7 +64,7 @@ class Failure:
         return cls(
             attempt=attempt,
             type=type(error).__name__,
-            message=clean_text(str(error), MAX_MESSAGE_CHARS),
+            message=clean_text(_words_of(error), MAX_MESSAGE_CHARS),
             traceback=clean_text(lines, MAX_TRACEBACK_CHARS, keep_end=True),
             started_at=started_at,
             worker=worker,
@@ -126,6 +126,13 @@ Outcome = Succeeded | Retried | Snoozed | Released | Ended
 
 SUCCEEDED_EMPTY: Final = Succeeded()
 """The commonest outcome, made once."""
+
+
+def _words_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001 - the __str__ of a handler's own error
+        return f"(its message cannot be read: {type(broken).__name__})"
 
 
 def clean_text(text: str, max_chars: int, *, keep_end: bool = False) -> str:

@@ -79,6 +79,7 @@ class Runner:
         self._threads = ThreadPoolExecutor(
             settings.sync_handler_threads, thread_name_prefix="finmind-handler"
         )
+        self._free_threads = asyncio.Semaphore(settings.sync_handler_threads)
         self.runs: set[Run] = set()
         """What is under way: handlers that have not ended, whether or not they were settled."""
 
@@ -103,8 +104,10 @@ class Runner:
         run.stop = why
         if run.context is not None:
             run.context.cancelled = True
-        run.task.cancel()
         loop = asyncio.get_running_loop()
+        # Not at once: a task that is cancelled before its first step never takes one, and its slot
+        # would not come back.
+        loop.call_soon(run.task.cancel)
         run.timers.append(loop.call_later(STUCK_AFTER_SECONDS, self._abandon, run))
 
     async def wait_for_one(self) -> None:
@@ -132,9 +135,6 @@ class Runner:
     async def _attempt(self, run: Run, attempt: Attempt) -> None:
         job = run.job
         bind_contextvars(job_id=job.id, job_type=job.job_type, attempt=job.attempt)
-        timer = asyncio.get_running_loop().call_later(
-            self._judge.timeout_seconds(attempt), self.cancel, run, Stop.TIMEOUT
-        )
         outcome: Outcome | None
         try:
             value = await self._call(run, attempt)
@@ -145,8 +145,6 @@ class Runner:
             raise  # the loop is closing and destroys the task
         except BaseException as error:
             outcome = self._judge.raised(attempt, error, run.stop)
-        finally:
-            timer.cancel()
         observe_run(job.job_type, time.monotonic() - attempt.started)
         if run.ended:
             HANDLERS_STUCK.dec()
@@ -169,10 +167,23 @@ class Runner:
             run.context = self._context(attempt)
             arguments = (payload, run.context)
         if spec.is_async:
+            self._set_timeout(run, attempt)
             return await spec.function(*arguments)
-        call = contextvars.copy_context().run
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, _call_plain, call, spec.function, arguments
+        # Waiting for a thread is on nobody's time: the time-out begins with the call.
+        async with self._free_threads:
+            self._set_timeout(run, attempt)
+            call = contextvars.copy_context().run
+            return await _to_its_end(
+                asyncio.get_running_loop().run_in_executor(
+                    self._threads, _call_plain, call, spec.function, arguments
+                )
+            )
+
+    def _set_timeout(self, run: Run, attempt: Attempt) -> None:
+        run.timers.append(
+            asyncio.get_running_loop().call_later(
+                self._judge.timeout_seconds(attempt), self.cancel, run, Stop.TIMEOUT
+            )
         )
 
     def _context(self, attempt: Attempt) -> JobContext:
@@ -227,6 +238,24 @@ def _problems(error: ValidationError) -> str:
         f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: {problem['msg']}"
         for problem in problems[:5]
     )
+
+
+async def _to_its_end(call: asyncio.Future[Any]) -> Any:
+    """Wait for a call in a thread, cancelled or not: a thread cannot be stopped, only be asked to.
+
+    As for a coroutine that does not stop, the slot is kept until it has ended.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not call.done():
+        try:
+            await asyncio.wait({call})
+        except asyncio.CancelledError as error:
+            if cancelled is not None:
+                raise  # not by us, who ask once: the process ends
+            cancelled = error
+    if cancelled is not None and call.exception() is None:
+        raise cancelled
+    return call.result()
 
 
 def _call_plain(

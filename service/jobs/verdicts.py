@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, assert_never
 
-from service.errors import PayloadError
+from service.errors import InvalidInput, PayloadError
 from service.jobs.backoff import Backoff
 from service.jobs.encoding import dump_json, load_json
 from service.jobs.model import JobStatus
@@ -25,7 +25,10 @@ from service.jobs.outcomes import (
 )
 from service.jobs.registry import HandlerSpec
 from service.jobs.store import ClaimedJob
+from service.observability.logging import get_logger
 from service.settings import Settings
+
+_log = get_logger(__name__)
 
 
 class Stop(StrEnum):
@@ -193,5 +196,9 @@ class Judge:
 
     def _backoff(self, attempt: Attempt) -> Backoff:
         if attempt.job.backoff is not None:
-            return Backoff.from_json(load_json(attempt.job.backoff))
+            try:
+                return Backoff.from_json(load_json(attempt.job.backoff))
+            except (InvalidInput, TypeError, ValueError):
+                # Enqueued by plain SQL: nobody checked it.
+                _log.warning("bad_backoff", job_id=attempt.job.id, job_type=attempt.job.job_type)
         return attempt.spec.backoff or self._default_backoff
