@@ -53,9 +53,11 @@ class Heartbeat:
         """Beat until cancelled."""
         pause = self._every_seconds
         while True:
-            await asyncio.sleep(pause)
+            await asyncio.sleep(min(pause, self._seconds_left()))
+            bound = max(self._every_seconds, RETRY_SECONDS)
             try:
-                async with asyncio.timeout(max(self._every_seconds, RETRY_SECONDS)):
+                # A beat that hangs must not make us late for the end of a lease.
+                async with asyncio.timeout(min(bound, self._seconds_left())):
                     await self._beat()
             except DATABASE_ERRORS as error:
                 record_database_error("heartbeat")
@@ -86,12 +88,22 @@ class Heartbeat:
         _log.warning("lease_lost", job_id=run.job.id, job_type=run.job.job_type)
         self._runner.cancel(run, Stop.LEASE_LOST)
 
+    def _seconds_left(self) -> float:
+        """Until the first handler must be cancelled for want of a heartbeat."""
+        deadlines = (run.lease_deadline for run in self._runner.runs if _cancellable(run))
+        first = min(deadlines, default=float("inf"))
+        return max(0.0, first - self._margin_seconds - time.monotonic())
+
     def _cancel_expiring(self) -> None:
         limit = time.monotonic() + self._margin_seconds
         for run in list(self._runner.runs):
-            if run.lease_deadline < limit and run.stop is None and not run.ended:
+            if run.lease_deadline <= limit and _cancellable(run):
                 _log.warning("lease_unsure", job_id=run.job.id, job_type=run.job.job_type)
                 self._runner.cancel(run, Stop.LEASE_UNSURE)
 
     def _held(self) -> Iterable[Run]:
         return self._runner.runs | self._settler.unsettled
+
+
+def _cancellable(run: Run) -> bool:
+    return run.task is not None and run.stop is None and not run.ended
