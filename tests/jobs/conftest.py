@@ -13,6 +13,7 @@ from service.db.engine import Database
 from service.jobs import NewJob, Registry, Worker, enqueue_batch
 from service.jobs.model import JobId
 from service.settings import Settings
+from tests.jobs.proxy import Proxy
 
 Sql = asyncpg.Connection
 
@@ -115,3 +116,20 @@ def events() -> Callable[..., float]:
 Events = Callable[..., float]
 Quick = Callable[..., Settings]
 Condition = Callable[[], Awaitable[bool]]
+
+
+@pytest.fixture
+async def proxy(pg_dsn: str) -> AsyncIterator[Proxy]:
+    """A proxy before this test's database, listening."""
+    proxy = Proxy(pg_dsn)
+    await proxy.start()
+    yield proxy
+    await proxy.close()
+
+
+@pytest.fixture
+async def proxied(proxy: Proxy, settings: Settings) -> AsyncIterator[Database]:
+    """This test's database, seen through the proxy."""
+    database = Database(proxy.dsn, settings)
+    yield database
+    await database.close()

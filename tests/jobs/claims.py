@@ -1,0 +1,28 @@
+"""A worker that claims and then dies: what it leaves behind, without a process to kill."""
+
+from service.db.engine import Database
+from service.jobs import store
+from service.jobs.model import DEFAULT_PRIORITY, DEFAULT_QUEUE
+from service.jobs.store import NO_FLOOR, ClaimedJob, Lane, LaneRequest
+
+
+async def claim(
+    database: Database, job_types: list[str], *, limit: int = 100, lease_seconds: float = 30.0
+) -> list[ClaimedJob]:
+    """Claim as a worker does, and do nothing more; a lease of 0 s has run out already."""
+    link = database.link()
+    try:
+        worker_id = await store.register_worker(
+            link, name="gone", queues=["*"], job_types=job_types, concurrency=limit
+        )
+        return await store.claim(
+            link,
+            [LaneRequest(Lane(DEFAULT_QUEUE, DEFAULT_PRIORITY), NO_FLOOR, limit)],
+            job_types,
+            limit=limit,
+            lease_seconds=lease_seconds,
+            worker_id=worker_id,
+            max_errors=20,
+        )
+    finally:
+        await link.close()
