@@ -20,6 +20,7 @@ from hypothesis.stateful import (
     initialize,
     invariant,
     multiple,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -68,18 +69,34 @@ FROM background_jobs
 """
 
 
+NEW_JOBS = st.lists(
+    st.builds(
+        NewJob,
+        # Mostly what workers can take, so that most steps find something to do.
+        st.sampled_from([SERVED] * 5 + [UNSERVED]),
+        queue=st.sampled_from(["a", "b"]),
+        priority=st.sampled_from([0, 2]),
+        max_retries=st.sampled_from([None, 0, 1]),
+        delay_seconds=st.sampled_from([None] * 5 + [HOUR]),
+        unique_key=st.sampled_from([None, None, None, "k", "l"]),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
 class JobMachine(RuleBasedStateMachine):
     """Steps that clients, workers, operators and time take, and what they should lead to."""
 
     jobs: Bundle[ReferenceJob] = Bundle("jobs")
-    claims: Bundle[ClaimedJob] = Bundle("claims")
 
     world: ClassVar[World]
 
     def __init__(self) -> None:
         super().__init__()
         self.all: list[ReferenceJob] = []
-        self.deleted: set[JobId] = set()
+        self.claims: list[ClaimedJob] = []
+        """Every claim ever made by hand, whether or not it still holds."""
         self.seen: dict[JobId, JobStatus] = {}
 
     def of(self, job_id: JobId) -> ReferenceJob | None:
@@ -88,30 +105,18 @@ class JobMachine(RuleBasedStateMachine):
     def live_with(self, key: str | None) -> ReferenceJob | None:
         return next((j for j in self.all if key and j.unique_key == key and j.live), None)
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(target=jobs, wanted=NEW_JOBS)
+    def begin(self, wanted: list[NewJob]) -> MultipleResults[ReferenceJob]:
         self.world.clear()
+        return self._enqueue(wanted, committed=True)
 
     # -- clients ----------------------------------------------------------------------------------
 
-    @rule(
-        target=jobs,
-        wanted=st.lists(
-            st.builds(
-                NewJob,
-                st.sampled_from([SERVED, SERVED, SERVED, UNSERVED]),
-                queue=st.sampled_from(["a", "b"]),
-                priority=st.sampled_from([0, 2]),
-                max_retries=st.sampled_from([None, 0, 1]),
-                delay_seconds=st.sampled_from([None, None, HOUR]),
-                unique_key=st.sampled_from([None, None, "k", "l"]),
-            ),
-            min_size=1,
-            max_size=4,
-        ),
-        committed=st.sampled_from([True, True, True, False]),
-    )
+    @rule(target=jobs, wanted=NEW_JOBS, committed=st.sampled_from([True, True, True, False]))
     def enqueue(self, wanted: list[NewJob], committed: bool) -> MultipleResults[ReferenceJob]:
+        return self._enqueue(wanted, committed=committed)
+
+    def _enqueue(self, wanted: list[NewJob], *, committed: bool) -> MultipleResults[ReferenceJob]:
         async def run() -> list[Any]:
             async with self.world.database.sessions() as session:
                 answers = await enqueue_batch(session, wanted)
@@ -136,13 +141,13 @@ class JobMachine(RuleBasedStateMachine):
             made.append(job)
         if not committed:
             self.all = before
-            self.deleted |= {job.id for job in made}
         return multiple(*made)
 
     # -- workers ----------------------------------------------------------------------------------
 
-    @rule(target=claims, order=st.permutations(LANES), limit=st.integers(1, 4))
-    def claim(self, order: list[Lane], limit: int) -> MultipleResults[ClaimedJob]:
+    @precondition(lambda self: any(job.claimable for job in self.all))
+    @rule(order=st.permutations(LANES), limit=st.integers(1, 6))
+    def claim(self, order: list[Lane], limit: int) -> None:
         expected: list[JobId] = []
         for lane in order:
             here = [j for j in self.all if Lane(j.queue, j.priority) == lane and j.claimable]
@@ -165,12 +170,23 @@ class JobMachine(RuleBasedStateMachine):
             assert one.lease_token != job.token
             job.claim(one.lease_token)
             assert (one.attempt, one.lost_leases) == (job.attempts, job.lost_leases)
-        return multiple(*claimed)
+            self.claims.append(one)
 
+    @precondition(lambda self: any(job.status is JobStatus.RUNNING for job in self.all))
+    @rule(order=st.permutations(LANES), limit=st.integers(1, 6))
+    def take_over(self, order: list[Lane], limit: int) -> None:
+        """Every worker stalls, and another comes: the tokens of the old claims are void."""
+        self.let_leases_end((0, 1))
+        if any(job.claimable for job in self.all):
+            self.claim(order, limit)
+
+    @precondition(lambda self: self.claims)
     @rule(
-        batch=st.lists(claims, min_size=1, max_size=3, unique=True), kind=st.sampled_from(OUTCOMES)
+        places=st.lists(st.integers(1, 8), min_size=1, max_size=4, unique=True),
+        kind=st.sampled_from(OUTCOMES),
     )
-    def settle(self, batch: list[ClaimedJob], kind: str) -> None:
+    def settle(self, places: list[int], kind: str) -> None:
+        batch = self.lately_claimed(places)
         settled = [(claim, outcome_of(kind, claim)) for claim in batch]
         ends = kind in {"success", "dead", "failed"}
         write = store.finish if ends else store.requeue
@@ -184,22 +200,25 @@ class JobMachine(RuleBasedStateMachine):
             job.settle(kind)
         assert held == expected
 
-    @rule(claim=claims)
-    def heartbeat(self, claim: ClaimedJob) -> None:
-        held = self.world.do(store.extend(self.world.link, [claim.lease], lease_seconds=HOUR))
+    def lately_claimed(self, places: list[int]) -> list[ClaimedJob]:
+        """Claims, counted from the newest: most of them hold, some have been taken over."""
+        return [self.claims[-place] for place in places if place <= len(self.claims)]
+
+    @precondition(lambda self: self.claims)
+    @rule(place=st.integers(1, 8))
+    def report_progress_and_heartbeat(self, place: int) -> None:
+        claim = self.claims[-min(place, len(self.claims))]
         job = self.of(claim.id)
         holds = job is not None and job.holds(claim.lease_token)
-        assert held == ({claim.lease} if holds else set())
+        progress = json.dumps({"fraction": 0.5})
+        write = store.write_progress(self.world.link, claim.id, claim.lease_token, progress)
+        assert self.world.do(write) == holds
+        extend = store.extend(self.world.link, [claim.lease], lease_seconds=HOUR)
+        assert self.world.do(extend) == ({claim.lease} if holds else set())
         if job is not None and holds:
             job.lease_ended = False
 
-    @rule(claim=claims)
-    def report_progress(self, claim: ClaimedJob) -> None:
-        job = self.of(claim.id)
-        text = json.dumps({"fraction": 0.5})
-        write = store.write_progress(self.world.link, claim.id, claim.lease_token, text)
-        assert self.world.do(write) == (job is not None and job.holds(claim.lease_token))
-
+    @precondition(lambda self: any(job.due and job.live for job in self.all))
     @rule(behaviours=st.lists(st.sampled_from(BEHAVIOURS), min_size=1, max_size=5))
     def process_what_is_due(self, behaviours: list[str]) -> None:
         places = {job.id: place for place, job in enumerate(self.all)}
@@ -241,34 +260,42 @@ class JobMachine(RuleBasedStateMachine):
 
     # -- operators --------------------------------------------------------------------------------
 
-    @rule(job=jobs)
-    def cancel(self, job: ReferenceJob) -> None:
+    @rule(job=jobs, order=st.sampled_from(["cancel", "delete", "retry", "retry", "move", "hasten"]))
+    def operate(self, job: ReferenceJob, order: str) -> None:
+        match order:
+            case "cancel":
+                self._cancel(job)
+            case "delete":
+                self._delete(job)
+            case "retry":
+                self._retry(job)
+            case _:
+                self._reschedule(job, due=order == "hasten")
+
+    def _cancel(self, job: ReferenceJob) -> None:
         if self.allowed(job, {JobStatus.PENDING}, lambda session: cancel_job(session, job.id)):
             job.cancel()
 
-    @rule(job=jobs)
-    def delete(self, job: ReferenceJob) -> None:
+    def _delete(self, job: ReferenceJob) -> None:
         anywhere = set(JobStatus) - {JobStatus.RUNNING}
         if self.allowed(job, anywhere, lambda session: delete_job(session, job.id)):
             self.all.remove(job)
-            self.deleted.add(job.id)
 
-    @rule(job=jobs)
-    def retry_by_hand(self, job: ReferenceJob) -> None:
+    def _retry(self, job: ReferenceJob) -> None:
         standing = self.live_with(job.unique_key)
-        statuses = set(DEAD) if standing is None else set()
 
         async def retry(session: AsyncSession) -> object:
             return await retry_dead_letter_job(session, job.id, by="me", max_errors=KEPT_ERRORS)
 
-        if self.allowed(job, statuses, retry):
+        if self.allowed(job, set(DEAD) if standing is None else set(), retry):
             job.retry_by_hand()
 
-    @rule(job=jobs, due=st.booleans())
-    def reschedule(self, job: ReferenceJob, due: bool) -> None:
+    def _reschedule(self, job: ReferenceJob, *, due: bool) -> None:
         run_at = datetime.now(UTC) + timedelta(seconds=-HOUR if due else HOUR)
-        move: Callable[[AsyncSession], Awaitable[None]]
-        move = lambda session: reschedule_job(session, job.id, run_at)  # noqa: E731
+
+        async def move(session: AsyncSession) -> None:
+            await reschedule_job(session, job.id, run_at)
+
         if self.allowed(job, {JobStatus.PENDING}, move):
             job.due, job.due_at = due, run_at
 
@@ -288,25 +315,26 @@ class JobMachine(RuleBasedStateMachine):
 
     # -- time and maintenance ---------------------------------------------------------------------
 
-    @rule(claim=claims)
-    def let_the_lease_end(self, claim: ClaimedJob) -> None:
-        ended = self.world.sql(
+    @precondition(lambda self: any(job.status is JobStatus.RUNNING for job in self.all))
+    @rule(which=st.sampled_from([(0, 1), (0, 2), (1, 2)]))
+    def let_leases_end(self, which: tuple[int, int]) -> None:
+        """Of every running job, or of every second one."""
+        first, step = which
+        running = [job for job in self.all if job.status is JobStatus.RUNNING][first::step]
+        self.world.sql(
             "UPDATE jobs_live SET lease_until = now() - interval '1 second'"
-            " WHERE id = $1 AND status = 'RUNNING' RETURNING id",
-            claim.id,
+            " WHERE id = ANY ($1::bigint[])",
+            [job.id for job in running],
         )
-        if ended:
-            job = self.of(claim.id)
-            assert job is not None
+        for job in running:
             job.lease_ended = True
 
-    @rule()
-    def fold_the_counts(self) -> None:
-        self.world.sql(statements.FOLD_STATS)
-
-    @rule()
-    def make_partitions(self) -> None:
-        self.world.do(partitions.make_ahead(self.world.link, days=0))
+    @rule(fold=st.booleans())
+    def maintain(self, fold: bool) -> None:
+        if fold:
+            self.world.sql(statements.FOLD_STATS)
+        else:
+            self.world.do(partitions.make_ahead(self.world.link, days=0))
 
     # -- what always holds ------------------------------------------------------------------------
 
@@ -381,8 +409,8 @@ def test_any_history_of_jobs_leaves_the_table_as_the_rules_say(of_this_test: Wor
     run_state_machine_as_test(
         Machine,
         settings=hypothesis_settings(
-            max_examples=int(os.environ.get("STATE_MACHINE_EXAMPLES", "25")),
-            stateful_step_count=int(os.environ.get("STATE_MACHINE_STEPS", "40")),
+            max_examples=int(os.environ.get("STATE_MACHINE_EXAMPLES", "30")),
+            stateful_step_count=int(os.environ.get("STATE_MACHINE_STEPS", "50")),
             deadline=None,
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
