@@ -1,7 +1,5 @@
 """The whole service in one object, and the HTTP application around it."""
 
-import contextlib
-import importlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +7,7 @@ from typing import Self
 
 from fastapi import FastAPI
 
-from service.api import api_keys, health
+from service.api import admin, api_keys, health, jobs
 from service.api.docs import add_docs
 from service.api.middleware import RequestShell
 from service.api.openapi import DESCRIPTION, TAGS, use_problem_schemas
@@ -19,25 +17,14 @@ from service.db.engine import Database
 from service.db.migrate import upgrade
 from service.errors import ConfigurationError
 from service.jobs.intake import Intake
+from service.jobs.loader import load_handlers
+from service.jobs.worker import Worker
 from service.observability.health import EventLoopMonitor, HealthChecks
 from service.observability.logging import get_logger
+from service.reminders import routes as reminders
+from service.reminders.handler import bind
+from service.reminders.loop import ReminderLoop
 from service.settings import Settings
-
-# TEMPORARY, until every piece is in the tree.
-try:
-    from service.jobs.loader import load_handlers
-    from service.jobs.worker import Worker
-except ImportError:
-    load_handlers = lambda settings: None  # noqa: E731
-    Worker = None  # type: ignore[misc,assignment]
-try:
-    from service.reminders.loop import ReminderLoop
-except ImportError:
-    ReminderLoop = None  # type: ignore[misc,assignment]
-_ROUTERS = []
-for _name in ("api.jobs", "api.admin", "reminders.routes"):
-    with contextlib.suppress(ImportError):
-        _ROUTERS.append(importlib.import_module(f"service.{_name}").router)
 
 _log = get_logger(__name__)
 
@@ -57,8 +44,8 @@ class Service:
         self.database = Database(dsn, settings)
         self.authenticator = Authenticator(settings, self.database)
         self.intake = Intake(self.database, settings)
-        self.worker: Worker | None = Worker(self.database, settings) if run_worker and Worker else None
-        self.reminder_loop = ReminderLoop(self.database, settings) if run_worker and ReminderLoop else None
+        self.worker: Worker | None = Worker(self.database, settings) if run_worker else None
+        self.reminder_loop = ReminderLoop(self.database, settings) if run_worker else None
         self.monitor = EventLoopMonitor()
         self.health = HealthChecks(
             self.database,
@@ -80,6 +67,7 @@ class Service:
             stack.push_async_callback(self.database.close)
             stack.push_async_callback(self.health.close)
             stack.push_async_callback(self.authenticator.close)
+            bind(self.database, self.settings)
             load_handlers(self.settings)
             if self.settings.auto_migrate:
                 await upgrade(self.database, self.settings)
@@ -153,7 +141,7 @@ def create_app(settings: Settings, *, dsn: str | None = None, run_worker: bool =
     app.state.authenticator = service.authenticator
     app.state.health = service.health
     app.state.settings = settings
-    for router in (*_ROUTERS, api_keys.router, health.router):
+    for router in (jobs.router, admin.router, api_keys.router, reminders.router, health.router):
         app.include_router(router)
     health.add_metrics(app, settings)
     register_problem_handlers(app)
