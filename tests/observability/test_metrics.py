@@ -1,0 +1,111 @@
+"""The metrics: names, bounds, and figures that can be trusted."""
+
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import REGISTRY, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.observability import metrics
+from service.observability.metrics import OTHER, LabelBound, QueueReading
+
+
+def sample(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(name, labels)
+
+
+@pytest.fixture
+def small_bounds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(metrics, "known_job_type", LabelBound(3))
+    monkeypatch.setattr(metrics, "known_queue", LabelBound(3))
+    yield
+    metrics.clear_queue_gauges()
+
+
+def test_events_are_counted_by_type_and_status() -> None:
+    def value() -> float:
+        labels = {"event": "succeeded", "job_type": "test.counted", "status": "ok"}
+        return sample("finmind_job_events_total", **labels) or 0.0
+
+    before = value()
+    metrics.record_event("succeeded", "test.counted")
+    metrics.record_event("succeeded", "test.counted", count=41)
+    assert value() == before + 42
+
+
+@pytest.mark.usefixtures("small_bounds")
+def test_job_types_beyond_the_bound_are_counted_as_other() -> None:
+    def others() -> float:
+        labels = {"event": "test_bound", "job_type": OTHER, "status": "ok"}
+        return sample("finmind_job_events_total", **labels) or 0.0
+
+    before = others()
+    for number in range(10):
+        metrics.record_event("test_bound", f"made-up-{number}", count=2)
+    assert others() == before + 14
+
+
+def test_reserved_names_are_named_however_many_came_before() -> None:
+    bound = LabelBound(1)
+    assert bound("first") == "first"
+    assert bound("second") == OTHER
+    bound.reserve(["second"])
+    assert bound("second") == "second"
+
+
+def test_a_histogram_counts_cumulatively_with_bounds_inclusive() -> None:
+    for seconds in (0.0005, 0.001, 0.3, 1000.0):
+        metrics.observe_run("test.histogram", seconds)
+    assert sample("finmind_job_run_seconds_count", job_type="test.histogram") == 4
+    assert sample("finmind_job_run_seconds_sum", job_type="test.histogram") == pytest.approx(
+        1000.3015
+    )
+    for bound, expected in (("0.001", 2), ("0.25", 2), ("0.5", 3), ("300.0", 3), ("+Inf", 4)):
+        labels = {"job_type": "test.histogram", "le": bound}
+        assert sample("finmind_job_run_seconds_bucket", **labels) == expected
+
+
+def test_a_start_before_the_due_time_counts_as_no_delay() -> None:
+    metrics.observe_start_delay("test.early", -0.5)
+    assert sample("finmind_job_start_delay_seconds_sum", queue="test.early") == 0
+
+
+def reading(queue: str, depth: int) -> QueueReading:
+    return QueueReading(queue, depth=depth, running=1, oldest_due_seconds=float(depth))
+
+
+@pytest.mark.usefixtures("small_bounds")
+def test_queues_that_vanished_are_shown_no_more() -> None:
+    metrics.set_queue_gauges([reading("a", 5), reading("b", 7)])
+    metrics.set_queue_gauges([reading("b", 8)])
+    assert sample("finmind_queue_depth", queue="a") is None
+    assert sample("finmind_queue_depth", queue="b") == 8
+    metrics.clear_queue_gauges()
+    assert sample("finmind_queue_depth", queue="b") is None
+
+
+@pytest.mark.usefixtures("small_bounds")
+def test_queues_beyond_the_bound_are_summed_up() -> None:
+    metrics.set_queue_gauges([reading(f"q{number}", number) for number in range(6)])
+    assert sample("finmind_queue_depth", queue=OTHER) == 3 + 4 + 5
+    assert sample("finmind_queue_oldest_due_seconds", queue=OTHER) == 5
+    assert sample("finmind_queue_running", queue=OTHER) == 3
+
+
+def test_the_exposition_is_what_prometheus_parses() -> None:
+    metrics.observe_run("test.exposed", 0.1)
+    metrics.reminder_event("sent", "email")
+    families = {f.name for f in text_string_to_metric_families(generate_latest().decode())}
+    assert {"finmind_job_run_seconds", "finmind_reminder_events"} <= families
+
+
+def test_every_metric_is_in_the_catalogue_with_a_line_of_documentation() -> None:
+    catalogue = {doc.name: doc for doc in metrics.catalogue()}
+    exposed = {
+        family.name + ("_total" if family.type == "counter" else "")
+        for family in REGISTRY.collect()
+        if family.name.startswith("finmind_")
+    }
+    assert exposed == set(catalogue)
+    assert all(doc.documentation.endswith(".") for doc in catalogue.values())
+    assert catalogue["finmind_job_events_total"].labels == ("event", "job_type", "status")
