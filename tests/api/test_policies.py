@@ -1,0 +1,187 @@
+"""Who may do what: every route, for every role and method.
+
+The table below is the promise. A route that is not in it, or that declares no policy, fails.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from starlette.routing import Mount
+
+from service.auth.dependencies import RequirePermission, public
+from service.auth.principal import ROLE_PERMISSIONS, Permission, Role
+from tests.api.conftest import Auth
+
+PUBLIC = "public"
+TABLE: dict[tuple[str, str], str] = {
+    ("POST", "/jobs"): Permission.JOBS_WRITE,
+    ("POST", "/jobs/batch"): Permission.JOBS_WRITE,
+    ("GET", "/jobs/{job_id}"): Permission.JOBS_READ,
+    ("GET", "/admin/jobs"): Permission.ADMIN_READ,
+    ("GET", "/admin/jobs/stats"): Permission.ADMIN_READ,
+    ("GET", "/admin/jobs/{job_id}"): Permission.ADMIN_READ,
+    ("POST", "/admin/jobs/process"): Permission.ADMIN_OPERATE,
+    ("POST", "/admin/jobs/{job_id}/retry"): Permission.ADMIN_OPERATE,
+    ("POST", "/admin/jobs/{job_id}/cancel"): Permission.ADMIN_OPERATE,
+    ("DELETE", "/admin/jobs/{job_id}"): Permission.ADMIN_OPERATE,
+    ("GET", "/admin/api-keys"): Permission.KEYS_MANAGE,
+    ("POST", "/admin/api-keys"): Permission.KEYS_MANAGE,
+    ("DELETE", "/admin/api-keys/{prefix}"): Permission.KEYS_MANAGE,
+    ("POST", "/reminders"): Permission.REMINDERS_OWN,
+    ("GET", "/reminders"): Permission.REMINDERS_OWN,
+    ("GET", "/reminders/{reminder_id}"): Permission.REMINDERS_OWN,
+    ("PATCH", "/reminders/{reminder_id}"): Permission.REMINDERS_OWN,
+    ("DELETE", "/reminders/{reminder_id}"): Permission.REMINDERS_OWN,
+    ("POST", "/reminders/run"): Permission.ADMIN_OPERATE,
+    ("GET", "/health/live"): PUBLIC,
+    ("GET", "/health/ready"): PUBLIC,
+    ("GET", "/metrics"): PUBLIC,
+    ("GET", "/docs"): PUBLIC,
+    ("GET", "/openapi.json"): PUBLIC,
+}
+ASSETS = {"/docs/assets"}
+"""Mounts: static files of the documentation alone."""
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+
+
+def routes_of(app: FastAPI) -> Iterator[Any]:
+    """Every route, those of included routers with their full path."""
+    for route in app.routes:
+        contexts = getattr(route, "effective_route_contexts", None)
+        if contexts is not None:
+            yield from contexts()
+        else:
+            yield route
+
+
+def policies_of(dependant: Dependant) -> Iterator[str]:
+    """Each policy that a route declares, however deep."""
+    for dependency in dependant.dependencies:
+        if dependency.call is public:
+            yield PUBLIC
+        elif isinstance(dependency.call, RequirePermission):
+            yield dependency.call.permission
+        else:
+            yield from policies_of(dependency)
+
+
+def declared(app: FastAPI) -> dict[tuple[str, str], list[str]]:
+    found: dict[tuple[str, str], list[str]] = {}
+    for route in routes_of(app):
+        if isinstance(route, Mount):
+            assert route.path in ASSETS, f"the mount {route.path} has no policy"
+            continue
+        for method in route.methods:
+            found[(method, route.path)] = list(policies_of(route.dependant))
+    return found
+
+
+def test_every_route_declares_one_policy_and_it_is_the_promised_one(app: FastAPI) -> None:
+    assert declared(app) == {route: [policy] for route, policy in TABLE.items()}
+
+
+def test_a_route_without_a_policy_would_be_found(app: FastAPI) -> None:
+    app.get("/forgotten")(lambda: None)
+    assert declared(app)[("GET", "/forgotten")] == []
+
+
+def a_path(template: str) -> str:
+    """A path that exists for no one, so that the walk changes nothing."""
+    return (
+        template.replace("{job_id}", "999999999")
+        .replace("{reminder_id}", "999999999")
+        .replace("{prefix}", "0000000000")
+    )
+
+
+@pytest.mark.parametrize("role", [*Role, None], ids=str)
+async def test_every_role_meets_the_promised_answer_on_every_route(
+    client: httpx.AsyncClient, auth: Auth, role: Role | None
+) -> None:
+    headers = auth(role) if role is not None else {}
+    surprises: list[tuple[str, str, int]] = []
+    for (method, template), policy in TABLE.items():
+        response = await client.request(method, a_path(template), headers=headers)
+        refusal = expected_refusal(policy, role)
+        fits = (
+            response.status_code not in {401, 403}
+            if refusal is None
+            else response.status_code == refusal
+        )
+        if not fits or response.status_code >= 500:
+            surprises.append((method, template, response.status_code))
+        if refusal is not None:
+            assert response.headers["www-authenticate"].startswith("Bearer realm=")
+    assert surprises == []
+
+
+def expected_refusal(policy: str, role: Role | None) -> int | None:
+    if policy == PUBLIC:
+        return None
+    if role is None:
+        return 401
+    granted = ROLE_PERMISSIONS[role]
+    return None if policy in granted else 403
+
+
+async def test_a_body_is_judged_only_after_the_credential(
+    client: httpx.AsyncClient, auth: Auth
+) -> None:
+    headers = {"content-type": "application/json"}
+    for (method, template), policy in TABLE.items():
+        if method not in {"POST", "PATCH"}:
+            continue
+        for body in (b'{"a":', b"\xff", b"[]"):
+            anonymous = await client.request(
+                method, a_path(template), content=body, headers=headers
+            )
+            assert anonymous.status_code == 401, (method, template, body)
+            if policy != Permission.REMINDERS_OWN:
+                wrong = await client.request(
+                    method, a_path(template), content=body, headers=headers | auth("user")
+                )
+                assert wrong.status_code == 403, (method, template, body)
+
+
+async def test_every_other_method_is_404_or_405_and_public(client: httpx.AsyncClient) -> None:
+    for template in {path for _, path in TABLE}:
+        for method in METHODS:
+            path = a_path(template)
+            if any(m == method and matches(p, path) for m, p in TABLE):
+                continue
+            response = await client.request(method, path)
+            assert response.status_code in {404, 405}, (method, path)
+
+
+def matches(template: str, path: str) -> bool:
+    wanted, given = template.split("/"), path.split("/")
+    return len(wanted) == len(given) and all(
+        w == g or w.startswith("{") for w, g in zip(wanted, given, strict=True)
+    )
+
+
+async def test_an_api_key_may_do_what_its_scopes_say_and_no_more(
+    client: httpx.AsyncClient, auth: Auth
+) -> None:
+    for permission in Permission:
+        made = await client.post(
+            "/admin/api-keys",
+            json={"name": permission, "scopes": [permission]},
+            headers=auth("admin"),
+        )
+        headers = {"x-api-key": made.json()["key"]}
+        for (method, template), policy in TABLE.items():
+            if policy == PUBLIC:
+                continue
+            granted = {permission.value, policy} == {permission.value} or (
+                # `reminders:all` includes what a user may do to their own.
+                permission is Permission.REMINDERS_ALL and template.startswith("/reminders")
+            )
+            response = await client.request(method, a_path(template), headers=headers)
+            expected = "passes" if granted else "is refused"
+            got = "is refused" if response.status_code == 403 else "passes"
+            assert got == expected, (permission, method, template, response.status_code)
