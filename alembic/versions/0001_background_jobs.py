@@ -46,7 +46,7 @@ COMMENT ON COLUMN background_jobs.timeout_seconds IS 'NULL: what the worker''s h
 COMMENT ON COLUMN background_jobs.errors IS 'history of failed attempts and manual retries, oldest first';
 
 CREATE TABLE jobs_live PARTITION OF background_jobs FOR VALUES IN ('PENDING', 'RUNNING')
-  WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
+  WITH (fillfactor = 40, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
         autovacuum_vacuum_insert_threshold = -1, autovacuum_vacuum_cost_delay = 0,
         autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000);
 ALTER TABLE jobs_live ADD CONSTRAINT jobs_live_pkey PRIMARY KEY (id);
