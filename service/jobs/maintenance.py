@@ -31,6 +31,9 @@ FOLD_ABOVE_ROWS: Final = 500
 SLOW_DUTY_SECONDS: Final = 60.0
 """How often the duties run that need no hurry: partitions and retention."""
 
+MIN_ALIVE_SECONDS: Final = 30.0
+"""Workers may have other leases than ours."""
+
 WALK_ROWS: Final = 2000
 """Due jobs of a lane that one look for unserved types walks."""
 
@@ -155,6 +158,7 @@ class Maintenance:
             self._link, today - timedelta(days=self._settings.retention_days)
         )
         settings = self._settings
+        await self._repeat(statements.DROP_DEFAULT_BEFORE, settings.retention_days)
         await self._repeat(statements.DROP_DEAD_BEFORE, settings.dead_retention_days)
         await self._link.fetch(
             statements.DROP_IDEMPOTENCY_KEYS, settings.idempotency_key_hours, BATCH * 10
@@ -180,6 +184,7 @@ class Maintenance:
             self._link,
             own_types=self._handlers.job_types(),
             grace_seconds=grace,
+            lease_seconds=self._settings.lease_seconds,
             max_errors=self._settings.max_error_entries,
         ):
             _log.error("no_handler", job_type=job_type)
@@ -200,6 +205,7 @@ async def fail_unserved(
     *,
     own_types: list[str],
     grace_seconds: float,
+    lease_seconds: float,
     max_errors: int,
     limit: int = BATCH,
 ) -> list[str]:
@@ -208,16 +214,17 @@ async def fail_unserved(
     Args:
         link: the connection to use.
         own_types: what the caller's process serves.
-        grace_seconds: a type counts as served that long after its last worker was seen, and a job
+        grace_seconds: a type counts as served that long after its last worker stopped, and a job
             must have been due that long.
+        lease_seconds: a worker counts as alive that long after it was last seen.
         max_errors: entries that a job's history keeps.
         limit: jobs to fail at the most.
     """
     heads = await store.lanes(link, limit=MAX_LANES)
-    # A worker is seen every few seconds at best: one heartbeat missed is no absence.
-    served_within = max(grace_seconds, 30.0) if grace_seconds else 0.0
+    # A worker is seen once a heartbeat, a third of the lease at the most: one missed is no absence.
+    alive_within = max(grace_seconds, lease_seconds, MIN_ALIVE_SECONDS)
     served = set(own_types)
-    rows = await link.fetch(statements.SERVED_TYPES, served_within)
+    rows = await link.fetch(statements.SERVED_TYPES, alive_within, grace_seconds)
     served.update(row[0] for row in rows)
     due = [head.lane for head in heads if head.due_in_seconds <= 0]
     rows = await link.fetch(

@@ -73,6 +73,7 @@ async def process_due_jobs(
                 engine.link,
                 own_types=handlers.job_types(),
                 grace_seconds=0.0,
+                lease_seconds=engine.settings.lease_seconds,
                 max_errors=engine.settings.max_error_entries,
                 limit=left,
             )

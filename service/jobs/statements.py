@@ -133,7 +133,8 @@ WITH r AS (
   SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[])
     AS r(id, token, status, result, failure)),
 gone AS (
-  DELETE FROM jobs_live b USING r WHERE b.id = r.id AND b.lease_token = r.token
+  DELETE FROM jobs_live b USING r
+  WHERE b.id = r.id AND b.lease_token = r.token AND b.status = 'RUNNING'
   RETURNING b.*, r.status AS new_status, r.result::jsonb AS new_result,
     r.failure::jsonb AS failure),
 kept AS (
@@ -158,33 +159,35 @@ UPDATE jobs_live b SET
   status = 'PENDING', attempts = b.attempts - r.refund, lost_leases = 0,
   next_run_at = CASE WHEN r.delay_seconds IS NULL THEN b.next_run_at
     ELSE clock_timestamp() + make_interval(secs => r.delay_seconds) END,
-  lease_until = NULL, lease_token = NULL, worker_id = NULL, started_at = NULL,
+  lease_until = NULL, worker_id = NULL, started_at = NULL,
   last_error = CASE WHEN r.failure IS NULL THEN b.last_error
     ELSE {_last_error("r.failure::jsonb")} END,
   errors = CASE WHEN r.failure IS NULL THEN b.errors ELSE {_history("b.errors", "r.failure::jsonb", keep="$6")} END
 FROM unnest($1::bigint[], $2::bigint[], $3::float8[], $4::smallint[], $5::text[])
   AS r(id, token, delay_seconds, refund, failure)
-WHERE b.id = r.id AND b.lease_token = r.token
+WHERE b.id = r.id AND b.lease_token = r.token AND b.status = 'RUNNING'
 RETURNING b.id, r.token
 """
-"""Retry, snooze and release: back to PENDING, fenced by the tokens."""
+"""Retry, snooze and release: back to PENDING, fenced by the tokens. The token stays until the next
+claim: SETTLED_BEFORE knows by it what was carried out."""
 
 SETTLED_BEFORE: Final = """
 SELECT b.id, b.lease_token FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
 JOIN background_jobs b ON b.id = r.id AND b.lease_token = r.token
-WHERE b.status NOT IN ('PENDING', 'RUNNING')
+WHERE b.status <> 'RUNNING'
 """
-"""After an answer was lost: which of these ended under these very tokens."""
+"""After an answer was lost: which of these were settled under these very tokens."""
 
 EXTEND: Final = """
 UPDATE jobs_live b SET lease_until = now() + make_interval(secs => $3)
 FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
-WHERE b.id = r.id AND b.lease_token = r.token
+WHERE b.id = r.id AND b.lease_token = r.token AND b.status = 'RUNNING'
 RETURNING b.id, b.lease_token
 """
 
 PROGRESS: Final = """
-UPDATE jobs_live SET progress = $3::text::jsonb WHERE id = $1 AND lease_token = $2 RETURNING id
+UPDATE jobs_live SET progress = $3::text::jsonb
+WHERE id = $1 AND lease_token = $2 AND status = 'RUNNING' RETURNING id
 """
 
 # -- by hand ----------------------------------------------------------------------------------
@@ -270,6 +273,19 @@ counted AS ({_COUNT.format(sign="-", source="gone")})
 SELECT count(*) FROM gone
 """
 
+DROP_DEFAULT_BEFORE: Final = f"""
+WITH gone AS (
+  DELETE FROM jobs_done_default WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM jobs_done_default
+    WHERE finished_at < (date_trunc('day', now() AT TIME ZONE 'UTC') - make_interval(days => $1))
+      AT TIME ZONE 'UTC'
+    LIMIT $2 FOR UPDATE SKIP LOCKED))
+  RETURNING id, queue, job_type, status, finished_at),
+counted AS ({_COUNT.format(sign="-", source="gone")})
+SELECT count(*) FROM gone
+"""
+"""Days that never had a partition, since nobody led: the same days as are dropped whole."""
+
 DROP_IDEMPOTENCY_KEYS: Final = """
 DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
   SELECT ctid FROM idempotency_keys WHERE created_at < now() - make_interval(hours => $1)
@@ -280,10 +296,10 @@ DROP_OLD_WORKERS: Final = "DELETE FROM job_workers WHERE seen_at < now() - inter
 
 SERVED_TYPES: Final = """
 SELECT DISTINCT t FROM job_workers w, unnest(w.job_types) t
-WHERE (w.stopped_at IS NULL OR w.stopped_at > now() - make_interval(secs => $1))
-  AND w.seen_at > now() - make_interval(secs => $1)
+WHERE CASE WHEN w.stopped_at IS NULL THEN w.seen_at > now() - make_interval(secs => $1)
+           ELSE w.stopped_at > now() - make_interval(secs => $2) END
 """
-"""Types that some worker served within the last seconds: stopped ones count for the grace too."""
+"""Types that some worker serves: seen within $1 seconds, or stopped within the grace of $2."""
 
 FAIL_UNSERVED: Final = f"""
 WITH head AS MATERIALIZED (

@@ -28,6 +28,8 @@ COALESCE_SECONDS: Final = 0.002
 RECONNECT_LONGEST_SECONDS: Final = 1.0
 MAX_LANES: Final = 100
 """Lanes named in one notification; with more, the listener looks for itself."""
+MAX_NOTIFY_BYTES: Final = 7999
+"""PostgreSQL refuses longer ones."""
 
 _log = get_logger(__name__)
 _listeners: weakref.WeakSet["Subscription"] = weakref.WeakSet()
@@ -130,7 +132,9 @@ def _hook_commits() -> None:
             _announce_waiting(session.info)
 
     def session_rolled_back(session: Session) -> None:
-        session.info.pop(_WAITING, None)
+        # A savepoint's rollback leaves the rest of the transaction standing.
+        if not session.in_nested_transaction():
+            session.info.pop(_WAITING, None)
 
     def connection_committed(connection: Connection) -> None:
         _announce_waiting(connection.info)
@@ -179,7 +183,8 @@ async def hear(database: Database, wake: Callable[[Iterable[Lane]], None]) -> No
 def encode(lanes: Iterable[Lane]) -> str:
     """A notification's text; empty where it would be too long to name every lane."""
     named = sorted(lanes)
-    return json.dumps(named) if len(named) <= MAX_LANES else "[]"
+    text = json.dumps(named) if len(named) <= MAX_LANES else "[]"
+    return text if len(text) <= MAX_NOTIFY_BYTES else "[]"
 
 
 def decode(payload: str) -> list[Lane]:
