@@ -1,10 +1,12 @@
 """What should become of a job, in plain Python: the rules of the service without a database."""
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from service.jobs.model import LIVE, JobId, JobStatus, LeaseToken
+from service.jobs.model import DEAD, LIVE, TRANSITIONS, JobId, JobStatus, LeaseToken
 
 SERVED = "work"
 UNSERVED = "nobody"
@@ -142,3 +144,30 @@ def counts(jobs: list[ReferenceJob]) -> tuple[Counter[str], Counter[str], Counte
         Counter(job.job_type for job in jobs),
         Counter(job.queue for job in jobs),
     )
+
+
+def assert_same(row: Any, job: ReferenceJob) -> None:
+    """The row is what the reference says, in the partition where it belongs."""
+    assert row["status"] == job.status
+    assert (row["attempts"], row["lost_leases"]) == (job.attempts, job.lost_leases)
+    # Elsewhere a token is a trace of the last claim, and holds nothing.
+    assert job.status is not JobStatus.RUNNING or row["lease_token"] == job.token
+    assert (row["queue"], row["priority"]) == (job.queue, job.priority)
+    assert (row["job_type"], row["unique_key"]) == (job.job_type, job.unique_key)
+    assert (row["lease_until"] is not None) == (job.status is JobStatus.RUNNING)
+    assert (row["finished_at"] is None) == job.live
+    partition = "jobs_live" if job.live else "jobs_dead" if job.status in DEAD else "jobs_done_"
+    assert row["partition"].startswith(partition)
+    history = json.loads(row["errors"] or "[]")
+    assert [(entry["event"], entry["attempt"]) for entry in history] == job.history
+    if job.due_at is None:
+        job.due_at = row["next_run_at"]
+    assert (row["next_run_at"], row["due"]) == (job.due_at, job.due)
+
+
+def reachable(status: JobStatus) -> set[JobStatus]:
+    """Where one or more legal steps of one rule lead: a pass claims and settles in one."""
+    steps = set(TRANSITIONS[status])
+    if JobStatus.RUNNING in steps:
+        steps |= TRANSITIONS[JobStatus.RUNNING]
+    return steps

@@ -45,7 +45,7 @@ from service.jobs import (
     statements,
     store,
 )
-from service.jobs.model import DEAD, TRANSITIONS
+from service.jobs.model import DEAD
 from service.jobs.store import NO_FLOOR, ClaimedJob, Lane, LaneRequest
 from service.settings import Settings
 from tests.jobs.attempts import BEHAVIOURS, HOUR, OUTCOMES, behave, outcome_of
@@ -55,7 +55,9 @@ from tests.jobs.reference import (
     SERVED,
     UNSERVED,
     ReferenceJob,
+    assert_same,
     counts,
+    reachable,
 )
 from tests.jobs.world import World
 
@@ -238,8 +240,6 @@ class JobMachine(RuleBasedStateMachine):
         for place, job in enumerate(self.all):
             if job.claimable:
                 counter = job.run(behaviours[place % len(behaviours)])
-                # Its claim's token is its own: no claim of ours holds it any more.
-                job.token = self.token_of(job)
             elif job.job_type == UNSERVED and job.due and job.status is JobStatus.PENDING:
                 job.fail_unserved()
                 counter = "failed"
@@ -250,13 +250,6 @@ class JobMachine(RuleBasedStateMachine):
                 expected[counter] += 1
         assert summary.processed == processed
         assert {name: getattr(summary, name) for name in expected} == expected
-
-    def token_of(self, job: ReferenceJob) -> Any:
-        """The token that only the database knows, of an attempt whose claim we did not make."""
-        rows = self.world.sql("SELECT lease_token FROM background_jobs WHERE id = $1", job.id)
-        token = rows[0][0]
-        assert (token is None) == (job.status is JobStatus.PENDING)
-        return token
 
     # -- operators --------------------------------------------------------------------------------
 
@@ -363,32 +356,6 @@ class JobMachine(RuleBasedStateMachine):
         assert (stats.by_type, stats.by_queue) == (by_type, by_queue)
         assert (stats.total, stats.total_exact) == (len(self.all), True)
         assert stats.due_now == sum(job.due and job.status is JobStatus.PENDING for job in self.all)
-
-
-def assert_same(row: Any, job: ReferenceJob) -> None:
-    """The row is what the reference says, in the partition where it belongs."""
-    assert row["status"] == job.status
-    assert (row["attempts"], row["lost_leases"]) == (job.attempts, job.lost_leases)
-    assert row["lease_token"] == job.token
-    assert (row["queue"], row["priority"]) == (job.queue, job.priority)
-    assert (row["job_type"], row["unique_key"]) == (job.job_type, job.unique_key)
-    assert (row["lease_until"] is not None) == (job.status is JobStatus.RUNNING)
-    assert (row["finished_at"] is None) == job.live
-    partition = "jobs_live" if job.live else "jobs_dead" if job.status in DEAD else "jobs_done_"
-    assert row["partition"].startswith(partition)
-    history = json.loads(row["errors"] or "[]")
-    assert [(entry["event"], entry["attempt"]) for entry in history] == job.history
-    if job.due_at is None:
-        job.due_at = row["next_run_at"]
-    assert (row["next_run_at"], row["due"]) == (job.due_at, job.due)
-
-
-def reachable(status: JobStatus) -> set[JobStatus]:
-    """Where one or more legal steps of one rule lead: a pass claims and settles in one."""
-    steps = set(TRANSITIONS[status])
-    if JobStatus.RUNNING in steps:
-        steps |= TRANSITIONS[JobStatus.RUNNING]
-    return steps
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ async def test_sigterm_in_the_middle_exits_0_and_burns_no_attempt(
     assert await leaving.terminate() == 0, fleet.said()
     # The others are full, so what was given back waits, as if it had never been claimed.
     given_back = await connection.fetch(
-        "SELECT status, attempts, lost_leases, errors, lease_token FROM background_jobs"
+        "SELECT status, attempts, lost_leases, errors, lease_until FROM background_jobs"
         " WHERE id = ANY ($1::bigint[])",
         sorted(in_flight),
     )
