@@ -131,7 +131,7 @@ SUCCEEDED_EMPTY: Final = Succeeded()
 def _words_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as broken:  # noqa: BLE001 - the __str__ of a handler's own error
+    except Exception as broken:  # of the handler's own error class
         return f"(its message cannot be read: {type(broken).__name__})"
 
 
