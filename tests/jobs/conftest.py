@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
 import asyncpg
@@ -14,8 +14,6 @@ from service.jobs import NewJob, Registry, Worker, enqueue_batch
 from service.jobs.model import JobId
 from service.settings import Settings
 from tests.jobs.proxy import Proxy
-
-Sql = asyncpg.Connection
 
 
 class StartWorker(Protocol):
@@ -115,7 +113,6 @@ def events() -> Callable[..., float]:
 
 Events = Callable[..., float]
 Quick = Callable[..., Settings]
-Condition = Callable[[], Awaitable[bool]]
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
-import asyncpg
 import pytest
 from pydantic import BaseModel
 from sqlalchemy import text
@@ -17,8 +16,6 @@ from service.errors import InvalidInput, PayloadError
 from service.jobs import Backoff, NewJob, Registry, enqueue, enqueue_batch, enqueue_many
 from service.jobs.registry import registry
 from tests.jobs.conftest import Events
-
-Connection = asyncpg.Connection
 
 
 async def count(sql: Any) -> int:

@@ -15,7 +15,7 @@ from tests.jobs.claims import claim
 from tests.jobs.conftest import Events, Put, StartWorker
 from tests.jobs.waiting import occurs, until_ended, until_job, until_true
 
-SHORT = {"lease_seconds": 1.0, "heartbeat_seconds": 0.2}
+SHORT: dict[str, Any] = {"lease_seconds": 1.0, "heartbeat_seconds": 0.2}
 
 STEAL = """
 UPDATE jobs_live SET lease_token = nextval('background_job_lease_tokens'),
