@@ -1,0 +1,47 @@
+// Drives pg-boss the way its documentation calls fast: its page "Workers" has `batchSize` for
+// taking many jobs at once, `burstWhenBatchFull` for fetching on without a delay while batches
+// come back full, and `localConcurrency` for several such workers in a process; with
+// `useListenNotify` and a queue's `notify`, new jobs wake the worker instead of its poll. `insert`
+// is its bulk API. Finished jobs are kept for a week, which is its default.
+
+import { PgBoss } from "pg-boss";
+import { main } from "./driver.mjs";
+
+const BATCH = 500;
+const CONCURRENCY = 2;
+
+let boss, handler;
+
+await main({
+  unfinished: "SELECT FROM pgboss.job WHERE name = 'noop' AND state < 'completed'",
+  kept: "SELECT FROM pgboss.job WHERE name = 'noop' AND state >= 'completed'",
+
+  async open(connectionString, handle) {
+    boss = new PgBoss({ connectionString, useListenNotify: true });
+    boss.on("error", (error) => console.error(error));
+    await boss.start();
+    await boss.createQueue("noop", { notify: true });
+    handler = async (jobs) => {
+      for (const job of jobs) handle(job.data);
+    };
+  },
+
+  async enqueue(payload) {
+    await boss.send("noop", payload);
+  },
+
+  async enqueueMany(payloads, chunk) {
+    for (let at = 0; at < payloads.length; at += chunk) {
+      await boss.insert("noop", payloads.slice(at, at + chunk).map((data) => ({ data })));
+    }
+  },
+
+  async start() {
+    const options = { batchSize: BATCH, localConcurrency: CONCURRENCY, burstWhenBatchFull: true };
+    await boss.work("noop", options, handler);
+  },
+
+  async stop() {
+    await boss.stop({ graceful: true, timeout: 5000 });
+  },
+});
