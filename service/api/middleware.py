@@ -5,10 +5,12 @@ is sent, and a handler never waits for a slow client with a database connection 
 """
 
 import asyncio
+import contextlib
 import logging
 import re
 import secrets
 import time
+from collections.abc import Awaitable
 from typing import Final
 
 import structlog
@@ -24,6 +26,10 @@ METHODS: Final = frozenset(
 )
 """Others are refused before they become a label of a metric."""
 
+DRAIN_SECONDS: Final = 2.0
+DRAIN_FACTOR: Final = 10
+"""How much of a refused body is read and thrown away: so many times the limit, and no longer."""
+
 _API_CSP: Final = b"default-src 'none'; frame-ancestors 'none'"
 _FIXED_HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
@@ -37,12 +43,13 @@ _log = get_logger("service.api.access")
 
 
 class BodyRefused(Exception):
-    """The body breaks a limit: the status to answer with, and what to say."""
+    """The body breaks a limit: the status to answer with, what to say, whether more is coming."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, *, unread: bool) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.unread = unread
 
 
 class ClientGone(Exception):
@@ -78,8 +85,8 @@ class RequestShell:
         try:
             body = await self._body(scope, receive)
         except BodyRefused as refused:
-            # The rest of the body is not read: the connection cannot be used again.
-            await request.refuse(refused.status, refused.detail, close=True)
+            rest = _drain(receive, self._settings.max_body_bytes) if refused.unread else None
+            await request.refuse(refused.status, refused.detail, before_close=rest)
             return
         try:
             await self._app(scope, _replay(body, receive), request.send)
@@ -99,16 +106,17 @@ class RequestShell:
             return None
         limit = self._settings.max_body_bytes
         if length > limit:
-            raise BodyRefused(413, f"The body is over {limit} bytes.")
+            raise BodyRefused(413, f"The body is over {limit} bytes.", unread=True)
         try:
             async with asyncio.timeout(self._settings.body_timeout_seconds):
                 body = await _read(receive, limit)
         except TimeoutError:
             seconds = self._settings.body_timeout_seconds
-            raise BodyRefused(408, f"The body did not arrive within {seconds:g} s.") from None
+            detail = f"The body did not arrive within {seconds:g} s."
+            raise BodyRefused(408, detail, unread=True) from None
         depth = self._settings.max_json_depth
         if deeper_than(body, depth):
-            raise BodyRefused(422, f"The body is nested deeper than {depth} levels.")
+            raise BodyRefused(422, f"The body is nested deeper than {depth} levels.", unread=False)
         return body
 
     def _log(self, request: "_Request", scope: Scope) -> None:
@@ -163,9 +171,15 @@ class _Request:
             message["headers"] = headers
         await self._send(message)
 
-    async def refuse(self, status: int, detail: str, *, close: bool = False) -> None:
-        """Answer with a problem, without the application."""
-        headers = {"Connection": "close"} if close else {}
+    async def refuse(
+        self, status: int, detail: str, *, before_close: Awaitable[None] | None = None
+    ) -> None:
+        """Answer with a problem, without the application.
+
+        With `before_close` the connection is closed after it has been awaited: the answer is out
+        by then, and its end is not.
+        """
+        headers = {"Connection": "close"} if before_close is not None else {}
         # As for every other 422: the list of what was refused, here the body as a whole.
         whole = [{"field": "body", "message": detail, "type": "body_refused"}]
         response = problem_response(
@@ -182,7 +196,12 @@ class _Request:
                 "headers": response.raw_headers,
             }
         )
-        await self.send({"type": "http.response.body", "body": bytes(response.body)})
+        more = before_close is not None
+        body = bytes(response.body)
+        await self.send({"type": "http.response.body", "body": body, "more_body": more})
+        if before_close is not None:
+            await before_close
+            await self.send({"type": "http.response.body", "body": b""})
 
 
 def _declared_length(scope: Scope) -> int | None:
@@ -190,7 +209,7 @@ def _declared_length(scope: Scope) -> int | None:
     for name, value in scope["headers"]:
         if name == b"content-length":
             if not value.isdigit() or len(value) > 18:
-                raise BodyRefused(400, "Content-Length is not a number of bytes.")
+                raise BodyRefused(400, "Content-Length is not a number of bytes.", unread=True)
             return int(value) or None
         if name == b"transfer-encoding":
             return 0
@@ -206,11 +225,28 @@ async def _read(receive: Receive, limit: int) -> bytes:
             raise ClientGone
         chunk = message.get("body", b"")
         size += len(chunk)
+        more = message.get("more_body", False)
         if size > limit:
-            raise BodyRefused(413, f"The body is over {limit} bytes.")
+            raise BodyRefused(413, f"The body is over {limit} bytes.", unread=more)
         chunks.append(chunk)
-        if not message.get("more_body", False):
+        if not more:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _drain(receive: Receive, limit: int) -> None:
+    """Read and throw away what the client still sends, within bounds.
+
+    A connection closed on unread bytes is reset, and a client that sends before it reads would see
+    that instead of the answer: what HTTP servers call a lingering close.
+    """
+    size = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while size < limit * DRAIN_FACTOR:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 def _replay(body: bytes | None, receive: Receive) -> Receive:

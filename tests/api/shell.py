@@ -1,10 +1,13 @@
 """A small application with our shell around routes that fail in every way we know."""
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import httpx
+import uvicorn
 from fastapi import Body, FastAPI, Request
 from prometheus_client import REGISTRY
 from pydantic import BaseModel, Field
@@ -54,6 +57,24 @@ async def shell_client(
     transport = httpx.ASGITransport(app=shell_app(settings, fail), raise_app_exceptions=True)
     async with httpx.AsyncClient(transport=transport, base_url="http://shell.test") as client:
         yield client
+
+
+@asynccontextmanager
+async def real_server(app: FastAPI) -> AsyncIterator[str]:
+    """The application behind a real HTTP server on loopback; its URL."""
+    config = uvicorn.Config(app, http="httptools", lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        serving = asyncio.create_task(server._serve(sockets=[listener]))
+        try:
+            async with asyncio.timeout(10):
+                while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+                    await asyncio.sleep(0.01)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await asyncio.wait_for(serving, timeout=10)
 
 
 def sample(name: str, **labels: str) -> float:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from service.api.middleware import deeper_than
 from service.settings import Settings
-from tests.api.shell import shell_client
+from tests.api.shell import real_server, shell_app, shell_client
 
 LIMIT = 2048
 
@@ -47,6 +47,34 @@ async def test_a_chunked_body_is_counted_as_it_arrives(client: httpx.AsyncClient
     above = await client.post("/echo", content=chunks(9, LIMIT // 8))
     assert at_limit.json() == {"bytes": LIMIT}
     assert above.status_code == 413
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_client_that_sends_before_it_reads_gets_the_413(
+    make_settings: Callable[..., Settings], chunked: bool
+) -> None:
+    app = shell_app(make_settings(max_body_bytes=1_048_576), nothing)
+    async with real_server(app) as url, httpx.AsyncClient(base_url=url, timeout=20) as client:
+        content = chunks(40, 100_000) if chunked else b"x" * 4_000_000
+        response = await client.post("/echo", content=content)
+        after = await client.post("/echo", content=b"x")
+    assert response.status_code == 413
+    assert after.json() == {"bytes": 1}
+
+
+async def test_a_client_that_hangs_up_is_no_error(
+    make_settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = shell_app(make_settings(log_level="INFO"), nothing)
+    async with real_server(app) as url:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nab")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+            assert (await client.get("/fail")).status_code == 200
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_a_body_that_does_not_arrive_is_408(client: httpx.AsyncClient) -> None:
