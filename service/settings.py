@@ -108,7 +108,9 @@ class Settings(BaseSettings):
     sync_handler_threads: int = Field(
         16, ge=1, le=500, description="Threads for handlers that are plain functions."
     )
-    claim_batch_size: int = Field(200, ge=1, le=1000, description="Jobs that one claim takes at most.")
+    claim_batch_size: int = Field(
+        200, ge=1, le=1000, description="Jobs that one claim takes at most."
+    )
     settle_batch_size: int = Field(
         200, ge=1, le=1000, description="Outcomes that one statement records at most."
     )
@@ -131,7 +133,10 @@ class Settings(BaseSettings):
         30.0, ge=1, le=3600, description="How long a claim holds without a heartbeat."
     )
     heartbeat_seconds: float = Field(
-        10.0, ge=0.1, le=1200, description="How often leases are extended; at most a third of the lease."
+        10.0,
+        ge=0.1,
+        le=1200,
+        description="How often leases are extended; at most a third of the lease.",
     )
     max_lost_leases: int = Field(
         3, ge=1, le=100, description="A job that lost this many leases is dead-lettered as poison."
@@ -154,13 +159,19 @@ class Settings(BaseSettings):
         3, ge=0, le=1000, description="Retries of a job whose type and request say nothing else."
     )
     default_timeout_seconds: float = Field(
-        300.0, gt=0, le=86_400, description="Time-out of a handler whose type and job say nothing else."
+        300.0,
+        gt=0,
+        le=86_400,
+        description="Time-out of a handler whose type and job say nothing else.",
     )
     backoff_base_seconds: float = Field(
         30.0, gt=0, le=86_400, description="Delay before the first retry."
     )
     backoff_factor: float = Field(
-        4.0, ge=1, le=100, description="What each further delay is multiplied by: 30 s, 2 min, 8 min."
+        4.0,
+        ge=1,
+        le=100,
+        description="What each further delay is multiplied by: 30 s, 2 min, 8 min.",
     )
     backoff_cap_seconds: float = Field(
         3600.0, gt=0, le=604_800, description="Longest delay between two attempts."
@@ -199,16 +210,16 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         1_048_576, ge=1024, le=67_108_864, description="Largest request body."
     )
-    max_json_depth: int = Field(
-        64, ge=4, le=200, description="Deepest nesting of a request body."
-    )
+    max_json_depth: int = Field(64, ge=4, le=200, description="Deepest nesting of a request body.")
     body_timeout_seconds: float = Field(
         30.0, gt=0, le=600, description="How long a client may take to send a request body."
     )
     slow_request_seconds: float = Field(
         1.0, gt=0, le=600, description="Requests slower than this are logged as warnings."
     )
-    max_batch_jobs: int = Field(1000, ge=1, le=10_000, description="Jobs in one `POST /jobs/batch`.")
+    max_batch_jobs: int = Field(
+        1000, ge=1, le=10_000, description="Jobs in one `POST /jobs/batch`."
+    )
     max_page_size: int = Field(200, ge=1, le=1000, description="Jobs on one page.")
     query_timeout_seconds: float = Field(
         5.0, gt=0, le=60, description="Bound on one admin query; over it the answer is 503."
@@ -231,7 +242,10 @@ class Settings(BaseSettings):
         300.0, ge=1, le=86_400, description="How long a fetched JWKS is used without asking again."
     )
     jwks_cooldown_seconds: float = Field(
-        10.0, ge=0, le=3600, description="Least time between two fetches of the JWKS, whatever the tokens say."
+        10.0,
+        ge=0,
+        le=3600,
+        description="Least time between two fetches of the JWKS, whatever the tokens say.",
     )
 
     # -- reminders ----------------------------------------------------------------------------
@@ -242,17 +256,23 @@ class Settings(BaseSettings):
         None,
         description="`smtp://`, `smtp+starttls://` or `smtp+ssl://` with `user:password@host:port`. Without it e-mail reminders fail and say so.",
     )
-    smtp_timeout_seconds: float = Field(20.0, gt=0, le=300, description="Bound on one SMTP delivery.")
+    smtp_timeout_seconds: float = Field(
+        20.0, gt=0, le=300, description="Bound on one SMTP delivery."
+    )
     email_from: str | None = Field(None, description="Sender address of e-mail reminders.")
     twilio_base_url: str = Field(
         "https://api.twilio.com", description="Twilio's API, or a stand-in for tests."
     )
-    twilio_account_sid: str | None = Field(None, description="Twilio account of WhatsApp reminders.")
+    twilio_account_sid: str | None = Field(
+        None, description="Twilio account of WhatsApp reminders."
+    )
     twilio_auth_token: SecretStr | None = Field(None, description="Twilio credential.")
     twilio_whatsapp_from: str | None = Field(
         None, description="WhatsApp sender in E.164 form: `+14155238886`."
     )
-    twilio_timeout_seconds: float = Field(15.0, gt=0, le=300, description="Bound on one Twilio call.")
+    twilio_timeout_seconds: float = Field(
+        15.0, gt=0, le=300, description="Bound on one Twilio call."
+    )
 
     @field_validator("handler_modules", "worker_queues", mode="before")
     @classmethod
