@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from pydantic import ValidationError
-from structlog.contextvars import bind_contextvars
 
 from service.db.engine import Link
 from service.jobs import store
@@ -20,7 +19,7 @@ from service.jobs.registry import Registry
 from service.jobs.slots import Slots
 from service.jobs.store import ClaimedJob
 from service.jobs.verdicts import Attempt, BadPayload, Judge, Stop
-from service.observability.logging import get_logger
+from service.observability.logging import JOB_FIELDS, get_logger
 from service.observability.metrics import HANDLERS_STUCK, observe_run, observe_start_delay
 from service.settings import Settings
 
@@ -134,7 +133,7 @@ class Runner:
 
     async def _attempt(self, run: Run, attempt: Attempt) -> None:
         job = run.job
-        bind_contextvars(job_id=job.id, job_type=job.job_type, attempt=job.attempt)
+        JOB_FIELDS.set({"job_id": job.id, "job_type": job.job_type, "attempt": job.attempt})
         outcome: Outcome | None
         try:
             value = await self._call(run, attempt)

@@ -50,7 +50,7 @@ class BadPayload(Exception):
     """The handler's payload model refused the payload."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Attempt:
     """One attempt, as its verdict needs it."""
 

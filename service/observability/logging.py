@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any, Final, TextIO
 
 import structlog
@@ -49,6 +50,7 @@ def configure_logging(settings: Settings, *, stream: TextIO | None = None) -> No
     )
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_job_fields,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -115,6 +117,19 @@ def get_logger(name: str) -> FilteringBoundLogger:
     """The logger of one module; cheap to call, configured whenever `configure_logging` is."""
     logger: FilteringBoundLogger = structlog.get_logger(name)
     return logger
+
+
+JOB_FIELDS: Final[ContextVar[Mapping[str, object]]] = ContextVar("finmind_job_fields")
+"""Id, type and attempt of the job that this task runs: one variable, set once for each job.
+
+structlog's `bind_contextvars` sets one variable a field: three copies of the context where one does.
+"""
+
+
+def _add_job_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    for name, value in JOB_FIELDS.get({}).items():
+        event.setdefault(name, value)
+    return event
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
