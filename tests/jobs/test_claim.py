@@ -77,7 +77,12 @@ async def test_a_queue_with_a_limit_never_runs_more_at_once(
         await occurs(together)
         running[queue] -= 1
 
-    jobs = [NewJob("mail", {"queue": q}, queue=q) for q in ("emails", "other") for _ in range(12)]
+    # In several lanes: the limit is the queue's, not the lane's.
+    jobs = [
+        NewJob("mail", {"queue": queue}, queue=queue, priority=n % 4)
+        for queue in ("emails", "other")
+        for n in range(12)
+    ]
     made = await enqueue_batch(sql, jobs)
     await start_worker(worker_queues="emails:2,*")
     for job in made:
