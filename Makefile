@@ -9,7 +9,7 @@ UV_COMPILE := $(VENV)/lock/bin/uv pip compile $(UV_FLAGS) --quiet --universal --
 SOURCES := service tests alembic docs benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test processes check format lint types floors dockerfile lock docs bench wheel clean python
+.PHONY: help run demo test processes check format lint types floors dockerfile lock docs bench bench-peers wheel clean python
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ format: $(VENV)/.dev ## Format and repair what can be repaired
 bench: $(VENV)/.dev ## Measure, beside floors measured in the same run
 	$(BIN)/python -m benchmarks
 
+bench-peers: $(VENV)/.dev ## Measure beside other queues, installed into .bench (ARGS="--jobs 100000")
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
 docs: $(VENV)/.dev ## Write docs/configuration.md from the settings
 	$(BIN)/python docs/generate.py
 
@@ -60,7 +63,7 @@ lock: python ## Bring the locks in line with pyproject.toml (UV_FLAGS=--upgrade 
 	$(UV_COMPILE) pyproject.toml -c locks/dev.txt -o locks/service.txt
 
 clean: ## Remove what was made; the data in .data stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .bench dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 python:

@@ -38,11 +38,13 @@ class Contestant:
     command: tuple[str, ...]
     folder: Path
     install: Callable[[], None] | None = None
+    drain_at_most: int = sys.maxsize
 
 
-def _in_python(name: str) -> Contestant:
+def _in_python(name: str, *, drain_at_most: int = sys.maxsize) -> Contestant:
     command = (str(installation.PYTHON), "-m", f"benchmarks.peers.drive_{name}")
-    return Contestant(name, command, HERE.parent.parent, installation.install_python)
+    install = installation.install_python
+    return Contestant(name, command, HERE.parent.parent, install, drain_at_most)
 
 
 def _in_node(name: str, driver: str) -> Contestant:
@@ -50,12 +52,11 @@ def _in_node(name: str, driver: str) -> Contestant:
     return Contestant(name, command, installation.NODE_PLACE, installation.install_node)
 
 
-OURS = Contestant(
-    "ours", (sys.executable, "-m", "benchmarks.peers.drive_ours"), HERE.parent.parent
-)
+OURS = Contestant("ours", (sys.executable, "-m", "benchmarks.peers.drive_ours"), HERE.parent.parent)
 PEERS = (
     _in_python("pgqueuer"),
-    _in_python("procrastinate"),
+    # Some hundred jobs a second: minutes a run otherwise. A short queue is the easier one.
+    _in_python("procrastinate", drain_at_most=2_000),
     _in_node("graphile-worker", "drive_graphile.mjs"),
     _in_node("pg-boss", "drive_pgboss.mjs"),
 )
@@ -82,8 +83,8 @@ class Comparison:
             functools.partial(self._turn, mode, contestant) for contestant in self._contestants
         ]
         await interleaved(self._arguments.runs, *turns)
-        for name, unit, better in FIGURES[mode]:
-            if unit == "rows":
+        for name, _, better in FIGURES[mode]:
+            if name in NOT_COMPARED:
                 continue
             for peer in self._contestants[1:]:
                 if peer.name not in self._absent:
@@ -101,11 +102,12 @@ class Comparison:
         except Failed as error:
             if contestant is OURS:
                 raise
+            partial = {f"{name}, {contestant.name}" for name, _, _ in FIGURES[mode]}
+            kept = [figure for figure in self._report.figures if figure.name not in partial]
+            self._report.figures[:] = kept  # some of its runs would compare with nothing
             self._leave_out(contestant, str(error))
             return
-        for (name, unit, better), value in zip(
-            FIGURES[mode], READ[mode](result, self._arguments.jobs), strict=True
-        ):
+        for (name, unit, better), value in zip(FIGURES[mode], READ[mode](result), strict=True):
             figure = self._report.figure(f"{name}, {contestant.name}", unit, better=better)
             figure.runs.append(value)
 
@@ -120,8 +122,6 @@ class Comparison:
 
     def _leave_out(self, peer: Contestant, why: str) -> None:
         self._absent[peer.name] = why
-        kept = [f for f in self._report.figures if not f.name.endswith(f", {peer.name}")]
-        self._report.figures[:] = kept  # half its runs would compare with nothing
         self._report.machine[f"LEFT OUT: {peer.name}"] = why.strip().splitlines()[-1]
         print(f"LEFT OUT: {peer.name}: {why}", file=sys.stderr, flush=True)
 
@@ -129,7 +129,9 @@ class Comparison:
 FIGURES = {
     "drain": (
         ("drain", "jobs/s", "higher"),
-        ("rows kept after the drain", "rows", "higher"),
+        ("rows kept per job drained", "rows", "higher"),
+        ("worker start to its first handler", "ms", "lower"),
+        ("last handler to its outcome on record", "ms", "lower"),
     ),
     "bulk": (("bulk enqueue", "jobs/s", "higher"),),
     "latency": (
@@ -139,14 +141,24 @@ FIGURES = {
 }
 
 
-def _read_latency(result: dict[str, Any], _jobs: int) -> tuple[float, ...]:
+NOT_COMPARED = {name for name, unit, _ in FIGURES["drain"] if unit != "jobs/s"}
+"""They explain the drain, which already holds them."""
+
+
+def _read_drain(result: dict[str, Any]) -> tuple[float, ...]:
+    jobs, seconds = result["jobs"], result["seconds"]
+    settling = 1000 * (seconds - result["last"])
+    return jobs / seconds, result["kept"] / jobs, 1000 * result["first"], settling
+
+
+def _read_latency(result: dict[str, Any]) -> tuple[float, ...]:
     waits = sorted(result["waits"])
     return tuple(1000 * waits[int(share * (len(waits) - 1))] for share in (0.5, 0.99))
 
 
-READ: dict[str, Callable[[dict[str, Any], int], tuple[float, ...]]] = {
-    "drain": lambda result, jobs: (jobs / result["seconds"], float(result["kept"])),
-    "bulk": lambda result, jobs: (jobs / result["seconds"],),
+READ: dict[str, Callable[[dict[str, Any]], tuple[float, ...]]] = {
+    "drain": _read_drain,
+    "bulk": lambda result: (result["jobs"] / result["seconds"],),
     "latency": _read_latency,
 }
 
@@ -154,10 +166,11 @@ READ: dict[str, Callable[[dict[str, Any], int], tuple[float, ...]]] = {
 async def _drive(
     contestant: Contestant, mode: str, url: str, arguments: argparse.Namespace
 ) -> dict[str, Any]:
+    jobs = min(arguments.jobs, contestant.drain_at_most if mode == "drain" else sys.maxsize)
     task = {
         "url": url,
         "mode": mode,
-        "jobs": arguments.jobs,
+        "jobs": jobs,
         "chunk": CHUNK,
         "seconds": arguments.seconds,
         "rate": RATE_PER_SECOND,
@@ -182,7 +195,7 @@ async def _drive(
     if process.returncode or not out:
         raise Failed(f"{mode}: {errors.decode(errors='replace')[-2000:]}")
     result: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return result
+    return result | {"jobs": jobs}
 
 
 async def _check_durability(url: str) -> None:

@@ -2,13 +2,14 @@
 // taking many jobs at once, `burstWhenBatchFull` for fetching on without a delay while batches
 // come back full, and `localConcurrency` for several such workers in a process; with
 // `useListenNotify` and a queue's `notify`, new jobs wake the worker instead of its poll. `insert`
-// is its bulk API. Finished jobs are kept for a week, which is its default.
+// is its bulk API. No page gives sizes: of batches of 100, 500 and 2,000 with 1, 2 and 4 workers,
+// these were the fastest on two cores. Finished jobs are kept for a week, which is its default.
 
 import { PgBoss } from "pg-boss";
 import { main } from "./driver.mjs";
 
 const BATCH = 500;
-const CONCURRENCY = 2;
+const CONCURRENCY = 4;
 
 let boss, handler;
 

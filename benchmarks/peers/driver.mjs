@@ -33,6 +33,7 @@ async function drain(peer, task) {
   const done = Promise.withResolvers();
   let left = task.jobs;
   let first = 0;
+  let last = 0;
   await peer.open(task.url, () => {
     if (left === task.jobs) first = now();
     left -= 1;
@@ -41,11 +42,13 @@ async function drain(peer, task) {
   await peer.enqueueMany(new Array(task.jobs).fill(task.payload), task.chunk);
   const watch = new pg.Client({ connectionString: task.url });
   await watch.connect();
+  await watch.query("ANALYZE"); // or plans depend on whether autovacuum came by
   await watch.query("CHECKPOINT");
   const started = now();
   await peer.start();
   const recorded = async () => {
     await done.promise;
+    last = now();
     while (await ask(watch, `SELECT EXISTS (${peer.unfinished})`)) await sleep(1);
   };
   await bounded(recorded(), WAIT_SECONDS + task.jobs / 100);
@@ -54,7 +57,7 @@ async function drain(peer, task) {
   const kept = Number(await ask(watch, `SELECT count(*) FROM (${peer.kept}) AS kept`));
   await watch.end();
   if (left) throw new Error(`${-left} runs more than jobs`); // they would flatter the rate
-  return { seconds, first: first - started, kept };
+  return { seconds, first: first - started, last: last - started, kept };
 }
 
 async function bulk(peer, task) {
