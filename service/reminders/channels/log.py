@@ -8,18 +8,17 @@ _log = get_logger(__name__)
 
 
 class LogChannel:
-    """Delivers into the log; in production without the words, which are the user's own."""
+    """Delivers into the log; in production neither words nor recipient, which are the user's own."""
 
     def __init__(self, settings: Settings) -> None:
-        self._show_message = not settings.is_production
+        self._show_all = not settings.is_production
 
     async def deliver(self, delivery: Delivery) -> None:
         """Write the reminder to the log."""
-        words = {"message": delivery.message} if self._show_message else {}
+        private = {"recipient": delivery.recipient, "message": delivery.message}
         _log.info(
             "reminder_delivered",
             reminder_id=delivery.reminder_id,
             delivery=delivery.key,
-            recipient=delivery.recipient,
-            **words,
+            **(private if self._show_all else {}),
         )
