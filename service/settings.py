@@ -3,13 +3,24 @@
 The description of a field is its documentation: docs/configuration.md is made from this file.
 """
 
+import contextlib
+import fcntl
+import os
 import secrets
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import ConfigurationError
@@ -281,11 +292,12 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("database_url", "jwt_secret", "jwt_jwks_url", "smtp_url", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _blank_is_unset(cls, value: object) -> object:
+    def _blank_is_unset(cls, value: object, info: ValidationInfo) -> object:
         # Compose files and shells pass "VAR=" for a variable that is not set.
-        return None if value == "" else value
+        optional = cls.model_fields[info.field_name or ""].default is None
+        return None if optional and isinstance(value, str) and not value.strip() else value
 
     @field_validator("log_level", mode="after")
     @classmethod
@@ -348,12 +360,39 @@ class Settings(BaseSettings):
             return self.jwt_secret.get_secret_value()
         if self.jwt_jwks_url is not None or self.is_production:
             return None
-        path = self.data_dir / "jwt_secret"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_hex(32))
-        return path.read_text().strip()
+        return _kept_secret(self.data_dir / "jwt_secret")
+
+
+def _kept_secret(path: Path) -> str:
+    """The secret in the file at `path`, made where there is none."""
+    if not (kept := _secret_in(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.parent):
+            # Another process may have made it since.
+            if not (kept := _secret_in(path)):
+                kept = secrets.token_hex(32)
+                # Aside and renamed: a crash in between leaves no half of a secret.
+                aside = path.with_name(f"{path.name}.new")
+                aside.unlink(missing_ok=True)
+                aside.touch(mode=0o600)
+                aside.write_text(kept)
+                aside.replace(path)
+    return kept
+
+
+def _secret_in(path: Path) -> str:
+    return path.read_text().strip() if path.exists() else ""
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold the directory against other processes; the lock ends with the process."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def load_settings() -> Settings:

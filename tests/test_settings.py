@@ -1,0 +1,81 @@
+"""Settings: what is read, what is refused, what is made in development."""
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from service.settings import Settings, _kept_secret
+
+Make = Callable[..., Settings]
+
+OPTIONAL = [name for name, field in Settings.model_fields.items() if field.default is None]
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_blank_optional_setting_counts_as_unset(
+    blank: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no .env
+    for name in OPTIONAL:
+        monkeypatch.setenv(name.upper(), blank)
+    settings = Settings()
+    assert {"jwt_audience", "jwt_issuer", "email_from", "twilio_auth_token"} <= set(OPTIONAL)
+    assert {name: getattr(settings, name) for name in OPTIONAL} == dict.fromkeys(OPTIONAL)
+
+
+def test_a_development_secret_is_made_once_and_readable_by_its_owner_alone(
+    make_settings: Make, tmp_path: Path
+) -> None:
+    settings = make_settings(jwt_secret=None)
+    secret = settings.signing_secret()
+    assert secret is not None
+    assert len(secret) >= 32
+    assert make_settings(jwt_secret=None).signing_secret() == secret
+    (file,) = (tmp_path / "data").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("left", ["", "\n"])
+def test_an_empty_secret_file_is_replaced(make_settings: Make, tmp_path: Path, left: str) -> None:
+    file = tmp_path / "data" / "jwt_secret"
+    file.parent.mkdir()
+    file.write_text(left)
+    secret = make_settings(jwt_secret=None).signing_secret()
+    assert secret
+    assert file.read_text() == secret
+
+
+def test_a_secret_whose_writing_is_cut_short_is_not_seen(
+    make_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(path: Path, _: str) -> int:
+        path.write_bytes(b"ha")
+        raise KeyboardInterrupt
+
+    settings = make_settings(jwt_secret=None)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", crash)
+        with pytest.raises(KeyboardInterrupt):
+            settings.signing_secret()
+    assert not (tmp_path / "data" / "jwt_secret").exists()
+    secret = settings.signing_secret()
+    assert secret is not None
+    assert len(secret) >= 32
+
+
+def test_processes_that_start_together_get_one_secret(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        for number in range(20):
+            paths = [tmp_path / str(number) / "jwt_secret"] * 4
+            assert len(set(pool.map(_kept_secret, paths))) == 1
+
+
+def test_a_jwks_needs_no_secret(make_settings: Make, tmp_path: Path) -> None:
+    settings = make_settings(jwt_secret=None, jwt_jwks_url="https://id.example.org/keys")
+    assert settings.signing_secret() is None
+    assert not (tmp_path / "data").exists()
+    assert make_settings(jwt_secret=SecretStr("x" * 32)).signing_secret() == "x" * 32
