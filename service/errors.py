@@ -8,7 +8,6 @@
     ├── Forbidden            403  a credential without the needed permission
     ├── NotFound             404  no such job, reminder or key
     ├── Conflict             409  the thing is in a state that does not allow this
-    ├── TooLarge             413  a request body over the limit
     └── Unavailable          503  the database cannot answer just now; try again
 
 Domain code raises these; `service.api.problems` alone turns them into HTTP answers.
@@ -90,14 +89,6 @@ class Conflict(FinMindError):
     status = 409
     title = "Conflict"
     slug = "conflict"
-
-
-class TooLarge(FinMindError):
-    """The request body is over the limit."""
-
-    status = 413
-    title = "Body too large"
-    slug = "body-too-large"
 
 
 class Unavailable(FinMindError):

@@ -19,7 +19,6 @@ from service.errors import (
     InvalidInput,
     NotFound,
     PayloadError,
-    TooLarge,
     Unauthenticated,
     Unavailable,
 )
@@ -62,7 +61,6 @@ def assert_problem(response: httpx.Response, status: int, slug: str) -> dict[str
         (Forbidden("no"), 403, "not-allowed"),
         (NotFound("gone"), 404, "not-found"),
         (Conflict("busy"), 409, "conflict"),
-        (TooLarge("big"), 413, "body-too-large"),
         (Unavailable("later"), 503, "unavailable"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
