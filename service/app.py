@@ -18,6 +18,7 @@ from service.db.migrate import upgrade
 from service.errors import ConfigurationError
 from service.jobs.intake import Intake
 from service.jobs.loader import load_handlers
+from service.jobs.process import Passes
 from service.jobs.worker import Worker
 from service.observability.health import EventLoopMonitor, HealthChecks
 from service.observability.logging import get_logger
@@ -45,11 +46,14 @@ class Service:
         self.authenticator = Authenticator(settings, self.database)
         self.intake = Intake(self.database, settings)
         self.worker: Worker | None = Worker(self.database, settings) if run_worker else None
+        slots = self.worker.slots if self.worker is not None else None
+        self.passes = Passes(self.database, settings, slots=slots)
         self.reminder_loop = ReminderLoop(self.database, settings) if run_worker else None
         self.monitor = EventLoopMonitor()
         self.health = HealthChecks(
             self.database,
-            self.monitor,
+            settings,
+            monitor=self.monitor,
             worker=lambda: self.worker,
             stopping=lambda: self._stopping,
         )

@@ -16,7 +16,7 @@ from service.auth.principal import Permission, Principal
 from service.errors import InvalidInput
 from service.jobs.actions import cancel_job, delete_job, retry_dead_letter_job
 from service.jobs.model import JobId
-from service.jobs.process import process_due_jobs
+from service.jobs.process import Passes
 from service.jobs.queries import JobFilters, get_job, list_jobs
 from service.jobs.statistics import JobStats, get_job_stats
 
@@ -104,15 +104,17 @@ async def read_jobs(
 )
 async def process_jobs(
     request: Request,
-    settings: AppSettings,
     _: Operator,
     limit: Annotated[int, Query(ge=1, le=1000, description="Jobs to take, at the most.")] = 50,
 ) -> ProcessOut:
     """Runs them in this process and answers when their outcomes are recorded.
 
-    Safe beside workers, and with many callers at once: each job is claimed by one of them.
+    Safe beside workers: each job is claimed by one of them. One pass at a time in a process; a
+    second one waits a little, then gets 503. A due job whose type no live worker serves becomes
+    FAILED at once, without the grace that workers give: do not press it in the middle of a deploy.
     """
-    summary = await process_due_jobs(request.app.state.service.database, limit, settings=settings)
+    passes: Passes = request.app.state.service.passes
+    summary = await passes.run(limit)
     return ProcessOut.model_validate(summary)
 
 

@@ -13,7 +13,7 @@ from service.jobs.registry import Registry
 from service.jobs.runner import Run, Runner
 from service.jobs.settler import Settler
 from service.jobs.slots import Slots
-from service.jobs.store import ClaimedJob, Lane
+from service.jobs.store import ClaimedJob, Lane, LaneRequest
 from service.observability.logging import get_logger
 from service.observability.metrics import observe_batch, record_database_error, record_event
 from service.settings import Settings
@@ -25,6 +25,13 @@ SWEEP_SHARE: Final = 0.02
 """Share of the time that sweeps may take: dear ones (dead index entries) come more rarely."""
 
 MIN_SWEEP_SECONDS: Final = 0.1
+
+DEAR_CLAIM_SECONDS: Final = 0.02
+EMPTY_CLAIM_SHARE: Final = 0.1
+"""Share of the time that dear claims may take which bring nothing."""
+
+UNSURE_SECONDS: Final = 2.0
+"""How long after a claim's answer was lost its effect is looked for."""
 
 _log = get_logger(__name__)
 
@@ -57,6 +64,9 @@ class Claimer:
         self._next_listing = 0.0
         self._next_due = float("inf")
         self._backlog = False
+        self._listed_up_to: Lane | None = None
+        self._unsure_until = 0.0
+        slots.on_limit_freed = self._woken.set
         self.last_loop_at = time.monotonic()
         """When the loop last came round: /health/ready looks at it."""
 
@@ -83,8 +93,11 @@ class Claimer:
             if not await self._slots_ready():
                 continue
             try:
+                await self.recover()
+                began = time.monotonic()
                 claimed, asked = await self.claim_once(self._settings.claim_batch_size)
-                found = not claimed and await self.list_lanes()
+                took = time.monotonic() - began
+                found = await self.list_lanes()
             except DATABASE_ERRORS as error:
                 record_database_error("claim")
                 _log.warning("claim_failed", error=type(error).__name__, detail=str(error)[:200])
@@ -99,37 +112,67 @@ class Claimer:
                 pause = self._settings.poll_min_seconds
                 await self._idle(GATHER_SECONDS)
             else:
+                await self._rest_after(took)
                 await self._idle(min(pause, self._seconds_until_due(pause)))
                 pause = min(pause * 2, self._settings.poll_max_seconds)
 
     async def claim_once(self, most: int) -> tuple[int, int]:
         """One claim and the start of what it brought; how many came, and how many could have."""
-        asked = min(most, self._slots.free)
-        now = time.monotonic()
-        from_floor = now < self._next_sweep
-        requests = self._lanes.requests(most=asked, from_floor=from_floor) if asked else []
-        if not requests:
-            return 0, asked
-        jobs = await store.claim(
+        async with self._slots.claiming:
+            asked = min(most, self._slots.free)
+            now = time.monotonic()
+            from_floor = now < self._next_sweep
+            requests = self._lanes.requests(most=asked, from_floor=from_floor) if asked else []
+            if not requests:
+                return 0, asked
+            jobs = await self._claim(requests, limit=asked)
+            full = len(jobs) >= asked
+            if not from_floor:
+                took = time.monotonic() - now
+                # A full sweep too: it took the floors down with it, and the rest lies above them.
+                self._next_sweep = now + min(
+                    max(took / SWEEP_SHARE, MIN_SWEEP_SECONDS), self._settings.sweep_seconds
+                )
+            self._lanes.claimed(jobs, from_floor=from_floor, full=full)
+            # The lease began no earlier than the statement: this process's view of it ends first.
+            self._start(jobs, lease_deadline=now + self._settings.lease_seconds)
+            return len(jobs), asked
+
+    async def recover(self) -> None:
+        """Give back what a claim took whose answer was lost, before its leases cost attempts.
+
+        Raises:
+            DATABASE_ERRORS: the database still does not answer; to be tried again.
+        """
+        if self._unsure_until == 0.0:
+            return
+        held = self._runner.runs | self._settler.unsettled
+        given_back = await store.release_lost(
             self._link,
-            requests,
-            self._registry.job_types(),
-            limit=asked,
-            lease_seconds=self._settings.lease_seconds,
+            self._lanes.known(),
             worker_id=self._worker_id(),
-            max_errors=self._settings.max_error_entries,
+            known=sorted({run.job.lease_token for run in held}),
         )
-        full = len(jobs) >= asked
-        if not from_floor:
-            took = time.monotonic() - now
-            # A full sweep too: it took the floors down with it, and the rest lies above them.
-            self._next_sweep = now + min(
-                max(took / SWEEP_SHARE, MIN_SWEEP_SECONDS), self._settings.sweep_seconds
+        if given_back:
+            _log.warning("claim_given_back", jobs=given_back)
+        if time.monotonic() > self._unsure_until:
+            self._unsure_until = 0.0
+
+    async def _claim(self, requests: list[LaneRequest], *, limit: int) -> list[ClaimedJob]:
+        try:
+            return await store.claim(
+                self._link,
+                requests,
+                self._registry.job_types(),
+                limit=limit,
+                lease_seconds=self._settings.lease_seconds,
+                worker_id=self._worker_id(),
+                max_errors=self._settings.max_error_entries,
             )
-        self._lanes.claimed(jobs, from_floor=from_floor, full=full)
-        # The lease began no earlier than the statement: this process's view of it ends first.
-        self._start(jobs, lease_deadline=now + self._settings.lease_seconds)
-        return len(jobs), asked
+        except BaseException:
+            # The server may have carried it out, or be about to.
+            self._unsure_until = time.monotonic() + UNSURE_SECONDS
+            raise
 
     def _start(self, jobs: list[ClaimedJob], *, lease_deadline: float) -> None:
         for job in jobs:
@@ -149,8 +192,16 @@ class Claimer:
         if now < self._next_listing:
             return False
         self._next_listing = now + self._settings.poll_max_seconds / 2
-        heads = await store.lanes(self._link, limit=MAX_LANES)
-        waits = [head.due_in_seconds for head in heads if self._lanes.serves(head.lane.queue)]
+        served = self._lanes.served
+        if served is not None:
+            heads = await store.lanes_of(self._link, served)
+        else:
+            heads = await store.lanes(self._link, limit=MAX_LANES, after=self._listed_up_to)
+            more = len(heads) == MAX_LANES
+            if more and self._listed_up_to is None:
+                _log.warning("many_lanes", more_than=MAX_LANES)
+            self._listed_up_to = heads[-1].lane if more else None
+        waits = [head.due_in_seconds for head in heads]
         self._next_due = now + min((wait for wait in waits if wait > 0), default=float("inf"))
         return self._lanes.replace(heads)
 
@@ -166,6 +217,11 @@ class Claimer:
             await asyncio.sleep(GATHER_SECONDS)
             return False
         return True
+
+    async def _rest_after(self, took: float) -> None:
+        """Rest after a claim that walked far and found nothing: jobs of types served elsewhere."""
+        if took > DEAR_CLAIM_SECONDS and not self._stopped:
+            await asyncio.sleep(min(took / EMPTY_CLAIM_SHARE, self._settings.sweep_seconds))
 
     def _seconds_until_due(self, pause: float) -> float:
         wait = self._next_due - time.monotonic()

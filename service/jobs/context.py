@@ -64,6 +64,8 @@ class JobContext:
             fraction: 0 to 1.
             message: a few words; 1,000 characters are kept.
 
+        A database that does not answer is logged and counted, and is no reason to stop.
+
         Returns:
             False where the lease was lost: nothing was written, and the handler should stop.
 

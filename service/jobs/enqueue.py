@@ -1,20 +1,20 @@
 """Enqueueing in the caller's transaction."""
 
+from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, Protocol
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-
+from service.db.commits import after_commit
 from service.db.session import CallerSession, fetch
 from service.errors import Conflict
 from service.jobs import statements
 from service.jobs.backoff import Backoff
 from service.jobs.model import JobId
 from service.jobs.new_job import DEFAULT_MAX_PAYLOAD_BYTES, JobColumns, NewJob, encode_jobs
-from service.jobs.wakeup import announce_after_commit
+from service.jobs.wakeup import announce_after_commit, engine_of
 from service.observability.metrics import record_event
 
 _MAX_STANDING_ROUNDS: Final = 10
@@ -105,10 +105,9 @@ async def enqueue_batch(
     columns = encode_jobs(jobs, max_payload_bytes=max_payload_bytes)
     enqueued = await insert_jobs(run, columns)
     if lanes := columns.lanes():
-        if isinstance(session, AsyncSession):
-            announce_after_commit(session, (await session.connection()).engine, lanes)
-        elif isinstance(session, AsyncConnection):
-            announce_after_commit(session, session.engine, lanes)
+        announce_after_commit(session, await engine_of(session), lanes)
+    if not after_commit(session, lambda: count_enqueued(columns, enqueued)):
+        count_enqueued(columns, enqueued)
     return enqueued
 
 
@@ -145,7 +144,6 @@ async def insert_jobs(run: Fetch, columns: JobColumns) -> list[EnqueuedJob]:
             fresh.append(job)
         else:
             made[key] = job
-    _count(columns, made)
     missing = {key for key in columns.unique_keys if key is not None} - made.keys()
     standing = await _find_standing(run, columns, missing) if missing else {}
     in_order = iter(fresh)
@@ -174,13 +172,10 @@ async def _find_standing(
         if not missing:
             return found
         again = columns.picked(columns.unique_keys.index(key) for key in missing)
-        late: dict[str, EnqueuedJob] = {}
         for job_id, created_at, next_run_at, key in await run(
             statements.ENQUEUE, *again.arguments()
         ):
-            late[key] = EnqueuedJob(job_id, True, created_at, next_run_at)
-        _count(again, late)
-        found |= late
+            found[key] = EnqueuedJob(job_id, True, created_at, next_run_at)
         missing = missing - found.keys()
         if not missing:
             return found
@@ -190,16 +185,10 @@ async def _find_standing(
     )
 
 
-def _count(columns: JobColumns, made: dict[str, EnqueuedJob]) -> None:
-    counts: dict[str, int] = {}
-    seen: set[str] = set()
-    for job_type, key in zip(columns.job_types, columns.unique_keys, strict=True):
-        if key is not None:
-            if key not in made or key in seen:
-                continue
-            seen.add(key)
-        counts[job_type] = counts.get(job_type, 0) + 1
-    for job_type, count in counts.items():
+def count_enqueued(columns: JobColumns, enqueued: Iterable[EnqueuedJob]) -> None:
+    """Count the jobs that were made; to be called once they are committed."""
+    made = zip(columns.job_types, enqueued, strict=True)
+    for job_type, count in Counter(job_type for job_type, job in made if job.created).items():
         record_event("enqueued", job_type, count=count)
 
 

@@ -5,9 +5,9 @@ from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, REFUSED_ERRORS, Database
 from service.errors import InvalidInput, Unavailable
-from service.jobs.enqueue import EnqueuedJob, insert_jobs
+from service.jobs.enqueue import EnqueuedJob, count_enqueued, insert_jobs
 from service.jobs.new_job import JobColumns, NewJob, encode_jobs
-from service.jobs.wakeup import announce
+from service.jobs.wakeup import announce, sender_for
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
 from service.settings import Settings
@@ -52,10 +52,11 @@ class Intake:
         return await future
 
     async def stop(self) -> None:
-        """Store what waits, then close the connection."""
+        """Store what waits, tell the other processes, then close the connection."""
         if self._flusher is not None:
             await asyncio.wait({self._flusher})
         await self._link.close()
+        await sender_for(self._database.engine).close()
 
     async def _flush_all(self) -> None:
         while self._waiting:
@@ -89,6 +90,7 @@ class Intake:
             for (_, future), job in zip(group, enqueued, strict=True):
                 if not future.done():
                     future.set_result(job)
+            count_enqueued(columns, enqueued)
             if lanes := columns.lanes():
                 announce(self._database.engine, lanes)
 

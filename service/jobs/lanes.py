@@ -15,6 +15,7 @@ FLOOR_WINDOW_SECONDS: Final = 0.1
 above it. Later ones wait for the next sweep."""
 
 MAX_LANES: Final = 1000
+"""Lanes listed at once. Where there are more, one listing goes on behind the last."""
 
 
 @dataclass(slots=True)
@@ -33,6 +34,15 @@ class Lanes:
         self._slots = slots
         self._states: dict[Lane, _LaneState] = {}
 
+    @property
+    def served(self) -> list[str] | None:
+        """The queues that this worker is bound to; None for all."""
+        return None if "*" in self._served else sorted(self._served)
+
+    def known(self) -> list[Lane]:
+        """The lanes that claims ask for."""
+        return list(self._states)
+
     def serves(self, queue: str) -> bool:
         """Whether this worker takes jobs of the queue."""
         return "*" in self._served or queue in self._served
@@ -40,7 +50,8 @@ class Lanes:
     def add(self, lanes: Iterable[Lane]) -> None:
         """A wake-up named these."""
         for lane in lanes:
-            if self.serves(lane.queue) and len(self._states) < MAX_LANES:
+            # Beside those that are listed, which are as many at the most.
+            if self.serves(lane.queue) and len(self._states) < 2 * MAX_LANES:
                 self._states.setdefault(lane, _LaneState()).announced = True
 
     def replace(self, heads: Iterable[LaneHead]) -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import date, timedelta
 from typing import Final
 
@@ -13,6 +13,7 @@ from service.jobs import partitions, statements, store
 from service.jobs.lanes import MAX_LANES
 from service.jobs.loops import Pause
 from service.jobs.registry import Registry
+from service.jobs.store import Lane, LaneHead
 from service.observability.logging import get_logger
 from service.observability.metrics import (
     WORKER_LEADER,
@@ -25,6 +26,12 @@ from service.observability.metrics import (
 from service.settings import Settings
 
 BATCH: Final = 1000
+MAX_BATCHES: Final = 200
+"""What one round of a duty drops at the most, in batches."""
+
+GAUGES_SHARE: Final = 0.02
+"""Share of the time that reading the gauges may take."""
+
 FOLD_ABOVE_ROWS: Final = 500
 """Fewer rows of job_stats than this are not worth a rewrite."""
 
@@ -58,6 +65,9 @@ class Maintenance:
         self._link = database.link()
         self._leads_since: float | None = None
         self._next_slow = 0.0
+        self._next_gauges = 0.0
+        self._folded_rows = 0
+        self._listed_up_to: Lane | None = None
 
     async def run(self) -> None:
         """Lead, or wait to lead, until cancelled."""
@@ -105,7 +115,7 @@ class Maintenance:
         for duty in duties:
             try:
                 await duty()
-            except asyncpg.PostgresError as error:
+            except (asyncpg.PostgresError, TimeoutError) as error:
                 if isinstance(error, asyncpg.PostgresConnectionError):
                     raise
                 record_database_error("maintenance")
@@ -160,28 +170,32 @@ class Maintenance:
         settings = self._settings
         await self._repeat(statements.DROP_DEFAULT_BEFORE, settings.retention_days)
         await self._repeat(statements.DROP_DEAD_BEFORE, settings.dead_retention_days)
-        await self._link.fetch(
-            statements.DROP_IDEMPOTENCY_KEYS, settings.idempotency_key_hours, BATCH * 10
-        )
+        await self._repeat(statements.DROP_IDEMPOTENCY_KEYS, settings.idempotency_key_hours)
         await self._link.fetch(statements.DROP_OLD_WORKERS)
 
-    async def _repeat(self, statement: str, keep_days: int) -> None:
-        for _ in range(100):
-            dropped = (await self._link.fetch(statement, keep_days, BATCH))[0][0]
+    async def _repeat(self, statement: str, keep: int) -> None:
+        """Drop what is older than `keep` in batches, for as long as there is more, within bounds."""
+        for _ in range(MAX_BATCHES):
+            dropped = (await self._link.fetch(statement, keep, BATCH))[0][0]
             if dropped < BATCH:
                 return
 
     async def _fold_stats(self) -> None:
-        rows = (await self._link.fetch(statements.STATS_ROWS, FOLD_ABOVE_ROWS))[0][0]
-        if rows >= FOLD_ABOVE_ROWS:
-            await self._link.fetch(statements.FOLD_STATS)
+        # Twice what the last fold left: with many types and days even folded rows are many.
+        limit = FOLD_ABOVE_ROWS + 2 * self._folded_rows
+        rows = (await self._link.fetch(statements.STATS_ROWS, limit))[0][0]
+        if rows >= limit:
+            self._folded_rows = (await self._link.fetch(statements.FOLD_STATS))[0][0]
 
     async def _fail_unserved_types(self) -> None:
         grace = self._settings.unknown_type_grace_seconds
         if self._leads_since is None or time.monotonic() - self._leads_since < grace:
             return  # a worker that serves the type may just be starting
+        heads = await store.lanes(self._link, limit=MAX_LANES, after=self._listed_up_to)
+        self._listed_up_to = heads[-1].lane if len(heads) == MAX_LANES else None
         for job_type in await fail_unserved(
             self._link,
+            heads,
             own_types=self._handlers.job_types(),
             grace_seconds=grace,
             lease_seconds=self._settings.lease_seconds,
@@ -190,6 +204,9 @@ class Maintenance:
             _log.error("no_handler", job_type=job_type)
 
     async def _read_gauges(self) -> None:
+        began = time.monotonic()
+        if began < self._next_gauges:
+            return
         heads = await store.lanes(self._link, limit=MAX_LANES)
         rows = await self._link.fetch(
             statements.QUEUE_GAUGES,
@@ -198,10 +215,13 @@ class Maintenance:
             self._settings.count_cap,
         )
         set_queue_gauges(QueueReading(*row) for row in rows)
+        took = time.monotonic() - began
+        self._next_gauges = began + took / GAUGES_SHARE
 
 
 async def fail_unserved(
     link: Link,
+    heads: Sequence[LaneHead],
     *,
     own_types: list[str],
     grace_seconds: float,
@@ -213,6 +233,7 @@ async def fail_unserved(
 
     Args:
         link: the connection to use.
+        heads: the lanes to look at.
         own_types: what the caller's process serves.
         grace_seconds: a type counts as served that long after its last worker stopped, and a job
             must have been due that long.
@@ -220,7 +241,6 @@ async def fail_unserved(
         max_errors: entries that a job's history keeps.
         limit: jobs to fail at the most.
     """
-    heads = await store.lanes(link, limit=MAX_LANES)
     # A worker is seen once a heartbeat, a third of the lease at the most: one missed is no absence.
     alive_within = max(grace_seconds, lease_seconds, MIN_ALIVE_SECONDS)
     served = set(own_types)

@@ -2,14 +2,22 @@
 
 import asyncio
 from dataclasses import dataclass
+from typing import Final
 
 from service.db.engine import Database
+from service.errors import Unavailable
+from service.jobs import store
+from service.jobs.lanes import MAX_LANES
 from service.jobs.maintenance import fail_unserved
 from service.jobs.model import JobStatus
 from service.jobs.outcomes import Ended, Outcome, Retried, Succeeded
 from service.jobs.registry import Registry, registry
+from service.jobs.slots import Slots
 from service.jobs.worker import Engine
 from service.settings import Settings
+
+SLOT_WAIT_SECONDS: Final = 5.0
+"""How long a pass waits for a slot where a worker of the process has them all."""
 
 
 @dataclass(slots=True)
@@ -45,32 +53,34 @@ async def process_due_jobs(
     *,
     settings: Settings | None = None,
     handlers: Registry = registry,
+    slots: Slots | None = None,
 ) -> ProcessSummary:
     """Run up to `limit` due jobs now, concurrently, and wait until their outcomes are recorded.
 
     Safe beside workers: a job is claimed by one of them. A due job whose type neither this process
     nor any live worker serves becomes FAILED at once.
 
+    Args:
+        database: where the jobs are.
+        limit: jobs to take, at the most.
+        settings: concurrency, time-outs and so on; from the environment where None.
+        handlers: the process's own where nothing is said.
+        slots: those of a worker of this process, so that the two share its limits.
+
     Raises:
-        DATABASE_ERRORS: the database failed before anything was claimed.
+        DATABASE_ERRORS: the database failed. What had been claimed is given back, or runs again
+            when its leases end.
     """
-    engine = Engine(database, settings or Settings(), handlers=handlers)
+    engine = Engine(database, settings or Settings(), handlers=handlers, slots=slots)
     summary = ProcessSummary()
     engine.tally(summary.count)
-    await engine.start()
     try:
-        await engine.claimer.list_lanes()
-        while summary.processed < limit:
-            claimed, asked = await engine.claimer.claim_once(limit - summary.processed)
-            summary.processed += claimed
-            await engine.runner.wait_for_one()
-            # With every slot taken nothing was asked for: that says nothing of the table.
-            if asked and not claimed:
-                break
-        left = limit - summary.processed
-        if left > 0:
+        await engine.start()
+        await _run_due(engine, summary, limit)
+        if (left := limit - summary.processed) > 0:
             unserved = await fail_unserved(
                 engine.link,
+                await store.lanes(engine.link, limit=MAX_LANES),
                 own_types=handlers.job_types(),
                 grace_seconds=0.0,
                 lease_seconds=engine.settings.lease_seconds,
@@ -83,5 +93,52 @@ async def process_due_jobs(
             await engine.runner.wait_for_one()
     finally:
         # Cancelled in the middle (the client left, the service stops): release what still runs.
-        await asyncio.shield(engine.stop(grace_seconds=0.0))
+        await asyncio.shield(engine.stop(grace_seconds=0.0, forget=True))
     return summary
+
+
+class Passes:
+    """Passes asked for over and over: one at a time in a process, on one set of slots."""
+
+    def __init__(self, database: Database, settings: Settings, *, slots: Slots | None) -> None:
+        self._database = database
+        self._settings = settings
+        self._slots = slots
+        self._turn = asyncio.Lock()
+
+    async def run(self, limit: int) -> ProcessSummary:
+        """One pass; see `process_due_jobs`.
+
+        Raises:
+            Unavailable: another pass is under way and does not end soon.
+        """
+        try:
+            async with asyncio.timeout(SLOT_WAIT_SECONDS):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise Unavailable(
+                "another pass over the due jobs is under way in this process: wait for its answer",
+                retry_after_seconds=5,
+            ) from None
+        try:
+            return await process_due_jobs(
+                self._database, limit, settings=self._settings, slots=self._slots
+            )
+        finally:
+            self._turn.release()
+
+
+async def _run_due(engine: Engine, summary: ProcessSummary, limit: int) -> None:
+    await engine.claimer.list_lanes()
+    while summary.processed < limit:
+        claimed, asked = await engine.claimer.claim_once(limit - summary.processed)
+        summary.processed += claimed
+        if asked and not claimed:
+            return
+        if engine.runner.runs:
+            await engine.runner.wait_for_one()
+        elif not asked:
+            # A worker of this process has every slot.
+            await engine.slots.wait_for(1, SLOT_WAIT_SECONDS)
+            if not engine.slots.free:
+                return

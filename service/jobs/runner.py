@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from pydantic import ValidationError
 
-from service.db.engine import Link
+from service.db.engine import DATABASE_ERRORS, Link
 from service.jobs import store
 from service.jobs.context import JobContext
 from service.jobs.encoding import load_json
@@ -20,7 +20,12 @@ from service.jobs.slots import Slots
 from service.jobs.store import ClaimedJob
 from service.jobs.verdicts import Attempt, BadPayload, Judge, Stop
 from service.observability.logging import JOB_FIELDS, get_logger
-from service.observability.metrics import HANDLERS_STUCK, observe_run, observe_start_delay
+from service.observability.metrics import (
+    HANDLERS_STUCK,
+    observe_run,
+    observe_start_delay,
+    record_database_error,
+)
 from service.settings import Settings
 
 STUCK_AFTER_SECONDS: Final = 5.0
@@ -140,8 +145,6 @@ class Runner:
             outcome = self._judge.returned(attempt, value, run.stop)
         except asyncio.CancelledError as error:
             outcome = self._judge.cancelled(attempt, error, run.stop)
-        except GeneratorExit:
-            raise  # the loop is closing and destroys the task
         except BaseException as error:
             outcome = self._judge.raised(attempt, error, run.stop)
         observe_run(job.job_type, time.monotonic() - attempt.started)
@@ -189,7 +192,13 @@ class Runner:
         job = attempt.job
 
         async def write(progress: str) -> bool:
-            return await store.write_progress(self._link, job.id, job.lease_token, progress)
+            for _ in range(2):
+                try:
+                    return await store.write_progress(self._link, job.id, job.lease_token, progress)
+                except DATABASE_ERRORS as error:
+                    record_database_error("progress")
+                    _log.warning("progress_failed", job_id=job.id, error=type(error).__name__)
+            return True  # not known to be lost: progress is no reason to fail an attempt
 
         return JobContext(
             job_id=job.id,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Self
 
 
@@ -17,6 +18,10 @@ class Slots:
         self._used = 0
         self._used_by: Counter[str] = Counter()
         self._freed = asyncio.Event()
+        self.claiming = asyncio.Lock()
+        """Held from looking how many slots are free until they are taken."""
+        self.on_limit_freed: Callable[[], None] | None = None
+        """Called when a queue that was at its limit is so no longer."""
 
     @classmethod
     def parse(cls, total: int, queues: tuple[str, ...]) -> Self:
@@ -52,8 +57,11 @@ class Slots:
     def release(self, queue: str) -> None:
         """Give one slot back."""
         self._used -= 1
-        if queue in self._limits:
+        limit = self._limits.get(queue)
+        if limit is not None:
             self._used_by[queue] -= 1
+            if self._used_by[queue] == limit - 1 and self.on_limit_freed is not None:
+                self.on_limit_freed()
         self._freed.set()
 
     async def wait_for(self, wanted: int, timeout_seconds: float) -> None:

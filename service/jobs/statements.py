@@ -78,6 +78,7 @@ SELECT id, created_at, next_run_at, unique_key FROM jobs_live WHERE unique_key =
 LANES: Final = """
 WITH RECURSIVE lane AS (
   (SELECT queue, priority, next_run_at FROM jobs_live
+   WHERE (queue, priority) > ($2::text, $3::smallint)
    ORDER BY queue, priority, next_run_at LIMIT 1)
   UNION ALL
   SELECT n.* FROM lane l CROSS JOIN LATERAL (
@@ -86,7 +87,19 @@ WITH RECURSIVE lane AS (
     ORDER BY b.queue, b.priority, b.next_run_at LIMIT 1) n)
 SELECT queue, priority, extract(epoch FROM next_run_at - now())::float8 FROM lane LIMIT $1
 """
-"""The lanes that hold jobs and when the first of each is due: one index probe a lane."""
+"""The lanes that hold jobs, from a given one on, and when the first of each is due.
+
+One index probe a lane.
+"""
+
+LANES_OF: Final = """
+SELECT q.queue, p.priority::smallint, extract(epoch FROM n.next_run_at - now())::float8
+FROM unnest($1::text[]) AS q(queue) CROSS JOIN generate_series(0, 9) AS p(priority)
+CROSS JOIN LATERAL (
+  SELECT b.next_run_at FROM jobs_live b WHERE b.queue = q.queue AND b.priority = p.priority
+  ORDER BY b.next_run_at LIMIT 1) n
+"""
+"""The same for queues known by name."""
 
 CLAIM: Final = f"""
 WITH due AS MATERIALIZED (
@@ -125,6 +138,21 @@ of a lane skips index entries that are dead but cannot be removed yet. The join 
 row was locked a moment ago by this very statement, and finding it again by id would cost a third
 more buffers.
 """
+
+RELEASE_LOST: Final = """
+UPDATE jobs_live b SET
+  status = 'PENDING', attempts = b.attempts - 1, lease_until = NULL, worker_id = NULL,
+  started_at = NULL
+WHERE b.ctid = ANY (ARRAY(
+  SELECT j.ctid FROM unnest($1::text[], $2::smallint[]) AS l(queue, priority)
+  CROSS JOIN LATERAL (
+    SELECT r.ctid FROM jobs_live r
+    WHERE r.queue = l.queue AND r.priority = l.priority AND r.next_run_at <= now()
+      AND r.status = 'RUNNING' AND r.worker_id = $3 AND r.lease_token <> ALL ($4::bigint[])
+    FOR UPDATE SKIP LOCKED) j))
+RETURNING b.id
+"""
+"""Give back what a claim took whose answer never came: this worker's, under tokens it never saw."""
 
 # -- settle -----------------------------------------------------------------------------------
 
@@ -239,6 +267,8 @@ VALUES ($1, $2::text[], $3::text[], $4) RETURNING id
 
 WORKER_SEEN: Final = "UPDATE job_workers SET seen_at = now() WHERE id = $1"
 
+FORGET_WORKER: Final = "DELETE FROM job_workers WHERE id = $1"
+
 WORKER_STOPPED: Final = "UPDATE job_workers SET seen_at = now(), stopped_at = now() WHERE id = $1"
 
 # -- maintenance ------------------------------------------------------------------------------
@@ -248,9 +278,12 @@ LEAD: Final = "SELECT pg_try_advisory_xact_lock(hashtext('finmind-jobs.maintenan
 with its connection, and works behind PgBouncer in transaction mode."""
 
 FOLD_STATS: Final = """
-WITH old AS (DELETE FROM job_stats RETURNING queue, job_type, status, day, jobs)
-INSERT INTO job_stats (queue, job_type, status, day, jobs)
-SELECT queue, job_type, status, day, sum(jobs) FROM old GROUP BY 1, 2, 3, 4 HAVING sum(jobs) <> 0
+WITH old AS (DELETE FROM job_stats RETURNING queue, job_type, status, day, jobs),
+folded AS (
+  INSERT INTO job_stats (queue, job_type, status, day, jobs)
+  SELECT queue, job_type, status, day, sum(jobs) FROM old GROUP BY 1, 2, 3, 4
+  HAVING sum(jobs) <> 0 RETURNING 1)
+SELECT count(*) FROM folded
 """
 
 STATS_ROWS: Final = "SELECT count(*) FROM (SELECT 1 FROM job_stats LIMIT $1) s"
@@ -287,9 +320,12 @@ SELECT count(*) FROM gone
 """Days that never had a partition, since nobody led: the same days as are dropped whole."""
 
 DROP_IDEMPOTENCY_KEYS: Final = """
-DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
-  SELECT ctid FROM idempotency_keys WHERE created_at < now() - make_interval(hours => $1)
-  ORDER BY created_at LIMIT $2))
+WITH gone AS (
+  DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM idempotency_keys WHERE created_at < now() - make_interval(hours => $1)
+    ORDER BY created_at LIMIT $2))
+  RETURNING 1)
+SELECT count(*) FROM gone
 """
 
 DROP_OLD_WORKERS: Final = "DELETE FROM job_workers WHERE seen_at < now() - interval '1 day'"

@@ -82,10 +82,30 @@ class LaneRequest(NamedTuple):
     most: int
 
 
-async def lanes(link: Link, *, limit: int) -> list[LaneHead]:
-    """The lanes that hold jobs, `limit` at the most."""
-    rows = await link.fetch(statements.LANES, limit)
+async def lanes(link: Link, *, limit: int, after: Lane | None = None) -> list[LaneHead]:
+    """The lanes that hold jobs, in order, those behind `after`, `limit` at the most."""
+    rows = await link.fetch(statements.LANES, limit, *(after or Lane("", -1)))
     return [LaneHead(Lane(queue, priority), due_in) for queue, priority, due_in in rows]
+
+
+async def lanes_of(link: Link, queues: list[str]) -> list[LaneHead]:
+    """The lanes of these queues that hold jobs."""
+    rows = await link.fetch(statements.LANES_OF, queues)
+    return [LaneHead(Lane(queue, priority), due_in) for queue, priority, due_in in rows]
+
+
+async def release_lost(
+    link: Link, lanes: Sequence[Lane], *, worker_id: int, known: list[LeaseToken]
+) -> int:
+    """Give back jobs of `lanes` that this worker claimed under other tokens than it knows."""
+    rows = await link.fetch(
+        statements.RELEASE_LOST,
+        [lane.queue for lane in lanes],
+        [lane.priority for lane in lanes],
+        worker_id,
+        known,
+    )
+    return len(rows)
 
 
 async def claim(
@@ -207,9 +227,9 @@ async def worker_seen(link: Link, worker_id: int) -> None:
     await link.fetch(statements.WORKER_SEEN, worker_id)
 
 
-async def worker_stopped(link: Link, worker_id: int) -> None:
-    """Tell that the worker stopped in good order."""
-    await link.fetch(statements.WORKER_STOPPED, worker_id)
+async def worker_stopped(link: Link, worker_id: int, *, forget: bool) -> None:
+    """Tell that the worker stopped in good order; with `forget` as if it had never been."""
+    await link.fetch(statements.FORGET_WORKER if forget else statements.WORKER_STOPPED, worker_id)
 
 
 def _dump(failure: Failure) -> str:

@@ -135,6 +135,10 @@ class Judge:
             return None
         if stop is Stop.TIMEOUT:
             return self._failed(attempt, error, reason="timeout")
+        if stop is not None and not isinstance(error, PermanentError | Snooze):
+            # Drivers turn a cancellation in the middle of a call into an error of their own: that
+            # is our doing, not the job's.
+            return Released()
         return self._by_kind(attempt, error)
 
     def _by_kind(self, attempt: Attempt, error: BaseException) -> Outcome:

@@ -4,20 +4,19 @@ A wake-up is a courtesy. Polling is the truth that a lost one falls back on.
 """
 
 import asyncio
-import functools
 import json
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Engine, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
-from sqlalchemy.orm import Session
 
+from service.db.commits import after_commit
 from service.db.engine import DATABASE_ERRORS, Database
 from service.db.notify import listen
-from service.errors import InvalidInput
+from service.db.session import CallerSession
 from service.jobs.loops import Pause
 from service.jobs.store import Lane
 from service.observability.logging import get_logger
@@ -52,7 +51,8 @@ class Sender:
     """Sends one NOTIFY for all that was committed within two milliseconds."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        # Weakly: the sender is found by its engine, and must not keep it.
+        self._engine = weakref.ref(engine.sync_engine)
         self._lanes: set[Lane] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -66,10 +66,13 @@ class Sender:
         while self._lanes:
             await asyncio.sleep(COALESCE_SECONDS)
             lanes, self._lanes = self._lanes, set()
+            engine = self._engine()
+            if engine is None:
+                return
             try:
                 # From a connection of its own and after the commit: NOTIFY inside the writing
                 # transaction would make all commits wait for one lock.
-                async with self._engine.connect() as connection:
+                async with AsyncEngine(engine).connect() as connection:
                     await connection.execution_options(isolation_level="AUTOCOMMIT")
                     await connection.execute(
                         text("SELECT pg_notify(:channel, :lanes)"),
@@ -107,58 +110,21 @@ def announce(engine: AsyncEngine, lanes: Iterable[Lane]) -> None:
 
 
 def announce_after_commit(
-    session: AsyncSession | AsyncConnection, engine: AsyncEngine, lanes: Iterable[Lane]
+    session: CallerSession, engine: AsyncEngine | None, lanes: Iterable[Lane]
 ) -> None:
     """Wake every worker once the caller's transaction has committed; never if it does not.
 
-    A bare asyncpg connection has no such hook: its jobs are found by polling.
+    An asyncpg connection tells nobody when it commits: its jobs are found by polling.
     """
-    _hook_commits()
-    info = session.sync_session.info if isinstance(session, AsyncSession) else _info(session)
-    _, waiting = info.setdefault(_WAITING, (engine, set()))
-    waiting.update(lanes)
+    if engine is not None:
+        after_commit(session, lambda: announce(engine, lanes))
 
 
-_WAITING: Final = "finmind_jobs.waiting"
-
-
-@functools.cache
-def _hook_commits() -> None:
-    """Listen to every session and connection of the process, once: cheaper than per transaction."""
-
-    def session_committed(session: Session) -> None:
-        # A savepoint's commit comes here too; what counts is the outermost transaction's.
-        if not session.in_nested_transaction():
-            _announce_waiting(session.info)
-
-    def session_rolled_back(session: Session) -> None:
-        # A savepoint's rollback leaves the rest of the transaction standing.
-        if not session.in_nested_transaction():
-            session.info.pop(_WAITING, None)
-
-    def connection_committed(connection: Connection) -> None:
-        _announce_waiting(connection.info)
-
-    def connection_rolled_back(connection: Connection) -> None:
-        connection.info.pop(_WAITING, None)
-
-    event.listen(Session, "after_commit", session_committed)
-    event.listen(Session, "after_rollback", session_rolled_back)
-    event.listen(Engine, "commit", connection_committed)
-    event.listen(Engine, "rollback", connection_rolled_back)
-
-
-def _announce_waiting(info: dict[Any, Any]) -> None:
-    waiting = info.pop(_WAITING, None)
-    if waiting is not None:
-        announce(*waiting)
-
-
-def _info(connection: AsyncConnection) -> dict[Any, Any]:
-    sync_connection = connection.sync_connection
-    if sync_connection is None:
-        raise InvalidInput("the connection is not open: use it inside `async with`")
-    return sync_connection.info
+async def engine_of(session: CallerSession) -> AsyncEngine | None:
+    """The engine that the caller's transaction runs on; None for an asyncpg connection."""
+    if isinstance(session, AsyncSession):
+        session = await session.connection()
+    return session.engine if isinstance(session, AsyncConnection) else None
 
 
 async def hear(database: Database, wake: Callable[[Iterable[Lane]], None]) -> None:

@@ -41,13 +41,18 @@ class Engine:
     """
 
     def __init__(
-        self, database: Database, settings: Settings, *, handlers: Registry = registry
+        self,
+        database: Database,
+        settings: Settings,
+        *,
+        handlers: Registry = registry,
+        slots: Slots | None = None,
     ) -> None:
         self.settings = settings
         self.handlers = handlers
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self.worker_id = 0
-        self.slots = Slots.parse(settings.worker_concurrency, settings.worker_queues)
+        self.slots = slots or Slots.parse(settings.worker_concurrency, settings.worker_queues)
         self._links = {
             duty: database.link() for duty in ("claim", "settle", "heartbeat", "progress")
         }
@@ -100,15 +105,19 @@ class Engine:
         for loop in self._loops:
             loop.start()
 
-    async def stop(self, *, grace_seconds: float) -> None:
-        """Let running handlers finish, release what is left, record every outcome, close."""
+    async def stop(self, *, grace_seconds: float, forget: bool = False) -> None:
+        """Let running handlers finish, release what is left, record every outcome, close.
+
+        With `forget` no trace of the worker is kept: its types count as served no longer.
+        """
         await self.runner.drain(grace_seconds)
         if not await self.settler.flushed(SETTLE_GRACE_SECONDS):
             _log.error("outcomes_not_recorded", jobs=len(self.settler.unsettled))
         for loop in self._loops:
             await loop.stop()
         try:
-            await store.worker_stopped(self.link, self.worker_id)
+            await self.claimer.recover()
+            await store.worker_stopped(self.link, self.worker_id, forget=forget)
         except DATABASE_ERRORS as error:
             record_database_error("stop")
             _log.warning("worker_stop_not_recorded", error=type(error).__name__)
@@ -140,6 +149,11 @@ class Worker:
     def name(self) -> str:
         """Host, process id and a random part: as it stands in `job_workers` and in histories."""
         return self._engine.name
+
+    @property
+    def slots(self) -> Slots:
+        """Its slots: for a pass by hand in the same process."""
+        return self._engine.slots
 
     @property
     def alive(self) -> bool:
