@@ -17,13 +17,14 @@ from service.db.engine import DATABASE_ERRORS, Database, Link
 from service.db.migrate import head_revision
 from service.observability.logging import get_logger
 from service.observability.metrics import EVENT_LOOP_LAG
+from service.settings import Settings
 
 LAG_INTERVAL_SECONDS: Final = 0.25
 LAG_WINDOW_SECONDS: Final = 10.0
 LAG_LIMIT_SECONDS: Final = 1.0
 DATABASE_TIMEOUT_SECONDS: Final = 1.0
-WORKER_LOOP_LIMIT_SECONDS: Final = 15.0
-"""Above the longest pause of a claimer between two looks, with room for a reconnect."""
+WORKER_LOOP_SLACK_SECONDS: Final = 5.0
+"""For the pause of a claimer after a failure, beside what the settings allow it."""
 
 _log = get_logger(__name__)
 
@@ -111,8 +112,9 @@ class HealthChecks:
     def __init__(
         self,
         database: Database,
-        monitor: EventLoopMonitor,
+        settings: Settings,
         *,
+        monitor: EventLoopMonitor,
         worker: Callable[[], WorkerState | None],
         stopping: Callable[[], bool],
     ) -> None:
@@ -120,6 +122,13 @@ class HealthChecks:
         self._link: Link = database.link()
         self._monitor = monitor
         self._worker = worker
+        # A round of the claimer: an idle pause, or a new connection and a statement.
+        self._loop_limit = (
+            settings.poll_max_seconds
+            + settings.database_connect_timeout_seconds
+            + settings.database_command_timeout_seconds
+            + WORKER_LOOP_SLACK_SECONDS
+        )
         self._stopping = stopping
         self._head = head_revision()
         self._lock = asyncio.Lock()
@@ -202,7 +211,7 @@ class HealthChecks:
         if last is None:
             return Check("worker", ok=True, detail="starting")
         age = time.monotonic() - last
-        if age > WORKER_LOOP_LIMIT_SECONDS:
+        if age > self._loop_limit:
             return Check("worker", ok=False, detail=f"has not looked for jobs for {age:.0f} s")
         return Check("worker", ok=True, detail="looks for jobs")
 

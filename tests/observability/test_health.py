@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import pytest
@@ -58,13 +58,23 @@ def monitor() -> EventLoopMonitor:
 
 @pytest.fixture
 async def health(
-    database: Database, monitor: EventLoopMonitor, state: State
+    database: Database, settings: Settings, monitor: EventLoopMonitor, state: State
 ) -> AsyncIterator[HealthChecks]:
-    checks = HealthChecks(
-        database, monitor, worker=lambda: state.worker, stopping=lambda: state.stopping
-    )
+    checks = checks_of(database, settings, monitor, state)
     yield checks
     await checks.close()
+
+
+def checks_of(
+    database: Database, settings: Settings, monitor: EventLoopMonitor, state: State
+) -> HealthChecks:
+    return HealthChecks(
+        database,
+        settings,
+        monitor=monitor,
+        worker=lambda: state.worker,
+        stopping=lambda: state.stopping,
+    )
 
 
 def failed(readiness: Readiness) -> dict[str, str]:
@@ -137,7 +147,7 @@ async def test_a_database_that_is_not_there_is_told_without_its_address(
     settings: Settings, monitor: EventLoopMonitor
 ) -> None:
     database = Database("postgresql://nobody:hunter2@127.0.0.1:1/none", settings)
-    health = HealthChecks(database, monitor, worker=lambda: None, stopping=lambda: False)
+    health = checks_of(database, settings, monitor, State())
     reasons = failed(await health.readiness())
     await health.close()
     await database.close()
@@ -158,7 +168,7 @@ async def test_a_database_that_does_not_answer_is_given_up_after_a_second(
     server = await asyncio.start_server(hang, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     database = Database(f"postgresql://u@127.0.0.1:{port}/x?sslmode=disable", settings)
-    health = HealthChecks(database, monitor, worker=lambda: None, stopping=lambda: False)
+    health = checks_of(database, settings, monitor, State())
     began = time.monotonic()
     try:
         reasons = failed(await health.readiness())
@@ -193,6 +203,25 @@ async def test_a_worker_must_be_alive_and_going_round(health: HealthChecks, stat
     assert "has not looked for jobs" in failed(await health.readiness())["worker"]
     state.worker.alive = False
     assert "does not run" in failed(await health.readiness())["worker"]
+
+
+@pytest.mark.parametrize("pause", [0.2, 1.0, 60.0])
+async def test_a_worker_at_its_longest_pause_is_ready_however_long_that_is(
+    database: Database,
+    make_settings: Callable[..., Settings],
+    monitor: EventLoopMonitor,
+    state: State,
+    pause: float,
+) -> None:
+    health = checks_of(database, make_settings(poll_max_seconds=pause), monitor, state)
+    try:
+        state.worker = WorkerStub(last_loop_at=time.monotonic() - pause)
+        assert failed(await health.readiness()) == {}
+        # A statement and a connection may take 15 s, and a pause after a failure 5.
+        state.worker.last_loop_at = time.monotonic() - pause - 21
+        assert "has not looked for jobs" in failed(await health.readiness())["worker"]
+    finally:
+        await health.close()
 
 
 async def test_a_process_that_shuts_down_is_unready(health: HealthChecks, state: State) -> None:
