@@ -82,7 +82,7 @@ class Engine:
             settler=self.settler,
             **parts,
         )
-        self._loops = [Loop("settler", self.settler.run), Loop("heartbeat", heartbeat.run)]
+        self.loops = [Loop("settler", self.settler.run), Loop("heartbeat", heartbeat.run)]
 
     @property
     def link(self) -> Link:
@@ -102,7 +102,7 @@ class Engine:
             job_types=self.handlers.job_types(),
             concurrency=self.slots.total,
         )
-        for loop in self._loops:
+        for loop in self.loops:
             loop.start()
 
     async def stop(self, *, grace_seconds: float, forget: bool = False) -> None:
@@ -113,7 +113,7 @@ class Engine:
         await self.runner.drain(grace_seconds)
         if not await self.settler.flushed(SETTLE_GRACE_SECONDS):
             _log.error("outcomes_not_recorded", jobs=len(self.settler.unsettled))
-        for loop in self._loops:
+        for loop in self.loops:
             await loop.stop()
         try:
             await self.claimer.recover()
@@ -139,6 +139,7 @@ class Worker:
         self._engine = Engine(database, settings, handlers=handlers)
         self._maintenance = Maintenance(database, settings, handlers=handlers)
         self._subscription: Subscription | None = None
+        self._stop_began: float | None = None
         claimer = self._engine.claimer
         self._claims = Loop("claimer", claimer.run)
         self._others = [Loop("maintenance", self._maintenance.run)]
@@ -157,8 +158,8 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the claiming loop runs."""
-        return self._claims.alive
+        """Whether all of its loops run."""
+        return all(loop.alive for loop in (self._claims, *self._others, *self._engine.loops))
 
     @property
     def last_loop_at(self) -> float:
@@ -190,7 +191,9 @@ class Worker:
         )
 
     def stop_claiming(self) -> None:
-        """Claim no more from this moment; running jobs go on. May be called from a signal."""
+        """Claim no more; running jobs have the grace from this moment. Safe from a signal."""
+        if self._stop_began is None:
+            self._stop_began = time.monotonic()
         self._engine.claimer.stop()
         WORKER_UP.set(0)
 
@@ -205,5 +208,9 @@ class Worker:
         for loop in self._others:
             await loop.stop()
         await self._maintenance.close()
-        await self._engine.stop(grace_seconds=self._settings.shutdown_grace_seconds)
+        await self._engine.stop(grace_seconds=self._grace_left())
         _log.info("worker_stopped", seconds=round(time.monotonic() - started, 3))
+
+    def _grace_left(self) -> float:
+        began = self._stop_began or time.monotonic()
+        return max(0.0, began + self._settings.shutdown_grace_seconds - time.monotonic())

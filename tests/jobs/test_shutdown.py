@@ -61,6 +61,42 @@ async def test_a_handler_still_running_after_the_grace_is_given_back_unburnt(
     assert (job["lease_until"], job["lost_leases"], job["last_error"]) == (None, 0, None)
 
 
+async def test_the_grace_begins_when_claiming_stops_and_not_when_the_stop_is_waited_for(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    running = asyncio.Event()
+
+    @handlers.handler("mail")
+    async def handle(payload: Any) -> None:
+        running.set()
+        await asyncio.get_running_loop().create_future()
+
+    job_id = await put("mail")
+    worker = await start_worker(shutdown_grace_seconds=60)
+    await occurs(running)
+    worker.stop_claiming()
+    assert worker._stop_began is not None
+    worker._stop_began -= 60  # HTTP took so long to drain
+    async with asyncio.timeout(20):
+        await worker.stop()
+    assert (await row(sql, job_id))["status"] == "PENDING"
+
+
+async def test_a_worker_is_alive_while_every_one_of_its_loops_is(start_worker: StartWorker) -> None:
+    worker = await start_worker()
+    loops = (worker._claims, *worker._others, *worker._engine.loops)
+    assert {"claimer", "maintenance", "listener", "settler", "heartbeat"} == {
+        loop.name for loop in loops
+    }
+    seen = [worker.alive]
+    for loop in loops:
+        await loop.stop()
+        seen.append(worker.alive)
+        loop.start()
+        seen.append(worker.alive)
+    assert seen == [True, *[False, True] * len(loops)]
+
+
 async def test_a_job_given_back_is_run_by_the_next_worker_as_its_first_attempt(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
