@@ -23,11 +23,11 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     ENVIRONMENT=production \
     HOST=0.0.0.0 \
-    PORT=8000
+    PORT=8000 \
+    WORKER_PORT=8001
 USER 10001:10001
-EXPOSE 8000
-# A `worker` container serves no HTTP: run it with the health check turned off.
+EXPOSE 8000 8001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['PORT'] + '/health/live', timeout=2)"]
+    CMD ["python", "-m", "service.probe"]
 ENTRYPOINT ["python", "-m", "service"]
 CMD ["serve"]

@@ -112,13 +112,16 @@ class Service:
         await self.stop()
 
 
-def create_app(settings: Settings, *, dsn: str | None = None, run_worker: bool = True) -> FastAPI:
+def create_app(
+    settings: Settings, *, dsn: str | None = None, run_worker: bool = True, api: bool = True
+) -> FastAPI:
     """The HTTP application; its lifespan starts and stops the service, at `app.state.service`.
 
     Parameters:
         settings: read once, kept for the life of the application.
         dsn: the database; by default `settings.database_url`.
         run_worker: whether this process claims and runs jobs as well.
+        api: whether to serve the API and its documentation; else health and metrics alone.
 
     Raises:
         ConfigurationError: no database was named, or no token could ever hold.
@@ -145,12 +148,14 @@ def create_app(settings: Settings, *, dsn: str | None = None, run_worker: bool =
     app.state.authenticator = service.authenticator
     app.state.health = service.health
     app.state.settings = settings
-    for router in (jobs.router, admin.router, api_keys.router, reminders.router, health.router):
-        app.include_router(router)
+    app.include_router(health.router)
+    if api:
+        for router in (jobs.router, admin.router, api_keys.router, reminders.router):
+            app.include_router(router)
     health.add_metrics(app, settings)
     register_problem_handlers(app)
     use_problem_schemas(app)
-    if settings.docs_enabled:
+    if api and settings.docs_enabled:
         add_docs(app)
     # Added last, so it is outermost: what it refuses reaches nothing else.
     app.add_middleware(RequestShell, settings=settings)

@@ -48,7 +48,7 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """Settings that the command line gives: they win over the environment."""
     return {
         name: value
-        for name in ("host", "port")
+        for name in ("host", "port", "worker_port")
         if (value := getattr(arguments, name, None)) is not None
     }
 
@@ -82,7 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help="address to listen on, over HOST")
     serve.add_argument("--port", type=_number(0, 65535, int), help="port, over PORT")
 
-    add("worker", commands.worker, "run jobs without HTTP")
+    working = add("worker", commands.worker, "run jobs; serve health and metrics alone")
+    working.add_argument("--host", help="address to listen on, over HOST")
+    working.add_argument(
+        "--port", dest="worker_port", type=_number(0, 65535, int), help="port, over WORKER_PORT"
+    )
 
     migrating = add("migrate", commands.migrate, "bring the schema up to date")
     migrating.add_argument("--sql", action="store_true", help="print what would run")

@@ -30,27 +30,12 @@ T = TypeVar("T")
 
 def serve(settings: Settings, arguments: argparse.Namespace) -> int:
     """Serve HTTP and, unless told otherwise, run jobs."""
-    from service import serving
-
-    listener = serving.bind(settings)
-    with contextlib.closing(listener), _dsn(settings) as dsn:
-        code = serving.serve(
-            settings,
-            dsn=dsn,
-            listener=listener,
-            run_worker=not arguments.no_worker,
-            on_ready=lambda: _banner(settings, listener.getsockname()[1]),
-        )
-    return _leave(code)
+    return _serve(settings, port=settings.port, run_worker=not arguments.no_worker)
 
 
 def worker(settings: Settings, _: argparse.Namespace) -> int:
-    """Run jobs without HTTP."""
-    from service import serving
-
-    with _dsn(settings) as dsn:
-        code = serving.work(settings, dsn=dsn, on_ready=lambda: say("Running jobs."))
-    return _leave(code)
+    """Run jobs, and serve health and metrics alone."""
+    return _serve(settings, port=settings.worker_port, api=False)
 
 
 def migrate(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -170,6 +155,20 @@ def demo(settings: Settings, arguments: argparse.Namespace) -> int:
 # -- inside -------------------------------------------------------------------------------------
 
 
+def _serve(settings: Settings, *, port: int, run_worker: bool = True, api: bool = True) -> int:
+    from service import serving
+    from service.app import create_app
+
+    listener = serving.bind(settings.host, port, setting="PORT" if api else "WORKER_PORT")
+    with contextlib.closing(listener), _dsn(settings) as dsn:
+        code = serving.run_app(
+            create_app(settings, dsn=dsn, run_worker=run_worker, api=api),
+            listener=listener,
+            on_ready=lambda: _banner(settings, listener.getsockname()[1], api=api),
+        )
+    return _leave(code)
+
+
 @contextlib.contextmanager
 def _dsn(settings: Settings) -> Iterator[str]:
     """The database of the settings; the embedded server is left at the end, by the last stopped."""
@@ -211,14 +210,16 @@ def _leave(code: int) -> int:
     return code
 
 
-def _banner(settings: Settings, port: int) -> None:
+def _banner(settings: Settings, port: int, *, api: bool) -> None:
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    lines = ["", f"  FinMind Jobs    {url}"]
-    if settings.docs_enabled:
+    lines = ["", f"  FinMind Jobs    {url if api else 'running jobs'}"]
+    if api and settings.docs_enabled:
         lines.append(f"  API reference   {url}/docs")
+    if not api:
+        lines.append(f"  Health          {url}/health/ready")
     lines.append(f"  Metrics         {url}/metrics")
-    if settings.jwt_jwks_url is None:
+    if api and settings.jwt_jwks_url is None:
         lines.append(f"  Admin token     {_command_prefix()} token --role admin")
     say("\n".join([*lines, "  Stop            Ctrl-C", ""]))
 

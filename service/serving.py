@@ -1,4 +1,4 @@
-"""The long-running processes: HTTP with a worker, or a worker alone; from start to last drop.
+"""A long-running process, with or without API and worker, from start to last drop.
 
 The first SIGTERM or SIGINT stops claiming at once and drains; a second one ends the process
 without waiting, and what it had claimed runs again when the leases end.
@@ -13,14 +13,12 @@ from typing import Any, Final
 
 import uvicorn
 import uvloop
+from fastapi import FastAPI
 
-from service.app import Service, create_app
+from service.app import Service
 from service.errors import ConfigurationError
 from service.observability.logging import get_logger
-from service.settings import Settings
 
-HTTP_DRAIN_SECONDS: Final = 5
-"""Bound on requests still running at the stop; with SHUTDOWN_GRACE_SECONDS it makes 30 s."""
 FORCED_EXIT_CODE: Final = 130
 """As shells have it for a process that Ctrl-C ended."""
 FORCE_AGAIN_SECONDS: Final = 0.1
@@ -29,37 +27,34 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _log = get_logger(__name__)
 
 
-def bind(settings: Settings) -> socket.socket:
+def bind(host: str, port: int, *, setting: str) -> socket.socket:
     """The socket to serve on, bound but not listening: callers are refused until we are ready.
+
+    `setting` names where the port comes from.
 
     Raises:
         ConfigurationError: the address is taken, or is none of this machine's.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:
         raise ConfigurationError(
-            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. "
-            "Set HOST or PORT to another (PORT=0 takes a free one)"
+            f"Cannot listen on {host}:{port}: {error.strerror}. "
+            f"Set HOST or {setting} to another ({setting}=0 takes a free one)"
         ) from error
     return bound
 
 
-def serve(
-    settings: Settings,
-    *,
-    dsn: str,
-    listener: socket.socket,
-    run_worker: bool,
-    on_ready: Callable[[], None],
-) -> int:
-    """Serve HTTP on `listener` until a signal; the exit code, 0 after a drain."""
-    app = create_app(settings, dsn=dsn, run_worker=run_worker)
+def run_app(app: FastAPI, *, listener: socket.socket, on_ready: Callable[[], None]) -> int:
+    """Serve `app` on `listener` until a signal; the exit code, 0 after a drain.
+
+    The signal begins the grace of requests and of jobs alike: neither waits for the other.
+    """
     service: Service = app.state.service
     config = uvicorn.Config(
         app,
@@ -70,7 +65,8 @@ def serve(
         log_config=None,
         log_level="warning",  # the service says itself that it starts and stops
         server_header=False,
-        timeout_graceful_shutdown=HTTP_DRAIN_SECONDS,
+        # Whole seconds, and none is no limit to uvicorn's mind.
+        timeout_graceful_shutdown=max(1, int(service.settings.shutdown_grace_seconds)),
     )
     server = _Server(config, on_ready=on_ready)
 
@@ -84,19 +80,6 @@ def serve(
         async with app.router.lifespan_context(app):
             if not server.should_exit:
                 await server.serve(sockets=[listener])
-
-    return _run(run)
-
-
-def work(settings: Settings, *, dsn: str, on_ready: Callable[[], None]) -> int:
-    """Run jobs without HTTP until a signal; the exit code, 0 after a drain."""
-
-    async def run(signals: _Signals) -> None:
-        async with Service(settings, dsn=dsn, run_worker=True) as service:
-            signals.on_first(service.stop_claiming)
-            if not signals.stopping.is_set():
-                on_ready()
-            await signals.stopping.wait()
 
     return _run(run)
 

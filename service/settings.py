@@ -51,7 +51,15 @@ class Settings(BaseSettings):
         description="`development`, `test` or `production`. Production needs `DATABASE_URL` and a real `JWT_SECRET` or `JWT_JWKS_URL`.",
     )
     host: str = Field("127.0.0.1", description="Address to listen on. Containers set `0.0.0.0`.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    port: int = Field(
+        8000, ge=0, le=65535, description="Port that `serve` listens on; 0 takes a free one."
+    )
+    worker_port: int = Field(
+        8001,
+        ge=0,
+        le=65535,
+        description="Port of a `worker`'s health and metrics; 0 takes a free one.",
+    )
     data_dir: Path = Field(
         Path(".data"),
         description="Where the embedded PostgreSQL and the development secret are kept.",
@@ -156,7 +164,7 @@ class Settings(BaseSettings):
         25.0,
         ge=0,
         le=3600,
-        description="How long running handlers may finish after SIGTERM before they are cancelled and released.",
+        description="How long requests and running handlers may go on after SIGTERM, both from the signal on; then requests are cut, handlers cancelled and their jobs given back. The process ends within about 3 s more.",
     )
     unknown_type_grace_seconds: float = Field(
         60.0,

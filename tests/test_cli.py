@@ -1,6 +1,7 @@
 """The command line, as people and orchestrators run it: real processes."""
 
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -24,6 +25,7 @@ from service.settings import Settings
 from tests.conftest import TEST_SECRET
 
 ROOT = Path(__file__).parent.parent
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 COMMAND = (sys.executable, "-m", "service")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -38,6 +40,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "DATA_DIR": str(tmp_path / "data"),
         "PORT": "0",
+        "WORKER_PORT": "0",
     }
 
 
@@ -163,17 +166,93 @@ def test_serve_runs_what_demo_enqueues_and_keeps_it_through_kill_9(
     assert postgres_of(tmp_path) == []
 
 
-def test_worker_runs_without_http_and_stops_cleanly(start: Start, pg_dsn: str) -> None:
+def test_worker_serves_health_and_metrics_alone_and_stops_cleanly(
+    start: Start, pg_dsn: str
+) -> None:
     worker = start("worker", DATABASE_URL=pg_dsn)
-    worker.wait_for("Running jobs")
+    ready = worker.wait_for(r"Health\s+(http://127\.0\.0\.1:\d+/health/ready)")[1]
+    metrics = worker.wait_for(r"Metrics\s+(http://127\.0\.0\.1:\d+/metrics)")[1]
+    worker.wait_for("Ctrl-C")
+    answer = httpx.get(ready, timeout=10)
+    assert answer.status_code == 200, answer.text
+    checks = {check["name"]: check["detail"] for check in answer.json()["checks"]}
+    assert checks["worker"] == "looks for jobs"
+    assert "finmind_worker_up 1.0" in httpx.get(metrics, timeout=10).text
+    url = metrics.removesuffix("/metrics")
+    assert httpx.get(f"{url}/health/live", timeout=10).status_code == 200
+    for path in ("/jobs/1", "/admin/jobs", "/reminders", "/docs", "/openapi.json"):
+        assert httpx.get(f"{url}{path}", timeout=10).status_code == 404
     assert worker.stop() == 0, worker.seen
+
+
+def test_a_workers_metrics_can_be_closed(start: Start, run: Run, pg_dsn: str) -> None:
+    worker = start("worker", DATABASE_URL=pg_dsn, METRICS_PUBLIC="false")
+    metrics = worker.wait_for(r"Metrics\s+(http\S+)")[1]
+    worker.wait_for("Ctrl-C")
+    assert httpx.get(metrics, timeout=10).status_code == 401
+    token = run("token", "--role", "viewer").stdout.strip()
+    headers = {"authorization": f"Bearer {token}"}
+    assert httpx.get(metrics, headers=headers, timeout=10).status_code == 200
+    assert worker.stop() == 0, worker.seen
+
+
+@pytest.mark.parametrize(
+    ("command", "variable"), [("worker", "WORKER_PORT"), ("serve", "PORT")], ids=str
+)
+def test_the_images_health_check_tells_a_live_process_from_a_dead_one(
+    start: Start, environment: dict[str, str], pg_dsn: str, command: str, variable: str
+) -> None:
+    (words,) = re.findall(r"HEALTHCHECK.*?CMD (\[.*?\])", DOCKERFILE, re.DOTALL)
+    assert json.loads(words)[0] == "python"
+    running = start(command, DATABASE_URL=pg_dsn)
+    port = running.wait_for(r"Metrics\s+http://127\.0\.0\.1:(\d+)")[1]
+    running.wait_for("Ctrl-C")
+    closed = {"PORT": "1", "WORKER_PORT": "1", "HOST": "0.0.0.0"}
+
+    def healthy() -> bool:
+        probe = subprocess.run(
+            [sys.executable, *json.loads(words)[1:]],
+            env=environment | closed | {variable: port},
+            cwd=ROOT,
+            timeout=20,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert probe.stderr == ""
+        return probe.returncode == 0
+
+    assert healthy()
+    assert running.stop() == 0, running.seen
+    assert not healthy()
+
+
+def test_a_stop_drains_requests_and_jobs_together_within_the_grace(
+    start: Start, run: Run, pg_dsn: str
+) -> None:
+    grace = 4.0
+    server = start("serve", DATABASE_URL=pg_dsn, SHUTDOWN_GRACE_SECONDS=str(grace))
+    port = int(server.wait_for(r"Metrics\s+http://127\.0\.0\.1:(\d+)")[1])
+    server.wait_for("Ctrl-C")
+    job = run("enqueue", "demo.slow", "--payload", '{"seconds": 60}', DATABASE_URL=pg_dsn)
+    assert job.returncode == 0, job.stderr
+    wait_until_running(pg_dsn)
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
+        slow.sendall(b"POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        # Behind it on the same loop: when this is answered, the slow one has arrived.
+        assert httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=10).status_code == 200
+        began = time.monotonic()
+        assert server.stop() == 0, server.seen
+        took = time.monotonic() - began
+    assert grace - 0.5 < took < grace + 3, server.seen
+    assert job_states(pg_dsn) == [("PENDING", 0)]
 
 
 def test_a_second_signal_does_not_wait_for_running_jobs(
     start: Start, run: Run, pg_dsn: str
 ) -> None:
     worker = start("worker", DATABASE_URL=pg_dsn)
-    worker.wait_for("Running jobs")
+    worker.wait_for("Ctrl-C")
     job = run("enqueue", "demo.slow", "--payload", '{"seconds": 60}', DATABASE_URL=pg_dsn)
     assert job.returncode == 0, job.stderr
     wait_until_running(pg_dsn)
@@ -200,18 +279,25 @@ def test_a_plain_function_that_never_returns_does_not_keep_the_process(
         "SHUTDOWN_GRACE_SECONDS": "0.1",
     }
     worker = start("worker", **environment)
-    worker.wait_for("Running jobs")
+    worker.wait_for("Ctrl-C")
     assert run("enqueue", "stuck", **environment).returncode == 0
     wait_until_running(pg_dsn)
     assert worker.stop() == 0, worker.seen
 
 
-def test_a_taken_port_is_an_error_of_one_line(run: Run, pg_dsn: str) -> None:
+@pytest.mark.parametrize(("command", "variable"), [("serve", "PORT"), ("worker", "WORKER_PORT")])
+def test_a_taken_port_is_an_error_of_one_line_that_names_the_setting(
+    run: Run, pg_dsn: str, command: str, variable: str
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = run("serve", "--port", port, DATABASE_URL=pg_dsn)
-    assert done.returncode == 2
-    assert re.fullmatch(rf"error: Cannot listen on 127\.0\.0\.1:{port}: .*\n", done.stderr)
+        given = run(command, "--port", port, DATABASE_URL=pg_dsn)
+        read = run(command, DATABASE_URL=pg_dsn, **{variable: port})
+    for done in (given, read):
+        assert done.returncode == 2
+        assert re.fullmatch(
+            rf"error: Cannot listen on 127\.0\.0\.1:{port}: .* HOST or {variable} .*\n", done.stderr
+        )
 
 
 def test_production_refuses_to_start_and_names_all_that_is_missing(run: Run) -> None:
@@ -295,6 +381,20 @@ def test_enqueue_refuses_bad_input_in_one_line(
     done = run("enqueue", *arguments, DATABASE_URL=pg_dsn)
     assert done.returncode == 2
     assert re.fullmatch(r"error: .*\n", done.stderr)
+
+
+def job_states(dsn: str) -> list[tuple[str, int]]:
+    """Status and attempts of every job."""
+
+    async def read() -> list[tuple[str, int]]:
+        connection = await asyncpg.connect(dsn)
+        try:
+            rows = await connection.fetch("SELECT status, attempts FROM background_jobs")
+            return [(row["status"], row["attempts"]) for row in rows]
+        finally:
+            await connection.close()
+
+    return asyncio.run(read())
 
 
 def wait_until_running(dsn: str) -> None:
