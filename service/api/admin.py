@@ -59,7 +59,7 @@ async def read_stats(request: Request, settings: AppSettings, _: Reader) -> Stat
     responses=problem_responses(422, 503),
 )
 async def read_jobs(
-    query: Annotated[JobQuery, Query()], session: Session, settings: AppSettings, _: Reader
+    _: Reader, query: Annotated[JobQuery, Query()], session: Session, settings: AppSettings
 ) -> JobPageOut:
     """Pages by cursor: a job appears on one page only, however many are added meanwhile.
 
@@ -83,7 +83,7 @@ async def read_jobs(
             },
         ),
         limit=query.limit,
-        before_id=None if query.cursor is None else decode_cursor(query.cursor, named),
+        before_id=None if query.cursor is None else JobId(decode_cursor(query.cursor, named)),
         cap=settings.count_cap,
         scan_seconds=settings.query_timeout_seconds * SCAN_SHARE,
     )
@@ -124,7 +124,7 @@ async def process_jobs(
     summary="Read the whole job",
     responses=problem_responses(404, 422, 503),
 )
-async def read_detail(job_id: Id, session: Session, _: Reader) -> JobDetail:
+async def read_detail(_: Reader, job_id: Id, session: Session) -> JobDetail:
     """Payload, result, and every attempt's error that is kept."""
     return JobDetail.of(await get_job(session, JobId(job_id)))
 
@@ -136,7 +136,7 @@ async def read_detail(job_id: Id, session: Session, _: Reader) -> JobDetail:
     responses=problem_responses(404, 409, 422, 503),
 )
 async def retry_job(
-    job_id: Id, session: Session, settings: AppSettings, operator: Operator
+    operator: Operator, job_id: Id, session: Session, settings: AppSettings
 ) -> JobDetail:
     """A DEAD_LETTER or FAILED job becomes PENDING, due now, with all its attempts before it.
 
@@ -155,7 +155,7 @@ async def retry_job(
     summary="Cancel a pending job",
     responses=problem_responses(404, 409, 422, 503),
 )
-async def cancel_pending_job(job_id: Id, session: Session, _: Operator) -> JobDetail:
+async def cancel_pending_job(_: Operator, job_id: Id, session: Session) -> JobDetail:
     """A PENDING job becomes CANCELLED and never runs; 409 for any other status."""
     return JobDetail.of(await cancel_job(session, JobId(job_id)))
 
@@ -167,6 +167,6 @@ async def cancel_pending_job(job_id: Id, session: Session, _: Operator) -> JobDe
     status_code=204,
     responses=problem_responses(404, 409, 422, 503),
 )
-async def remove_job(job_id: Id, session: Session, _: Operator) -> None:
+async def remove_job(_: Operator, job_id: Id, session: Session) -> None:
     """Any but a RUNNING one."""
     await delete_job(session, JobId(job_id))

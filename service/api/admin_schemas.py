@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from service.api.cursors import MAX_CURSOR_CHARS
 from service.api.schemas import EXAMPLE_OUT, JobOut, JobSummaryOut, Moment
 from service.jobs.model import HIGHEST_PRIORITY, LOWEST_PRIORITY, BackgroundJob, JobStatus
 
@@ -201,7 +202,9 @@ class JobQuery(BaseModel):
         50, ge=1, le=1000, description="Jobs on the page, at the most; up to `MAX_PAGE_SIZE` (200)."
     )
     cursor: Text | None = Field(
-        None, max_length=200, description="`next_cursor` of the page before, with the same filters."
+        None,
+        max_length=MAX_CURSOR_CHARS,
+        description="`next_cursor` of the page before, with the same filters.",
     )
 
     _unset = model_validator(mode="before")(_blank_is_unset)

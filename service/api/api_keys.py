@@ -77,6 +77,7 @@ def _out(key: ApiKey) -> ApiKeyOut:
 @router.post(
     "",
     status_code=201,
+    operation_id="createApiKey",
     summary="Make an API key",
     description="The answer holds the key, which is shown this once. Nobody can make a key that may "
     "do more than they may themselves.",
@@ -97,6 +98,7 @@ async def create_api_key(request: Request, body: ApiKeyIn, principal: Manager) -
 
 @router.get(
     "",
+    operation_id="listApiKeys",
     summary="List the API keys",
     description="Every key, newest first, revoked and expired ones too; the last 1,000.",
     responses=problem_responses(401, 403, 503),
@@ -109,6 +111,7 @@ async def list_api_keys(request: Request, _principal: Manager) -> ApiKeyList:
 @router.delete(
     "/{prefix}",
     status_code=204,
+    operation_id="revokeApiKey",
     summary="Revoke an API key",
     description="It stops working with the next request. Revoking it again changes nothing.",
     responses=problem_responses(401, 403, 404, 503),

@@ -9,20 +9,19 @@ from typing import Final
 
 from service.errors import InvalidInput
 from service.jobs.lookups import MAX_ID
-from service.jobs.model import JobId
 
 VERSION: Final = 1
-MAX_CHARS: Final = 200
+MAX_CURSOR_CHARS: Final = 200
 
 
-def encode_cursor(before_id: JobId, filters: Mapping[str, object]) -> str:
-    """A cursor for the jobs below `before_id` of the list with these filters."""
+def encode_cursor(before_id: int, filters: Mapping[str, object]) -> str:
+    """A cursor for what lies below `before_id` in the list with these filters."""
     document = {"v": VERSION, "before": before_id, "list": _digest(filters)}
     text = json.dumps(document, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
 
 
-def decode_cursor(cursor: str, filters: Mapping[str, object]) -> JobId:
+def decode_cursor(cursor: str, filters: Mapping[str, object]) -> int:
     """The id that `cursor` stands for.
 
     Raises:
@@ -40,7 +39,7 @@ def decode_cursor(cursor: str, filters: Mapping[str, object]) -> JobId:
         raise _refused("it is not one of this service")
     if of != _digest(filters):
         raise _refused("it belongs to a list with other filters")
-    return JobId(before)
+    return before
 
 
 def _digest(filters: Mapping[str, object]) -> str:
@@ -51,6 +50,6 @@ def _digest(filters: Mapping[str, object]) -> str:
 def _refused(why: str) -> InvalidInput:
     return InvalidInput(
         f"the cursor was refused: {why}. Pass next_cursor as it came, with the same filters, "
-        "or leave it out to start from the newest job",
+        "or leave it out to start from the newest",
         field="query.cursor",
     )

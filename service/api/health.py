@@ -55,6 +55,7 @@ _NOT_READY: dict[int | str, dict[str, Any]] = {
 
 @router.get(
     "/health/live",
+    operation_id="getLiveness",
     summary="Is the process alive?",
     description="Answers 200 as long as the process answers at all. Restart it when it does not.",
     dependencies=[Depends(public)],
@@ -66,6 +67,7 @@ async def live() -> Live:
 
 @router.get(
     "/health/ready",
+    operation_id="getReadiness",
     summary="Can it do its work?",
     description="Checks the database, the schema, the worker's loops and the event loop. "
     "Send no traffic while it answers 503.",
@@ -103,6 +105,7 @@ def add_metrics(app: FastAPI, settings: Settings) -> None:
         metrics,
         methods=["GET"],
         tags=["Health"],
+        operation_id="getMetrics",
         summary="Metrics for Prometheus",
         response_class=Response,
         responses={

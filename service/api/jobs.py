@@ -141,7 +141,7 @@ async def enqueue_jobs(
     summary="Read a job",
     responses=problem_responses(404, 422, 503),
 )
-async def read_job(job_id: Id, session: Session, _: Reader) -> JobOut:
+async def read_job(_: Reader, job_id: Id, session: Session) -> JobOut:
     """Its status, and its result once it has one. Finished jobs are kept `RETENTION_DAYS`."""
     return JobOut.model_validate(await get_job(session, JobId(job_id)))
 

@@ -35,6 +35,7 @@ async def session(request: Request) -> AsyncIterator[AsyncSession]:
 
 
 # scope="function": the default would commit after the answer has been sent, and a client that
-# was told 200 could read its own write too early, or never.
+# was told 200 could read its own write too early, or never. Routes ask for the caller before they
+# ask for this: dependencies come in the order of parameters, and who is refused costs no connection.
 Session = Annotated[AsyncSession, Depends(session, scope="function")]
 AppSettings = Annotated[Settings, Depends(settings_of)]

@@ -1,16 +1,17 @@
 """`/reminders` over HTTP: parse, call, commit."""
 
-import base64
-import binascii
+from functools import partial
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response, Security, status
 
+from service.api.cursors import MAX_CURSOR_CHARS, decode_cursor, encode_cursor
 from service.api.problems import problem_responses
+from service.api.session import AppSettings, Session, transaction
 from service.auth.dependencies import RequirePermission, require
 from service.auth.principal import Permission, Principal
-from service.db.engine import Database
 from service.errors import Forbidden, InvalidInput, NotFound
+from service.jobs.lookups import MAX_ID
 from service.observability.metrics import reminder_event
 from service.reminders import repository, scheduling
 from service.reminders.model import ReminderId, ReminderStatus
@@ -21,12 +22,9 @@ from service.reminders.schemas import (
     ReminderPage,
     RunOut,
 )
-from service.settings import Settings
 
-MAX_ID: Final = 2**63 - 1
 MAX_USER_ID_CHARS: Final = 255
 DEFAULT_PAGE_SIZE: Final = 50
-MAX_CURSOR_CHARS: Final = 100
 
 
 class RequireEither(RequirePermission):
@@ -55,23 +53,35 @@ Id = Annotated[int, Path(ge=1, le=MAX_ID, description="Id of a reminder.")]
 router = APIRouter(prefix="/reminders", tags=["Reminders"])
 
 
-@router.post("", status_code=status.HTTP_201_CREATED, summary="Create a reminder")
+@router.post(
+    "",
+    operation_id="createReminder",
+    summary="Create a reminder",
+    status_code=status.HTTP_201_CREATED,
+    responses=problem_responses(400, 422, 503),
+)
 async def create_reminder(
     body: ReminderIn, request: Request, response: Response, user: User
 ) -> ReminderOut:
     """Schedule a message. It is sent at `send_at`, or up to `REMINDER_SCAN_SECONDS` later."""
     values = body.model_dump() | {"user_id": _user_id(user)}
-    async with _database(request).sessions.begin() as session:
+    async with transaction(request) as session:
         reminder = await repository.insert(session, values)
     reminder_event("created", body.channel)
     response.headers["Location"] = f"/reminders/{reminder.id}"
     return ReminderOut.model_validate(reminder)
 
 
-@router.get("", summary="List reminders")
+@router.get(
+    "",
+    operation_id="listReminders",
+    summary="List reminders",
+    responses=problem_responses(422, 503),
+)
 async def list_reminders(
-    request: Request,
     user: User,
+    session: Session,
+    settings: AppSettings,
     limit: Annotated[int, Query(ge=1, description="Reminders on the page.")] = DEFAULT_PAGE_SIZE,
     cursor: Annotated[
         str | None, Query(max_length=MAX_CURSOR_CHARS, description="`next_cursor` of a page.")
@@ -88,89 +98,94 @@ async def list_reminders(
     ] = None,
 ) -> ReminderPage:
     """Newest first, a page at a time: your own, or everybody's with `reminders:all`."""
-    largest = _settings(request).max_page_size
-    if limit > largest:
-        raise InvalidInput(f"limit is {limit}: expected 1 to {largest}", field="limit")
+    if limit > settings.max_page_size:
+        raise InvalidInput(
+            f"limit is {limit}: at most {settings.max_page_size} are allowed (MAX_PAGE_SIZE)",
+            field="query.limit",
+        )
     owner = _scope(user)
     if user_id is not None:
         if owner is not None and user_id != owner:
             raise Forbidden("Reminders of other users need the permission reminders:all.")
         owner = user_id
-    async with _database(request).sessions.begin() as session:
-        found = await repository.page(
-            session,
-            limit=limit + 1,
-            before=_read_cursor(cursor) if cursor is not None else None,
-            user_id=owner,
-            status=status,
-        )
+    named = {"reminders_of": owner, "status": status}
+    found = await repository.page(
+        session,
+        limit=limit + 1,
+        before=None if cursor is None else ReminderId(decode_cursor(cursor, named)),
+        user_id=owner,
+        status=status,
+    )
     more = len(found) > limit
     return ReminderPage(
         reminders=[ReminderOut.model_validate(reminder) for reminder in found[:limit]],
-        next_cursor=_make_cursor(found[limit - 1].id) if more else None,
+        next_cursor=encode_cursor(found[limit - 1].id, named) if more else None,
     )
 
 
-@router.post("/run", summary="Enqueue due reminders now")
-async def run_reminders(request: Request, _operator: Operator) -> RunOut:
+@router.post(
+    "/run",
+    operation_id="runReminders",
+    summary="Enqueue due reminders now",
+    responses=problem_responses(503),
+)
+async def run_reminders(request: Request, settings: AppSettings, _operator: Operator) -> RunOut:
     """Enqueue one job for each due unsent reminder.
 
     Safe to call at any time, by many at once: a reminder never gets two jobs. The service does
     the same by itself every `REMINDER_SCAN_SECONDS`.
     """
-    scan = await scheduling.enqueue_all_due(_database(request), _settings(request))
+    scan = await scheduling.enqueue_all_due(partial(transaction, request), settings)
     return RunOut(enqueued=scan.enqueued, already_queued=scan.already_queued)
 
 
-@router.get("/{reminder_id}", summary="Read a reminder", responses=problem_responses(404))
-async def read_reminder(reminder_id: Id, request: Request, user: User) -> ReminderOut:
+@router.get(
+    "/{reminder_id}",
+    operation_id="getReminder",
+    summary="Read a reminder",
+    responses=problem_responses(404, 422, 503),
+)
+async def read_reminder(user: User, reminder_id: Id, session: Session) -> ReminderOut:
     """One reminder, with its delivery state and last error."""
-    async with _database(request).sessions.begin() as session:
-        reminder = await repository.find(session, ReminderId(reminder_id), user_id=_scope(user))
+    reminder = await repository.find(session, ReminderId(reminder_id), user_id=_scope(user))
     if reminder is None:
         raise NotFound(f"No reminder {reminder_id}")
     return ReminderOut.model_validate(reminder)
 
 
-@router.patch("/{reminder_id}", summary="Change a reminder", responses=problem_responses(404, 409))
+@router.patch(
+    "/{reminder_id}",
+    operation_id="changeReminder",
+    summary="Change a reminder",
+    responses=problem_responses(400, 404, 409, 422, 503),
+)
 async def change_reminder(
-    reminder_id: Id, body: ReminderChange, request: Request, user: User
+    user: User, reminder_id: Id, body: ReminderChange, session: Session
 ) -> ReminderOut:
     """Change an unsent reminder.
 
     Its waiting job is cancelled and it is scheduled again; one that had failed is thereby sent
     again.
     """
-    async with _database(request).sessions.begin() as session:
-        reminder = await scheduling.change_reminder(
-            session,
-            ReminderId(reminder_id),
-            body.model_dump(exclude_unset=True),
-            user_id=_scope(user),
-        )
+    reminder = await scheduling.change_reminder(
+        session,
+        ReminderId(reminder_id),
+        body.model_dump(exclude_unset=True),
+        user_id=_scope(user),
+    )
     return ReminderOut.model_validate(reminder)
 
 
 @router.delete(
     "/{reminder_id}",
+    operation_id="deleteReminder",
     status_code=status.HTTP_204_NO_CONTENT,
     summary="Delete a reminder",
-    responses=problem_responses(404, 409),
+    responses=problem_responses(404, 409, 422, 503),
 )
-async def delete_reminder(reminder_id: Id, request: Request, user: User) -> None:
+async def delete_reminder(user: User, reminder_id: Id, session: Session) -> None:
     """Delete a reminder and cancel its waiting job."""
-    async with _database(request).sessions.begin() as session:
-        await scheduling.delete_reminder(session, ReminderId(reminder_id), user_id=_scope(user))
-
-
-def _database(request: Request) -> Database:
-    database: Database = request.app.state.service.database
-    return database
-
-
-def _settings(request: Request) -> Settings:
-    settings: Settings = request.app.state.service.settings
-    return settings
+    await scheduling.delete_reminder(session, ReminderId(reminder_id), user_id=_scope(user))
 
 
 def _scope(user: Principal) -> str | None:
@@ -186,19 +201,3 @@ def _user_id(user: Principal) -> str:
             f"{MAX_USER_ID_CHARS} characters without NUL"
         )
     return subject
-
-
-def _make_cursor(last_id: int) -> str:
-    return base64.urlsafe_b64encode(f"reminders:{last_id}".encode()).decode().rstrip("=")
-
-
-def _read_cursor(cursor: str) -> ReminderId:
-    try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        name, _, number = base64.b64decode(padded, altchars=b"-_", validate=True).partition(b":")
-        last_id = int(number)
-    except (ValueError, binascii.Error):
-        name, last_id = b"", 0
-    if name != b"reminders" or not 1 <= last_id <= MAX_ID:
-        raise InvalidInput("cursor: expected the `next_cursor` of a page", field="cursor")
-    return ReminderId(last_id)

@@ -1,16 +1,17 @@
 """From a due reminder to its job, and what a change of the reminder means for that job.
 
 Row locks are always taken in one order, the reminder's first and its job's second, so that no
-two of these can wait for each other. Nothing here commits.
+two of these can wait for each other. Nothing here commits but the batches of `enqueue_all_due`.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.db.engine import Database
 from service.errors import Conflict, InvalidInput, NotFound
 from service.jobs import JobId, NewJob, cancel_job, enqueue_batch, get_job
 from service.jobs.model import LIVE
@@ -72,16 +73,18 @@ async def enqueue_due(session: AsyncSession, limit: int = BATCH_SIZE) -> int:
     return len(due)
 
 
-async def enqueue_all_due(database: Database, settings: Settings) -> Scan:
-    """Enqueue every due reminder, a transaction a batch, up to 50,000.
+async def enqueue_all_due(
+    transaction: Callable[[], AbstractAsyncContextManager[AsyncSession]], settings: Settings
+) -> Scan:
+    """Enqueue every due reminder, a `transaction` a batch, up to 50,000.
 
     `already_queued` counts, up to COUNT_CAP, the reminders that had a job when this began.
     """
-    async with database.sessions.begin() as session:
+    async with transaction() as session:
         already_queued = await repository.count_awaiting_delivery(session, settings.count_cap)
     enqueued = 0
     for _ in range(MAX_BATCHES):
-        async with database.sessions.begin() as session:
+        async with transaction() as session:
             batch = await enqueue_due(session, BATCH_SIZE)
         enqueued += batch
         if batch < BATCH_SIZE:

@@ -1,14 +1,11 @@
 """What goes in and out of `/reminders`."""
 
-import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Self
 
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -17,6 +14,7 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
+from service.api.schemas import Moment
 from service.reminders.model import ReminderStatus
 from service.reminders.recipients import MAX_RECIPIENT_CHARS, ChannelName, check_recipient
 
@@ -32,17 +30,9 @@ def _storable(text: str) -> str:
     return text
 
 
-def _iso_text(value: object) -> object:
-    # A bare number would be taken as seconds or milliseconds, by a guess at its size.
-    if isinstance(value, datetime) or (isinstance(value, str) and re.match(r"\d{4}-", value)):
-        return value
-    raise ValueError("expected ISO 8601 with an offset, such as 2030-01-31T09:00:00+01:00")
-
-
 Message = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_storable)]
 SendAt = Annotated[
-    AwareDatetime,
-    BeforeValidator(_iso_text),
+    Moment,
     Field(ge=EARLIEST, le=LATEST),
     AfterValidator(lambda moment: moment.astimezone(UTC)),
 ]
@@ -135,7 +125,7 @@ class ReminderOut(BaseModel):
         },
     )
 
-    id: int
+    id: int = Field(description="Its number.")
     user_id: str = Field(description="The `sub` of the token that made it.")
     message: str
     send_at: datetime

@@ -70,7 +70,7 @@ async def test_a_service_that_cannot_start_leaves_nothing_running(
         await service.start()
     assert service.monitor._task is None
     assert service.reminder_loop is not None
-    assert not service.reminder_loop.running
+    assert not service.reminder_loop._loop.alive
 
 
 def families(response: httpx.Response) -> dict[str, Any]:

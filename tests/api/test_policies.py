@@ -3,17 +3,20 @@
 The table below is the promise. A route that is not in it, or that declares no policy, fails.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
+from pydantic import SecretStr
 from starlette.routing import Mount
 
+from service.app import create_app
 from service.auth.dependencies import RequirePermission, public
 from service.auth.principal import ROLE_PERMISSIONS, Permission, Role
+from service.settings import Settings
 from tests.api.conftest import Auth
 
 PUBLIC = "public"
@@ -185,3 +188,18 @@ async def test_an_api_key_may_do_what_its_scopes_say_and_no_more(
             expected = "passes" if granted else "is refused"
             got = "is refused" if response.status_code == 403 else "passes"
             assert got == expected, (permission, method, template, response.status_code)
+
+
+async def test_who_has_no_credential_is_refused_without_asking_the_database(
+    make_settings: Callable[..., Settings],
+) -> None:
+    nowhere = SecretStr("postgresql://u@127.0.0.1:1/x")
+    app = create_app(make_settings(database_url=nowhere), run_worker=False)
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service.test") as client:
+        answers = {
+            (method, path): (await client.request(method, a_path(path))).status_code
+            for (method, path), policy in TABLE.items()
+            if policy != PUBLIC
+        }
+    assert answers == dict.fromkeys(answers, 401)

@@ -1,9 +1,15 @@
+import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
 
+from service.app import create_app
+from service.settings import Settings
 from tests.api.conftest import Auth
 
 BODY: dict[str, Any] = {
@@ -206,3 +212,50 @@ async def test_run_enqueues_each_due_reminder_once_and_changing_it_cancels_its_j
     await client.patch(where, json={"send_at": BODY["send_at"]}, headers=ada)
     assert (await client.get(job, headers=admin)).json()["status"] == "CANCELLED"
     assert (await client.get(where, headers=ada)).json()["status"] == "scheduled"
+
+
+async def test_a_cursor_holds_for_the_list_that_gave_it_alone(
+    client: httpx.AsyncClient, auth: Auth
+) -> None:
+    ada, admin = auth("user", "ada"), auth("admin")
+    for _ in range(2):
+        await create(client, ada)
+        await client.post("/jobs", json={"job_type": "mail"}, headers=admin)
+    mine = (await client.get("/reminders", params={"limit": 1}, headers=ada)).json()["next_cursor"]
+    jobs = (await client.get("/admin/jobs", params={"limit": 1}, headers=admin)).json()
+    for params, headers in (
+        ({"cursor": jobs["next_cursor"]}, admin),
+        ({"cursor": mine}, admin),
+        ({"cursor": mine, "status": "sent"}, ada),
+    ):
+        answer = await client.get("/reminders", params=params, headers=headers)
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["field"] == "query.cursor"
+    assert (await client.get("/reminders", params={"cursor": mine}, headers=ada)).is_success
+
+
+async def test_a_statement_that_takes_too_long_is_ended_and_told(
+    make_settings: Callable[..., Settings], pg_dsn: str, auth: Auth
+) -> None:
+    settings = make_settings(database_url=SecretStr(pg_dsn), query_timeout_seconds=0.05)
+    app = create_app(settings, run_worker=False)
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    admin = auth("admin")
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://service.test") as client,
+        app.state.service.database.sessions() as holder,
+        asyncio.timeout(settings.database_command_timeout_seconds / 2),
+    ):
+        await holder.execute(text("LOCK TABLE reminders"))
+        for method, path, body in (
+            ("GET", "/reminders", None),
+            ("POST", "/reminders", BODY),
+            ("POST", "/reminders/run", None),
+            ("GET", "/reminders/1", None),
+            ("PATCH", "/reminders/1", {"message": "x"}),
+            ("DELETE", "/reminders/1", None),
+        ):
+            answer = await client.request(method, path, json=body, headers=admin)
+            assert answer.status_code == 503, (method, path)
+            assert "retry-after" in answer.headers

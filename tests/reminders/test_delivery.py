@@ -53,7 +53,7 @@ async def job_of(database: Database, reminder: Reminder) -> BackgroundJob:
 async def run_jobs(database: Database, settings: Settings, *, until: str | None = None) -> None:
     """Run what is due, until some reminder has the status."""
     bind(database, settings)
-    await enqueue_all_due(database, settings)
+    await enqueue_all_due(database.sessions.begin, settings)
     async with asyncio.timeout(20):
         while True:
             summary = await process_due_jobs(database, 50, settings=settings)
@@ -80,7 +80,7 @@ async def test_a_reminder_is_sent_once_and_says_so(
     job = await job_of(database, sent)
     assert job.status == JobStatus.SUCCESS
     assert job.result == {"sent": mail["Message-ID"]}
-    assert (await enqueue_all_due(database, mail_settings)).enqueued == 0
+    assert (await enqueue_all_due(database.sessions.begin, mail_settings)).enqueued == 0
 
 
 async def test_a_failed_attempt_shows_on_the_reminder_and_is_not_taken_for_sent(
@@ -173,7 +173,7 @@ async def test_a_job_whose_reminder_needs_no_sending_sends_nothing(
     what: str,
 ) -> None:
     reminder = await add(channel="email")
-    await enqueue_all_due(database, mail_settings)
+    await enqueue_all_due(database.sessions.begin, mail_settings)
     statement = {
         "deleted": "DELETE FROM reminders",
         "changed": "UPDATE reminders SET delivery_id = gen_random_uuid()",
@@ -282,7 +282,7 @@ async def test_a_burst_waits_its_turn_for_the_database_and_burns_no_attempt(
     narrow = Database(pg_dsn, settings)
     try:
         bind(narrow, settings)
-        await enqueue_all_due(database, settings)
+        await enqueue_all_due(database.sessions.begin, settings)
         summary = await process_due_jobs(narrow, 1000, settings=settings)
     finally:
         await narrow.close()

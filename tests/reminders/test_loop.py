@@ -2,10 +2,9 @@ import asyncio
 from collections.abc import Callable
 
 import asyncpg
-import pytest
 
 from service.db.engine import Database
-from service.observability.metrics import DATABASE_ERRORS_TOTAL
+from service.observability.metrics import DATABASE_ERRORS_TOTAL, WORKER_RESTARTS
 from service.reminders import repository
 from service.reminders.loop import ReminderLoop
 from service.reminders.scheduling import Scan
@@ -32,10 +31,10 @@ async def test_a_due_reminder_gets_its_job_without_anybody_asking(
             return (await read(first.id)).status == "queued"
 
         await eventually(queued)
-        assert loop.running
+        assert loop._loop.alive
     finally:
         await loop.stop()
-    assert not loop.running
+    assert not loop._loop.alive
 
 
 async def test_three_loops_at_once_give_each_reminder_one_job(
@@ -80,7 +79,7 @@ async def test_a_lost_database_is_survived_counted_and_made_up_for(
             return scan_errors() >= before + 2
 
         await eventually(failed_twice)
-        assert loop.running
+        assert loop._loop.alive
         await hidden.execute("ALTER TABLE hidden RENAME TO reminders")
     finally:
         await hidden.close()
@@ -149,13 +148,30 @@ async def test_a_stop_that_comes_out_as_a_database_error_still_stops(
     await loop.start()
     await scanning.wait()
     await asyncio.wait_for(loop.stop(), 5)
-    assert not loop.running
+    assert not loop._loop.alive
 
 
-@pytest.mark.parametrize(("failures", "pause"), [(1, 0.5), (2, 1.0), (5, 8.0), (50, 60.0)])
-def test_pauses_after_failures_grow_up_to_the_usual_one(
-    database: Database, settings: Settings, failures: int, pause: float
+async def test_a_scan_that_breaks_is_logged_counted_and_tried_again(
+    database: Database, settings: Settings
 ) -> None:
-    loop = ReminderLoop(database, settings)
-    loop._failures = failures
-    assert loop._pause() == pause
+    again = asyncio.Event()
+
+    class Broken(ReminderLoop):
+        scans = 0
+
+        async def scan(self) -> Scan:
+            self.scans += 1
+            if self.scans == 1:
+                raise ValueError("a mistake of ours")
+            again.set()
+            return Scan(enqueued=0, already_queued=0)
+
+    restarts = WORKER_RESTARTS.labels("reminders")._value
+    before = restarts.get()
+    loop = Broken(database, settings)
+    await loop.start()
+    try:
+        await asyncio.wait_for(again.wait(), 10)
+    finally:
+        await loop.stop()
+    assert restarts.get() == before + 1

@@ -49,7 +49,7 @@ async def test_a_due_reminder_gets_one_job_and_one_that_is_not_due_gets_none(
     database: Database, settings: Settings, add: AddReminder, read: ReadReminder
 ) -> None:
     due, later = await add(minutes=-1), await add(minutes=5)
-    scan = await enqueue_all_due(database, settings)
+    scan = await enqueue_all_due(database.sessions.begin, settings)
     assert (scan.enqueued, scan.already_queued) == (1, 0)
     (job,) = await job_rows(database)
     assert (job["job_type"], job["queue"], job["status"]) == (
@@ -69,9 +69,9 @@ async def test_a_second_run_finds_them_queued_already(
 ) -> None:
     for _ in range(3):
         await add()
-    await enqueue_all_due(database, settings)
+    await enqueue_all_due(database.sessions.begin, settings)
     await add()
-    scan = await enqueue_all_due(database, settings)
+    scan = await enqueue_all_due(database.sessions.begin, settings)
     assert (scan.enqueued, scan.already_queued) == (1, 3)
     assert len(await job_rows(database)) == 4
 
@@ -87,7 +87,9 @@ async def test_eight_callers_at_once_in_their_own_connections_give_each_reminder
     reminders = [await add() for _ in range(60)]
     callers = [Database(pg_dsn, settings) for _ in range(8)]
     try:
-        scans = await asyncio.gather(*(enqueue_all_due(caller, settings) for caller in callers))
+        scans = await asyncio.gather(
+            *(enqueue_all_due(caller.sessions.begin, settings) for caller in callers)
+        )
     finally:
         for caller in callers:
             await caller.close()
@@ -104,7 +106,7 @@ async def test_a_batch_takes_no_more_than_it_may_and_a_run_takes_all_batches(
     async with database.sessions.begin() as session:
         assert await enqueue_due(session, 2) == 2
     monkeypatch.setattr(scheduling, "BATCH_SIZE", 2)
-    scan = await enqueue_all_due(database, settings)
+    scan = await enqueue_all_due(database.sessions.begin, settings)
     assert (scan.enqueued, scan.already_queued) == (3, 2)
 
 
@@ -125,15 +127,15 @@ async def test_a_reminder_that_is_being_changed_is_passed_over_and_found_later(
     reminder = await add()
     async with database.sessions.begin() as session:
         await repository.find(session, ReminderId(reminder.id), user_id=None, lock=True)
-        assert (await enqueue_all_due(database, settings)).enqueued == 0
-    assert (await enqueue_all_due(database, settings)).enqueued == 1
+        assert (await enqueue_all_due(database.sessions.begin, settings)).enqueued == 0
+    assert (await enqueue_all_due(database.sessions.begin, settings)).enqueued == 1
 
 
 async def test_a_change_cancels_the_waiting_job_and_schedules_the_reminder_anew(
     database: Database, settings: Settings, add: AddReminder, read: ReadReminder
 ) -> None:
     reminder = await add()
-    await enqueue_all_due(database, settings)
+    await enqueue_all_due(database.sessions.begin, settings)
     job_id = (await read(reminder.id)).job_id
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     async with database.sessions.begin() as session:
@@ -145,12 +147,12 @@ async def test_a_change_cancels_the_waiting_job_and_schedules_the_reminder_anew(
     assert changed.delivery_id != reminder.delivery_id
     (job,) = await job_rows(database)
     assert (job["id"], job["status"]) == (job_id, "CANCELLED")
-    assert (await enqueue_all_due(database, settings)).enqueued == 0
+    assert (await enqueue_all_due(database.sessions.begin, settings)).enqueued == 0
     async with database.sessions.begin() as session:
         await change_reminder(
             session, ReminderId(reminder.id), {"send_at": reminder.send_at}, user_id="ada"
         )
-    assert (await enqueue_all_due(database, settings)).enqueued == 1
+    assert (await enqueue_all_due(database.sessions.begin, settings)).enqueued == 1
 
 
 async def change(database: Database, reminder_id: ReminderId) -> None:
@@ -168,7 +170,7 @@ async def test_a_reminder_that_is_being_sent_can_be_neither_changed_nor_deleted(
     database: Database, settings: Settings, add: AddReminder, read: ReadReminder, action: Action
 ) -> None:
     reminder = await add()
-    await enqueue_all_due(database, settings)
+    await enqueue_all_due(database.sessions.begin, settings)
     await set_job_status(database, (await read(reminder.id)).job_id, JobStatus.RUNNING)
     with pytest.raises(Conflict, match="being sent right now"):
         await action(database, ReminderId(reminder.id))
@@ -179,7 +181,7 @@ async def test_a_deleted_reminder_takes_its_waiting_job_with_it(
     database: Database, settings: Settings, add: AddReminder
 ) -> None:
     reminder = await add()
-    await enqueue_all_due(database, settings)
+    await enqueue_all_due(database.sessions.begin, settings)
     async with database.sessions.begin() as session:
         await delete_reminder(session, ReminderId(reminder.id), user_id="ada")
     (job,) = await job_rows(database)
@@ -222,7 +224,7 @@ async def test_a_reminder_learns_that_its_job_ended(
     words: str,
 ) -> None:
     reminder, other = await add(), await add()
-    await enqueue_all_due(database, settings)
+    await enqueue_all_due(database.sessions.begin, settings)
     job_id = JobId((await read(reminder.id)).job_id or 0)
     if job_status is None:
         async with database.sessions.begin() as session:
@@ -248,7 +250,7 @@ async def test_the_users_own_error_survives_the_end_of_the_job(
     database: Database, settings: Settings, add: AddReminder, read: ReadReminder
 ) -> None:
     reminder = await add()
-    await enqueue_all_due(database, settings)
+    await enqueue_all_due(database.sessions.begin, settings)
     async with database.sessions.begin() as session:
         await repository.mark_failed_attempt(
             session,
@@ -269,7 +271,7 @@ async def test_a_failed_reminder_that_is_changed_is_sent_again(
     database: Database, settings: Settings, add: AddReminder, read: ReadReminder
 ) -> None:
     reminder = await add()
-    await enqueue_all_due(database, settings)
+    await enqueue_all_due(database.sessions.begin, settings)
     first_job = (await read(reminder.id)).job_id
     await set_job_status(database, first_job, JobStatus.FAILED)
     async with database.sessions.begin() as session:
@@ -278,7 +280,7 @@ async def test_a_failed_reminder_that_is_changed_is_sent_again(
             session, ReminderId(reminder.id), {"recipient": "eve@example.org"}, user_id="ada"
         )
     assert (await read(reminder.id)).last_error is None
-    assert (await enqueue_all_due(database, settings)).enqueued == 1
+    assert (await enqueue_all_due(database.sessions.begin, settings)).enqueued == 1
     second_job = (await read(reminder.id)).job_id
     assert second_job not in {None, first_job}
     async with database.sessions() as session:
