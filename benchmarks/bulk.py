@@ -45,13 +45,9 @@ async def _bare(connection: "asyncpg.Connection[asyncpg.Record]", jobs: int) -> 
     async with connection.transaction():
         for _ in range(jobs // BATCH):
             await connection.fetch(
-                statements.ENQUEUE,
+                statements.ENQUEUE_UNSEEN,
                 ["noop"] * BATCH,
                 [payload] * BATCH,
-                ["default"] * BATCH,
-                [2] * BATCH,
-                *([None] * BATCH for _ in range(3)),
-                [0.0] * BATCH,
-                *([None] * BATCH for _ in range(2)),
+                *([] for _ in range(8)),
             )
     return time.perf_counter() - started

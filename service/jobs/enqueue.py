@@ -1,10 +1,12 @@
 """Enqueueing in the caller's transaction."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from itertools import islice
 from typing import Any, Final, Protocol
 
 from service.db.commits import after_commit
@@ -14,7 +16,7 @@ from service.jobs import statements
 from service.jobs.backoff import Backoff
 from service.jobs.model import JobId
 from service.jobs.new_job import DEFAULT_MAX_PAYLOAD_BYTES, JobColumns, NewJob, encode_jobs
-from service.jobs.wakeup import announce_after_commit, engine_of
+from service.jobs.wakeup import announce_after_commit
 from service.observability.metrics import record_event
 
 _MAX_STANDING_ROUNDS: Final = 10
@@ -98,16 +100,9 @@ async def enqueue_batch(
     """
     if not jobs:
         return []
-
-    async def run(statement: str, *args: object) -> Sequence[Any]:
-        return await fetch(session, statement, *args)
-
     columns = encode_jobs(jobs, max_payload_bytes=max_payload_bytes)
-    enqueued = await insert_jobs(run, columns)
-    if lanes := columns.lanes():
-        announce_after_commit(session, await engine_of(session), lanes)
-    if not after_commit(session, lambda: count_enqueued(columns, enqueued)):
-        count_enqueued(columns, enqueued)
+    enqueued = await insert_jobs(partial(fetch, session), columns)
+    await _tell_after_commit(session, columns, count_made(columns, enqueued))
     return enqueued
 
 
@@ -120,25 +115,62 @@ async def enqueue_many(
 ) -> int:
     """Enqueue any number of jobs in the caller's transaction, in bounded memory.
 
+    While the database stores one batch the next is checked and encoded.
+
     Returns:
         How many jobs were made; those whose `unique_key` stood already are not counted.
+
+    Raises:
+        InvalidInput: a job breaks a rule: its place and field are named.
     """
-    store = partial(enqueue_batch, session, max_payload_bytes=max_payload_bytes)
-    created = 0
-    batch: list[NewJob] = []
-    async for job in _each(jobs):
-        batch.append(job)
-        if len(batch) >= batch_size:
-            created += _created(await store(batch))
-            batch.clear()
-    return created + _created(await store(batch))
+    created, seen = 0, 0
+    storing: asyncio.Task[int] | None = None
+    try:
+        async for batch in _batches(jobs, batch_size):
+            columns = encode_jobs(batch, max_payload_bytes=max_payload_bytes, first_place=seen)
+            seen += len(batch)
+            if storing is not None:
+                created += await storing
+            storing = asyncio.create_task(_store(session, columns), name="jobs.enqueue_many")
+            await asyncio.sleep(0)  # so that it is on its way before the next batch is encoded
+        return created + (await storing if storing is not None else 0)
+    finally:
+        if storing is not None and not storing.done():
+            storing.cancel()
+            await asyncio.wait({storing})
+
+
+async def _store(session: CallerSession, columns: JobColumns) -> int:
+    """Store one batch of many; how many jobs were made."""
+    if columns.keyed:
+        enqueued = await insert_jobs(partial(fetch, session), columns)
+        made = count_made(columns, enqueued)
+    else:
+        await fetch(session, statements.ENQUEUE_UNSEEN, *columns.arguments())
+        made = Counter(columns.job_types)
+    await _tell_after_commit(session, columns, made)
+    return made.total()
+
+
+async def _tell_after_commit(
+    session: CallerSession, columns: JobColumns, made: Counter[str]
+) -> None:
+    if lanes := columns.lanes():
+        await announce_after_commit(session, lanes)
+    if not await after_commit(session, lambda: record_enqueued(made)):
+        record_enqueued(made)
 
 
 async def insert_jobs(run: Fetch, columns: JobColumns) -> list[EnqueuedJob]:
     """Insert encoded jobs through `run`, and find the standing ones of the keys that are taken."""
+    if not columns.keyed:
+        rows = await run(statements.ENQUEUE, *columns.arguments())
+        return [EnqueuedJob(job_id, True, created, due) for job_id, created, due in rows]
     made: dict[str, EnqueuedJob] = {}
     fresh: list[EnqueuedJob] = []
-    for job_id, created_at, next_run_at, key in await run(statements.ENQUEUE, *columns.arguments()):
+    for job_id, created_at, next_run_at, key in await run(
+        statements.ENQUEUE_KEYED, *columns.arguments()
+    ):
         job = EnqueuedJob(job_id, True, created_at, next_run_at)
         if key is None:
             fresh.append(job)
@@ -173,7 +205,7 @@ async def _find_standing(
             return found
         again = columns.picked(columns.unique_keys.index(key) for key in missing)
         for job_id, created_at, next_run_at, key in await run(
-            statements.ENQUEUE, *again.arguments()
+            statements.ENQUEUE_KEYED, *again.arguments()
         ):
             found[key] = EnqueuedJob(job_id, True, created_at, next_run_at)
         missing = missing - found.keys()
@@ -185,21 +217,31 @@ async def _find_standing(
     )
 
 
-def count_enqueued(columns: JobColumns, enqueued: Iterable[EnqueuedJob]) -> None:
-    """Count the jobs that were made; to be called once they are committed."""
-    made = zip(columns.job_types, enqueued, strict=True)
-    for job_type, count in Counter(job_type for job_type, job in made if job.created).items():
+def count_made(columns: JobColumns, enqueued: Iterable[EnqueuedJob]) -> Counter[str]:
+    """How many jobs of each type were made."""
+    pairs = zip(columns.job_types, enqueued, strict=True)
+    return Counter(job_type for job_type, job in pairs if job.created)
+
+
+def record_enqueued(made: Counter[str]) -> None:
+    """Count jobs by type, once they are committed."""
+    for job_type, count in made.items():
         record_event("enqueued", job_type, count=count)
 
 
-def _created(jobs: Iterable[EnqueuedJob]) -> int:
-    return sum(job.created for job in jobs)
-
-
-async def _each(jobs: Iterable[NewJob] | AsyncIterable[NewJob]) -> AsyncIterator[NewJob]:
+async def _batches(
+    jobs: Iterable[NewJob] | AsyncIterable[NewJob], size: int
+) -> AsyncIterator[list[NewJob]]:
     if isinstance(jobs, AsyncIterable):
+        batch: list[NewJob] = []
         async for job in jobs:
-            yield job
-    else:
-        for job in jobs:
-            yield job
+            batch.append(job)
+            if len(batch) >= size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+        return
+    each = iter(jobs)
+    while some := list(islice(each, size)):
+        yield some

@@ -5,7 +5,7 @@ from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, REFUSED_ERRORS, Database
 from service.errors import InvalidInput, Unavailable
-from service.jobs.enqueue import EnqueuedJob, count_enqueued, insert_jobs
+from service.jobs.enqueue import EnqueuedJob, count_made, insert_jobs, record_enqueued
 from service.jobs.new_job import JobColumns, NewJob, encode_jobs
 from service.jobs.wakeup import announce, sender_for
 from service.observability.logging import get_logger
@@ -90,7 +90,7 @@ class Intake:
             for (_, future), job in zip(group, enqueued, strict=True):
                 if not future.done():
                     future.set_result(job)
-            count_enqueued(columns, enqueued)
+            record_enqueued(count_made(columns, enqueued))
             if lanes := columns.lanes():
                 announce(self._database.engine, lanes)
 

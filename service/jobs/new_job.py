@@ -28,9 +28,9 @@ _NAME: Final = re.compile(NAME_PATTERN)
 _known_names: set[str] = set()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NewJob:
-    """A job to be enqueued.
+    """A job to be enqueued. Not frozen: that would make it three times as dear, in the millions.
 
     Args:
         job_type: the name of its handler.
@@ -132,23 +132,31 @@ class JobColumns:
             *([getattr(self, name)[place] for place in chosen] for name in self.__slots__)
         )
 
+    @property
+    def keyed(self) -> bool:
+        """Whether a job has a `unique_key`."""
+        return not _all_none(self.unique_keys)
+
     def arguments(self) -> tuple[object, ...]:
-        """In the order of the statement's parameters."""
+        """In the order of the statement's parameters; a column of defaults is left empty."""
+        count = len(self.job_types)
         return (
             self.job_types,
             self.payloads,
-            self.queues,
-            self.priorities,
-            self.max_retries,
-            self.timeouts,
-            self.run_ats,
-            self.delays,
-            self.unique_keys,
-            self.backoffs,
+            [] if self.queues.count(DEFAULT_QUEUE) == count else self.queues,
+            [] if self.priorities.count(DEFAULT_PRIORITY) == count else self.priorities,
+            *(
+                [] if _all_none(column) else column
+                for column in (self.max_retries, self.timeouts, self.run_ats)
+            ),
+            self.delays if any(self.delays) else [],
+            *([] if _all_none(column) else column for column in (self.unique_keys, self.backoffs)),
         )
 
     def lanes(self) -> set[Lane]:
         """The lanes with jobs that are due at once."""
+        if _all_none(self.run_ats) and not any(self.delays):
+            return set(map(Lane, self.queues, self.priorities))
         return {
             Lane(queue, priority)
             for queue, priority, run_at, delay in zip(
@@ -158,14 +166,19 @@ class JobColumns:
         }
 
 
-def encode_jobs(jobs: Sequence[NewJob], *, max_payload_bytes: int) -> JobColumns:
-    """Check and encode jobs for one statement; see `enqueue_batch` for what is raised."""
+def encode_jobs(
+    jobs: Sequence[NewJob], *, max_payload_bytes: int, first_place: int | None = None
+) -> JobColumns:
+    """Check and encode jobs for one statement; see `enqueue_batch` for what is raised.
+
+    An error names the job's place, counted from `first_place`; with None only where there are many.
+    """
     columns = JobColumns()
-    for place, job in enumerate(jobs):
+    for place, job in enumerate(jobs, first_place or 0):
         try:
             columns.add(job, max_payload_bytes=max_payload_bytes)
         except InvalidInput as error:
-            if len(jobs) > 1:
+            if len(jobs) > 1 or first_place is not None:
                 error.detail = f"job {place}: {error.detail}"
                 error.args = (error.detail,)
                 error.field = f"jobs.{place}.{error.field}"
@@ -225,3 +238,7 @@ def _checked_delay(job: NewJob) -> float:
             field="delay_seconds",
         )
     return delay
+
+
+def _all_none(column: list[Any]) -> bool:
+    return column.count(None) == len(column)

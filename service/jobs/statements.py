@@ -53,16 +53,27 @@ _COUNT: Final = """
 
 # -- enqueue ----------------------------------------------------------------------------------
 
-ENQUEUE: Final = """
+_NEW_ROWS: Final = """
 INSERT INTO jobs_live (job_type, payload, queue, priority, max_retries, timeout_seconds,
                        next_run_at, unique_key, backoff)
-SELECT r.job_type, r.payload::jsonb, r.queue, r.priority, r.max_retries, r.timeout_seconds,
-       COALESCE(r.run_at, clock_timestamp() + make_interval(secs => r.delay_seconds)),
+SELECT r.job_type, r.payload::jsonb, COALESCE(r.queue, 'default'), COALESCE(r.priority, 2),
+       r.max_retries, r.timeout_seconds,
+       COALESCE(r.run_at, clock_timestamp() + make_interval(secs => COALESCE(r.delay_seconds, 0))),
        r.unique_key, r.backoff::jsonb
 FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::float8[],
             $7::timestamptz[], $8::float8[], $9::text[], $10::text[])
   WITH ORDINALITY AS r(job_type, payload, queue, priority, max_retries, timeout_seconds,
                        run_at, delay_seconds, unique_key, backoff, place)
+"""
+"""Shorter arrays are filled up with nulls: a column of defaults travels as an empty one."""
+
+ENQUEUE_UNSEEN: Final = _NEW_ROWS
+"""Jobs without keys, in bulk: nothing comes back."""
+
+ENQUEUE: Final = f"{_NEW_ROWS} RETURNING id, created_at, next_run_at"
+"""Jobs without keys; the answer comes in the order of the arrays."""
+
+ENQUEUE_KEYED: Final = f"""{_NEW_ROWS}
 ORDER BY r.unique_key NULLS FIRST, r.place
 ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL DO NOTHING
 RETURNING id, created_at, next_run_at, unique_key
