@@ -1,70 +1,104 @@
 """Calling something once a caller's transaction has committed, and never if it does not."""
 
 import functools
+import logging
+import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Dialect, Engine, PoolProxiedConnection, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-from sqlalchemy.orm import Session
 
 from service.db.session import CallerSession
 from service.errors import InvalidInput
 
 _WAITING: Final = "finmind_jobs.after_commit"
+_SAVEPOINTS: Final = "finmind_jobs.savepoints"
+"""How many calls waited when each open savepoint began."""
+
+_hooked: Final[weakref.WeakSet[Dialect]] = weakref.WeakSet()
+_log = logging.getLogger(__name__)
 
 
-def after_commit(session: CallerSession, call: Callable[[], None]) -> bool:
-    """Have `call` called when the transaction of `session` commits.
+async def after_commit(session: CallerSession, call: Callable[[], None]) -> bool:
+    """Have `call` called when the transaction of `session` has committed, outermost of all.
+
+    A transaction, or a savepoint, that is rolled back takes with it what was asked for in it.
 
     Returns:
         False for an asyncpg connection, which has no such hook: `call` is not called.
     """
-    if not isinstance(session, AsyncSession | AsyncConnection):
+    if isinstance(session, AsyncSession):
+        session = await session.connection()
+    if not isinstance(session, AsyncConnection):
         return False
-    _hook_commits()
-    info = session.sync_session.info if isinstance(session, AsyncSession) else _info(session)
-    info.setdefault(_WAITING, []).append(call)
+    connection = session.sync_connection
+    if connection is None:
+        raise InvalidInput("the connection is not open: use it inside `async with`")
+    _hook_transactions()
+    _hook_commits(connection.dialect)
+    connection.info.setdefault(_WAITING, []).append(call)
     return True
 
 
+def _hook_commits(dialect: Dialect) -> None:
+    """Call what waits when a commit of this dialect has succeeded.
+
+    SQLAlchemy's own event of a connection comes before the commit, which may yet fail, and that of
+    a session tells nothing of a session inside a transaction of somebody else's.
+    """
+    if dialect in _hooked:
+        return
+    _hooked.add(dialect)
+    commit = dialect.do_commit
+
+    def do_commit(dbapi_connection: PoolProxiedConnection) -> None:
+        waiting = dbapi_connection.info.pop(_WAITING, ())
+        commit(dbapi_connection)
+        for call in waiting:
+            try:
+                call()
+            except Exception:
+                # The rows are there: an error would tell the caller that they are not.
+                _log.exception("after_commit failed")
+
+    dialect.do_commit = do_commit  # type: ignore[method-assign]
+
+
 @functools.cache
-def _hook_commits() -> None:
-    """Listen to every session and connection of the process, once: cheaper than per transaction."""
+def _hook_transactions() -> None:
+    """Listen to every connection of the process, once: cheaper than per transaction."""
 
-    def session_committed(session: Session) -> None:
-        # A savepoint's commit comes here too; what counts is the outermost transaction's.
-        if not session.in_nested_transaction():
-            _call_waiting(session.info)
+    def begun(connection: Connection) -> None:
+        # Also after a transaction that ended in any other way than by a commit.
+        info = _info(connection)
+        info.pop(_WAITING, None)
+        info.pop(_SAVEPOINTS, None)
 
-    def session_rolled_back(session: Session) -> None:
-        # A savepoint's rollback leaves the rest of the transaction standing.
-        if not session.in_nested_transaction():
-            session.info.pop(_WAITING, None)
+    def savepoint_begun(connection: Connection, _name: str | None) -> None:
+        info = _info(connection)
+        info.setdefault(_SAVEPOINTS, []).append(len(info.get(_WAITING, ())))
 
-    def connection_committed(connection: Connection) -> None:
-        if not connection.invalidated:
-            _call_waiting(connection.info)
+    def savepoint_released(connection: Connection, _name: str, _context: None) -> None:
+        _waiting_before(_info(connection))
 
-    def connection_rolled_back(connection: Connection) -> None:
-        # `info` of a connection that was cut raises, and would hide why it was cut. What waited
-        # there went with it.
-        if not connection.invalidated:
-            connection.info.pop(_WAITING, None)
+    def savepoint_rolled_back(connection: Connection, _name: str, _context: None) -> None:
+        info = _info(connection)
+        before = _waiting_before(info)
+        del info.get(_WAITING, [])[before:]
 
-    event.listen(Session, "after_commit", session_committed)
-    event.listen(Session, "after_rollback", session_rolled_back)
-    event.listen(Engine, "commit", connection_committed)
-    event.listen(Engine, "rollback", connection_rolled_back)
+    event.listen(Engine, "begin", begun)
+    event.listen(Engine, "savepoint", savepoint_begun)
+    event.listen(Engine, "release_savepoint", savepoint_released)
+    event.listen(Engine, "rollback_savepoint", savepoint_rolled_back)
 
 
-def _call_waiting(info: dict[Any, Any]) -> None:
-    for call in info.pop(_WAITING, ()):
-        call()
+def _waiting_before(info: dict[Any, Any]) -> int:
+    """How many calls waited when the innermost savepoint began, which has ended now."""
+    marks: list[int] = info.get(_SAVEPOINTS, [])
+    return marks.pop() if marks else 0
 
 
-def _info(connection: AsyncConnection) -> dict[Any, Any]:
-    sync_connection = connection.sync_connection
-    if sync_connection is None:
-        raise InvalidInput("the connection is not open: use it inside `async with`")
-    return sync_connection.info
+def _info(connection: Connection) -> dict[Any, Any]:
+    # That of a connection that was cut raises, and would hide why it was cut.
+    return {} if connection.invalidated else connection.info

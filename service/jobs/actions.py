@@ -12,7 +12,7 @@ from service.jobs import statements
 from service.jobs.model import BackgroundJob, JobId, JobStatus
 from service.jobs.queries import get_job
 from service.jobs.store import Lane
-from service.jobs.wakeup import announce_after_commit, engine_of
+from service.jobs.wakeup import announce_after_commit
 from service.observability.metrics import record_event
 
 _MAX_ERRORS = 20
@@ -47,8 +47,8 @@ async def retry_dead_letter_job(
             f"job {job_id} is {status}: only DEAD_LETTER and FAILED jobs can be retried by hand"
         )
     _, job_type, queue, priority = rows[0]
-    announce_after_commit(session, await engine_of(session), [Lane(queue, priority)])
-    after_commit(session, lambda: record_event("manual_retry", job_type))
+    await announce_after_commit(session, [Lane(queue, priority)])
+    await after_commit(session, lambda: record_event("manual_retry", job_type))
     return await get_job(session, job_id)
 
 
@@ -64,7 +64,7 @@ async def cancel_job(session: AsyncSession, job_id: JobId) -> BackgroundJob:
         status = await _status_of(session, job_id)
         raise Conflict(f"job {job_id} is {status}: only PENDING jobs can be cancelled")
     job_type = rows[0][1]
-    after_commit(session, lambda: record_event("cancelled", job_type))
+    await after_commit(session, lambda: record_event("cancelled", job_type))
     return await get_job(session, job_id)
 
 
@@ -99,7 +99,7 @@ async def reschedule_job(session: AsyncSession, job_id: JobId, run_at: datetime)
         status = await _status_of(session, job_id)
         raise Conflict(f"job {job_id} is {status}: only PENDING jobs can be moved")
     _, queue, priority = rows[0]
-    announce_after_commit(session, await engine_of(session), [Lane(queue, priority)])
+    await announce_after_commit(session, [Lane(queue, priority)])
 
 
 async def _status_of(session: AsyncSession, job_id: JobId) -> JobStatus:

@@ -109,22 +109,16 @@ def announce(engine: AsyncEngine, lanes: Iterable[Lane]) -> None:
     sender_for(engine).announce(lanes)
 
 
-def announce_after_commit(
-    session: CallerSession, engine: AsyncEngine | None, lanes: Iterable[Lane]
-) -> None:
+async def announce_after_commit(session: CallerSession, lanes: Iterable[Lane]) -> None:
     """Wake every worker once the caller's transaction has committed; never if it does not.
 
     An asyncpg connection tells nobody when it commits: its jobs are found by polling.
     """
-    if engine is not None:
-        after_commit(session, lambda: announce(engine, lanes))
-
-
-async def engine_of(session: CallerSession) -> AsyncEngine | None:
-    """The engine that the caller's transaction runs on; None for an asyncpg connection."""
     if isinstance(session, AsyncSession):
         session = await session.connection()
-    return session.engine if isinstance(session, AsyncConnection) else None
+    if isinstance(session, AsyncConnection):
+        engine = session.engine
+        await after_commit(session, lambda: announce(engine, lanes))
 
 
 async def hear(database: Database, wake: Callable[[Iterable[Lane]], None]) -> None:
