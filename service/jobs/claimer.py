@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, Link
@@ -59,14 +60,16 @@ class Claimer:
         self._worker_id = worker_id
         self._lanes = Lanes(settings.worker_queues, slots)
         self._woken = asyncio.Event()
-        self._stopped = False
         self._next_sweep = 0.0
         self._next_listing = 0.0
         self._next_due = float("inf")
         self._backlog = False
         self._listed_up_to: Lane | None = None
         self._unsure_until = 0.0
-        slots.on_limit_freed = self._woken.set
+        self._unsure_lanes: set[Lane] = set()
+        self._stopping = asyncio.Event()
+        self.rest_seconds = 0.0
+        """How long to rest after the last claim, which walked far and found nothing."""
         self.last_loop_at = time.monotonic()
         """When the loop last came round: /health/ready looks at it."""
 
@@ -80,24 +83,23 @@ class Claimer:
 
     def stop(self) -> None:
         """Claim no more; what is claimed goes on."""
-        self._stopped = True
+        self._stopping.set()
         self._woken.set()
 
     async def run(self) -> None:
         """Claim until stopped."""
+        self._slots.on_limit_freed = self._woken.set
         failures = Pause()
         pause = self._settings.poll_min_seconds
-        while not self._stopped:
+        while not self._stopping.is_set():
             self.last_loop_at = time.monotonic()
             self._woken.clear()
             if not await self._slots_ready():
                 continue
             try:
                 await self.recover()
-                began = time.monotonic()
                 claimed, asked = await self.claim_once(self._settings.claim_batch_size)
-                took = time.monotonic() - began
-                found = await self.list_lanes()
+                found = await self._list_lanes_in_turn()
             except DATABASE_ERRORS as error:
                 record_database_error("claim")
                 _log.warning("claim_failed", error=type(error).__name__, detail=str(error)[:200])
@@ -112,14 +114,15 @@ class Claimer:
                 pause = self._settings.poll_min_seconds
                 await self._idle(GATHER_SECONDS)
             else:
-                await self._rest_after(took)
-                await self._idle(min(pause, self._seconds_until_due(pause)))
+                await self._rest()
+                await self._idle(min(pause, self._seconds_until_due(pause), self._seconds_unsure()))
                 pause = min(pause * 2, self._settings.poll_max_seconds)
 
     async def claim_once(self, most: int) -> tuple[int, int]:
         """One claim and the start of what it brought; how many came, and how many could have."""
         async with self._slots.claiming:
             asked = min(most, self._slots.free)
+            self.rest_seconds = 0.0
             now = time.monotonic()
             from_floor = now < self._next_sweep
             requests = self._lanes.requests(most=asked, from_floor=from_floor) if asked else []
@@ -127,8 +130,11 @@ class Claimer:
                 return 0, asked
             jobs = await self._claim(requests, limit=asked)
             full = len(jobs) >= asked
+            took = time.monotonic() - now
+            if not jobs and took > DEAR_CLAIM_SECONDS:
+                # It walked far: jobs of types that are served elsewhere.
+                self.rest_seconds = min(took / EMPTY_CLAIM_SHARE, self._settings.sweep_seconds)
             if not from_floor:
-                took = time.monotonic() - now
                 # A full sweep too: it took the floors down with it, and the rest lies above them.
                 self._next_sweep = now + min(
                     max(took / SWEEP_SHARE, MIN_SWEEP_SECONDS), self._settings.sweep_seconds
@@ -144,19 +150,36 @@ class Claimer:
         Raises:
             DATABASE_ERRORS: the database still does not answer; to be tried again.
         """
-        if self._unsure_until == 0.0:
+        if not self._unsure_lanes:
             return
+        last = time.monotonic() > self._unsure_until
         held = self._runner.runs | self._settler.unsettled
         given_back = await store.release_lost(
             self._link,
-            self._lanes.known(),
+            sorted(self._unsure_lanes),
             worker_id=self._worker_id(),
             known=sorted({run.job.lease_token for run in held}),
         )
         if given_back:
             _log.warning("claim_given_back", jobs=given_back)
-        if time.monotonic() > self._unsure_until:
-            self._unsure_until = 0.0
+        if last:
+            self._unsure_lanes.clear()
+
+    async def recover_wholly(self) -> None:
+        """Do so until the lost claim cannot be carried out any more: nobody comes after this.
+
+        Raises:
+            DATABASE_ERRORS: the database did not answer in all that time.
+        """
+        pause = Pause(longest_seconds=UNSURE_SECONDS / 4)
+        while self._unsure_lanes:
+            try:
+                await self.recover()
+            except DATABASE_ERRORS:
+                if time.monotonic() > self._unsure_until:
+                    raise
+            if self._unsure_lanes:
+                await pause.wait()
 
     async def _claim(self, requests: list[LaneRequest], *, limit: int) -> list[ClaimedJob]:
         try:
@@ -171,6 +194,7 @@ class Claimer:
             )
         except BaseException:
             # The server may have carried it out, or be about to.
+            self._unsure_lanes.update(request.lane for request in requests)
             self._unsure_until = time.monotonic() + UNSURE_SECONDS
             raise
 
@@ -186,11 +210,16 @@ class Claimer:
         if jobs:
             observe_batch("claim", len(jobs))
 
+    async def _list_lanes_in_turn(self) -> bool:
+        """List the lanes when that is due: at most twice in the longest pause."""
+        return time.monotonic() >= self._next_listing and await self.list_lanes()
+
     async def list_lanes(self) -> bool:
-        """Look which lanes there are, at most twice a second; whether one is due that was unknown."""
+        """Look which lanes there are; whether one is due that was unknown.
+
+        Where there are more than `MAX_LANES`, the next call goes on behind those of this one.
+        """
         now = time.monotonic()
-        if now < self._next_listing:
-            return False
         self._next_listing = now + self._settings.poll_max_seconds / 2
         served = self._lanes.served
         if served is not None:
@@ -205,6 +234,11 @@ class Claimer:
         self._next_due = now + min((wait for wait in waits if wait > 0), default=float("inf"))
         return self._lanes.replace(heads)
 
+    @property
+    def listed_all(self) -> bool:
+        """Whether the last listing came to the last lane."""
+        return self._listed_up_to is None
+
     async def _slots_ready(self) -> bool:
         """Wait for free slots, and for room among the unsettled; False to look again."""
         if self._backlog:
@@ -218,10 +252,15 @@ class Claimer:
             return False
         return True
 
-    async def _rest_after(self, took: float) -> None:
-        """Rest after a claim that walked far and found nothing: jobs of types served elsewhere."""
-        if took > DEAR_CLAIM_SECONDS and not self._stopped:
-            await asyncio.sleep(min(took / EMPTY_CLAIM_SHARE, self._settings.sweep_seconds))
+    async def _rest(self) -> None:
+        """Rest after a claim that walked far and found nothing; no wake-up cuts it short."""
+        if self.rest_seconds:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.rest_seconds):
+                    await self._stopping.wait()
+
+    def _seconds_unsure(self) -> float:
+        return UNSURE_SECONDS if self._unsure_lanes else float("inf")
 
     def _seconds_until_due(self, pause: float) -> float:
         wait = self._next_due - time.monotonic()

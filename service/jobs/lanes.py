@@ -22,8 +22,9 @@ MAX_LANES: Final = 1000
 class _LaneState:
     recent: deque[tuple[float, Floor]] = field(default_factory=deque)
     """When (monotonic) and where the last claims began; the floor is the lowest of them."""
-    announced: bool = False
-    """Whether a wake-up named the lane since it was last listed."""
+    fresh: bool = False
+    """Whether a wake-up named the lane, or a claim found jobs in it, since lanes were last listed:
+    where a listing does not reach it, it stays until the next."""
 
 
 class Lanes:
@@ -52,19 +53,19 @@ class Lanes:
         for lane in lanes:
             # Beside those that are listed, which are as many at the most.
             if self.serves(lane.queue) and len(self._states) < 2 * MAX_LANES:
-                self._states.setdefault(lane, _LaneState()).announced = True
+                self._states.setdefault(lane, _LaneState()).fresh = True
 
     def replace(self, heads: Iterable[LaneHead]) -> bool:
         """Take over what the table lists; whether a lane is due that was not known before."""
         listed = [head for head in heads if self.serves(head.lane.queue)]
-        fresh = any(head.due_in_seconds <= 0 and head.lane not in self._states for head in listed)
-        standing = {lane: state for lane, state in self._states.items() if state.announced}
+        found = any(head.due_in_seconds <= 0 and head.lane not in self._states for head in listed)
+        standing = {lane: state for lane, state in self._states.items() if state.fresh}
         for state in standing.values():
-            state.announced = False
+            state.fresh = False
         self._states = standing | {
             head.lane: self._states.get(head.lane) or _LaneState() for head in listed
         }
-        return fresh
+        return found
 
     def requests(self, *, most: int, from_floor: bool) -> list[LaneRequest]:
         """What to ask of each lane: the most urgent priority first.
@@ -97,6 +98,7 @@ class Lanes:
             state = self._states.get(lane)
             if state is None:
                 continue
+            state.fresh = True
             if from_floor or full or not state.recent:
                 if full and not from_floor:
                     state.recent.clear()

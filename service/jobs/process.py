@@ -1,6 +1,7 @@
 """One pass over the due jobs, without a worker: for a cron entry, a test, or an operator's button."""
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +14,7 @@ from service.jobs.model import JobStatus
 from service.jobs.outcomes import Ended, Outcome, Retried, Succeeded
 from service.jobs.registry import Registry, registry
 from service.jobs.slots import Slots
+from service.jobs.store import Lane
 from service.jobs.worker import Engine
 from service.settings import Settings
 
@@ -77,18 +79,8 @@ async def process_due_jobs(
     try:
         await engine.start()
         await _run_due(engine, summary, limit)
-        if (left := limit - summary.processed) > 0:
-            unserved = await fail_unserved(
-                engine.link,
-                await store.lanes(engine.link, limit=MAX_LANES),
-                own_types=handlers.job_types(),
-                grace_seconds=0.0,
-                lease_seconds=engine.settings.lease_seconds,
-                max_errors=engine.settings.max_error_entries,
-                limit=left,
-            )
-            summary.processed += len(unserved)
-            summary.failed += len(unserved)
+        if summary.processed < limit:
+            await _fail_unserved(engine, summary, limit)
         while engine.runner.runs:
             await engine.runner.wait_for_one()
     finally:
@@ -129,16 +121,48 @@ class Passes:
 
 
 async def _run_due(engine: Engine, summary: ProcessSummary, limit: int) -> None:
-    await engine.claimer.list_lanes()
+    """Claim and run, from as many lanes as there are."""
+    while summary.processed < limit:
+        await engine.claimer.list_lanes()
+        await _run_due_of_listed(engine, summary, limit)
+        if engine.claimer.listed_all:
+            return
+
+
+async def _run_due_of_listed(engine: Engine, summary: ProcessSummary, limit: int) -> None:
+    slots, runner = engine.slots, engine.runner
+    give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
     while summary.processed < limit:
         claimed, asked = await engine.claimer.claim_once(limit - summary.processed)
         summary.processed += claimed
-        if asked and not claimed:
+        if claimed:
+            give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
+        if asked and not claimed and not (runner.runs and slots.withheld):
             return
-        if engine.runner.runs:
-            await engine.runner.wait_for_one()
+        if runner.runs:
+            await runner.wait_for_one()
         elif not asked:
-            # A worker of this process has every slot.
-            await engine.slots.wait_for(1, SLOT_WAIT_SECONDS)
-            if not engine.slots.free:
+            # A worker of this process has every slot, and takes those that become free as well.
+            await slots.wait_for(1, give_up_at - time.monotonic())
+            if time.monotonic() >= give_up_at:
                 return
+
+
+async def _fail_unserved(engine: Engine, summary: ProcessSummary, limit: int) -> None:
+    after: Lane | None = None
+    while (left := limit - summary.processed) > 0:
+        heads = await store.lanes(engine.link, limit=MAX_LANES, after=after)
+        unserved = await fail_unserved(
+            engine.link,
+            heads,
+            own_types=engine.handlers.job_types(),
+            grace_seconds=0.0,
+            lease_seconds=engine.settings.lease_seconds,
+            max_errors=engine.settings.max_error_entries,
+            limit=left,
+        )
+        summary.processed += len(unserved)
+        summary.failed += len(unserved)
+        if len(heads) < MAX_LANES:
+            return
+        after = heads[-1].lane

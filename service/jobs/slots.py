@@ -21,7 +21,8 @@ class Slots:
         self.claiming = asyncio.Lock()
         """Held from looking how many slots are free until they are taken."""
         self.on_limit_freed: Callable[[], None] | None = None
-        """Called when a queue that was at its limit is so no longer."""
+        """Called when a queue that was at its limit is so no longer: the worker's, whoever else
+        takes slots."""
 
     @classmethod
     def parse(cls, total: int, queues: tuple[str, ...]) -> Self:
@@ -42,6 +43,11 @@ class Slots:
     def free(self) -> int:
         """Slots that are free."""
         return self.total - self._used
+
+    @property
+    def withheld(self) -> bool:
+        """Whether some queue is at its limit: it may have due jobs although a claim found none."""
+        return any(self._used_by[queue] >= limit for queue, limit in self._limits.items())
 
     def free_for(self, queue: str) -> int:
         """Slots that are free for jobs of one queue."""
