@@ -7,6 +7,7 @@ import uvloop
 
 from benchmarks import bulk, drain, http, latency
 from benchmarks.scenario import Report, describe, postgres
+from service.heap import freeze_startup_objects
 from service.observability.logging import configure_logging
 from service.settings import Settings
 
@@ -17,6 +18,7 @@ async def main(arguments: argparse.Namespace) -> None:
     """Measure what was asked for."""
     configure_logging(Settings(log_level="ERROR"))
     runs = arguments.runs
+    freeze_startup_objects()  # as a serving process does
     async with postgres() as dsn:
         report = Report(await describe(dsn))
         if "drain" in arguments.names:

@@ -79,14 +79,11 @@ class JobColumns:
         for name, value in (("job_type", job.job_type), ("queue", queue)):
             if value not in _known_names:
                 _check_name(name, value)
-        priority = DEFAULT_PRIORITY if job.priority is None else job.priority
-        _check_integer(
-            "priority",
-            priority,
-            HIGHEST_PRIORITY,
-            LOWEST_PRIORITY,
-            f"{HIGHEST_PRIORITY} (most urgent)",
-        )
+        priority = DEFAULT_PRIORITY
+        if job.priority is not None:
+            priority = job.priority
+            most_urgent = f"{HIGHEST_PRIORITY} (most urgent)"
+            _check_integer("priority", priority, HIGHEST_PRIORITY, LOWEST_PRIORITY, most_urgent)
         if job.max_retries is not None:
             _check_integer("max_retries", job.max_retries, 0, 1000, "0")
         if job.timeout_seconds is not None and not 0 < job.timeout_seconds <= 86_400:
@@ -101,8 +98,8 @@ class JobColumns:
         self.priorities.append(priority)
         self.max_retries.append(job.max_retries)
         self.timeouts.append(job.timeout_seconds)
-        self.run_ats.append(_checked_run_at(job))
-        self.delays.append(_checked_delay(job))
+        self.run_ats.append(None if job.run_at is None else _checked_run_at(job))
+        self.delays.append(0.0 if job.delay_seconds is None else _checked_delay(job))
         self.unique_keys.append(job.unique_key)
         self.backoffs.append(
             None
