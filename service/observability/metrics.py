@@ -105,7 +105,7 @@ class FastHistogram(Collector):
 # -- jobs -----------------------------------------------------------------------------------------
 JOB_EVENTS: Final = Counter(
     "finmind_job_events_total",
-    "Events in the life of jobs: enqueued, succeeded, retried, dead_lettered, failed, manual_retry, cancelled, snoozed, rescued, stale_settle; `status` is `ok` or the reason.",
+    "Events in the life of jobs: enqueued, succeeded, retried, dead_lettered, failed, manual_retry, cancelled, snoozed, released, rescued, stale_settle, stale_heartbeat; `status` is `ok` or the reason.",
     ["event", "job_type", "status"],
 )
 RUN_SECONDS: Final = FastHistogram(
@@ -122,14 +122,16 @@ START_DELAY_SECONDS: Final = FastHistogram(
 )
 BATCH_JOBS: Final = FastHistogram(
     "finmind_job_batch_size",
-    "Jobs moved by one statement of the engine: claim, settle, enqueue.",
+    "Jobs moved by one statement of the engine: claim, settle, requeue.",
     label="operation",
     buckets=BATCH_BUCKETS,
 )
 
 # -- queues: set by the maintenance leader only ---------------------------------------------------
 QUEUE_DEPTH: Final = Gauge(
-    "finmind_queue_depth", "Jobs that are due and not yet claimed.", ["queue"]
+    "finmind_queue_depth",
+    "Jobs that are due and not yet claimed; counted up to `COUNT_CAP` for each priority of the queue.",
+    ["queue"],
 )
 QUEUE_OLDEST_DUE: Final = Gauge(
     "finmind_queue_oldest_due_seconds", "Age of the oldest due job that waits.", ["queue"]
@@ -161,7 +163,7 @@ DATABASE_ERRORS_TOTAL: Final = Counter(
 # -- reminders, process, credentials --------------------------------------------------------------
 REMINDER_EVENTS: Final = Counter(
     "finmind_reminder_events_total",
-    "Events in the life of reminders: created, enqueued, sent, failed, cancelled; `status` is `ok` or the reason.",
+    "Events in the life of reminders: created, enqueued, sent, retried, failed, cancelled; `status` is `ok` or the reason.",
     ["event", "channel", "status"],
 )
 EVENT_LOOP_LAG: Final = Gauge(

@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import text
 
+from service.auth.principal import ROLE_PERMISSIONS, Permission
 from tests.api.conftest import Auth
 from tests.jobs.rows import add
 
@@ -19,6 +21,11 @@ COMMANDS = [
     for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
     for command in re.findall(r"^curl(?:\\\n|[^\n']|'[^']*')*", block, re.MULTILINE)
 ]
+MAKES = ("/jobs", "/jobs/batch", "/admin/api-keys")
+A_KEY = text(
+    "INSERT INTO api_keys (prefix, secret_hash, name, scopes, created_by) "
+    "VALUES ('0123456789', sha256('secret'), 'old', '{jobs:read}', 'tester')"
+)
 
 
 def parse(command: str, headers: dict[str, str]) -> httpx.Request:
@@ -53,7 +60,7 @@ def parse(command: str, headers: dict[str, str]) -> httpx.Request:
 
 
 def test_the_page_shows_every_endpoint() -> None:
-    assert len(COMMANDS) == 11
+    assert len(COMMANDS) == 14
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -64,9 +71,10 @@ async def test_a_command_of_the_page_works(
     status = "PENDING" if "/cancel" in command else "DEAD_LETTER"
     async with app.state.service.database.sessions.begin() as session:
         await add(session, id=42, status=status)
+        await session.execute(A_KEY)
     answer = await client.send(request)
-    enqueues = urlsplit(str(request.url)).path in ("/jobs", "/jobs/batch")
-    expected = 201 if enqueues else 204 if request.method == "DELETE" else 200
+    makes = request.method == "POST" and urlsplit(str(request.url)).path in MAKES
+    expected = 201 if makes else 204 if request.method == "DELETE" else 200
     assert answer.status_code == expected, answer.text
 
 
@@ -78,3 +86,26 @@ async def test_the_problem_of_the_page_is_one_that_is_sent(
         "/jobs", json={"job_type": "m", "priority": 10}, headers=auth("admin")
     )
     assert answer.json() | {"request_id": shown["request_id"]} == shown
+
+
+def test_the_page_says_what_each_role_may_do() -> None:
+    columns = (
+        Permission.JOBS_WRITE,
+        Permission.JOBS_READ,
+        Permission.ADMIN_READ,
+        Permission.ADMIN_OPERATE,
+        Permission.KEYS_MANAGE,
+    )
+    shown = {
+        role: tuple(cell.strip() == "yes" for cell in cells.split("|")[:5])
+        for role, cells in re.findall(r"^\| `(\w+)` \|(.*)\|$", PAGE, re.MULTILINE)
+        if role in [str(role) for role in ROLE_PERMISSIONS]
+    }
+    assert shown == {
+        str(role): tuple(permission in granted for permission in columns)
+        for role, granted in ROLE_PERMISSIONS.items()
+    }
+
+
+def test_the_page_names_every_permission() -> None:
+    assert [name for name in Permission if f"`{name}`" not in PAGE] == []

@@ -1,6 +1,9 @@
 """The metrics: names, bounds, and figures that can be trusted."""
 
+import ast
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY, generate_latest
@@ -8,6 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.observability import metrics
 from service.observability.metrics import OTHER, LabelBound, QueueReading
+
+SOURCE = Path(metrics.__file__).parents[1]
 
 
 def sample(name: str, **labels: str) -> float | None:
@@ -109,3 +114,45 @@ def test_every_metric_is_in_the_catalogue_with_a_line_of_documentation() -> None
     assert exposed == set(catalogue)
     assert all(doc.documentation.endswith(".") for doc in catalogue.values())
     assert catalogue["finmind_job_events_total"].labels == ("event", "job_type", "status")
+
+
+def words_given_to(function: str, position: int = 0) -> set[str]:
+    """The texts that stand in one argument of every call of `function` in the service."""
+    return {
+        part.value
+        for file in SOURCE.rglob("*.py")
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] == function
+        for part in ast.walk(call.args[position])
+        if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    }
+
+
+def outcomes_counted() -> set[str]:
+    """The events that the settler makes of outcomes."""
+    (function,) = (
+        node
+        for node in ast.walk(ast.parse((SOURCE / "jobs" / "settler.py").read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name == "_event_of"
+    )
+    returned = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
+    return {ast.literal_eval(value.elts[0]) for value in returned if isinstance(value, ast.Tuple)}
+
+
+@pytest.mark.parametrize(
+    ("name", "counted"),
+    [
+        ("finmind_job_events_total", words_given_to("record_event") | outcomes_counted()),
+        ("finmind_reminder_events_total", words_given_to("reminder_event")),
+        (
+            "finmind_job_batch_size",
+            words_given_to("observe_batch") | words_given_to("_flush_one", 2),
+        ),
+    ],
+    ids=str,
+)
+def test_the_catalogue_names_what_is_counted_and_nothing_else(name: str, counted: set[str]) -> None:
+    (documentation,) = (doc.documentation for doc in metrics.catalogue() if doc.name == name)
+    named = re.match(r"[^:]+: ([\w, ]+)", documentation)
+    assert named is not None
+    assert set(named[1].split(", ")) == counted
