@@ -37,8 +37,8 @@ class WorkerState(Protocol):
         """Whether all of its loops run."""
 
     @property
-    def last_loop_at(self) -> float | None:
-        """When its claimer last went round, on the monotonic clock; None before the first."""
+    def last_loop_at(self) -> float:
+        """When its claimer last went round, on the monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +207,7 @@ class HealthChecks:
             return Check("worker", ok=True, detail="runs none (started without a worker)")
         if not worker.alive:
             return Check("worker", ok=False, detail="a loop of the worker does not run")
-        last = worker.last_loop_at
-        if last is None:
-            return Check("worker", ok=True, detail="starting")
-        age = time.monotonic() - last
+        age = time.monotonic() - worker.last_loop_at
         if age > self._loop_limit:
             return Check("worker", ok=False, detail=f"has not looked for jobs for {age:.0f} s")
         return Check("worker", ok=True, detail="looks for jobs")
