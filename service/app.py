@@ -147,7 +147,6 @@ def create_app(
     app.state.service = service
     app.state.authenticator = service.authenticator
     app.state.health = service.health
-    app.state.settings = settings
     app.include_router(health.router)
     if api:
         for router in (jobs.router, admin.router, api_keys.router, reminders.router):
