@@ -9,9 +9,9 @@ from fastapi import FastAPI
 
 from service.api import admin, api_keys, health, jobs
 from service.api.docs import add_docs
+from service.api.error_handlers import register_problem_handlers
 from service.api.middleware import RequestShell
 from service.api.openapi import DESCRIPTION, TAGS, use_problem_schemas
-from service.api.problems import register_problem_handlers
 from service.auth.authenticator import Authenticator
 from service.db.engine import Database
 from service.db.migrate import upgrade

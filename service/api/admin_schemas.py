@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.api.cursors import MAX_CURSOR_CHARS
+from service.api.patterns import NO_NUL
 from service.api.schemas import EXAMPLE_OUT, JobOut, JobSummaryOut, Moment
 from service.jobs.model import HIGHEST_PRIORITY, LOWEST_PRIORITY, BackgroundJob, JobStatus
 
@@ -174,7 +175,7 @@ def _blank_is_unset(values: object) -> object:
     return {name: value for name, value in values.items() if value not in ("", [""], [])}
 
 
-Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+Text = Annotated[str, Field(pattern=NO_NUL)]
 
 
 class JobQuery(BaseModel):

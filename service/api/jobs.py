@@ -6,6 +6,7 @@ from fastapi import APIRouter, Header, Path, Request, Response, Security
 from pydantic_core import to_json
 
 from service.api.direct import direct_route
+from service.api.patterns import VISIBLE_ASCII
 from service.api.problems import problem_responses
 from service.api.schemas import BatchIn, BatchOut, JobIn, JobOut
 from service.api.session import AppSettings, Session, transaction
@@ -31,7 +32,7 @@ Key = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
+        pattern=VISIBLE_ASCII,
         description="Names this request, 1 to 255 visible ASCII characters. Sent again with the "
         "same body within `IDEMPOTENCY_KEY_HOURS` it enqueues nothing and finds what it made.",
         examples=["5a1f7c0e-order-4711"],

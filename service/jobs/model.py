@@ -17,6 +17,7 @@ HIGHEST_PRIORITY: Final = 0
 LOWEST_PRIORITY: Final = 9
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$"
 """What a queue or a job type may be called; the table checks the same."""
+NAME_RULE: Final = "1 to 100 letters, digits or _ . : - with a letter or digit first"
 
 
 class JobStatus(StrEnum):

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from service.errors import ConfigurationError
 from service.jobs.backoff import Backoff
-from service.jobs.model import NAME_PATTERN
+from service.jobs.model import NAME_PATTERN, NAME_RULE
 
 Handler = Callable[..., Awaitable[Any]] | Callable[..., Any]
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
@@ -88,10 +88,7 @@ class Registry:
         """Take `spec` in; see `handler` for what is refused."""
         name = spec.job_type
         if not fullmatch(NAME_PATTERN, name):
-            raise ConfigurationError(
-                f"job type {name!r}: expected 1 to 100 letters, digits or _ . : - "
-                "with a letter or digit first"
-            )
+            raise ConfigurationError(f"job type {name!r}: expected {NAME_RULE}")
         if spec.queue is not None and not fullmatch(NAME_PATTERN, spec.queue):
             raise ConfigurationError(f"handler {name!r}: bad queue name {spec.queue!r}")
         if spec.timeout_seconds is not None and not spec.timeout_seconds > 0:

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Path, Query, Request, Response, Security, status
 
 from service.api.cursors import MAX_CURSOR_CHARS, decode_cursor, encode_cursor
+from service.api.patterns import NO_NUL
 from service.api.problems import problem_responses
 from service.api.session import AppSettings, Session, transaction
 from service.auth.dependencies import RequirePermission, require
@@ -92,7 +93,7 @@ async def list_reminders(
         Query(
             min_length=1,
             max_length=MAX_USER_ID_CHARS,
-            pattern=r"^[^\x00]*$",
+            pattern=NO_NUL,
             description="Only this user's; others' need `reminders:all`.",
         ),
     ] = None,

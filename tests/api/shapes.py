@@ -13,6 +13,7 @@ TITLES = {
     404: "Not found",
     409: "Conflict",
     413: "Body too large",
+    415: "Unsupported media type",
     422: ("Invalid input", "Payload not storable"),
     503: "Unavailable",
 }

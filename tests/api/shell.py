@@ -12,8 +12,8 @@ from fastapi import Body, FastAPI, Request
 from prometheus_client import REGISTRY
 from pydantic import BaseModel, Field
 
+from service.api.error_handlers import register_problem_handlers
 from service.api.middleware import RequestShell
-from service.api.problems import register_problem_handlers
 from service.settings import Settings
 
 

@@ -59,11 +59,11 @@ async def test_a_key_cannot_make_one_that_may_do_more(
     [
         ({"name": ""}, "body.name"),
         ({"name": "x" * 101}, "body.name"),
-        ({"name": "a\nb"}, "name"),
+        ({"name": "a\nb"}, "body.name"),
         ({"scopes": []}, "body.scopes"),
         ({"scopes": ["everything"]}, "body.scopes.0"),
-        ({"expires_at": "2001-01-01T00:00:00Z"}, "expires_at"),
-        ({"expires_at": "2090-01-01T00:00:00"}, "expires_at"),
+        ({"expires_at": "2001-01-01T00:00:00Z"}, "body.expires_at"),
+        ({"expires_at": "2090-01-01T00:00:00"}, "body.expires_at"),
         ({"role": "admin"}, "body.role"),
     ],
 )

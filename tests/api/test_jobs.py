@@ -130,7 +130,7 @@ REFUSED: list[Any] = [
     (JOB | {"run_at": "2030-01-01T00:00:00Z", "delay_seconds": 1}, "body"),
     (JOB | {"unique_key": ""}, "body.unique_key"),
     (JOB | {"unique_key": "k" * 256}, "body.unique_key"),
-    (JOB | {"unique_key": "a\x00b"}, "unique_key"),
+    (JOB | {"unique_key": "a\x00b"}, "body.unique_key"),
     (JOB | {"backoff": {"factor": 0.5}}, "body.backoff.factor"),
     (JOB | {"status": "SUCCESS"}, "body.status"),
     (JOB | {"jobtype": "x"}, "body.jobtype"),
@@ -343,7 +343,7 @@ async def test_a_batch_is_enqueued_in_order(
 @pytest.mark.parametrize(
     ("bad", "field"),
     [
-        ({"job_type": "mail", "payload": {"x": "\x00"}}, "jobs.1.payload"),
+        ({"job_type": "mail", "payload": {"x": "\x00"}}, "body.jobs.1.payload"),
         ({"job_type": "mail", "priority": 10}, "body.jobs.1.priority"),
         ({"job_type": "-"}, "body.jobs.1.job_type"),
     ],

@@ -10,8 +10,8 @@ from tests.api.conftest import Auth
 from tests.api.shapes import assert_problem
 
 OPERATIONS = {
-    ("/jobs", "post"): {200, 201, 400, 401, 403, 409, 413, 422, 503},
-    ("/jobs/batch", "post"): {200, 201, 400, 401, 403, 409, 413, 422, 503},
+    ("/jobs", "post"): {200, 201, 400, 401, 403, 409, 413, 415, 422, 503},
+    ("/jobs/batch", "post"): {200, 201, 400, 401, 403, 409, 413, 415, 422, 503},
     ("/jobs/{job_id}", "get"): {200, 401, 403, 404, 422, 503},
     ("/admin/jobs", "get"): {200, 401, 403, 422, 503},
     ("/admin/jobs/stats", "get"): {200, 401, 403, 503},

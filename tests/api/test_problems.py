@@ -7,9 +7,10 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from fastapi import Request
 from sqlalchemy import text
 
-from service.api.problems import database_problem
+from service.api.outages import database_problem
 from service.db.engine import Database
 from service.errors import (
     ConfigurationError,
@@ -22,6 +23,7 @@ from service.errors import (
     Unauthenticated,
     Unavailable,
 )
+from service.jobs import enqueue
 from service.settings import Settings
 from tests.api.shell import sample, shell_client
 
@@ -76,7 +78,7 @@ async def test_each_error_of_ours_has_its_status_and_type(
 async def test_an_invalid_value_is_named(settings: Settings) -> None:
     response = await answer(settings, raising(InvalidInput("expected 0 to 9", field="priority")))
     assert response.json()["errors"] == [
-        {"field": "priority", "message": "expected 0 to 9", "type": "invalid-input"}
+        {"field": "body.priority", "message": "expected 0 to 9", "type": "invalid-input"}
     ]
 
 
@@ -135,6 +137,12 @@ async def cut_connection(database: Database) -> None:
         await session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
 
+async def cut_connection_after_an_enqueue(database: Database) -> None:
+    async with database.sessions.begin() as session:
+        await enqueue(session, "mail")
+    await cut_connection(database)
+
+
 async def cut_link(database: Database) -> None:
     await database.link().fetch("SELECT pg_terminate_backend(pg_backend_pid())")
 
@@ -150,8 +158,9 @@ async def busy_pool(database: Database) -> None:
 @pytest.mark.parametrize(
     ("fail", "words"),
     [
-        (slow_statement, "Narrow the filter"),
+        (slow_statement, "did not answer in time. Try again"),
         (cut_connection, "cannot answer just now"),
+        (cut_connection_after_an_enqueue, "cannot answer just now"),
         (cut_link, "cannot answer just now"),
         (busy_pool, "connection of this process is busy"),
     ],
@@ -201,9 +210,12 @@ async def test_a_mistake_of_ours_in_sql_is_500_and_tells_no_statement(
 
 
 def test_wrong_arguments_to_the_driver_are_our_mistake() -> None:
-    assert database_problem(asyncpg.DataError("invalid input for query argument")) is None
-    assert database_problem(asyncpg.InterfaceError("another operation is in progress")) is None
-    assert database_problem(asyncpg.InterfaceError("connection is closed")) is not None
+    request = Request({"type": "http", "method": "GET"})
+    wrong = asyncpg.DataError("invalid input for query argument")
+    assert database_problem(wrong, request) is None
+    busy = asyncpg.InterfaceError("another operation is in progress")
+    assert database_problem(busy, request) is None
+    assert database_problem(asyncpg.InterfaceError("connection is closed"), request) is not None
 
 
 async def test_every_refused_value_is_listed_and_none_is_echoed(settings: Settings) -> None:

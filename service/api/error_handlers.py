@@ -1,0 +1,153 @@
+"""Every error of the application becomes a problem here, and nowhere else."""
+
+from http import HTTPStatus
+from typing import Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from service.api.outages import database_problem, sqlstate_of
+from service.api.problems import problem_response, request_id_of
+from service.api.refusals import body_is_no_json, field_path, refused_values
+from service.auth.dependencies import RequirePermission
+from service.db.engine import DATABASE_ERRORS
+from service.errors import (
+    FinMindError,
+    Forbidden,
+    InvalidInput,
+    Unauthenticated,
+    Unavailable,
+)
+from service.observability.logging import get_logger
+from service.observability.metrics import record_database_error
+
+REALM: Final = "finmind-jobs"
+MAX_TEXT: Final = 500
+
+_log = get_logger(__name__)
+
+
+def www_authenticate(error: FinMindError) -> str | None:
+    """The challenge of RFC 6750 §3 for a refused credential."""
+    if isinstance(error, Unauthenticated):
+        challenge = f'Bearer realm="{REALM}"'
+        return challenge + ', error="invalid_token"' if error.credential_given else challenge
+    if isinstance(error, Forbidden):
+        challenge = f'Bearer realm="{REALM}", error="insufficient_scope"'
+        return f'{challenge}, scope="{error.scope}"' if error.scope else challenge
+    return None
+
+
+def register_problem_handlers(app: FastAPI) -> None:
+    """Answer every error of this application as a problem."""
+    app.add_exception_handler(FinMindError, _on_finmind_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(SQLAlchemyError, _on_database_error)
+    for kind in DATABASE_ERRORS:
+        app.add_exception_handler(kind, _on_database_error)
+
+
+async def _on_finmind_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, FinMindError)
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, Unavailable):
+        raise error
+    headers: dict[str, str] = {}
+    challenge = www_authenticate(error)
+    if challenge is not None:
+        headers["WWW-Authenticate"] = challenge
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    errors = None
+    if isinstance(error, InvalidInput):
+        field = {"field": field_path(error.field), "message": error.detail, "type": error.slug}
+        errors = [field]
+    return problem_response(
+        error.status,
+        error.detail,
+        headers=headers,
+        request_id=request_id_of(request),
+        title=error.title,
+        slug=error.slug,
+        errors=errors,
+    )
+
+
+async def _refusal_of_policy(request: Request) -> Response | None:
+    """The 401 or 403 that comes before any word about the body.
+
+    FastAPI parses JSON before it asks for credentials; who may not send a body is not told what is
+    wrong with it.
+    """
+    dependant = getattr(request.scope.get("route"), "dependant", None)
+    for dependency in getattr(dependant, "dependencies", ()):
+        if isinstance(dependency.call, RequirePermission):
+            try:
+                await dependency.call.authorise(request)
+            except FinMindError as refused:
+                return await _on_finmind_error(request, refused)
+    return None
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        # FastAPI says so of a body that it could not parse.
+        refusal = await _refusal_of_policy(request)
+        if refusal is not None:
+            return refusal
+    return problem_response(
+        error.status_code,
+        _http_detail(request, error),
+        headers=error.headers,
+        request_id=request_id_of(request),
+    )
+
+
+def _http_detail(request: Request, error: HTTPException) -> str:
+    path = request.url.path[:MAX_TEXT]
+    if error.status_code == HTTPStatus.NOT_FOUND and error.detail == HTTPStatus.NOT_FOUND.phrase:
+        return f"There is nothing at {path}."
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return f"{path} does not take {request.method}."
+    return str(error.detail)
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    refusal = await _refusal_of_policy(request)
+    if refusal is not None:
+        return refusal
+    found = error.errors()
+    if body_is_no_json(request, found):
+        return problem_response(
+            415,
+            "Send the body as JSON, with the header Content-Type: application/json.",
+            request_id=request_id_of(request),
+        )
+    errors = refused_values(request, found)
+    count = "One value was" if len(found) == 1 else f"{len(found)} values were"
+    first = errors[0]
+    return problem_response(
+        422,
+        f"{count} refused; the first: {first['field']}: {first['message']}",
+        request_id=request_id_of(request),
+        errors=errors,
+    )
+
+
+async def _on_database_error(request: Request, error: Exception) -> Response:
+    problem = database_problem(error, request)
+    if problem is None:
+        raise error
+    record_database_error("request")
+    _log.warning(
+        "database_unavailable",
+        path=request.url.path,
+        error_type=type(error).__name__,
+        sqlstate=sqlstate_of(error),
+    )
+    return await _on_finmind_error(request, problem)

@@ -1,0 +1,91 @@
+"""What is wrong with a request, value by value, in words that say what to send instead."""
+
+import email.message
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, get_args
+
+from fastapi import Request
+from pydantic import BaseModel
+
+from service.api.patterns import RULES
+
+MAX_ERRORS: Final = 50
+MAX_TEXT: Final = 500
+PLACES: Final = frozenset({"body", "query", "path", "header"})
+
+_BODY_SUBTYPE: Final = re.compile(r"json|.*\+json", re.IGNORECASE)
+
+
+def field_path(field: str | None) -> str:
+    """The path of a value that the domain refused: it stands in the body unless it says otherwise."""
+    if not field:
+        return "body"
+    return field if field.partition(".")[0] in PLACES else f"body.{field}"
+
+
+def refused_values(request: Request, found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The first of the refused values: path, what was expected, a stable word. No value is echoed."""
+    return [
+        {
+            "field": _path(item)[:MAX_TEXT],
+            "message": _message(request, item)[:MAX_TEXT],
+            "type": str(item["type"]),
+        }
+        for item in found[:MAX_ERRORS]
+    ]
+
+
+def body_is_no_json(request: Request, found: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the body was refused as a whole because its Content-Type is not JSON's."""
+    if not any(list(item["loc"]) == ["body"] and item["type"] != "missing" for item in found):
+        return False
+    message = email.message.Message()
+    message["content-type"] = request.headers.get("content-type", "text/plain")
+    subtype = message.get_content_subtype()
+    return not (
+        message.get_content_maintype() == "application" and _BODY_SUBTYPE.fullmatch(subtype)
+    )
+
+
+def _path(item: Mapping[str, Any]) -> str:
+    # The place in the text of a body that is no JSON is told in the message.
+    place = item["loc"][:1] if item["type"] == "json_invalid" else item["loc"]
+    return ".".join(str(part) for part in place)
+
+
+def _message(request: Request, item: Mapping[str, Any]) -> str:
+    context = item.get("ctx") or {}
+    match item["type"]:
+        case "json_invalid":
+            where = f" (at character {item['loc'][1]})" if len(item["loc"]) > 1 else ""
+            return f"The body is not JSON: {context.get('error', 'malformed')}{where}"
+        case "missing" if list(item["loc"]) == ["body"]:
+            return "A JSON body is required"
+        case "extra_forbidden":
+            allowed = _allowed(request, item["loc"])
+            return f"Unknown: expected one of {', '.join(allowed)}" if allowed else "Unknown"
+        case "string_pattern_mismatch" if rule := RULES.get(context.get("pattern", "")):
+            return f"Expected {rule}"
+    return str(item["msg"]).removeprefix("Value error, ")
+
+
+def _allowed(request: Request, path: Sequence[int | str]) -> list[str]:
+    """The names that would have been known where the last one of `path` stands."""
+    dependant = getattr(request.scope.get("route"), "dependant", None)
+    params = list(getattr(dependant, f"{path[0]}_params", ()))
+    if len(params) != 1:
+        return []
+    model = _model_in(params[0].field_info.annotation)
+    for part in path[1:-1]:
+        if isinstance(part, str) and model is not None:
+            field = model.model_fields.get(part)
+            model = None if field is None else _model_in(field.annotation)
+    return [] if model is None else list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model in an annotation: itself, or in `list[…]` and `… | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)

@@ -1,0 +1,92 @@
+"""A refused request says what to send instead."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.conftest import Auth
+from tests.api.shapes import assert_problem
+
+
+def only_error(answer: httpx.Response) -> dict[str, Any]:
+    (error,) = assert_problem(answer, 422)["errors"]
+    assert isinstance(error, dict)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field", "words"),
+    [
+        ("/jobs", {"job_type": "m", "colour": 1}, "body.colour", "job_type, payload, queue"),
+        (
+            "/jobs/batch",
+            {"jobs": [{"job_type": "m", "backoff": {"base": 1}}]},
+            "body.jobs.0.backoff.base",
+            "base_seconds, factor, cap_seconds, jitter",
+        ),
+        ("/jobs", {"job_type": "a b"}, "body.job_type", "letters, digits or _ . : -"),
+        ("/jobs", {"job_type": "m", "queue": ""}, "body.queue", "with a letter or digit first"),
+        ("/jobs", {"job_type": "m", "payload": {"x": "\0"}}, "body.payload", "NUL"),
+    ],
+    ids=["unknown", "unknown-deep", "job_type", "queue", "payload"],
+)
+async def test_a_refused_field_says_what_is_allowed_and_where_it_stands(
+    client: httpx.AsyncClient, auth: Auth, path: str, body: Any, field: str, words: str
+) -> None:
+    error = only_error(await client.post(path, json=body, headers=auth("service")))
+    assert error["field"] == field
+    assert words in error["message"]
+    assert "^[" not in error["message"]
+
+
+async def test_an_unknown_filter_names_those_there_are(
+    client: httpx.AsyncClient, auth: Auth
+) -> None:
+    error = only_error(await client.get("/admin/jobs?state=FAILED", headers=auth("viewer")))
+    assert error["field"] == "query.state"
+    assert "status, job_type, queue" in error["message"]
+
+
+async def test_a_key_with_spaces_is_refused_in_words(client: httpx.AsyncClient, auth: Auth) -> None:
+    headers = auth("service") | {"idempotency-key": "a b"}
+    error = only_error(await client.post("/jobs", json={"job_type": "m"}, headers=headers))
+    assert error["field"] == "header.Idempotency-Key"
+    assert "without spaces" in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/jobs/batch", "/reminders", "/admin/api-keys"])
+@pytest.mark.parametrize("media_type", [None, "text/plain", "application/x-www-form-urlencoded"])
+async def test_a_body_of_another_content_type_is_415_and_says_which_to_send(
+    client: httpx.AsyncClient, auth: Auth, path: str, media_type: str | None
+) -> None:
+    headers = auth("admin") | ({} if media_type is None else {"content-type": media_type})
+    answer = await client.post(path, content=b'{"job_type": "m"}', headers=headers)
+    problem = assert_problem(answer, 415)
+    assert "Content-Type: application/json" in problem["detail"]
+
+
+@pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "application/x+json"])
+async def test_every_spelling_of_json_is_taken(
+    client: httpx.AsyncClient, auth: Auth, media_type: str
+) -> None:
+    headers = auth("service") | {"content-type": media_type}
+    assert (
+        await client.post("/jobs", content=b'{"job_type": "m"}', headers=headers)
+    ).status_code == 201
+    error = only_error(await client.post("/jobs", content=b"[]", headers=headers))
+    assert error["field"] == "body"
+
+
+async def test_a_broken_body_is_refused_as_a_whole_and_says_where_it_breaks(
+    client: httpx.AsyncClient, auth: Auth
+) -> None:
+    headers = auth("service") | {"content-type": "application/json"}
+    error = only_error(await client.post("/jobs", content=b'{"job_type": }', headers=headers))
+    assert error["field"] == "body"
+    assert "at character 13" in error["message"]
+
+
+async def test_a_missing_body_is_asked_for(client: httpx.AsyncClient, auth: Auth) -> None:
+    error = only_error(await client.post("/jobs", headers=auth("service")))
+    assert (error["field"], error["message"]) == ("body", "A JSON body is required")
