@@ -1,0 +1,123 @@
+"""Every lane is found: beside a backlog, beyond the first thousand, without being told of."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from service.db.engine import Database
+from service.jobs import NewJob, Registry, enqueue_batch, process_due_jobs
+from service.jobs.lanes import MAX_LANES, Lanes
+from service.jobs.maintenance import Maintenance
+from service.jobs.slots import Slots
+from service.jobs.store import Lane, LaneHead
+from tests.jobs.claims import claim
+from tests.jobs.conftest import Put, Quick, StartWorker
+from tests.jobs.waiting import occurs, until_ended, until_true
+
+DAY = 86_400
+
+
+async def crowd(sql: Any) -> None:
+    """More lanes than one listing takes, none of them due; they sort before `z`."""
+    jobs = [NewJob("mail", queue=f"q{n:04}", delay_seconds=DAY) for n in range(MAX_LANES + 100)]
+    await enqueue_batch(sql, jobs)
+
+
+# -- beside a backlog -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("listen", [True, False], ids=["listening", "polling"])
+async def test_a_worker_with_a_backlog_finds_what_came_into_other_queues(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker, listen: bool
+) -> None:
+    begun, urgent, delayed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    events = {"backlog": begun, "urgent": urgent, "delayed": delayed}
+
+    @handlers.handler("mail")
+    async def handle(payload: Any) -> None:
+        events[payload].set()
+        await asyncio.sleep(0.01)  # work that makes the backlog last
+
+    await enqueue_batch(sql, [NewJob("mail", "backlog") for _ in range(8_000)])
+    await start_worker(
+        worker_concurrency=4, database_listen=listen, poll_max_seconds=1.0, sweep_seconds=5
+    )
+    await occurs(begun)
+    # By a driver's connection: nobody is told of them.
+    await put("mail", "delayed", queue="third", delay_seconds=0.3)
+    await put("mail", "urgent", queue="other", priority=0)
+    await occurs(urgent, seconds=5)
+    await occurs(delayed, seconds=5)
+    assert await sql.fetchval("SELECT count(*) FROM jobs_live WHERE queue = 'default'") > 1_000
+
+
+# -- beyond the first thousand --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("queues", ["*", "z"])
+async def test_a_due_job_behind_a_thousand_lanes_is_run(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker, queues: str
+) -> None:
+    handlers.handler("mail")(lambda _: None)
+    await crowd(sql)
+    job_id = await put("mail", queue="z")
+    await start_worker(worker_queues=queues)
+    assert (await until_ended(sql, job_id))["status"] == "SUCCESS"
+
+
+@pytest.mark.parametrize("queues", ["*", "z"])
+async def test_a_pass_comes_to_every_lane(
+    database: Database, handlers: Registry, put: Put, sql: Any, quick: Quick, queues: str
+) -> None:
+    handlers.handler("mail")(lambda _: None)
+    await crowd(sql)
+    first, last = await put("mail", queue="a"), await put("mail", queue="z")
+    nobodys = await put("nobodys", queue="z")
+    summary = await process_due_jobs(
+        database, settings=quick(worker_queues=queues), handlers=handlers
+    )
+    ended = await sql.fetch("SELECT id, status FROM background_jobs WHERE finished_at IS NOT NULL")
+    expected = {last: "SUCCESS", nobodys: "FAILED"} | ({first: "SUCCESS"} if queues == "*" else {})
+    assert dict(ended) == expected
+    assert (summary.processed, summary.failed) == (len(expected), 1)
+
+
+async def test_unserved_types_behind_a_thousand_lanes_fail(
+    database: Database, handlers: Registry, put: Put, sql: Any, quick: Quick
+) -> None:
+    await crowd(sql)
+    job_id = await put("nobodys", queue="z")
+    leader = Maintenance(database, quick(unknown_type_grace_seconds=0), handlers=handlers)
+    assert await leader._lead()
+    await leader.do_duties()
+    await leader.do_duties()
+    await leader.close()
+    assert (await until_ended(sql, job_id))["status"] == "FAILED"
+
+
+async def test_a_lane_with_a_backlog_is_kept_while_a_listing_goes_on_behind_it(
+    database: Database, sql: Any
+) -> None:
+    lanes = Lanes(("*",), Slots(10))
+    busy, behind = Lane("default", 2), Lane("z", 2)
+    await enqueue_batch(sql, [NewJob("mail") for _ in range(20)])
+    lanes.replace([LaneHead(busy, -1.0)])
+    for _ in range(3):
+        jobs = await claim(database, ["mail"], limit=5)
+        lanes.claimed(jobs, from_floor=False, full=False)
+        lanes.replace([LaneHead(behind, -1.0)])
+        assert set(lanes.known()) == {busy, behind}
+    # It brought nothing since: gone, unless it is listed.
+    lanes.replace([LaneHead(behind, 9.0)])
+    assert lanes.known() == [behind]
+
+
+async def test_a_worker_forgets_lanes_that_are_empty(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    handlers.handler("mail")(lambda _: None)
+    worker = await start_worker()
+    for n in range(20):
+        await until_ended(sql, await put("mail", queue=f"q{n}"))
+    await until_true(lambda: worker._engine.claimer._lanes.known() == [])
