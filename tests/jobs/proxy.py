@@ -15,6 +15,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._port = 0
         self._lose_answer_to: bytes | None = None
+        self._cut_after = True
         self.lost = asyncio.Event()
         """Set once an answer was lost."""
 
@@ -42,9 +43,13 @@ class Proxy:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._server.wait_closed()
 
-    def lose_answer_to(self, text: bytes) -> None:
-        """Pass on the next request that holds `text`, swallow its answer, and cut its connection."""
+    def lose_answer_to(self, text: bytes, *, cut: bool = True) -> None:
+        """Pass on the next request that holds `text` and swallow its answer.
+
+        Its connection is cut then, or with `cut=False` answers nothing any more.
+        """
         self._lose_answer_to = text
+        self._cut_after = cut
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -87,7 +92,9 @@ class Proxy:
         while data := await reader.read(65536):
             if losing.is_set():
                 self.lost.set()
-                raise EOFError
+                if self._cut_after:
+                    raise EOFError
+                continue
             writer.write(data)
             await writer.drain()
         raise EOFError
