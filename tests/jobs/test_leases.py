@@ -286,3 +286,31 @@ async def test_a_worker_that_cannot_extend_a_lease_cancels_its_handler_before_th
     assert stopped - started < lease_seconds
     job = await until_job(sql, job_id, where="attempts = 1 AND status = 'RUNNING'")
     assert job["errors"] is None
+
+
+async def test_an_attempt_interrupted_for_want_of_a_heartbeat_burns_nothing(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    running, cancelled = asyncio.Event(), asyncio.Event()
+    attempts = []
+
+    @handlers.handler("mail", max_retries=0)
+    async def handle(payload: Any, ctx: JobContext) -> None:
+        attempts.append(ctx.attempt)
+        if cancelled.is_set():
+            return
+        running.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise OSError("the driver was interrupted") from None
+
+    job_id = await put("mail")
+    await start_worker(lease_seconds=3.0, heartbeat_seconds=1.0)
+    await occurs(running)
+    async with sql.transaction():
+        await sql.execute("SELECT 1 FROM jobs_live WHERE id = $1 FOR UPDATE", job_id)
+        await occurs(cancelled)
+    job = await until_ended(sql, job_id)
+    assert (job["status"], job["errors"], attempts) == ("SUCCESS", None, [1, 1])

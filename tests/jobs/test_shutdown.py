@@ -3,7 +3,17 @@
 import asyncio
 from typing import Any
 
-from service.jobs import JobContext, NewJob, Registry, enqueue_batch
+import pytest
+
+from service.jobs import (
+    JobContext,
+    NewJob,
+    PermanentError,
+    Registry,
+    RetryAfter,
+    Snooze,
+    enqueue_batch,
+)
 from tests.jobs.conftest import Put, StartWorker
 from tests.jobs.waiting import occurs, until_ended
 
@@ -185,3 +195,65 @@ async def test_a_worker_that_stopped_says_so(
     assert await sql.fetchval(stopped, worker.name) is False
     await worker.stop()
     assert await sql.fetchval(stopped, worker.name) is True
+
+
+async def interrupted(running: asyncio.Event, error: BaseException) -> None:
+    """What a handler does whose driver makes an error of its own of a cancellation."""
+    running.set()
+    try:
+        await asyncio.get_running_loop().create_future()
+    except asyncio.CancelledError:
+        raise error from None
+
+
+@pytest.mark.parametrize("error", [OSError("cut"), RetryAfter(60)], ids=lambda e: type(e).__name__)
+async def test_an_attempt_interrupted_by_a_stop_burns_nothing_whatever_its_handler_raises(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker, error: Exception
+) -> None:
+    running = asyncio.Event()
+
+    @handlers.handler("mail", max_retries=0)
+    async def handle(payload: Any) -> None:
+        await interrupted(running, error)
+
+    job_id = await put("mail")
+    worker = await start_worker(shutdown_grace_seconds=0)
+    await occurs(running)
+    await worker.stop()
+    job = await row(sql, job_id)
+    assert (job["status"], job["attempts"], job["errors"]) == ("PENDING", 0, None)
+
+
+async def test_a_handler_that_knows_at_a_stop_that_no_retry_helps_is_believed(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    running = asyncio.Event()
+
+    @handlers.handler("mail")
+    async def handle(payload: Any) -> None:
+        await interrupted(running, PermanentError("no use"))
+
+    job_id = await put("mail")
+    worker = await start_worker(shutdown_grace_seconds=0)
+    await occurs(running)
+    await worker.stop()
+    job = await row(sql, job_id)
+    assert (job["status"], job["last_error"]) == ("FAILED", "PermanentError: no use")
+
+
+async def test_a_handler_that_snoozes_at_a_stop_is_due_when_it_said(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    running = asyncio.Event()
+
+    @handlers.handler("mail", max_retries=0)
+    async def handle(payload: Any) -> None:
+        await interrupted(running, Snooze(3600))
+
+    job_id = await put("mail")
+    worker = await start_worker(shutdown_grace_seconds=0)
+    await occurs(running)
+    await worker.stop()
+    job = await row(sql, job_id)
+    assert (job["status"], job["attempts"]) == ("PENDING", 0)
+    assert (job["next_run_at"] - job["created_at"]).total_seconds() >= 3600
