@@ -4,8 +4,10 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from service.db.engine import Database
-from service.jobs import NewJob, Registry, enqueue_batch, store
+from service.jobs import NewJob, Registry, claimer, enqueue_batch, store
 from service.jobs.lanes import Lanes
 from service.jobs.slots import Slots
 from service.jobs.store import NO_FLOOR, Floor, Lane, LaneRequest
@@ -268,3 +270,43 @@ async def test_every_claim_is_a_hot_update_that_writes_no_index_entry(
     row = await until(counted)
     assert (row["n_tup_upd"], row["n_tup_hot_upd"]) == (jobs, jobs)
     assert await sql.fetchval(sizes) == before
+
+
+async def test_a_dear_claim_that_finds_nothing_is_followed_by_a_rest_in_proportion(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    recorder(handlers, "ours")
+    worker = await start_worker(poll_min_seconds=10, poll_max_seconds=60)
+    engine_claimer = worker._engine.claimer
+    worker.stop_claiming()
+    await worker._claims.join(timeout_seconds=5)
+    await put("foreign", {"n": 1})
+    await engine_claimer.list_lanes()
+    monkeypatch.setattr(claimer, "DEAR_CLAIM_SECONDS", 10**9)
+    assert await engine_claimer.claim_once(10) == (0, 10)
+    assert engine_claimer.rest_seconds == 0
+    monkeypatch.setattr(claimer, "DEAR_CLAIM_SECONDS", 0)
+    monkeypatch.setattr(claimer, "EMPTY_CLAIM_SHARE", 10**-9)
+    assert await engine_claimer.claim_once(10) == (0, 10)
+    assert engine_claimer.rest_seconds == 0.1  # SWEEP_SECONDS of these tests: no longer than that
+    monkeypatch.setattr(claimer, "EMPTY_CLAIM_SHARE", 1)
+    assert await engine_claimer.claim_once(10) == (0, 10)
+    assert 0 < engine_claimer.rest_seconds <= 0.1
+    await put("ours", {"n": 2})
+    assert await engine_claimer.claim_once(10) == (1, 10)
+    assert engine_claimer.rest_seconds == 0
+
+
+async def test_a_worker_that_rests_stops_at_once(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(claimer, "DEAR_CLAIM_SECONDS", 0)
+    monkeypatch.setattr(claimer, "EMPTY_CLAIM_SHARE", 10**-9)
+    recorder(handlers, "ours")
+    await put("foreign", {"n": 1})
+    worker = await start_worker(sweep_seconds=60)
+    await until_true(lambda: worker._engine.claimer.rest_seconds > 0)
+    async with asyncio.timeout(5):
+        await worker.stop()
