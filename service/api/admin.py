@@ -1,8 +1,10 @@
 """`/admin/jobs`: what operators do. Parse, call, map."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Query, Request, Security
+from fastapi import APIRouter, Depends, Query, Request, Security
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.api.admin_schemas import JobDetail, JobPageOut, JobQuery, ProcessOut, StatsOut
 from service.api.cursors import decode_cursor, encode_cursor
@@ -29,6 +31,25 @@ SCAN_SHARE: Final = 0.4
 """Of the query time-out: how long a list looks for matches that are far apart."""
 
 
+def _stats_cache(request: Request) -> StatsCache:
+    state = request.app.state
+    if not hasattr(state, "stats_cache"):
+        state.stats_cache = StatsCache()
+    cache: StatsCache = state.stats_cache
+    return cache
+
+
+async def _change(request: Request) -> AsyncIterator[AsyncSession]:
+    """The transaction of an action: once it has committed, statistics from before are forgotten."""
+    async with transaction(request) as opened:
+        yield opened
+    _stats_cache(request).forget()
+
+
+# scope="function": see Session.
+Change = Annotated[AsyncSession, Depends(_change, scope="function")]
+
+
 @router.get(
     "/stats",
     operation_id="getJobStats",
@@ -38,18 +59,15 @@ SCAN_SHARE: Final = 0.4
 async def read_stats(request: Request, settings: AppSettings, _: Reader) -> StatsOut:
     """By status, type, queue and day. Finished jobs come from kept counts, live ones are counted.
 
-    Under load an answer may be two seconds old; `as_of` tells.
+    Under load an answer may be two seconds old; `as_of` tells. What an operator did through this
+    process is in every later answer of it.
     """
 
     async def query() -> JobStats:
         async with transaction(request) as session:
             return await get_job_stats(session, cap=settings.count_cap)
 
-    state = request.app.state
-    if not hasattr(state, "stats_cache"):
-        state.stats_cache = StatsCache()
-    cache: StatsCache = state.stats_cache
-    return StatsOut.model_validate(await cache.get(query))
+    return StatsOut.model_validate(await _stats_cache(request).get(query))
 
 
 @router.get(
@@ -114,7 +132,10 @@ async def process_jobs(
     FAILED at once, without the grace that workers give: do not press it in the middle of a deploy.
     """
     passes: Passes = request.app.state.service.passes
-    summary = await passes.run(limit)
+    try:
+        summary = await passes.run(limit)
+    finally:
+        _stats_cache(request).forget()
     return ProcessOut.model_validate(summary)
 
 
@@ -136,7 +157,7 @@ async def read_detail(_: Reader, job_id: Id, session: Session) -> JobDetail:
     responses=problem_responses(404, 409, 422, 503),
 )
 async def retry_job(
-    operator: Operator, job_id: Id, session: Session, settings: AppSettings
+    operator: Operator, job_id: Id, session: Change, settings: AppSettings
 ) -> JobDetail:
     """A DEAD_LETTER or FAILED job becomes PENDING, due now, with all its attempts before it.
 
@@ -155,7 +176,7 @@ async def retry_job(
     summary="Cancel a pending job",
     responses=problem_responses(404, 409, 422, 503),
 )
-async def cancel_pending_job(_: Operator, job_id: Id, session: Session) -> JobDetail:
+async def cancel_pending_job(_: Operator, job_id: Id, session: Change) -> JobDetail:
     """A PENDING job becomes CANCELLED and never runs; 409 for any other status."""
     return JobDetail.of(await cancel_job(session, JobId(job_id)))
 
@@ -167,6 +188,6 @@ async def cancel_pending_job(_: Operator, job_id: Id, session: Session) -> JobDe
     status_code=204,
     responses=problem_responses(404, 409, 422, 503),
 )
-async def remove_job(_: Operator, job_id: Id, session: Session) -> None:
+async def remove_job(_: Operator, job_id: Id, session: Change) -> None:
     """Any but a RUNNING one."""
     await delete_job(session, JobId(job_id))

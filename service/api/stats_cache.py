@@ -20,7 +20,7 @@ class StatsCache:
     """The statistics of one process.
 
     A caller gets an answer whose query began after it asked, or one that is `MAX_KEPT_SECONDS`
-    old at most.
+    old at most; never one from before the last `forget`.
     """
 
     def __init__(self) -> None:
@@ -28,6 +28,11 @@ class StatsCache:
         self._stats: JobStats | None = None
         self._began = 0.0
         self._good_until = 0.0
+        self._forgotten = 0.0
+
+    def forget(self) -> None:
+        """Give nobody who asks from now on an answer from before: an operator changed something."""
+        self._forgotten = time.monotonic()
 
     async def get(self, query: Callable[[], Awaitable[JobStats]]) -> JobStats:
         """The statistics, by `query` where none are kept."""
@@ -35,7 +40,8 @@ class StatsCache:
         async with self._lock:
             began = time.monotonic()
             # Those who waited for the lock while this query ran asked before or after it began.
-            if self._stats is not None and (self._began >= asked or self._good_until > began):
+            good = self._began >= asked or self._good_until > began
+            if self._stats is not None and good and self._began >= self._forgotten:
                 return self._stats
             stats = await query()
             took = time.monotonic() - began

@@ -60,3 +60,28 @@ async def test_a_cheap_answer_is_not_kept_and_a_dear_one_is(
     await add(session)
     await session.commit()
     assert (await cache.get(query)).total == 1
+
+
+async def test_an_answer_begun_before_it_was_to_be_forgotten_is_given_to_none_who_ask_later(
+    database: Database, session: AsyncSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = StatsCache()
+    monkeypatch.setattr(stats_cache, "CHEAP_SECONDS", -1)
+    monkeypatch.setattr(stats_cache, "KEPT_FOR", 10**9)
+    counted_once, go_on = asyncio.Event(), asyncio.Event()
+
+    async def query() -> JobStats:
+        stats = await counted(database)
+        counted_once.set()
+        await go_on.wait()
+        return stats
+
+    early = asyncio.create_task(cache.get(query))
+    await counted_once.wait()
+    await add(session)
+    await session.commit()
+    cache.forget()
+    late = asyncio.create_task(cache.get(query))
+    go_on.set()
+    assert (await early).total == 0
+    assert (await late).total == 1
