@@ -368,7 +368,7 @@ def of_this_test(pg_dsn: str, make_settings: Callable[..., Settings]) -> Iterato
     world.close()
 
 
-@pytest.mark.timeout(int(os.environ.get("STATE_MACHINE_TIMEOUT_SECONDS", "120")))
+@pytest.mark.timeout(int(os.environ.get("STATE_MACHINE_TIMEOUT_SECONDS", "600")))
 def test_any_history_of_jobs_leaves_the_table_as_the_rules_say(of_this_test: World) -> None:
     class Machine(JobMachine):
         world = of_this_test
@@ -376,7 +376,7 @@ def test_any_history_of_jobs_leaves_the_table_as_the_rules_say(of_this_test: Wor
     run_state_machine_as_test(
         Machine,
         settings=hypothesis_settings(
-            max_examples=int(os.environ.get("STATE_MACHINE_EXAMPLES", "30")),
+            max_examples=int(os.environ.get("STATE_MACHINE_EXAMPLES", "20")),
             stateful_step_count=int(os.environ.get("STATE_MACHINE_STEPS", "50")),
             deadline=None,
             report_multiple_bugs=False,

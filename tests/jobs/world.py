@@ -33,7 +33,7 @@ class World:
         """Wait for one step."""
 
         async def bounded() -> T:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 return await action
 
         return self.runner.run(bounded())
