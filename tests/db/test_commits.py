@@ -84,6 +84,19 @@ async def test_a_connection_that_was_cut_raises_what_cut_it_and_calls_nobody(
     assert calls == ["unrelated"]
 
 
+async def test_a_connection_that_was_cut_in_a_savepoint_raises_what_cut_it(
+    transaction: Opened,
+) -> None:
+    calls: list[str] = []
+    await after_commit(transaction, lambda: calls.append("cut"))
+    with pytest.raises(DBAPIError) as caught:
+        async with transaction.begin_nested():
+            await transaction.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    assert caught.value.connection_invalidated
+    await transaction.rollback()
+    assert calls == []
+
+
 async def test_a_transaction_left_open_calls_nobody_in_the_next_one_of_its_connection(
     database: Database,
 ) -> None:

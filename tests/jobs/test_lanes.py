@@ -11,6 +11,7 @@ from service.jobs.lanes import MAX_LANES, Lanes
 from service.jobs.maintenance import Maintenance
 from service.jobs.slots import Slots
 from service.jobs.store import Lane, LaneHead
+from service.jobs.worker import Engine
 from tests.jobs.claims import claim
 from tests.jobs.conftest import Put, Quick, StartWorker
 from tests.jobs.waiting import occurs, until_ended, until_true
@@ -64,6 +65,22 @@ async def test_a_due_job_behind_a_thousand_lanes_is_run(
     job_id = await put("mail", queue="z")
     await start_worker(worker_queues=queues)
     assert (await until_ended(sql, job_id))["status"] == "SUCCESS"
+
+
+async def test_a_worker_bound_to_a_queue_lists_that_alone(
+    database: Database, handlers: Registry, put: Put, sql: Any, quick: Quick
+) -> None:
+    await crowd(sql)
+    await put("mail", queue="z", priority=7)
+    await put("mail", queue="z", delay_seconds=DAY)
+    engine = Engine(database, quick(worker_queues="y,z:3"), handlers=handlers)
+    await engine.start()
+    try:
+        assert await engine.claimer.list_lanes()
+        assert engine.claimer.listed_all
+        assert set(engine.claimer._lanes.known()) == {Lane("z", 7), Lane("z", 2)}
+    finally:
+        await engine.stop(grace_seconds=0)
 
 
 @pytest.mark.parametrize("queues", ["*", "z"])
