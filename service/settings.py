@@ -81,7 +81,7 @@ class Settings(BaseSettings):
         description="`postgresql://user:password@host:port/name`. Without it an embedded PostgreSQL 18 is started under `DATA_DIR` (never in production).",
     )
     database_pool_size: int = Field(
-        10, ge=1, le=200, description="Connections kept for requests, beside the worker's own five."
+        10, ge=1, le=200, description="Connections kept for requests, beside the worker's own seven."
     )
     database_prepared_statements: bool = Field(
         True, description="Turn off behind PgBouncer in transaction mode."

@@ -2,7 +2,8 @@
 
 Parameters are positional ($1 …), so that the same text runs on asyncpg's own connections (the
 worker's) and inside a caller's SQLAlchemy transaction. Lists travel as arrays: one statement a
-batch, whatever its size. `docs/architecture.md` tells how the statements fit together.
+batch, whatever its size. `docs/architecture.md` tells how the statements fit together. Longer than
+other files, so that there is one place to look for what the engine asks of PostgreSQL.
 """
 
 from typing import Final
