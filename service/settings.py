@@ -241,7 +241,7 @@ class Settings(BaseSettings):
     )
     max_page_size: int = Field(200, ge=1, le=1000, description="Jobs on one page.")
     query_timeout_seconds: float = Field(
-        5.0, gt=0, le=60, description="Bound on one admin query; over it the answer is 503."
+        5.0, gt=0, le=60, description="Bound on what one request asks of the database; over it the answer is 503."
     )
 
     # -- auth ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from service.api.cursors import decode_cursor, encode_cursor
 from service.api.jobs import Id
 from service.api.problems import problem_responses
 from service.api.schemas import JobSummaryOut
-from service.api.session import AppSettings, Session, transaction
+from service.api.session import AppSettings, Session, deadline_of, transaction
 from service.api.stats_cache import StatsCache
 from service.auth.dependencies import require
 from service.auth.principal import Permission, Principal
@@ -67,7 +67,8 @@ async def read_stats(request: Request, settings: AppSettings, _: Reader) -> Stat
         async with transaction(request) as session:
             return await get_job_stats(session, cap=settings.count_cap)
 
-    return StatsOut.model_validate(await _stats_cache(request).get(query))
+    stats = await _stats_cache(request).get(query, deadline=deadline_of(request))
+    return StatsOut.model_validate(stats)
 
 
 @router.get(
@@ -131,6 +132,9 @@ async def process_jobs(
     second one waits a little, then gets 503. A due job whose type no live worker serves becomes
     FAILED at once, without the grace that workers give: do not press it in the middle of a deploy.
     """
+    # A pass takes as long as its jobs do, but a database that hangs is told of in time.
+    async with transaction(request):
+        pass
     passes: Passes = request.app.state.service.passes
     try:
         summary = await passes.run(limit)

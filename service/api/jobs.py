@@ -1,5 +1,6 @@
 """`/jobs`: what clients do. Parse, call, map."""
 
+import asyncio
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Path, Request, Response, Security
@@ -9,7 +10,7 @@ from service.api.direct import direct_route
 from service.api.patterns import VISIBLE_ASCII
 from service.api.problems import problem_responses
 from service.api.schemas import BatchIn, BatchOut, JobIn, JobOut
-from service.api.session import AppSettings, Session, transaction
+from service.api.session import AppSettings, Session, deadline_of, transaction
 from service.auth.dependencies import require
 from service.auth.principal import Permission, Principal
 from service.errors import Conflict, InvalidInput, NotFound
@@ -46,7 +47,8 @@ LOCATION: Final[dict[str, Any]] = {
 async def _enqueue(request: Request, body: JobIn) -> Response:
     job = body.to_new_job()
     intake: Intake = request.app.state.service.intake
-    enqueued = await intake.submit(job)
+    async with asyncio.timeout_at(deadline_of(request)):
+        enqueued = await intake.submit(job)
     if enqueued.created:
         return _created(job, enqueued)
     async with transaction(request) as session:

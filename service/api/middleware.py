@@ -17,6 +17,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem_response
+from service.api.session import new_deadline
 from service.observability.logging import get_logger
 from service.settings import Settings
 
@@ -88,6 +89,7 @@ class RequestShell:
             rest = _drain(receive, self._settings.max_body_bytes) if refused.unread else None
             await request.refuse(refused.status, refused.detail, before_close=rest)
             return
+        scope["deadline"] = new_deadline(self._settings)
         try:
             await self._app(scope, _replay(body, receive), request.send)
         except Exception:

@@ -34,10 +34,18 @@ class StatsCache:
         """Give nobody who asks from now on an answer from before: an operator changed something."""
         self._forgotten = time.monotonic()
 
-    async def get(self, query: Callable[[], Awaitable[JobStats]]) -> JobStats:
-        """The statistics, by `query` where none are kept."""
+    async def get(
+        self, query: Callable[[], Awaitable[JobStats]], *, deadline: float | None = None
+    ) -> JobStats:
+        """The statistics, by `query` where none are kept.
+
+        Raises:
+            TimeoutError: it is `deadline`, on the clock of the event loop, and others still ask.
+        """
         asked = time.monotonic()
-        async with self._lock:
+        async with asyncio.timeout_at(deadline):
+            await self._lock.acquire()
+        try:
             began = time.monotonic()
             # Those who waited for the lock while this query ran asked before or after it began.
             good = self._began >= asked or self._good_until > began
@@ -48,3 +56,5 @@ class StatsCache:
             kept = 0.0 if took <= CHEAP_SECONDS else min(KEPT_FOR * took, MAX_KEPT_SECONDS)
             self._stats, self._began, self._good_until = stats, began, began + took + kept
             return stats
+        finally:
+            self._lock.release()

@@ -86,10 +86,10 @@ def looks_like_key(credential: str) -> bool:
 
 
 class ApiKeyStore:
-    """The keys of one database; each call is a transaction of its own."""
+    """The keys of one database; each call is a transaction of its own, within `timeout_seconds`."""
 
-    def __init__(self, database: Database) -> None:
-        self._link = database.link()
+    def __init__(self, database: Database, *, timeout_seconds: float | None = None) -> None:
+        self._link = database.link(timeout_seconds=timeout_seconds)
 
     async def close(self) -> None:
         """Close the store's connection."""
@@ -161,6 +161,8 @@ class ApiKeyStore:
     async def _look_up(self, prefix: str) -> asyncpg.Record | None:
         try:
             rows = await self._link.fetch(_VERIFY, prefix)
+        except TimeoutError:
+            raise  # whoever waits has waited long enough
         except DATABASE_ERRORS:
             # The connection may have been cut while nobody used it: a read is safe to repeat.
             record_database_error("api_key")

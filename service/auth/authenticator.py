@@ -19,7 +19,7 @@ class Authenticator:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.tokens = TokenVerifier(settings)
-        self.api_keys = ApiKeyStore(database)
+        self.api_keys = ApiKeyStore(database, timeout_seconds=settings.query_timeout_seconds)
 
     async def close(self) -> None:
         """Close the connections of both."""

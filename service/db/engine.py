@@ -99,9 +99,9 @@ class Database:
             server_settings=server_settings,
         )
 
-    def link(self) -> "Link":
-        """A connection for one duty, opened on first use."""
-        return Link(self)
+    def link(self, *, timeout_seconds: float | None = None) -> "Link":
+        """A connection for one duty, opened on first use; see `Link`."""
+        return Link(self, timeout_seconds=timeout_seconds)
 
     async def close(self) -> None:
         """Close the pool; links are closed by their owners."""
@@ -112,11 +112,13 @@ class Link:
     """One connection for one duty: opened when first used, dropped when it fails, opened again.
 
     The duties of a worker (claim, settle, heartbeat, listen, maintain) each hold one, so that
-    none waits for another, or for requests.
+    none waits for another, or for requests. `timeout_seconds` bounds a whole `fetch`: the wait for
+    its turn and for a new connection as well.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, timeout_seconds: float | None = None) -> None:
         self._database = database
+        self._timeout_seconds = timeout_seconds
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._lock = asyncio.Lock()
 
@@ -134,7 +136,7 @@ class Link:
                 see `DATABASE_ERRORS`; the connection is dropped unless the server merely
                 refused the statement.
         """
-        async with self._lock:
+        async with asyncio.timeout(self._timeout_seconds), self._lock:
             connection = await self.connection()
             try:
                 return await connection.fetch(statement, *args)

@@ -30,7 +30,7 @@ class Intake:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._max_payload_bytes = settings.max_payload_bytes
-        self._link = database.link()
+        self._link = database.link(timeout_seconds=settings.query_timeout_seconds)
         self._waiting: list[tuple[JobColumns, asyncio.Future[EnqueuedJob]]] = []
         self._flusher: asyncio.Task[None] | None = None
 
@@ -61,7 +61,10 @@ class Intake:
     async def _flush_all(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
-            await self._flush(group)
+            # Who gave up waiting was told that the job may not be stored: it is not.
+            group = [(columns, future) for columns, future in group if not future.done()]
+            if group:
+                await self._flush(group)
 
     async def _flush(self, group: list[tuple[JobColumns, asyncio.Future[EnqueuedJob]]]) -> None:
         try:
@@ -80,8 +83,9 @@ class Intake:
             _answer(
                 group,
                 Unavailable(
-                    "the database did not confirm the job in time; it may or may not be stored. "
-                    "Send the request again with the same Idempotency-Key or unique_key"
+                    "The database did not confirm the job in time. It may or may not be stored: "
+                    "send the request again with the same Idempotency-Key or unique_key; without "
+                    "one, look first whether it is."
                 ),
             )
         except Exception as error:

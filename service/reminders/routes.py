@@ -136,7 +136,8 @@ async def run_reminders(request: Request, settings: AppSettings, _operator: Oper
     Safe to call at any time, by many at once: a reminder never gets two jobs. The service does
     the same by itself every `REMINDER_SCAN_SECONDS`.
     """
-    scan = await scheduling.enqueue_all_due(partial(transaction, request), settings)
+    each = partial(transaction, request, one_of_many=True)
+    scan = await scheduling.enqueue_all_due(each, settings)
     return RunOut(enqueued=scan.enqueued, already_queued=scan.already_queued)
 
 

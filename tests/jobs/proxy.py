@@ -16,6 +16,8 @@ class Proxy:
         self._port = 0
         self._lose_answer_to: bytes | None = None
         self._cut_after = True
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self.lost = asyncio.Event()
         """Set once an answer was lost."""
 
@@ -51,6 +53,14 @@ class Proxy:
         self._lose_answer_to = text
         self._cut_after = cut
 
+    def stall(self) -> None:
+        """Pass nothing on, of old connections and new ones, as a server that hangs."""
+        self._flowing.clear()
+
+    def flow(self) -> None:
+        """Pass on what waited, and go on."""
+        self._flowing.set()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -79,6 +89,7 @@ class Proxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
     ) -> None:
         while data := await reader.read(65536):
+            await self._flowing.wait()
             if self._lose_answer_to is not None and self._lose_answer_to in data:
                 self._lose_answer_to = None
                 losing.set()
