@@ -81,7 +81,10 @@ class Settings(BaseSettings):
         description="`postgresql://user:password@host:port/name`. Without it an embedded PostgreSQL 18 is started under `DATA_DIR` (never in production).",
     )
     database_pool_size: int = Field(
-        10, ge=1, le=200, description="Connections kept for requests, beside the worker's own seven."
+        10,
+        ge=1,
+        le=200,
+        description="Connections kept for requests, beside the worker's own seven.",
     )
     database_prepared_statements: bool = Field(
         True, description="Turn off behind PgBouncer in transaction mode."
@@ -241,7 +244,10 @@ class Settings(BaseSettings):
     )
     max_page_size: int = Field(200, ge=1, le=1000, description="Jobs on one page.")
     query_timeout_seconds: float = Field(
-        5.0, gt=0, le=60, description="Bound on what one request asks of the database; over it the answer is 503."
+        5.0,
+        gt=0,
+        le=60,
+        description="Bound on what one request asks of the database; over it the answer is 503.",
     )
 
     # -- auth ---------------------------------------------------------------------------------
