@@ -16,8 +16,10 @@ from service.settings import Settings  # noqa: E402
 
 HEAD = """# Configuration
 
-Every setting is an environment variable (or a line of `.env`), read once at start. Whatever is
-refused is named, all of it at once, and nothing starts. This page is made from
+Every setting is an environment variable (or a line of `.env`), read once at start. Values that are
+refused, and values that do not fit together, are named all at once, and nothing starts. What only
+using them can show comes next, and ends the start with the first that fails: the port is taken, the
+database is reached, the modules of `HANDLER_MODULES` are imported. This page is made from
 `service/settings.py` by `make docs`.
 """
 METRICS_HEAD = """# Metrics

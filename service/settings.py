@@ -3,33 +3,40 @@
 The description of a field is its documentation: docs/configuration.md is made from this file.
 """
 
-import contextlib
-import fcntl
-import os
-import secrets
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Final, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
     Field,
+    ModelWrapValidatorHandler,
     SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.addresses import SmtpServer, is_e164, postgres_url, sender, web_base
 from service.errors import ConfigurationError
+from service.kept_secret import kept_secret
 
 MIN_HS256_SECRET_BYTES = 32
 """RFC 7518 §3.2: a key of at least the size of the hash output."""
 
 type_list = Annotated[tuple[str, ...], NoDecode]
 """A comma-separated list in the environment."""
+
+
+CHANNELS: Final = (
+    ("smtp_url", "email_from"),
+    ("twilio_account_sid", "twilio_auth_token", "twilio_whatsapp_from"),
+)
+"""Settings that mean something only together."""
 
 
 class Environment(StrEnum):
@@ -122,7 +129,7 @@ class Settings(BaseSettings):
     )
     worker_queues: type_list = Field(
         ("*",),
-        description="Queues that this worker serves, comma-separated; `*` for all; `emails:5` runs at most 5 jobs of `emails` at once in this process.",
+        description="Queues that this worker serves, comma-separated; `*` for all; `emails:5` runs at most 5 jobs of `emails` at once in this process, and `*,emails:5` all the others as well.",
     )
     worker_concurrency: int = Field(
         100, ge=1, le=10_000, description="Jobs that one process runs at once."
@@ -279,12 +286,15 @@ class Settings(BaseSettings):
     )
     smtp_url: SecretStr | None = Field(
         None,
-        description="`smtp://`, `smtp+starttls://` or `smtp+ssl://` with `user:password@host:port`. Without it e-mail reminders fail and say so.",
+        description="`smtp://`, `smtp+starttls://` or `smtp+ssl://` with `user:password@host:port`. With `EMAIL_FROM`; without the two e-mail reminders fail and say so.",
     )
     smtp_timeout_seconds: float = Field(
         20.0, gt=0, le=300, description="Bound on one SMTP delivery."
     )
-    email_from: str | None = Field(None, description="Sender address of e-mail reminders.")
+    email_from: str | None = Field(
+        None,
+        description="Sender of e-mail reminders: `jobs@example.org` or `FinMind <jobs@example.org>`; with `SMTP_URL`.",
+    )
     twilio_base_url: str = Field(
         "https://api.twilio.com", description="Twilio's API, or a stand-in for tests."
     )
@@ -328,36 +338,73 @@ class Settings(BaseSettings):
             name, _, limit = entry.partition(":")
             if not name or (limit and not (limit.isdigit() and int(limit) > 0)):
                 raise ValueError(f"{entry!r} is not `queue` or `queue:limit` with a limit above 0")
+            if name == "*" and limit:
+                raise ValueError(f"{entry!r}: WORKER_CONCURRENCY bounds all queues together")
         return value
 
-    @model_validator(mode="after")
-    def _coherent(self) -> Self:
-        if self.heartbeat_seconds * 3 > self.lease_seconds:
+    @field_validator("handler_modules", mode="after")
+    @classmethod
+    def _module_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError(f"{name!r} is no module: expected names such as billing.jobs")
+        return value
+
+    @field_validator("database_url", "smtp_url", mode="after")
+    @classmethod
+    def _server_address(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None:
+            parse = postgres_url if info.field_name == "database_url" else SmtpServer.from_url
+            parse(value.get_secret_value())
+        return value
+
+    @field_validator("email_from", mode="after")
+    @classmethod
+    def _sender_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            sender(value)
+        return value
+
+    @field_validator("twilio_base_url", mode="after")
+    @classmethod
+    def _twilio_address(cls, value: str) -> str:
+        return web_base(value)
+
+    @field_validator("twilio_whatsapp_from", mode="after")
+    @classmethod
+    def _whatsapp_number(cls, value: str | None) -> str | None:
+        if value is not None and not is_e164(value):
+            raise ValueError(f"{value!r}: expected E.164, such as +14155238886")
+        return value
+
+    @field_validator("jwt_secret", mode="after")
+    @classmethod
+    def _long_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < MIN_HS256_SECRET_BYTES:
             raise ValueError(
-                f"HEARTBEAT_SECONDS ({self.heartbeat_seconds:g}) must be at most a third of "
-                f"LEASE_SECONDS ({self.lease_seconds:g}), so that two lost heartbeats cost no lease"
-            )
-        if self.poll_min_seconds > self.poll_max_seconds:
-            raise ValueError("POLL_MIN_SECONDS must not be above POLL_MAX_SECONDS")
-        if self.jwt_secret and len(self.jwt_secret.get_secret_value()) < MIN_HS256_SECRET_BYTES:
-            raise ValueError(
-                f"JWT_SECRET is shorter than {MIN_HS256_SECRET_BYTES} bytes: "
+                f"is shorter than {MIN_HS256_SECRET_BYTES} bytes: "
                 "make one with `openssl rand -hex 32`"
             )
-        if self.environment is Environment.PRODUCTION:
-            self._refuse_unsafe_production()
-        return self
+        return value
 
-    def _refuse_unsafe_production(self) -> None:
-        missing = []
-        if self.database_url is None:
-            missing.append("DATABASE_URL (the embedded PostgreSQL is for development only)")
-        if self.jwt_secret is None and self.jwt_jwks_url is None:
-            missing.append("JWT_SECRET (32 bytes or more) or JWT_JWKS_URL")
-        if missing:
-            raise ValueError("ENVIRONMENT=production needs " + " and ".join(missing))
-        if self.jwt_jwks_url and urlsplit(self.jwt_jwks_url).scheme != "https":
-            raise ValueError("JWT_JWKS_URL must be https in production")
+    @model_validator(mode="wrap")
+    @classmethod
+    def _all_at_once(cls, values: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
+        """Look at how the settings fit together even where some of them are refused."""
+        refused: list[InitErrorDetails] = []
+        names: set[str] = set()
+        try:
+            settings = build(values)
+        except ValidationError as error:
+            for problem in error.errors(include_url=False):
+                name = str(problem["loc"][0])
+                names.add(name)
+                refused.append(_refusal(problem["msg"].removeprefix("Value error, "), name))
+            settings = build({name: value for name, value in values.items() if name not in names})
+        refused += [_refusal(words) for about, words in incoherences(settings) if not about & names]
+        if refused:
+            raise ValidationError.from_exception_data(cls.__name__, refused)
+        return settings
 
     @property
     def is_production(self) -> bool:
@@ -374,39 +421,67 @@ class Settings(BaseSettings):
             return self.jwt_secret.get_secret_value()
         if self.jwt_jwks_url is not None or self.is_production:
             return None
-        return _kept_secret(self.data_dir / "jwt_secret")
+        return kept_secret(self.data_dir / "jwt_secret")
 
 
-def _kept_secret(path: Path) -> str:
-    """The secret in the file at `path`, made where there is none."""
-    if not (kept := _secret_in(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.parent):
-            # Another process may have made it since.
-            if not (kept := _secret_in(path)):
-                kept = secrets.token_hex(32)
-                # Aside and renamed: a crash in between leaves no half of a secret.
-                aside = path.with_name(f"{path.name}.new")
-                aside.unlink(missing_ok=True)
-                aside.touch(mode=0o600)
-                aside.write_text(kept)
-                aside.replace(path)
-    return kept
+def incoherences(settings: Settings) -> Iterator[tuple[set[str], str]]:
+    """What is wrong between settings that are each right: their names, and why in words."""
+    s = settings
+    if s.heartbeat_seconds * 3 > s.lease_seconds:
+        yield (
+            {"heartbeat_seconds", "lease_seconds"},
+            (
+                f"HEARTBEAT_SECONDS ({s.heartbeat_seconds:g}) must be at most a third of LEASE_SECONDS "
+                f"({s.lease_seconds:g}), so that two lost heartbeats cost no lease"
+            ),
+        )
+    if s.poll_min_seconds > s.poll_max_seconds:
+        yield (
+            {"poll_min_seconds", "poll_max_seconds"},
+            "POLL_MIN_SECONDS must not be above POLL_MAX_SECONDS",
+        )
+    for together in CHANNELS:
+        missing = [name for name in together if getattr(s, name) is None]
+        if 0 < len(missing) < len(together):
+            yield (
+                set(together),
+                (
+                    f"{' and '.join(name.upper() for name in together)} belong together: "
+                    f"set {' and '.join(name.upper() for name in missing)} as well"
+                ),
+            )
+    if s.is_production:
+        yield from _unsafe_in_production(s)
 
 
-def _secret_in(path: Path) -> str:
-    return path.read_text().strip() if path.exists() else ""
+def _unsafe_in_production(settings: Settings) -> Iterator[tuple[set[str], str]]:
+    if settings.database_url is None:
+        yield (
+            {"database_url"},
+            (
+                "ENVIRONMENT=production needs DATABASE_URL (the embedded PostgreSQL is for development "
+                "only)"
+            ),
+        )
+    if settings.jwt_secret is None and settings.jwt_jwks_url is None:
+        yield (
+            {"jwt_secret", "jwt_jwks_url"},
+            (
+                f"ENVIRONMENT=production needs JWT_SECRET ({MIN_HS256_SECRET_BYTES} bytes or more) or "
+                "JWT_JWKS_URL"
+            ),
+        )
+    if settings.jwt_jwks_url and urlsplit(settings.jwt_jwks_url).scheme != "https":
+        yield {"jwt_jwks_url"}, "JWT_JWKS_URL must be https in production"
 
 
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold the directory against other processes; the lock ends with the process."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def _refusal(words: str, name: str | None = None) -> InitErrorDetails:
+    """One problem, of one setting or of several; without the value, which may be secret."""
+    return InitErrorDetails(
+        type=PydanticCustomError("settings", "{words}", {"words": words}),
+        loc=() if name is None else (name,),
+        input=None,
+    )
 
 
 def load_settings() -> Settings:
@@ -419,8 +494,7 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in problem['loc']).upper() or 'settings'}: "
-            f"{problem['msg'].removeprefix('Value error, ')}"
+            ": ".join([*(str(part).upper() for part in problem["loc"][:1]), problem["msg"]])
             for problem in error.errors(include_url=False, include_input=False)
         ]
         raise ConfigurationError("Bad configuration:\n  " + "\n  ".join(lines)) from None

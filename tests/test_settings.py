@@ -4,11 +4,14 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
-from service.settings import Settings, _kept_secret
+from service.errors import ConfigurationError
+from service.kept_secret import kept_secret
+from service.settings import Settings, load_settings
 
 Make = Callable[..., Settings]
 
@@ -71,7 +74,7 @@ def test_processes_that_start_together_get_one_secret(tmp_path: Path) -> None:
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
         for number in range(20):
             paths = [tmp_path / str(number) / "jwt_secret"] * 4
-            assert len(set(pool.map(_kept_secret, paths))) == 1
+            assert len(set(pool.map(kept_secret, paths))) == 1
 
 
 def test_a_jwks_needs_no_secret(make_settings: Make, tmp_path: Path) -> None:
@@ -79,3 +82,56 @@ def test_a_jwks_needs_no_secret(make_settings: Make, tmp_path: Path) -> None:
     assert settings.signing_secret() is None
     assert not (tmp_path / "data").exists()
     assert make_settings(jwt_secret=SecretStr("x" * 32)).signing_secret() == "x" * 32
+
+
+WRONG = {
+    "DATABASE_URL": "mysql://ada:hunter2@db/jobs",
+    "SMTP_URL": "mail.example.org:25",
+    "EMAIL_FROM": "nobody",
+    "TWILIO_BASE_URL": "api.twilio.com",
+    "TWILIO_WHATSAPP_FROM": "whatsapp:+1415",
+    "JWT_SECRET": "hunter2",
+    "HANDLER_MODULES": "billing.jobs,not a module",
+    "WORKER_QUEUES": "*:5",
+    "PORT": "http",
+    "LOG_FORMAT": "xml",
+}
+
+
+def test_whatever_is_refused_is_named_all_of_it_at_once_and_no_secret_is_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    together = {"POLL_MIN_SECONDS": "2", "POLL_MAX_SECONDS": "1", "JWT_JWKS_URL": "http://id"}
+    for name, value in (WRONG | together | {"ENVIRONMENT": "production"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as refusal:
+        load_settings()
+    head, *lines = refusal.value.detail.splitlines()
+    assert head == "Bad configuration:"
+    assert {line.strip().partition(": ")[0] for line in lines} == {
+        *WRONG,
+        "POLL_MIN_SECONDS must not be above POLL_MAX_SECONDS",
+        "JWT_JWKS_URL must be https in production",
+    }
+    assert "hunter2" not in refusal.value.detail
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"smtp_url": SecretStr("smtp://mail")}, "set EMAIL_FROM as well"),
+        ({"email_from": "jobs@example.org"}, "set SMTP_URL as well"),
+        (
+            {"twilio_account_sid": "AC1"},
+            "set TWILIO_AUTH_TOKEN and TWILIO_WHATSAPP_FROM as well",
+        ),
+    ],
+)
+def test_half_a_channel_is_refused(make_settings: Make, given: Any, missing: str) -> None:
+    with pytest.raises(ValidationError, match=missing):
+        make_settings(**given)
+
+
+def test_all_queues_may_be_served_and_one_of_them_bounded(make_settings: Make) -> None:
+    assert make_settings(worker_queues="*,emails:2").worker_queues == ("*", "emails:2")

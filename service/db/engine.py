@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 from sqlalchemy.ext.asyncio import (
@@ -18,6 +17,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
+from service.addresses import postgres_url
 from service.errors import ConfigurationError
 from service.settings import Settings
 
@@ -41,18 +41,15 @@ APPLICATION_NAME: Final = "finmind-jobs"
 
 
 def normalise_dsn(url: str) -> str:
-    """The URL as asyncpg reads it: `postgresql://…`, whatever SQLAlchemy prefix it came with.
+    """The URL as asyncpg reads it.
 
     Raises:
         ConfigurationError: the URL is not one of PostgreSQL's.
     """
-    parts = urlsplit(url)
-    if parts.scheme.partition("+")[0] not in {"postgresql", "postgres"}:
-        raise ConfigurationError(
-            f"DATABASE_URL has the scheme {parts.scheme!r}: expected postgresql://user:password@host:port/name"
-        )
-    query = urlencode(parse_qsl(parts.query, keep_blank_values=True))
-    return urlunsplit(("postgresql", parts.netloc, parts.path, query, ""))
+    try:
+        return postgres_url(url)
+    except ValueError as error:
+        raise ConfigurationError(f"DATABASE_URL {error}") from None
 
 
 class Database:

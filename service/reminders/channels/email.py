@@ -4,17 +4,16 @@ import asyncio
 import re
 import ssl
 from contextlib import suppress
-from dataclasses import dataclass, field
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP as SMTP_POLICY
-from email.utils import format_datetime, getaddresses, localtime
+from email.utils import format_datetime, localtime
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
 
-from service.errors import ConfigurationError
+from service import addresses
+from service.addresses import SmtpServer, is_email
 from service.reminders.channels.delivery import (
     Deferred,
     Delivery,
@@ -22,10 +21,8 @@ from service.reminders.channels.delivery import (
     Refused,
     quote_reply,
 )
-from service.reminders.recipients import is_email
 from service.settings import Settings
 
-DEFAULT_PORTS: Final = {"smtp": 25, "smtp+starttls": 587, "smtp+ssl": 465}
 SUBJECT_CHARS: Final = 70
 MESSAGE_ID_DOMAIN: Final = "finmind-jobs"
 
@@ -42,53 +39,13 @@ _ANSWERS: Final = (
 _POLICY: Final = SMTP_POLICY.clone(cte_type="7bit")
 
 
-@dataclass(frozen=True, slots=True)
-class SmtpServer:
-    """Where mail goes, read from `SMTP_URL`."""
-
-    host: str
-    port: int
-    scheme: str
-    username: str | None = field(repr=False)
-    password: str | None = field(repr=False)
-
-    @classmethod
-    def from_url(cls, url: str) -> "SmtpServer":
-        """The server that the URL names.
-
-        Raises:
-            ConfigurationError: it names none. The URL is not quoted: it may hold a password.
-        """
-        wrong = ConfigurationError(
-            "SMTP_URL: expected smtp://, smtp+starttls:// or smtp+ssl:// with "
-            "user:password@host:port (user, password and port may be left out; "
-            "percent-encode @, : and / in them)"
-        )
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            raise wrong from None
-        if parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.path not in {"", "/"}:
-            raise wrong
-        if parts.query or parts.fragment or (parts.username and parts.password is None):
-            raise wrong
-        return cls(
-            host=parts.hostname,
-            port=port or DEFAULT_PORTS[parts.scheme],
-            scheme=parts.scheme,
-            username=unquote(parts.username) if parts.username else None,
-            password=unquote(parts.password) if parts.username and parts.password else None,
-        )
-
-
 class EmailChannel:
     """Sends reminders as plain-text mail."""
 
     def __init__(self, settings: Settings) -> None:
         url = settings.smtp_url.get_secret_value() if settings.smtp_url else ""
         self._server = SmtpServer.from_url(url) if url else None
-        self._sender = _parse_sender(settings.email_from) if settings.email_from else None
+        self._sender = addresses.sender(settings.email_from) if settings.email_from else None
         self._timeout = settings.smtp_timeout_seconds
         self._tls: ssl.SSLContext | None = None
 
@@ -101,8 +58,7 @@ class EmailChannel:
                 of this service and not of the reminder: it can be mended before the last retry.
         """
         if self._server is None or self._sender is None:
-            needed = {"SMTP_URL": self._server, "EMAIL_FROM": self._sender}
-            raise NotConfigured("E-mail", [name for name, value in needed.items() if not value])
+            raise NotConfigured("E-mail", ["SMTP_URL", "EMAIL_FROM"])
         if not is_email(delivery.recipient):
             raise Refused("The recipient is not an e-mail address")
         message = compose(delivery, self._sender)
@@ -193,16 +149,6 @@ def compose(delivery: Delivery, sender: Address) -> EmailMessage:
 def _subject_words(text: str) -> str:
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= SUBJECT_CHARS else line[: SUBJECT_CHARS - 1].rstrip() + "…"
-
-
-def _parse_sender(text: str) -> Address:
-    """`EMAIL_FROM`, bare or as `Name <address>`."""
-    (name, address), *more = getaddresses([text]) or [("", "")]
-    if more or not text.isprintable() or not is_email(address):
-        raise ConfigurationError(
-            f"EMAIL_FROM is {text!r}: expected address@example.org or Name <address@example.org>"
-        )
-    return Address(display_name=name, addr_spec=address)
 
 
 def _certificate_trouble(error: BaseException) -> bool:

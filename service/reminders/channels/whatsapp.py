@@ -7,11 +7,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 
-from service.errors import ConfigurationError
 from service.reminders.channels.delivery import (
     Deferred,
     Delivery,
@@ -19,7 +18,6 @@ from service.reminders.channels.delivery import (
     Refused,
     quote_reply,
 )
-from service.reminders.recipients import is_e164
 from service.settings import Settings
 
 MIN_RETRY_AFTER_SECONDS: Final = 1.0
@@ -34,17 +32,13 @@ class WhatsAppChannel:
     """Sends reminders as WhatsApp messages through Twilio."""
 
     def __init__(self, settings: Settings) -> None:
-        self._base_url = _checked_base_url(settings.twilio_base_url)
+        self._base_url = settings.twilio_base_url
         self._sid = settings.twilio_account_sid or None
         token = settings.twilio_auth_token
         self._token = (token.get_secret_value() if token else None) or None
         self._sender = settings.twilio_whatsapp_from or None
         self._timeout = settings.twilio_timeout_seconds
         self._tls: ssl.SSLContext | None = None
-        if self._sender and not is_e164(self._sender):
-            raise ConfigurationError(
-                f"TWILIO_WHATSAPP_FROM is {self._sender!r}: expected E.164, such as +14155238886"
-            )
 
     async def deliver(self, delivery: Delivery) -> str | None:
         """Hand the message to Twilio; returns Twilio's id of it.
@@ -54,12 +48,9 @@ class WhatsAppChannel:
             Deferred: 429, 5xx, no answer; with Retry-After where one was given.
         """
         if not (self._sid and self._token and self._sender):
-            needed = {
-                "TWILIO_ACCOUNT_SID": self._sid,
-                "TWILIO_AUTH_TOKEN": self._token,
-                "TWILIO_WHATSAPP_FROM": self._sender,
-            }
-            raise NotConfigured("WhatsApp", [name for name, value in needed.items() if not value])
+            raise NotConfigured(
+                "WhatsApp", ["TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_WHATSAPP_FROM"]
+            )
         try:
             async with asyncio.timeout(self._timeout), self._client(self._sid, self._token) as http:
                 response, body = await self._post(http, self._sid, delivery)
@@ -146,10 +137,3 @@ def _text_field(body: bytes, name: str) -> str | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return str(value) if isinstance(value, str | int) else None
-
-
-def _checked_base_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
-        raise ConfigurationError("TWILIO_BASE_URL: expected https://host, without user or query")
-    return url.rstrip("/")

@@ -1,0 +1,118 @@
+"""Addresses of what the service talks to: databases, mail servers, people. Text in, parts out.
+
+Each of them raises ValueError with what was expected, and quotes nothing that may hold a password.
+"""
+
+import re
+from dataclasses import dataclass, field
+from email.headerregistry import Address
+from email.utils import getaddresses
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+DEFAULT_SMTP_PORTS: Final = {"smtp": 25, "smtp+starttls": 587, "smtp+ssl": 465}
+MAX_EMAIL_CHARS: Final = 254
+
+# RFC 5321 §4.5.3.1: 64 octets before the @, 254 in a path that fits a command line. Dot-atoms in
+# ASCII only: quoted local parts and SMTPUTF8 are refused by too many servers to be promised, and
+# a domain in other letters can be given in its xn-- form.
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_EMAIL: Final = re.compile(
+    rf"(?=[^@]{{1,64}}@){_ATOM}(?:\.{_ATOM})*@(?:(?:{_LABEL}\.)+{_LABEL}|localhost)"
+)
+
+# E.164: a plus, a country code that does not start with 0, fifteen digits at most.
+_E164: Final = re.compile(r"\+[1-9][0-9]{6,14}")
+
+
+def is_email(text: str) -> bool:
+    """Whether the text is one plain e-mail address and nothing else."""
+    return len(text) <= MAX_EMAIL_CHARS and _EMAIL.fullmatch(text) is not None
+
+
+def is_e164(text: str) -> bool:
+    """Whether the text is one international telephone number."""
+    return _E164.fullmatch(text) is not None
+
+
+def postgres_url(url: str) -> str:
+    """The URL as asyncpg reads it: `postgresql://…`, whatever SQLAlchemy prefix it came with.
+
+    Raises:
+        ValueError: the URL is not one of PostgreSQL's.
+    """
+    parts = urlsplit(url)
+    if parts.scheme.partition("+")[0] not in {"postgresql", "postgres"}:
+        raise ValueError(
+            f"has the scheme {parts.scheme!r}: expected postgresql://user:password@host:port/name"
+        )
+    query = urlencode(parse_qsl(parts.query, keep_blank_values=True))
+    return urlunsplit(("postgresql", parts.netloc, parts.path, query, ""))
+
+
+def web_base(url: str) -> str:
+    """The URL of a web API, without a slash at its end.
+
+    Raises:
+        ValueError: it is none, or holds more than an API's place.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
+        raise ValueError("expected https://host, without user or query")
+    return url.rstrip("/")
+
+
+def sender(text: str) -> Address:
+    """The sender of mails, bare or as `Name <address>`.
+
+    Raises:
+        ValueError: it is not one address.
+    """
+    (name, address), *more = getaddresses([text]) or [("", "")]
+    if more or not text.isprintable() or not is_email(address):
+        raise ValueError(f"{text!r}: expected address@example.org or Name <address@example.org>")
+    return Address(display_name=name, addr_spec=address)
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpServer:
+    """Where mail goes."""
+
+    host: str
+    port: int
+    scheme: str
+    username: str | None = field(repr=False)
+    password: str | None = field(repr=False)
+
+    @classmethod
+    def from_url(cls, url: str) -> "SmtpServer":
+        """The server that the URL names.
+
+        Raises:
+            ValueError: it names none.
+        """
+        wrong = ValueError(
+            "expected smtp://, smtp+starttls:// or smtp+ssl:// with user:password@host:port "
+            "(user, password and port may be left out; percent-encode @, : and / in them)"
+        )
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise wrong from None
+        if (
+            parts.scheme not in DEFAULT_SMTP_PORTS
+            or not parts.hostname
+            or parts.path not in {"", "/"}
+        ):
+            raise wrong
+        if parts.query or parts.fragment or (parts.username and parts.password is None):
+            raise wrong
+        return cls(
+            host=parts.hostname,
+            port=port or DEFAULT_SMTP_PORTS[parts.scheme],
+            scheme=parts.scheme,
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password) if parts.username and parts.password else None,
+        )
