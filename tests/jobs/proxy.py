@@ -14,7 +14,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._port = 0
-        self._lose_answer_to: bytes | None = None
+        self._lose_answer_to: tuple[bytes, ...] = ()
         self._cut_after = True
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -45,12 +45,12 @@ class Proxy:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._server.wait_closed()
 
-    def lose_answer_to(self, text: bytes, *, cut: bool = True) -> None:
-        """Pass on the next request that holds `text` and swallow its answer.
+    def lose_answer_to(self, *texts: bytes, cut: bool = True) -> None:
+        """Pass on the next request that holds all of `texts` and swallow its answer.
 
         Its connection is cut then, or with `cut=False` answers nothing any more.
         """
-        self._lose_answer_to = text
+        self._lose_answer_to = texts
         self._cut_after = cut
 
     def stall(self) -> None:
@@ -90,8 +90,8 @@ class Proxy:
     ) -> None:
         while data := await reader.read(65536):
             await self._flowing.wait()
-            if self._lose_answer_to is not None and self._lose_answer_to in data:
-                self._lose_answer_to = None
+            if self._lose_answer_to and all(text in data for text in self._lose_answer_to):
+                self._lose_answer_to = ()
                 losing.set()
             writer.write(data)
             await writer.drain()

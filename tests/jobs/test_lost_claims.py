@@ -13,8 +13,8 @@ from tests.jobs.proxy import Proxy
 from tests.jobs.waiting import occurs, until, until_ended, until_true
 
 LANE = Lane("lost.answers", 2)
-MARK = LANE.queue.encode()
-"""Is in a claim's request, and in none before it."""
+CLAIM = (LANE.queue.encode(), b"mail")
+"""A claim alone names both a lane and a type."""
 
 HELD = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%WITH due%'"
 HOLD_CLAIMS = "ALTER SEQUENCE background_job_lease_tokens CACHE 1"
@@ -31,7 +31,7 @@ async def test_a_claim_whose_answer_was_lost_is_given_back_and_run(
     start_worker: StartWorker,
 ) -> None:  # fmt: skip
     handlers.handler("mail")(lambda _: None)
-    proxy.lose_answer_to(MARK)
+    proxy.lose_answer_to(*CLAIM)
     job_id = await put("mail", queue=LANE.queue, max_retries=0)
     await start_worker(database=proxied)  # whose leases are twice as long as this test may take
     await occurs(proxy.lost)
@@ -55,7 +55,7 @@ async def test_what_runs_is_not_given_back_with_it(
     first = await put("mail", "first", queue=LANE.queue)
     await start_worker(database=proxied)
     await occurs(running)
-    proxy.lose_answer_to(MARK)
+    proxy.lose_answer_to(*CLAIM)
     second = await put("mail", "second", queue=LANE.queue)
     await occurs(proxy.lost)
     assert_unburnt(await until_ended(sql, second))
@@ -93,7 +93,7 @@ async def test_a_worker_that_stops_gives_back_what_a_lost_claim_took(
     start_worker: StartWorker,
 ) -> None:  # fmt: skip
     handlers.handler("mail")(lambda _: None)
-    proxy.lose_answer_to(MARK, cut=False)
+    proxy.lose_answer_to(*CLAIM, cut=False)
     job_id = await put("mail", queue=LANE.queue)
     worker = await start_worker(database=proxied, database_command_timeout_seconds=1)
     await occurs(proxy.lost)
@@ -108,7 +108,7 @@ async def test_a_pass_that_ends_in_the_middle_of_a_claim_gives_its_jobs_back(
 ) -> None:
     handlers.handler("mail")(lambda _: None)
     job_id = await put("mail", queue=LANE.queue)
-    proxy.lose_answer_to(MARK, cut=end == "cut")
+    proxy.lose_answer_to(*CLAIM, cut=end == "cut")
     task = asyncio.create_task(process_due_jobs(proxied, settings=quick(), handlers=handlers))
     await occurs(proxy.lost)
     if end == "cancelled":
