@@ -45,14 +45,16 @@ async def test_a_pass_in_the_workers_process_does_not_take_its_wake_up_away(
     database: Database, handlers: Registry, sql: Any, quick: Quick, start_worker: StartWorker
 ) -> None:
     seen = one_at_a_time(handlers)
+    (before,) = await enqueue_batch(sql, [NewJob("mail", -1, queue="q")])
     worker = await start_worker(worker_queues="q:1,*", **SELDOM)
+    await until_ended(sql, before.id)
     settings = quick(worker_queues="q:1,*")
     await process_due_jobs(database, settings=settings, handlers=handlers, slots=worker.slots)
     made = await enqueue_batch(sql, [NewJob("mail", n, queue="q") for n in range(10)])
     worker._engine.claimer.wake([])
     for job in made:
         await until_ended(sql, job.id)
-    assert seen == list(range(10))
+    assert seen == list(range(-1, 10))
 
 
 async def test_a_pass_works_a_limited_queue_off_beside_others(
