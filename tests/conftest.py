@@ -1,17 +1,15 @@
-"""One PostgreSQL a session, one migrated database a test: cheap, since it is copied."""
+"""One PostgreSQL a session, one migrated database a test: copied, or renewed after another test."""
 
 import asyncio
-import itertools
 import os
 import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-import asyncpg
 import pytest
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
@@ -22,12 +20,11 @@ from service.db.engine import Database
 from service.db.migrate import upgrade
 from service.observability.logging import configure_logging
 from service.settings import Environment, Settings
+from tests import databases
 
 TEST_SECRET = "a-secret-of-the-tests-of-at-least-32-bytes"
 RELAXED = ("fsync = off", "full_page_writes = off", "autovacuum_naptime = '1h'")
 """For the session's own server only: its data need not survive the machine."""
-
-_numbers = itertools.count()
 
 
 class IsolatedSettings(Settings):
@@ -100,42 +97,62 @@ def server_dsn() -> Iterator[str]:
             server.stop()
 
 
+@dataclass(frozen=True)
+class Template:
+    """A migrated database that nobody connects to, to be copied."""
+
+    name: str
+    fingerprint: str
+
+
 @pytest.fixture(scope="session")
-def template_database(server_dsn: str) -> Iterator[str]:
-    """Name of a migrated database that nobody connects to, to be copied."""
-    name = _database_name()
+def template_database(server_dsn: str) -> Iterator[Template]:
+    """What the tests' databases are copies of."""
+    name = databases.new_name()
+    dsn = databases.with_database(server_dsn, name)
     settings = IsolatedSettings(environment=Environment.TEST, jwt_secret=SecretStr(TEST_SECRET))
 
-    async def build() -> None:
-        await _execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE template0")
-        database = Database(_with_database(server_dsn, name), settings)
+    async def build() -> str:
+        await databases.execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE template0")
+        database = Database(dsn, settings)
         try:
             await upgrade(database, settings)
         finally:
             await database.close()
+        return await databases.fingerprint(dsn)
 
-    asyncio.run(build())
-    yield name
-    asyncio.run(_execute(server_dsn, f"DROP DATABASE {name} WITH (FORCE)"))
+    yield Template(name, asyncio.run(build()))
+    for made in (name, *databases.SPARE):
+        asyncio.run(databases.execute(server_dsn, f"DROP DATABASE {made} WITH (FORCE)"))
+    databases.SPARE.clear()
 
 
 @pytest.fixture
 async def empty_dsn(server_dsn: str) -> AsyncIterator[str]:
     """DSN of a fresh database without a schema."""
-    name = _database_name()
-    await _execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE template0")
-    yield _with_database(server_dsn, name)
-    await _execute(server_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+    name = databases.new_name()
+    await databases.execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE template0")
+    yield databases.with_database(server_dsn, name)
+    await databases.execute(server_dsn, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
-async def pg_dsn(server_dsn: str, template_database: str) -> AsyncIterator[str]:
-    """DSN of this test's own database, migrated."""
-    name = _database_name()
-    # STRATEGY: FILE_COPY and WAL_LOG both measured 55-80 ms, so it stays at the default.
-    await _execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE {template_database}")
-    yield _with_database(server_dsn, name)
-    await _execute(server_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+async def pg_dsn(server_dsn: str, template_database: Template) -> AsyncIterator[str]:
+    """DSN of this test's own database, migrated, without a row."""
+    if databases.SPARE:
+        name = databases.SPARE.pop()
+    else:
+        name = databases.new_name()
+        # STRATEGY: FILE_COPY and WAL_LOG were measured alike, so it stays at the default.
+        await databases.execute(
+            server_dsn, f"CREATE DATABASE {name} TEMPLATE {template_database.name}"
+        )
+    dsn = databases.with_database(server_dsn, name)
+    yield dsn
+    if await databases.renew(dsn, template_database.fingerprint):
+        databases.SPARE.append(name)
+    else:
+        await databases.execute(server_dsn, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -153,24 +170,7 @@ async def session(database: Database) -> AsyncIterator[AsyncSession]:
         yield session
 
 
-def _database_name() -> str:
-    return f"finmind_test_{os.getpid()}_{next(_numbers)}"
-
-
-def _with_database(dsn: str, name: str) -> str:
-    return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
-
-
-async def _execute(dsn: str, *statements: str) -> None:
-    connection = await asyncpg.connect(dsn, timeout=10, command_timeout=30)
-    try:
-        for statement in statements:
-            await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
 async def _relax(dsn: str) -> None:
-    await _execute(
+    await databases.execute(
         dsn, *(f"ALTER SYSTEM SET {setting}" for setting in RELAXED), "SELECT pg_reload_conf()"
     )
