@@ -155,7 +155,15 @@ async def finish(
             failures.append(_dump(outcome.failure))
         else:
             raise TypeError(f"{outcome!r} does not end a job")
-    rows = await link.fetch(statements.FINISH, ids, tokens, statuses, results, failures, max_errors)
+    rows = await link.fetch(
+        statements.FINISH,
+        ids,
+        tokens,
+        statuses,
+        _unless_empty(results),
+        _unless_empty(failures),
+        max_errors,
+    )
     return {(row[0], row[1]) for row in rows}
 
 
@@ -234,3 +242,8 @@ async def worker_stopped(link: Link, worker_id: int, *, forget: bool) -> None:
 
 def _dump(failure: Failure) -> str:
     return json.dumps(failure.to_json(), ensure_ascii=False)
+
+
+def _unless_empty(column: list[str | None]) -> list[str | None]:
+    # Several arrays unnested together are filled up with nulls: nulls need not travel.
+    return [] if column.count(None) == len(column) else column
