@@ -1,6 +1,7 @@
 """Every lane is found: beside a backlog, beyond the first thousand, without being told of."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,11 +13,20 @@ from service.jobs.maintenance import Maintenance
 from service.jobs.slots import Slots
 from service.jobs.store import Lane, LaneHead
 from service.jobs.worker import Engine
+from service.observability import metrics
 from tests.jobs.claims import claim
 from tests.jobs.conftest import Put, Quick, StartWorker
 from tests.jobs.waiting import occurs, until_ended, until_true
 
 DAY = 86_400
+
+
+@pytest.fixture(autouse=True)
+def _names_of_this_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The metrics of a process know so many queues; a crowd of ours would leave the others none."""
+    monkeypatch.setattr(metrics, "known_queue", metrics.LabelBound(10))
+    yield
+    metrics.clear_queue_gauges()
 
 
 async def crowd(sql: Any) -> None:

@@ -17,6 +17,9 @@ CLAIM = (LANE.queue.encode(), b"mail")
 """A claim alone names both a lane and a type."""
 
 HELD = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%WITH due%'"
+LOOKED_FOR = """
+SELECT count(*) FROM pg_stat_activity
+WHERE state = 'idle' AND query LIKE '%r.worker_id = $3%' AND datname = current_database()"""
 HOLD_CLAIMS = "ALTER SEQUENCE background_job_lease_tokens CACHE 1"
 """Until its transaction ends no claim gets a token: each waits with its rows locked."""
 
@@ -98,6 +101,29 @@ async def test_a_worker_that_stops_gives_back_what_a_lost_claim_took(
     worker = await start_worker(database=proxied, database_command_timeout_seconds=1)
     await occurs(proxy.lost)
     await worker.stop()
+    row = await sql.fetchrow("SELECT * FROM background_jobs WHERE id = $1", job_id)
+    assert (row["status"], row["attempts"], row["lease_until"]) == ("PENDING", 0, None)
+
+
+async def test_a_worker_that_stops_waits_for_a_lost_claim_that_may_yet_take_effect(
+    proxy: Proxy, proxied: Database, database: Database, handlers: Registry, put: Put, sql: Any,
+    start_worker: StartWorker,
+) -> None:  # fmt: skip
+    handlers.handler("mail")(lambda _: None)
+    worker = await start_worker(database=proxied)
+    other = await database.connect()
+    async with other.transaction():
+        await other.execute(HOLD_CLAIMS)
+        job_id = await put("mail", queue=LANE.queue)
+        await until(lambda: sql.fetchval(HELD))
+        worker.stop_claiming()  # so that it is the stop that looks for the claim
+        await proxy.cut()
+        await proxy.start()
+        stopping = asyncio.create_task(worker.stop())
+        await until(lambda: sql.fetchval(LOOKED_FOR))
+        assert await sql.fetchval(HELD)
+    await other.close()
+    await stopping
     row = await sql.fetchrow("SELECT * FROM background_jobs WHERE id = $1", job_id)
     assert (row["status"], row["attempts"], row["lease_until"]) == ("PENDING", 0, None)
 
