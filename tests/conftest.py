@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.db.embedded import EmbeddedServer
 from service.db.engine import Database
 from service.db.migrate import upgrade
+from service.jobs.wakeup import sender_for
 from service.observability.logging import configure_logging
 from service.settings import Environment, Settings
 from tests import databases
@@ -160,6 +161,8 @@ async def database(pg_dsn: str, settings: Settings) -> AsyncIterator[Database]:
     """This test's own database, migrated."""
     database = Database(pg_dsn, settings)
     yield database
+    # What was committed last may be about to be announced, from a connection of the pool.
+    await sender_for(database.engine).close()
     await database.close()
 
 
