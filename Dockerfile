@@ -14,7 +14,7 @@ FROM python:3.12-slim
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin finmind
 WORKDIR /app
 COPY --from=packages /opt/venv /opt/venv
-COPY alembic.ini ./
+COPY alembic.ini pyproject.toml ./
 COPY alembic ./alembic
 COPY service ./service
 

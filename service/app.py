@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Self
 
 from fastapi import FastAPI
@@ -14,7 +13,7 @@ from service.api.middleware import RequestShell
 from service.api.openapi import DESCRIPTION, TAGS, use_problem_schemas
 from service.auth.authenticator import Authenticator
 from service.db.engine import Database
-from service.db.migrate import upgrade
+from service.db.migrate import prepare
 from service.errors import ConfigurationError
 from service.jobs.intake import Intake
 from service.jobs.loader import load_handlers
@@ -26,6 +25,7 @@ from service.reminders import routes as reminders
 from service.reminders.handler import bind
 from service.reminders.loop import ReminderLoop
 from service.settings import Settings
+from service.version import running_version
 
 _log = get_logger(__name__)
 
@@ -64,7 +64,8 @@ class Service:
         """Bring the schema up to date, load the handlers, then run everything.
 
         Raises:
-            ConfigurationError: a handler module is broken, or the settings do not fit together.
+            ConfigurationError: a handler module is broken, or the schema is missing or behind
+                and `AUTO_MIGRATE` is off.
             Unavailable: another process holds up the migration.
         """
         async with AsyncExitStack() as stack:
@@ -73,8 +74,7 @@ class Service:
             stack.push_async_callback(self.authenticator.close)
             bind(self.database, self.settings)
             load_handlers(self.settings)
-            if self.settings.auto_migrate:
-                await upgrade(self.database, self.settings)
+            await prepare(self.database, self.settings)
             await self.monitor.start()
             stack.push_async_callback(self.monitor.stop)
             stack.push_async_callback(self.intake.stop)
@@ -133,7 +133,7 @@ def create_app(
     service = Service(settings, dsn=dsn, run_worker=run_worker)
     app = FastAPI(
         title="FinMind Jobs",
-        version=_version(),
+        version=running_version(),
         summary="A background-job service on PostgreSQL.",
         description=DESCRIPTION,
         openapi_tags=TAGS,
@@ -166,10 +166,3 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     async with service:
         yield
-
-
-def _version() -> str:
-    try:
-        return version("finmind-jobs")
-    except PackageNotFoundError:
-        return "0.0.0+source"

@@ -6,18 +6,17 @@ import contextlib
 import json
 import logging
 import os
-import shlex
 import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TypeVar
 
 from service.auth.api_keys import ApiKey, ApiKeyStore
 from service.auth.principal import Role
 from service.auth.tokens import make_token
+from service.banner import announce
 from service.db import migrate as migrations
 from service.db.embedded import EmbeddedServer
 from service.db.engine import Database
@@ -54,7 +53,7 @@ def migrate(settings: Settings, arguments: argparse.Namespace) -> int:
                 f"{arguments.to} is behind {current}: going back drops data; add --back to do it"
             )
         if arguments.sql:
-            print(migrations.render_sql(current, arguments.to))
+            print(migrations.render_sql(current, arguments.to) or "-- nothing to do")
         elif back:
             await migrations.downgrade(database, settings, arguments.to)
         else:
@@ -164,7 +163,7 @@ def _serve(settings: Settings, *, port: int, run_worker: bool = True, api: bool 
         code = serving.run_app(
             create_app(settings, dsn=dsn, run_worker=run_worker, api=api),
             listener=listener,
-            on_ready=lambda: _banner(settings, listener.getsockname()[1], api=api),
+            on_ready=lambda: announce(settings, listener.getsockname()[1], dsn=dsn, api=api),
         )
     return _leave(code)
 
@@ -190,8 +189,8 @@ def _with_database(
     async def inside(dsn: str) -> T:
         database = Database(dsn, settings)
         try:
-            if migrated and settings.auto_migrate:
-                await migrations.upgrade(database, settings)
+            if migrated:
+                await migrations.prepare(database, settings)
             return await run(database)
         finally:
             await database.close()
@@ -208,30 +207,6 @@ def _leave(code: int) -> int:
         sys.stdout.flush()
         os._exit(code)
     return code
-
-
-def _banner(settings: Settings, port: int, *, api: bool) -> None:
-    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    lines = ["", f"  FinMind Jobs    {url if api else 'running jobs'}"]
-    if api and settings.docs_enabled:
-        lines.append(f"  API reference   {url}/docs")
-    if not api:
-        lines.append(f"  Health          {url}/health/ready")
-    lines.append(f"  Metrics         {url}/metrics")
-    if api and settings.jwt_jwks_url is None:
-        lines.append(f"  Admin token     {_command_prefix()} token --role admin")
-    say("\n".join([*lines, "  Stop            Ctrl-C", ""]))
-
-
-def _command_prefix() -> str:
-    """How this program was called, for the next command to be called alike."""
-    if Path(sys.argv[0]).name != "__main__.py":
-        return shlex.quote(sys.argv[0])
-    python = Path(sys.executable)
-    # What is under the current directory is shown as it can be typed there.
-    shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
-    return f"{shlex.quote(os.fspath(shown))} -m service"
 
 
 def say(text: str) -> None:

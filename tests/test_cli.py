@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from service.auth.tokens import TokenVerifier
 from service.settings import Settings
@@ -71,8 +71,8 @@ class Running:
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """Read what it says until `pattern` is there; the test's time-out bounds it."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
             self.seen += line
             if found := re.search(pattern, line):
                 return found
@@ -81,7 +81,7 @@ class Running:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send the signal; the exit code."""
         self.process.send_signal(number)
-        _, rest = self.process.communicate(timeout=40)
+        rest, _ = self.process.communicate(timeout=40)
         self.seen += rest
         return self.process.returncode
 
@@ -96,8 +96,8 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
             [*COMMAND, *arguments],
             env=environment | extra,
             cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         )
         started.append(Running(process))
@@ -143,6 +143,78 @@ def test_serve_starts_from_nothing_and_stops_without_leaving_a_process(
     assert httpx.get(f"{url}/admin/api-keys", headers=headers, timeout=10).status_code == 200
     assert server.stop(number) == 0, server.seen
     assert postgres_of(tmp_path) == []
+
+
+def test_the_greeting_names_the_embedded_database_for_sql_and_for_sqlalchemy(start: Start) -> None:
+    server = start("serve")
+    dsn = server.wait_for(r"Database\s+(postgresql://\S+)")[1]
+    url = server.wait_for(r"for SQLAlchemy\s+(postgresql\+asyncpg://\S+)")[1]
+    server.wait_for("Ctrl-C")
+
+    async def tables() -> tuple[object, object]:
+        connection = await asyncpg.connect(dsn, timeout=10)
+        first = await connection.fetchval("SELECT to_regclass('background_jobs')::text")
+        await connection.close()
+        engine = create_async_engine(url)
+        async with engine.connect() as other:
+            second = await other.scalar(text("SELECT to_regclass('background_jobs')::text"))
+        await engine.dispose()
+        return first, second
+
+    assert asyncio.run(tables()) == ("background_jobs", "background_jobs")
+    assert server.stop() == 0, server.seen
+
+
+@pytest.mark.parametrize("where", ["development", "production"])
+def test_people_are_greeted_on_standard_output_and_production_is_told_in_the_log(
+    environment: dict[str, str], tmp_path: Path, pg_dsn: str, where: str
+) -> None:
+    settings = {"ENVIRONMENT": where, "DATABASE_URL": pg_dsn, "JWT_SECRET": TEST_SECRET}
+    log, said = tmp_path / "log", tmp_path / "said"
+    with log.open("w") as errors, said.open("w") as output:
+        server = subprocess.Popen(
+            [*COMMAND, "serve"],
+            env=environment | settings | {"LOG_FORMAT": "json"},
+            cwd=tmp_path,
+            stdout=output,
+            stderr=errors,
+        )
+        try:
+            file, sign = (log, "listening") if where == "production" else (said, "Ctrl-C")
+            while sign not in file.read_text():  # the test's time-out bounds it
+                assert server.poll() is None, log.read_text()
+            server.terminate()
+            assert server.wait(timeout=30) == 0
+        finally:
+            server.kill()
+            server.wait(timeout=10)
+    events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+    assert ("listening" in events) == (where == "production")
+    assert (said.read_text() == "") == (where == "production")
+
+
+@pytest.mark.parametrize("command", [("serve",), ("worker",), ("enqueue", "demo.ok")])
+def test_a_missing_schema_is_told_with_what_to_run_where_migrating_is_off(
+    run: Run, empty_dsn: str, command: tuple[str, ...]
+) -> None:
+    settings = {"DATABASE_URL": empty_dsn, "AUTO_MIGRATE": "false"}
+    done = run(*command, **settings, LOG_LEVEL="WARNING", WORKER_PORT="0")
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"error: The database has no schema\. .* run `python -m service migrate` first\n",
+        done.stderr,
+    )
+    assert run("migrate", **settings).returncode == 0
+    left = run("enqueue", "demo.ok", **settings)
+    assert (left.returncode, left.stderr) == (0, "")
+
+
+def test_a_schema_that_is_behind_is_told_with_what_to_run(run: Run, empty_dsn: str) -> None:
+    assert run("migrate", "--to", "0001", DATABASE_URL=empty_dsn).returncode == 0
+    done = run("serve", DATABASE_URL=empty_dsn, AUTO_MIGRATE="false", LOG_LEVEL="WARNING")
+    assert done.returncode == 2
+    assert "is at revision 0001" in done.stderr
+    assert "python -m service migrate" in done.stderr
 
 
 def test_serve_runs_what_demo_enqueues_and_keeps_it_through_kill_9(
@@ -328,8 +400,7 @@ def test_migrate_prints_only_what_it_would_run(run: Run, pg_dsn: str, empty_dsn:
     everything = run("migrate", "--sql", DATABASE_URL=empty_dsn)
     assert "CREATE TABLE background_jobs" in everything.stdout, everything.stderr
     nothing = run("migrate", "--sql", DATABASE_URL=pg_dsn)
-    assert nothing.returncode == 0
-    assert "CREATE TABLE" not in nothing.stdout
+    assert (nothing.returncode, nothing.stdout) == (0, "-- nothing to do\n")
 
 
 def test_migrate_goes_back_only_when_told_that_it_may(run: Run, pg_dsn: str) -> None:

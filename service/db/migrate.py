@@ -63,6 +63,28 @@ async def upgrade(database: Database, settings: Settings, revision: str = "head"
             logger.info("Migrated the schema from %s to %s", current or "nothing", target)
 
 
+async def prepare(database: Database, settings: Settings) -> None:
+    """Bring the schema up to date, or, where `AUTO_MIGRATE` is off, make sure that it is.
+
+    Raises:
+        ConfigurationError: it is off, and the schema is missing or behind.
+        Unavailable: another process migrates, or holds the tables, for too long.
+    """
+    if settings.auto_migrate:
+        await upgrade(database, settings)
+        return
+    current = await current_revision(database)
+    if current is None:
+        state = "has no schema"
+    elif current in revisions()[:-1]:
+        state = f"is at revision {current}, and this version needs {head_revision()}"
+    else:
+        return
+    raise ConfigurationError(
+        f"The database {state}. AUTO_MIGRATE is off: run `python -m service migrate` first"
+    )
+
+
 async def downgrade(database: Database, settings: Settings, revision: str) -> None:
     """Take the schema back to `revision`, `base` for none at all. Data of dropped tables is lost.
 

@@ -1,5 +1,7 @@
 """The OpenAPI document tells all of the API of jobs, and what it tells is true."""
 
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,6 +11,7 @@ from fastapi import FastAPI
 from tests.api.conftest import Auth
 from tests.api.shapes import assert_problem
 
+ROOT = Path(__file__).parents[2]
 OPERATIONS = {
     ("/jobs", "post"): {200, 201, 400, 401, 403, 409, 413, 415, 422, 503},
     ("/jobs/batch", "post"): {200, 201, 400, 401, 403, 409, 413, 415, 422, 503},
@@ -29,6 +32,11 @@ MINE = pytest.mark.parametrize(("path", "method"), OPERATIONS)
 @pytest.fixture
 def document(app: FastAPI) -> dict[str, Any]:
     return app.openapi()
+
+
+def test_the_version_is_the_one_that_the_project_declares(document: dict[str, Any]) -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert document["info"]["version"] == declared["project"]["version"]
 
 
 def test_every_route_of_jobs_is_known_here(document: dict[str, Any]) -> None:
