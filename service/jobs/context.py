@@ -1,6 +1,8 @@
 """What a handler is told of the job it runs, beside the payload."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
 
@@ -8,7 +10,9 @@ from service.jobs.encoding import dump_json
 from service.jobs.model import JobId, LeaseToken
 from service.observability.logging import get_logger
 
-MAX_PROGRESS_BYTES = 4_096
+MAX_PROGRESS_BYTES: Final = 4_096
+PROGRESS_WAIT_SECONDS: Final = 60.0
+"""Bound on a thread's wait for its progress to be written: more than the time-outs of the database."""
 
 
 class JobContext:
@@ -25,6 +29,7 @@ class JobContext:
     """
 
     __slots__ = (
+        "_loop",
         "_write",
         "attempt",
         "cancelled",
@@ -42,8 +47,9 @@ class JobContext:
         attempt: int,
         is_last_attempt: bool,
         lease_token: LeaseToken,
-        write: Callable[[str], Awaitable[bool]],
+        write: Callable[[str], Coroutine[Any, Any, bool]],
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self.job_id = job_id
         self.job_type = job_type
         self.attempt = attempt
@@ -57,8 +63,8 @@ class JobContext:
         """A logger; job id, type and attempt are on every line of it."""
         return get_logger(f"job.{self.job_type}")
 
-    async def progress(self, fraction: float, message: str = "") -> bool:
-        """Record how far the job is, for operators to see.
+    def progress(self, fraction: float, message: str = "") -> Coroutine[Any, Any, bool]:
+        """Record how far the job is, for operators to see: `await ctx.progress(0.5, "half")`.
 
         Args:
             fraction: 0 to 1.
@@ -71,10 +77,44 @@ class JobContext:
 
         Raises:
             PayloadError: the message cannot be stored.
+            RuntimeError: called in a thread: a plain function calls `progress_sync`.
         """
-        text = dump_json(
-            {"fraction": min(max(float(fraction), 0.0), 1.0), "message": message[:1000]},
-            what="progress",
-            max_bytes=MAX_PROGRESS_BYTES,
-        )
-        return await self._write(text)
+        if _loop_here() is not self._loop:
+            # A coroutine that nobody awaits would record nothing, and say so to nobody.
+            raise RuntimeError(
+                "ctx.progress is for `async def` handlers; in a plain function or a thread call "
+                "ctx.progress_sync(fraction, message), without await"
+            )
+        return self._write(_encoded(fraction, message))
+
+    def progress_sync(self, fraction: float, message: str = "") -> bool:
+        """The same for handlers that are plain functions: waits until it is recorded.
+
+        Raises:
+            PayloadError: the message cannot be stored.
+            RuntimeError: called on the event loop, which it would block: `await ctx.progress`.
+        """
+        if _loop_here() is not None:
+            raise RuntimeError("ctx.progress_sync would block the event loop: await ctx.progress")
+        text = _encoded(fraction, message)
+        written = asyncio.run_coroutine_threadsafe(self._write(text), self._loop)
+        try:
+            return written.result(PROGRESS_WAIT_SECONDS)
+        except TimeoutError:
+            written.cancel()
+            return True  # not known to be lost
+
+
+def _encoded(fraction: float, message: str) -> str:
+    return dump_json(
+        {"fraction": min(max(float(fraction), 0.0), 1.0), "message": message[:1000]},
+        what="progress",
+        max_bytes=MAX_PROGRESS_BYTES,
+    )
+
+
+def _loop_here() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -16,7 +16,7 @@ from service.jobs.registry import Registry, registry
 from service.jobs.slots import Slots
 from service.jobs.store import Lane
 from service.jobs.worker import Engine
-from service.settings import Settings
+from service.settings import Settings, load_settings
 
 SLOT_WAIT_SECONDS: Final = 5.0
 """How long a pass waits for a slot where a worker of the process has them all."""
@@ -50,7 +50,7 @@ class ProcessSummary:
 
 
 async def process_due_jobs(
-    database: Database,
+    database: Database | str,
     limit: int = 50,
     *,
     settings: Settings | None = None,
@@ -63,17 +63,28 @@ async def process_due_jobs(
     nor any live worker serves becomes FAILED at once.
 
     Args:
-        database: where the jobs are.
+        database: where the jobs are: its URL, or the `Database` of a running service.
         limit: jobs to take, at the most.
         settings: concurrency, time-outs and so on; from the environment where None.
         handlers: the process's own where nothing is said.
         slots: those of a worker of this process, so that the two share its limits.
 
     Raises:
+        ConfigurationError: the environment, or the URL, is refused.
         DATABASE_ERRORS: the database failed. What had been claimed is given back, or runs again
             when its leases end.
     """
-    engine = Engine(database, settings or Settings(), handlers=handlers, slots=slots)
+    settings = settings or load_settings()
+    if isinstance(database, str):
+        opened = Database(database, settings)
+        try:
+            return await _pass(Engine(opened, settings, handlers=handlers, slots=slots), limit)
+        finally:
+            await opened.close()
+    return await _pass(Engine(database, settings, handlers=handlers, slots=slots), limit)
+
+
+async def _pass(engine: Engine, limit: int) -> ProcessSummary:
     summary = ProcessSummary()
     engine.tally(summary.count)
     try:
