@@ -98,6 +98,17 @@ class TokenVerifier:
             raise _refused("The token is from another issuer.") from error
         except jwt.ImmatureSignatureError as error:
             raise _refused("The token is not valid yet.") from error
+        except jwt.InvalidSignatureError as error:
+            signer = "this server's JWT_SECRET" if self._jwks is None else "a key of JWT_JWKS_URL"
+            raise _refused(
+                f"The token's signature does not hold: was it signed with {signer}?"
+            ) from error
+        except jwt.InvalidAlgorithmError as error:
+            raise _refused(
+                f"The token does not hold: it is not signed with {algorithm}."
+            ) from error
+        except jwt.DecodeError as error:
+            raise _refused("The token does not hold: it is not a whole JWT.") from error
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             # PyJWT lets a few errors of json and int through for odd claims: `exp: Infinity`.
             raise _refused("The token does not hold.") from error
