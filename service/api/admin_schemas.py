@@ -1,10 +1,10 @@
 """What operators ask for and get, field by field."""
 
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from service.api.cursors import MAX_CURSOR_CHARS
 from service.api.patterns import NO_NUL
@@ -24,6 +24,18 @@ EXAMPLE_ERROR: Final[dict[str, Any]] = {
 }
 
 
+def _with_z(value: object) -> object:
+    """The history is kept as text, with the offset of who wrote it; answers are in UTC, with a Z."""
+    try:
+        moment = datetime.fromisoformat(str(value)).astimezone(UTC)
+    except ValueError:
+        return value  # put there by hand
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+MomentText = Annotated[str, BeforeValidator(_with_z)]
+
+
 class ErrorEntry(BaseModel):
     """One entry of a job's history."""
 
@@ -36,8 +48,8 @@ class ErrorEntry(BaseModel):
     type: str | None = Field(None, description="Class of the error.")
     message: str | None = Field(None, description="What it said.")
     traceback: str | None = Field(None, description="Where it was raised, shortened.")
-    started_at: str | None = Field(None, description="When the attempt began.")
-    at: str | None = Field(None, description="When this was recorded.")
+    started_at: MomentText | None = Field(None, description="When the attempt began.")
+    at: MomentText | None = Field(None, description="When this was recorded.")
     worker: str | None = Field(None, description="The process that ran it.")
     by: str | None = Field(None, description="Who retried it by hand.")
 
@@ -64,7 +76,10 @@ class JobDetail(JobOut):
         description="Failed attempts and retries by hand, oldest first; the latest "
         "`MAX_ERROR_ENTRIES`."
     )
-    backoff: dict[str, float] | None = Field(description="Its own delays; null: its handler's.")
+    backoff: dict[str, float] | None = Field(
+        description="What was asked for this very job. null: what its handler says, else the "
+        "`BACKOFF_*` settings."
+    )
     lost_leases: int = Field(description="Workers in a row that vanished while they ran it.")
     lease_until: datetime | None = Field(description="Until when its worker holds it.")
     worker_id: int | None = Field(description="The worker that ran it last.")

@@ -14,7 +14,7 @@ from typing import Final
 import fastapi_offline
 from fastapi import Depends, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
 from service.auth.dependencies import public
@@ -34,20 +34,29 @@ _SWAGGER_PARAMETERS: Final = {
 
 
 def add_docs(app: FastAPI) -> None:
-    """Serve `/docs`, its assets and `/openapi.json`."""
+    """Serve `/docs`, its assets and `/openapi.json`, and lead there from `/`."""
     app.mount(ASSETS_PATH, StaticFiles(directory=ASSETS), name="docs-assets")
 
     @app.get(DOCS_PATH, include_in_schema=False, dependencies=[Depends(public)])
     async def docs(request: Request) -> HTMLResponse:
         """The API's description as a page to try it on."""
-        root = str(request.scope.get("root_path", "")).rstrip("/")
-        page, policy = _page(app.title, root)
+        page, policy = _page(app.title, _root(request))
         return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+    @app.get("/", include_in_schema=False, dependencies=[Depends(public)])
+    async def front_door(request: Request) -> RedirectResponse:
+        """Where a browser goes that was given the address alone."""
+        return RedirectResponse(f"{_root(request)}{DOCS_PATH}")
 
     @app.get(OPENAPI_PATH, include_in_schema=False, dependencies=[Depends(public)])
     async def openapi() -> dict[str, object]:
         """The API's description in OpenAPI 3.1."""
         return app.openapi()
+
+
+def _root(request: Request) -> str:
+    """The path that a proxy serves the application under."""
+    return str(request.scope.get("root_path", "")).rstrip("/")
 
 
 @lru_cache(maxsize=8)

@@ -27,10 +27,10 @@ from service.jobs.new_job import MAX_DELAY_YEARS_SECONDS, NewJob
 from service.jobs.registry import registry
 
 EXAMPLE_IN: Final[dict[str, Any]] = {
-    "job_type": "send_invoice",
-    "payload": {"invoice": 4711},
-    "queue": "billing",
-    "unique_key": "invoice-4711",
+    # One that succeeds where nothing but the demo's handlers is loaded: people press "Try it out".
+    "job_type": "demo.ok",
+    "payload": {"number": 4711},
+    "unique_key": "demo-4711",
 }
 EXAMPLE_SUMMARY: Final[dict[str, Any]] = {
     "id": 42,
@@ -115,14 +115,16 @@ class JobIn(BaseModel):
         ge=0,
         le=1000,
         strict=True,
-        description="Retries after the first attempt; without it what the handler says.",
+        description="Retries after the first attempt; without it what the handler says, else "
+        "`DEFAULT_MAX_RETRIES` (3).",
     )
     timeout_seconds: float | None = Field(
         None,
         gt=0,
         le=86_400,
         strict=True,
-        description="Bound on one attempt; without it what the handler says.",
+        description="Bound on one attempt; without it what the handler says, else "
+        "`DEFAULT_TIMEOUT_SECONDS` (300).",
     )
     run_at: Moment | None = Field(
         None, description="When it is due, with a time zone; at once without. Not with a delay."
@@ -172,7 +174,7 @@ class BatchIn(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"jobs": [EXAMPLE_IN, {"job_type": "clean_up"}]}]},
+        json_schema_extra={"examples": [{"jobs": [EXAMPLE_IN, {"job_type": "demo.slow"}]}]},
     )
 
     jobs: list[JobIn] = Field(
@@ -204,7 +206,10 @@ class JobSummaryOut(BaseModel):
     status: JobStatus = Field(description="Where it stands.")
     priority: int = Field(description="0 (most urgent) to 9.")
     attempts: int = Field(description="Attempts begun; a retry by hand starts again at 0.")
-    max_retries: int | None = Field(description="Its own limit; null: what its handler says.")
+    max_retries: int | None = Field(
+        description="What was asked for this very job. null: what its handler says where it runs, "
+        "else `DEFAULT_MAX_RETRIES` (3)."
+    )
     next_run_at: datetime = Field(description="When it is, or was last, due.")
     created_at: datetime = Field(description="When it was enqueued.")
     started_at: datetime | None = Field(description="When its latest attempt began.")
@@ -221,7 +226,10 @@ class JobOut(JobSummaryOut):
     payload: Any = Field(description="What its handler is given.")
     result: Any = Field(description="What its handler returned.")
     progress: Any = Field(description="What its handler reported last; null before that.")
-    timeout_seconds: float | None = Field(description="Its own limit; null: its handler's.")
+    timeout_seconds: float | None = Field(
+        description="What was asked for this very job. null: what its handler says where it runs, "
+        "else `DEFAULT_TIMEOUT_SECONDS` (300)."
+    )
 
 
 def _own_queue(job_type: str) -> str:

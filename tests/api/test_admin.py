@@ -1,6 +1,7 @@
 """`/admin/jobs`: every answer that an operator can get."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -598,3 +599,48 @@ class TestSlowDatabase:
                 answer = await client.get(path, headers=headers)
                 assert_problem(answer, 503)
                 assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_every_time_of_every_answer_ends_in_z(
+    client: httpx.AsyncClient, auth: Auth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_specs", dict(registry._specs))
+
+    @register_handler("test-api.breaks")
+    async def breaks(payload: dict[str, Any]) -> None:
+        raise OSError("down")
+
+    admin = auth("admin")
+    due = {"job_type": "test-api.breaks", "max_retries": 0}
+    made = await client.post("/jobs", json=due, headers=admin)
+    await client.post("/admin/jobs/process", headers=admin)
+    path = f"/admin/jobs/{made.json()['id']}"
+    later = {"run_at": "2030-01-01T09:00:00+02:00"}
+    answers = [
+        made,
+        await client.post("/jobs", json=due | later, headers=admin),
+        await client.get(path, headers=admin),
+        await client.get("/admin/jobs", headers=admin),
+        await client.get("/admin/jobs/stats", headers=admin),
+        await client.post(f"{path}/retry", headers=admin),
+        await client.post(
+            "/admin/api-keys", json={"name": "n", "scopes": ["jobs:read"]}, headers=admin
+        ),
+        await client.post(
+            "/reminders",
+            json={
+                "message": "m",
+                "send_at": "2030-01-01T09:00:00+02:00",
+                "channel": "log",
+                "recipient": "ada",
+            },
+            headers=admin,
+        ),
+    ]
+    for answer in answers:
+        assert answer.is_success, answer.text
+        times = re.findall(r'"(\d{4}-\d\d-\d\dT[^"]+)"', answer.text)
+        assert times
+        assert all(time.endswith("Z") for time in times), times
+    # Those of the history too: what a handler raised, and what SQL wrote of the retry.
+    assert [entry["event"] for entry in answers[5].json()["errors"]] == ["error", "manual_retry"]

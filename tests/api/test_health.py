@@ -112,8 +112,14 @@ async def test_metrics_can_be_closed(
 async def test_docs_can_be_turned_off(make_settings: Callable[..., Settings], pg_dsn: str) -> None:
     settings = make_settings(database_url=SecretStr(pg_dsn), docs_enabled=False)
     async with serving(settings) as client:
-        for path in ("/docs", "/openapi.json", "/docs/assets/swagger-ui.css", "/redoc"):
+        for path in ("/", "/docs", "/openapi.json", "/docs/assets/swagger-ui.css", "/redoc"):
             assert (await client.get(path)).status_code == 404
+
+
+async def test_the_bare_address_leads_to_the_docs(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/")
+    assert answer.is_redirect
+    assert "swagger-ui" in (await client.get(answer.headers["location"])).text
 
 
 async def test_the_docs_page_needs_no_other_host(client: httpx.AsyncClient) -> None:
