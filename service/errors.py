@@ -10,7 +10,7 @@
     ├── Conflict             409  the thing is in a state that does not allow this
     └── Unavailable          503  the database cannot answer just now; try again
 
-Domain code raises these; `service.api.problems` alone turns them into HTTP answers.
+Domain code raises these; `service.api.error_handlers` alone turns them into HTTP answers.
 """
 
 from typing import ClassVar
