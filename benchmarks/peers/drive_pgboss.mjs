@@ -1,7 +1,8 @@
-// Drives pg-boss the way its documentation calls fast: its page "Workers" has `batchSize` for
-// taking many jobs at once, `burstWhenBatchFull` for fetching on without a delay while batches
-// come back full, and `localConcurrency` for several such workers in a process; with
-// `useListenNotify` and a queue's `notify`, new jobs wake the worker instead of its poll. `insert`
+// Drives pg-boss the way its documentation offers for speed: its page "Workers" has `batchSize` for
+// taking many jobs at once and several workers in a process. The documentation of its types, as
+// installed, adds `localConcurrency`, `burstWhenBatchFull` for fetching on without a delay while
+// batches come back full, and `useListenNotify` with a queue's `notify`, by which new jobs wake the
+// worker instead of its poll. `insert`
 // is its bulk API. No page gives sizes: of batches of 100, 500 and 2,000 with 1, 2 and 4 workers,
 // these were the fastest on two cores. Finished jobs are kept for a week, which is its default.
 
