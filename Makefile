@@ -45,8 +45,8 @@ format: $(VENV)/.dev ## Format and repair what can be repaired
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 
-bench: $(VENV)/.dev ## Measure, beside floors measured in the same run
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.dev ## Measure, beside floors measured in the same run (ARGS="drain --jobs 1000000")
+	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-peers: $(VENV)/.dev ## Measure beside other queues, installed into .bench (ARGS="--jobs 100000")
 	$(BIN)/python -m benchmarks.peers $(ARGS)

@@ -1,53 +1,68 @@
-"""`python -m benchmarks`: measure the hot path and print a table (`--json FILE` for machines)."""
+"""`python -m benchmarks`: measure and print a table (`--json FILE` for machines)."""
 
 import argparse
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
 
 from benchmarks import bulk, drain, http, latency
-from benchmarks.scenario import Report, describe, postgres
+from benchmarks.scenario import Report, Scale, describe, postgres
 from service.heap import freeze_startup_objects
 from service.observability.logging import configure_logging
 from service.settings import Settings
 
-NAMES = ("drain", "bulk", "latency", "http")
+HOT_PATH: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {
+    "drain": drain.measure,
+    "bulk": bulk.measure,
+    "latency": latency.measure,
+    "http": http.measure,
+}
+"""What `make bench` measures: a few minutes."""
+
+ON_DEMAND: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {}
+"""What is measured when it is named: some of it takes long."""
 
 
 async def main(arguments: argparse.Namespace) -> None:
-    """Measure what was asked for."""
+    """Measure what was asked for, each beside its floor."""
     configure_logging(Settings(log_level="ERROR"))
-    runs = arguments.runs
+    scale = Scale(
+        jobs=arguments.jobs,
+        seconds=arguments.seconds,
+        runs=arguments.runs,
+        history=arguments.history,
+    )
     freeze_startup_objects()  # as a serving process does
     async with postgres() as dsn:
         report = Report(await describe(dsn))
-        if "drain" in arguments.names:
-            await drain.measure(dsn, report, jobs=arguments.jobs, runs=runs)
-        if "bulk" in arguments.names:
-            await bulk.measure(dsn, report, jobs=arguments.jobs, runs=runs)
-        if "latency" in arguments.names:
-            await latency.measure(dsn, report, seconds=arguments.seconds, runs=runs)
-        if "http" in arguments.names:
-            await http.measure(dsn, report, seconds=arguments.seconds, runs=runs)
+        for name in arguments.names or HOT_PATH:
+            await (HOT_PATH | ON_DEMAND)[name](dsn, report, scale)
+            if arguments.json:  # after each: a later one may fail after hours
+                arguments.json.write_text(report.json() + "\n")
     print(report.table())
-    if arguments.json:
-        arguments.json.write_text(report.json() + "\n")
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
+    names = [*HOT_PATH, *ON_DEMAND]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all by default"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"of {', '.join(names)}; {', '.join(HOT_PATH)} by default",
     )
     parser.add_argument("--jobs", type=int, default=100_000, help="jobs to drain and to enqueue")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of the timed loads")
     parser.add_argument("--runs", type=int, default=3, help="interleaved runs of each")
+    parser.add_argument(
+        "--history", type=int, default=1_000_000, help="finished jobs behind a full history"
+    )
     parser.add_argument("--json", type=Path, help="write every run to this file")
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(NAMES):
+    if unknown := set(arguments.names) - set(names):
         parser.error(f"no such measurement: {', '.join(sorted(unknown))}")
-    arguments.names = arguments.names or NAMES
     return arguments
 
 

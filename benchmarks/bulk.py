@@ -6,7 +6,7 @@ import time
 
 import asyncpg
 
-from benchmarks.scenario import PAYLOAD, Report, fresh_database, interleaved, settings
+from benchmarks.scenario import PAYLOAD, Report, Scale, fresh_database, interleaved, settings
 from service.jobs import NewJob, enqueue_many, statements
 
 OURS = "bulk enqueue, enqueue_many"
@@ -14,8 +14,9 @@ FLOOR = "bulk enqueue, the same SQL from bare asyncpg"
 BATCH = 1000
 
 
-async def measure(dsn: str, report: Report, *, jobs: int, runs: int) -> None:
+async def measure(dsn: str, report: Report, scale: Scale) -> None:
     """Ours and the floor in turn, and their ratio."""
+    jobs = scale.jobs
 
     async def ours() -> None:
         async with fresh_database(dsn, settings()) as database:
@@ -35,7 +36,7 @@ async def measure(dsn: str, report: Report, *, jobs: int, runs: int) -> None:
             report.figure(FLOOR, "jobs/s").runs.append(jobs / await _bare(connection, jobs))
             await connection.close()
 
-    await interleaved(runs, ours, floor)
+    await interleaved(scale.runs, ours, floor)
     report.ratio("bulk enqueue: ours / floor", OURS, FLOOR)
 
 

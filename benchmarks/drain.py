@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from benchmarks.scenario import PAYLOAD, Report, fresh_database, interleaved, settings
+from benchmarks.scenario import PAYLOAD, Report, Scale, fresh_database, interleaved, settings
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, Worker, enqueue_many, partitions, store
 from service.jobs.outcomes import SUCCEEDED_EMPTY
@@ -15,8 +15,9 @@ CONCURRENCY = 400
 BATCH = 200
 
 
-async def measure(dsn: str, report: Report, *, jobs: int, runs: int) -> None:
+async def measure(dsn: str, report: Report, scale: Scale) -> None:
     """Ours and the floor in turn, and their ratio."""
+    jobs = scale.jobs
 
     async def ours() -> None:
         report.figure(OURS, "jobs/s").runs.append(jobs / await _drain(dsn, jobs))
@@ -24,7 +25,7 @@ async def measure(dsn: str, report: Report, *, jobs: int, runs: int) -> None:
     async def floor() -> None:
         report.figure(FLOOR, "jobs/s").runs.append(jobs / await _drain_bare(dsn, jobs))
 
-    await interleaved(runs, ours, floor)
+    await interleaved(scale.runs, ours, floor)
     report.ratio("drain: ours / floor", OURS, FLOOR)
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from benchmarks.scenario import PAYLOAD, Report, fresh_database, interleaved, settings
+from benchmarks.scenario import PAYLOAD, Report, Scale, fresh_database, interleaved, settings
 from service.auth.principal import Role
 from service.auth.tokens import make_token
 
@@ -16,7 +16,7 @@ SECRET = "a-secret-for-the-benchmark-alone-0123456789"
 CONNECTIONS = 32
 
 
-async def measure(dsn: str, report: Report, *, seconds: float, runs: int) -> None:
+async def measure(dsn: str, report: Report, scale: Scale) -> None:
     """Ours and the floor in turn, and their ratio."""
     token = make_token(SECRET, role=Role.SERVICE, subject="bench", hours=1)
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
@@ -27,17 +27,17 @@ async def measure(dsn: str, report: Report, *, seconds: float, runs: int) -> Non
             fresh_database(dsn, settings()) as database,
             _serving(database.dsn, *command) as port,
         ):
-            await _load(port, headers, body, seconds=min(seconds, 1.0))
-            times = sorted(await _load(port, headers, body, seconds=seconds))
+            await _load(port, headers, body, seconds=min(scale.seconds, 1.0))
+            times = sorted(await _load(port, headers, body, seconds=scale.seconds))
         report.figure(f"{name}, {CONNECTIONS} connections", "req/s").runs.append(
-            len(times) / seconds
+            len(times) / scale.seconds
         )
         report.figure(f"{name}, p99", "ms", better="lower").runs.append(
             1000 * times[int(0.99 * (len(times) - 1))]
         )
 
     await interleaved(
-        runs,
+        scale.runs,
         lambda: one("POST /jobs", "-m", "service", "serve", "--no-worker", "--port", "0"),
         lambda: one("bare FastAPI and one INSERT", "-m", "benchmarks.bare_app"),
     )

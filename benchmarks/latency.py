@@ -4,17 +4,17 @@ import asyncio
 import statistics
 import time
 
-from benchmarks.scenario import Report, fresh_database, interleaved, settings
+from benchmarks.scenario import Report, Scale, fresh_database, interleaved, settings
 from service.jobs import Intake, NewJob, Registry, Worker
 
 RATE_PER_SECOND = 100
 
 
-async def measure(dsn: str, report: Report, *, seconds: float, runs: int) -> None:
+async def measure(dsn: str, report: Report, scale: Scale) -> None:
     """Jobs at a fixed rate, timed from the intended moment of the call; and one round trip."""
 
     async def ours() -> None:
-        waits = sorted(await _waits(dsn, int(seconds * RATE_PER_SECOND)))
+        waits = sorted(await _waits(dsn, int(scale.seconds * RATE_PER_SECOND)))
         for name, share in (("p50", 0.5), ("p99", 0.99)):
             figure = report.figure(f"enqueue to start at 100/s, {name}", "ms", better="lower")
             figure.runs.append(1000 * waits[int(share * (len(waits) - 1))])
@@ -32,7 +32,7 @@ async def measure(dsn: str, report: Report, *, seconds: float, runs: int) -> Non
         figure = report.figure("one INSERT and its commit, bare asyncpg, p50", "ms", better="lower")
         figure.runs.append(1000 * statistics.median(times))
 
-    await interleaved(runs, ours, floor)
+    await interleaved(scale.runs, ours, floor)
 
 
 async def _waits(dsn: str, jobs: int) -> list[float]:

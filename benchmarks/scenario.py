@@ -41,11 +41,32 @@ class Figure:
 
 
 @dataclass(slots=True)
+class Series:
+    """Rows of numbers that one run made: what a picture is drawn from."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: list[tuple[float, ...]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much a call measures."""
+
+    jobs: int
+    seconds: float
+    runs: int
+    history: int
+    """Finished jobs that stand behind the measurements of a full history."""
+
+
+@dataclass(slots=True)
 class Report:
     """Every figure of one call, and where it was measured."""
 
     machine: dict[str, str]
     figures: list[Figure] = field(default_factory=list)
+    series: list[Series] = field(default_factory=list)
 
     def figure(self, name: str, unit: str, *, better: str = "higher") -> Figure:
         """The figure of that name, made on first use."""
@@ -74,7 +95,8 @@ class Report:
     def json(self) -> str:
         """For machines."""
         figures = [asdict(figure) | {"median": figure.median} for figure in self.figures]
-        return json.dumps({"machine": self.machine, "figures": figures}, indent=2)
+        series = [asdict(one) for one in self.series]
+        return json.dumps({"machine": self.machine, "figures": figures, "series": series}, indent=2)
 
 
 @asynccontextmanager
