@@ -1,5 +1,6 @@
 """Day partitions of finished jobs: made ahead of time, dropped whole."""
 
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
@@ -20,9 +21,13 @@ _log = get_logger(__name__)
 async def make_ahead(link: Link, *, days: int) -> None:
     """Make the day partitions from today to `days` days ahead, those that are missing."""
     today: date = (await link.fetch(statements.TODAY))[0][0]
+    await make(link, (today + timedelta(days=ahead) for ahead in range(days + 1)))
+
+
+async def make(link: Link, days: Iterable[date]) -> None:
+    """Make the partitions of these days, those that are missing."""
     standing = await _days(link)
-    for ahead in range(days + 1):
-        day = today + timedelta(days=ahead)
+    for day in days:
         if day not in standing:
             await _make(link, day)
 
