@@ -1,18 +1,92 @@
-"""Drain: how fast one worker process empties a full queue of no-op jobs, history kept."""
+"""Drain: how fast one worker process empties a full queue of jobs, history kept."""
 
 import asyncio
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.scenario import PAYLOAD, Report, Scale, fresh_database, interleaved, settings
 from service.db.engine import Database
-from service.jobs import NewJob, Registry, Worker, enqueue_many, partitions, store
+from service.jobs import (
+    Backoff,
+    JobContext,
+    NewJob,
+    Registry,
+    Worker,
+    enqueue_many,
+    partitions,
+    store,
+)
 from service.jobs.outcomes import SUCCEEDED_EMPTY
 from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneRequest
+from service.settings import Settings
 
 OURS = "drain, one worker process"
 FLOOR = "drain, the same SQL from bare asyncpg"
-CONCURRENCY = 400
 BATCH = 200
+AT_ONCE = Backoff(base_seconds=0.001, factor=1.0, jitter=0.0)
+FILL_SECONDS = 600.0
+"""Bound on one statement while a queue is filled or looked at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What the jobs are, and how many of them may run at once."""
+
+    payload: dict[str, Any] = field(default_factory=lambda: PAYLOAD)
+    queues: tuple[str, ...] = ("default",)
+    handler_seconds: float = 0.0
+    fail_once_percent: int = 0
+    """Of the jobs: those whose first attempt fails."""
+    slots: int = 400
+
+    def jobs(self, count: int) -> Iterator[NewJob]:
+        """The jobs, one at a time: a million of them need no more memory than one."""
+        for number in range(count):
+            queue = self.queues[number % len(self.queues)]
+            yield NewJob("fails_once" if self.fails(number) else "noop", self.payload, queue=queue)
+
+    def fails(self, number: int) -> bool:
+        """Whether the first attempt of the job of this number fails; spread evenly."""
+        return number * 37 % 100 < self.fail_once_percent
+
+    def settings(self) -> Settings:
+        """The defaults of the service, but for the batch and the slots."""
+        return settings(worker_concurrency=self.slots, claim_batch_size=BATCH)
+
+
+PLAIN = Load()
+
+
+class Handlers(Registry):
+    """What runs the jobs of a load, and counts."""
+
+    def __init__(self, load: Load, jobs: int) -> None:
+        super().__init__()
+        self.succeeded = 0
+        self.failed = 0
+        self.done = asyncio.Event()
+        """Set when as many runs as there are jobs have succeeded."""
+        self._jobs = jobs
+        self._seconds = load.handler_seconds
+        self.handler("noop")(self._sleep if self._seconds else self._noop)
+        self.handler("fails_once", backoff=AT_ONCE)(self._fail_once)
+
+    async def _noop(self, _payload: object) -> None:
+        self.succeeded += 1
+        if self.succeeded == self._jobs:
+            self.done.set()
+
+    async def _sleep(self, payload: object) -> None:
+        await asyncio.sleep(self._seconds)
+        await self._noop(payload)
+
+    async def _fail_once(self, payload: object, context: JobContext) -> None:
+        if context.attempt == 1:
+            self.failed += 1
+            raise RuntimeError("the first attempt fails")
+        await self._noop(payload)
 
 
 async def measure(dsn: str, report: Report, scale: Scale) -> None:
@@ -20,54 +94,86 @@ async def measure(dsn: str, report: Report, scale: Scale) -> None:
     jobs = scale.jobs
 
     async def ours() -> None:
-        report.figure(OURS, "jobs/s").runs.append(jobs / await _drain(dsn, jobs))
+        report.figure(OURS, "jobs/s").runs.append(jobs / await drain(dsn, jobs))
 
     async def floor() -> None:
-        report.figure(FLOOR, "jobs/s").runs.append(jobs / await _drain_bare(dsn, jobs))
+        report.figure(FLOOR, "jobs/s").runs.append(jobs / await drain_bare(dsn, jobs))
 
     await interleaved(scale.runs, ours, floor)
     report.ratio("drain: ours / floor", OURS, FLOOR)
 
 
-async def fill(database: Database, jobs: int) -> None:
-    """Enqueue `jobs` no-op jobs, and let the server come to rest."""
+async def fill(database: Database, jobs: int, load: Load = PLAIN) -> None:
+    """Enqueue the jobs, and let the server come to rest."""
     async with database.sessions.begin() as session:
-        await enqueue_many(session, (NewJob("noop", PAYLOAD) for _ in range(jobs)))
+        await enqueue_many(session, load.jobs(jobs))
     link = database.link()
     # Made once a day by whoever leads; in a new database it would fall into the measurement.
     await partitions.make_ahead(link, days=7)
-    await link.fetch("ANALYZE jobs_live")
-    await link.fetch("CHECKPOINT")
+    connection = await link.connection()
+    await connection.execute("ANALYZE jobs_live", timeout=FILL_SECONDS)
+    await connection.execute("CHECKPOINT", timeout=FILL_SECONDS)
     await link.close()
 
 
-async def _drain(dsn: str, jobs: int) -> float:
-    handlers = Registry()
-    left = jobs
-    done = asyncio.Event()
+async def drain(dsn: str, jobs: int, load: Load = PLAIN) -> float:
+    """Seconds from the start of one worker until every outcome is recorded.
 
-    @handlers.handler("noop")
-    async def noop(_payload: object) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            done.set()
-
-    options = settings(worker_concurrency=CONCURRENCY, claim_batch_size=BATCH)
+    Raises:
+        RuntimeError: some job did not run just as often as it should.
+    """
+    options = load.settings()
     async with fresh_database(dsn, options) as database:
-        await fill(database, jobs)
+        await fill(database, jobs, load)
+        handlers = Handlers(load, jobs)
         worker = Worker(database, options, handlers=handlers)
         started = time.perf_counter()
         await worker.start()
-        await done.wait()
+        async with asyncio.timeout(bound_seconds(jobs)):
+            await handlers.done.wait()
         await worker.stop()  # returns when every outcome is recorded
-        return time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        await check(database, jobs, load, succeeded=handlers.succeeded, failed=handlers.failed)
+        return seconds
 
 
-async def _drain_bare(dsn: str, jobs: int) -> float:
-    """Claim and finish on two connections, as the worker does, and nothing else."""
+def bound_seconds(jobs: int) -> float:
+    """A drain that takes longer hangs."""
+    return 60 + jobs / 100
+
+
+async def check(database: Database, jobs: int, load: Load, *, succeeded: int, failed: int) -> None:
+    """Every job succeeded, on record too, and those that should failed once before; no other run.
+
+    Raises:
+        RuntimeError: it is not so.
+    """
+    fail = sum(load.fails(number) for number in range(jobs))
+    wanted = [jobs, fail, jobs, fail, 0]
+    connection = await database.connect()
+    counts = await connection.fetchrow(
+        "SELECT count(*) FILTER (WHERE status = 'SUCCESS'),"
+        " count(*) FILTER (WHERE status = 'SUCCESS' AND attempts = 2),"
+        " count(*) FILTER (WHERE status <> 'SUCCESS' OR attempts NOT IN (1, 2))"
+        " FROM background_jobs",
+        timeout=FILL_SECONDS,
+    )
+    await connection.close()
+    found = [succeeded, failed, *(counts or ())]
+    if found != wanted:
+        raise RuntimeError(
+            f"runs that succeeded, that failed; jobs recorded as succeeded, as retried, as "
+            f"anything else: {found} instead of {wanted}"
+        )
+
+
+async def drain_bare(dsn: str, jobs: int, load: Load = PLAIN) -> float:
+    """Claim and finish on two connections, as the worker does, and nothing else.
+
+    The floor of loads that differ from the plain one in their payload alone.
+    """
     async with fresh_database(dsn, settings()) as database:
-        await fill(database, jobs)
+        await fill(database, jobs, load)
         claims, settles = database.link(), database.link()
         lane = Lane("default", 2)
         floor, taken = NO_FLOOR, 0
