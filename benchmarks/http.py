@@ -25,7 +25,7 @@ async def measure(dsn: str, report: Report, scale: Scale) -> None:
     async def one(name: str, *command: str) -> None:
         async with (
             fresh_database(dsn, settings()) as database,
-            _serving(database.dsn, *command) as port,
+            serving(database.dsn, *command) as port,
         ):
             await _load(port, headers, body, seconds=min(scale.seconds, 1.0))
             times = sorted(await _load(port, headers, body, seconds=scale.seconds))
@@ -49,7 +49,7 @@ async def measure(dsn: str, report: Report, scale: Scale) -> None:
 
 
 @asynccontextmanager
-async def _serving(dsn: str, *command: str) -> AsyncIterator[int]:
+async def serving(dsn: str, *command: str) -> AsyncIterator[int]:
     """A serving process of its own; the port that it says it listens on."""
     environment = os.environ | {
         "DATABASE_URL": dsn,
