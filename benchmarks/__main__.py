@@ -6,7 +6,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import bulk, drain, http, latency
+from benchmarks import bulk, costs, drain, http, latency, variants
 from benchmarks.scenario import Report, Scale, describe, postgres
 from service.heap import freeze_startup_objects
 from service.observability.logging import configure_logging
@@ -20,7 +20,10 @@ HOT_PATH: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {
 }
 """What `make bench` measures: a few minutes."""
 
-ON_DEMAND: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {}
+ON_DEMAND: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {
+    "costs": costs.measure,
+    "variants": variants.measure,
+}
 """What is measured when it is named: some of it takes long."""
 
 
