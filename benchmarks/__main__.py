@@ -6,7 +6,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import bulk, costs, drain, http, idle, latency, processes, variants
+from benchmarks import bulk, costs, drain, http, idle, latency, lookups, processes, variants
 from benchmarks.scenario import Report, Scale, describe, postgres
 from service.heap import freeze_startup_objects
 from service.observability.logging import configure_logging
@@ -25,6 +25,7 @@ ON_DEMAND: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {
     "variants": variants.measure,
     "processes": processes.measure,
     "idle": idle.measure,
+    "lookups": lookups.measure,
 }
 """What is measured when it is named: some of it takes long."""
 
