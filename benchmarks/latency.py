@@ -4,10 +4,13 @@ import asyncio
 import statistics
 import time
 
+from benchmarks.distribution import milliseconds
 from benchmarks.scenario import Report, Scale, fresh_database, interleaved, settings
-from service.jobs import Intake, NewJob, Registry, Worker
+from benchmarks.worker_process import JOB_TYPE, SINCE, worker_process
+from service.jobs import Intake, NewJob, Registry, Worker, enqueue
 
 RATE_PER_SECOND = 100
+ELSEWHERE = "enqueue to start at 100/s, another process"
 
 
 async def measure(dsn: str, report: Report, scale: Scale) -> None:
@@ -18,6 +21,12 @@ async def measure(dsn: str, report: Report, scale: Scale) -> None:
         for name, share in (("p50", 0.5), ("p99", 0.99)):
             figure = report.figure(f"enqueue to start at 100/s, {name}", "ms", better="lower")
             figure.runs.append(1000 * waits[int(share * (len(waits) - 1))])
+
+    async def elsewhere() -> None:
+        waits = await _waits_elsewhere(dsn, int(scale.seconds * RATE_PER_SECOND))
+        for name, value in zip(("p50", "p99"), milliseconds(waits, 0.5, 0.99), strict=True):
+            figure = report.figure(f"{ELSEWHERE}, {name}", "ms", better="lower")
+            figure.runs.append(value)
 
     async def floor() -> None:
         async with fresh_database(dsn, settings()) as database:
@@ -32,7 +41,7 @@ async def measure(dsn: str, report: Report, scale: Scale) -> None:
         figure = report.figure("one INSERT and its commit, bare asyncpg, p50", "ms", better="lower")
         figure.runs.append(1000 * statistics.median(times))
 
-    await interleaved(scale.runs, ours, floor)
+    await interleaved(scale.runs, ours, elsewhere, floor)
 
 
 async def _waits(dsn: str, jobs: int) -> list[float]:
@@ -68,3 +77,22 @@ async def _waits(dsn: str, jobs: int) -> list[float]:
         await intake.stop()
         # The first second warms up: connections, statements, caches.
         return [started_at[n] - called_at[n] for n in range(min(RATE_PER_SECOND, jobs // 2), jobs)]
+
+
+async def _waits_elsewhere(dsn: str, jobs: int) -> list[float]:
+    """From the call of an application to the start in a worker's process of its own."""
+    async with fresh_database(dsn, settings()) as database, worker_process(database.dsn) as starts:
+        await asyncio.sleep(1.0)  # idle, as above
+
+        async def call(when: float) -> None:
+            await asyncio.sleep(max(0.0, when - time.monotonic()))
+            async with database.sessions.begin() as session:
+                await enqueue(session, JOB_TYPE, {SINCE: time.monotonic()})
+
+        begin = time.monotonic() + 0.1
+        async with asyncio.TaskGroup() as calls:
+            for number in range(jobs):
+                calls.create_task(call(begin + number / RATE_PER_SECOND))
+        await starts.reach(jobs, seconds=60)
+        warm_up = min(RATE_PER_SECOND, jobs // 2) / RATE_PER_SECOND
+        return starts.waits(begin + warm_up, begin + jobs)

@@ -1,0 +1,211 @@
+"""A worker in a process of its own that tells when it started each job.
+
+Both sides read `time.monotonic()`: on Linux that is one clock for all processes of a machine. A
+job's payload holds the moment from which its wait counts; the worker's process sends pairs of
+doubles (that moment, the start of the handler) through a pipe while it runs.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from array import array
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+
+import uvloop
+
+from benchmarks.scenario import settings
+from service.db.engine import Database
+from service.heap import freeze_startup_objects
+from service.jobs import Registry, Worker, store
+from service.jobs.outcomes import SUCCEEDED_EMPTY
+from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneRequest
+from service.observability.logging import configure_logging
+from service.settings import Settings
+
+JOB_TYPE = "stamp"
+SINCE = "since"
+"""The payload's key for the moment from which the wait counts."""
+SEND_SECONDS = 0.02
+READY = (-1.0, -1.0)
+PAIR_BYTES = 16
+START_SECONDS = 30.0
+BATCH = 200
+BARE_REST_SECONDS = 0.002
+"""A bare worker's pause after a claim that was not full."""
+
+
+class Starts(asyncio.Protocol):
+    """What the worker's process has told so far."""
+
+    def __init__(self) -> None:
+        self.pairs = array("d")
+        """Since when a job waited and when it was started, in turn."""
+        self.ready = asyncio.Event()
+        self._rest = b""
+        self._news = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        data = self._rest + data
+        whole = len(data) - len(data) % PAIR_BYTES
+        self._rest = data[whole:]
+        self.pairs.frombytes(data[:whole])
+        if not self.ready.is_set() and tuple(self.pairs[:2]) == READY:
+            del self.pairs[:2]
+            self.ready.set()
+        self._news.set()
+
+    @property
+    def count(self) -> int:
+        """Jobs started."""
+        return len(self.pairs) // 2
+
+    async def reach(self, jobs: int, *, seconds: float) -> None:
+        """Wait until that many jobs were started.
+
+        Raises:
+            TimeoutError: they were not within `seconds`.
+        """
+        async with asyncio.timeout(seconds):
+            while self.count < jobs:
+                self._news.clear()
+                await self._news.wait()
+
+    def waits(self, begin: float, end: float) -> list[float]:
+        """The waits, in seconds, of the jobs whose wait began in that time."""
+        pairs = zip(self.pairs[::2], self.pairs[1::2], strict=True)
+        return [started - since for since, started in pairs if begin <= since < end]
+
+    def started_between(self, begin: float, end: float) -> int:
+        """How many jobs were started in that time."""
+        return sum(begin <= started < end for started in self.pairs[1::2])
+
+
+@asynccontextmanager
+async def worker_process(
+    dsn: str, *, concurrency: int | None = None, bare: bool = False
+) -> AsyncIterator[Starts]:
+    """One running worker, stopped in good order at the end.
+
+    Args:
+        dsn: its database.
+        concurrency: its slots, as many as the service's default where None.
+        bare: claim and finish with the engine's SQL, and nothing else of the engine.
+    """
+    told, tell = os.pipe()
+    task = Task(dsn, concurrency, bare, tell)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "benchmarks.worker_process",
+        json.dumps(asdict(task)),
+        stdin=asyncio.subprocess.PIPE,
+        pass_fds=(tell,),
+    )
+    os.close(tell)
+    transport, starts = await asyncio.get_running_loop().connect_read_pipe(
+        Starts, os.fdopen(told, "rb", buffering=0)
+    )
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            await starts.ready.wait()
+        yield starts
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()  # it ends when nobody is there to listen
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        transport.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the worker's process is told on its command line."""
+
+    dsn: str
+    concurrency: int | None
+    bare: bool
+    tell: int
+    """The pipe's descriptor."""
+
+
+async def _main(task: Task) -> None:
+    slots = {} if task.concurrency is None else {"worker_concurrency": task.concurrency}
+    options = settings(log_level="ERROR", **slots)
+    configure_logging(options)
+    database, pairs, over = Database(task.dsn, options), array("d", READY), asyncio.Event()
+    # Nothing is sent: what there is to read is the end.
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), over.set)
+
+    async def send() -> None:
+        with os.fdopen(task.tell, "wb", buffering=0) as pipe:
+            while True:
+                if pairs:
+                    pipe.write(pairs.tobytes())
+                    del pairs[:]
+                await asyncio.sleep(SEND_SECONDS)
+
+    freeze_startup_objects()  # as a worker does before it takes work
+    work = _work_bare(database, pairs, over) if task.bare else _work(database, options, pairs, over)
+    async with asyncio.TaskGroup() as tasks:
+        sending = tasks.create_task(send())
+        await work
+        sending.cancel()
+    await database.close()
+
+
+async def _work(
+    database: Database, options: Settings, pairs: "array[float]", over: asyncio.Event
+) -> None:
+    handlers = Registry()
+
+    @handlers.handler(JOB_TYPE)
+    async def stamp(payload: dict[str, float]) -> None:
+        pairs.append(payload[SINCE])
+        pairs.append(time.monotonic())
+
+    worker = Worker(database, options, handlers=handlers)
+    await worker.start()
+    await over.wait()
+    await worker.stop()
+
+
+async def _work_bare(database: Database, pairs: "array[float]", over: asyncio.Event) -> None:
+    """Claim and finish on two connections, as the worker does; look again after a moment's rest."""
+    claims, settles = database.link(), database.link()
+    floor = NO_FLOOR
+    previous: list[ClaimedJob] = []
+    while not over.is_set():
+        claimed, _ = await asyncio.gather(
+            store.claim(
+                claims,
+                [LaneRequest(Lane("default", 2), floor, BATCH)],
+                [JOB_TYPE],
+                limit=BATCH,
+                lease_seconds=30.0,
+                worker_id=1,
+                max_errors=20,
+            ),
+            store.finish(settles, [(job, SUCCEEDED_EMPTY) for job in previous], max_errors=20),
+        )
+        for job in claimed:
+            pairs.append(json.loads(job.payload)[SINCE])
+            pairs.append(time.monotonic())
+        if claimed:
+            floor = min(Floor(job.due_at, job.id) for job in claimed)
+        if len(claimed) < BATCH:
+            await asyncio.sleep(BARE_REST_SECONDS)
+        previous = claimed
+    await claims.close()
+    await settles.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(_main(Task(**json.loads(sys.argv[1]))))
