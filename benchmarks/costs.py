@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -110,7 +111,7 @@ class Meter:
         """The counters, once nobody uses the database: at its end each backend tells all it did."""
         await sender_for(self.database.engine).close()
         await self.database.close()
-        name = self.database.dsn.rsplit("/", 1)[1].split("?")[0]
+        name = urlsplit(self.database.dsn).path[1:]
         connection = await asyncpg.connect(self.server_dsn)
         try:
             async with asyncio.timeout(60):

@@ -1,0 +1,148 @@
+"""Plans of the engine's hot statements, as they ran with real arguments: `--explain`."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from benchmarks.scenario import PAYLOAD, Scale, fresh_database, settings
+from service.db.engine import Database, Link
+from service.jobs import NewJob, enqueue_many, partitions, statements, store
+from service.jobs.enqueue import insert_jobs
+from service.jobs.model import DEFAULT_PRIORITY, DEFAULT_QUEUE
+from service.jobs.new_job import encode_jobs
+from service.jobs.outcomes import SUCCEEDED_EMPTY, Failure, Retried
+from service.jobs.store import NO_FLOOR, Lane, LaneRequest
+
+BATCH = 200
+OPTIONS = "ANALYZE, BUFFERS, WAL"
+MAX_COLUMNS = 180
+"""A condition may hold every value of a batch: lines are cut."""
+FAILED = Retried(30.0, Failure(attempt=1, type="ValueError", message="no"), "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One run of one statement."""
+
+    name: str
+    mode: str
+    """`custom`: planned for these very arguments; `generic`: for any."""
+    text: str
+    """As `EXPLAIN` prints it."""
+    root: dict[str, Any]
+    """The top node, as `EXPLAIN (FORMAT JSON)` gives it."""
+
+    def nodes(self) -> Iterator[dict[str, Any]]:
+        """Every node, the top one first."""
+        left = [self.root]
+        while left:
+            node = left.pop()
+            yield node
+            left.extend(node.get("Plans", ()))
+
+
+class ExplainingLink(Link):
+    """Runs each statement twice: explained, which is rolled back, and then for its rows."""
+
+    def __init__(self, database: Database, *, modes: tuple[str, ...] = ("custom",)) -> None:
+        super().__init__(database)
+        self._modes = modes
+        self.explained: list[Explained] = []
+
+    async def fetch(self, statement: str, *args: object) -> list[asyncpg.Record]:
+        """The rows of one statement, whose plans are kept."""
+        connection = await self.connection()
+        for mode in self._modes:
+            self.explained.append(await _explain(connection, mode, statement, args))
+        return await super().fetch(statement, *args)
+
+
+async def _explain(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+    mode: str,
+    statement: str,
+    args: tuple[object, ...],
+) -> Explained:
+    """Run a statement and roll it back.
+
+    By PREPARE and EXECUTE, as a driver does: EXPLAIN of a statement with parameters always plans
+    for the values at hand, whatever `plan_cache_mode` says.
+    """
+    types = (await connection.prepare(statement)).get_parameters()
+    literals = [
+        await connection.fetchval(f"SELECT quote_nullable($1::{kind.name}::text)", value)
+        for kind, value in zip(types, args, strict=True)
+    ]
+    call = f"EXECUTE explained({', '.join(literals)})" if literals else "EXECUTE explained"
+    await connection.execute(f"PREPARE explained AS {statement}")
+    try:
+        await connection.execute(f"SET plan_cache_mode = force_{mode}_plan")
+        tree = await _undone(connection, f"EXPLAIN ({OPTIONS}, FORMAT JSON) {call}")
+        lines = await _undone(connection, f"EXPLAIN ({OPTIONS}) {call}")
+    finally:
+        await connection.execute("RESET plan_cache_mode; DEALLOCATE explained")
+    text = "\n".join(row[0] for row in lines)
+    return Explained(_name(statement), mode, text, json.loads(tree[0][0])[0]["Plan"])
+
+
+async def _undone(
+    connection: "asyncpg.Connection[asyncpg.Record]", statement: str
+) -> list[asyncpg.Record]:
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        return await connection.fetch(statement)
+    finally:
+        await transaction.rollback()
+
+
+def _name(statement: str) -> str:
+    for name, text in vars(statements).items():
+        if text == statement and not name.startswith("_"):
+            return name
+    raise LookupError(f"no statement of the engine: {statement}")
+
+
+async def run_all(link: Link) -> None:
+    """Run each hot statement once, for a batch of 200 where it takes many."""
+    lane = Lane(DEFAULT_QUEUE, DEFAULT_PRIORITY)
+    plain = encode_jobs([NewJob("noop", PAYLOAD)] * BATCH, max_payload_bytes=10_000)
+    keyed = [NewJob("noop", PAYLOAD, unique_key=f"key-{n}") for n in range(BATCH)]
+    await link.fetch(statements.ENQUEUE_UNSEEN, *plain.arguments())
+    await insert_jobs(link.fetch, plain)
+    await insert_jobs(link.fetch, encode_jobs(keyed, max_payload_bytes=10_000))
+    await link.fetch(statements.STANDING, [job.unique_key for job in keyed])
+    await store.lanes(link, limit=100)
+    await store.lanes_of(link, [DEFAULT_QUEUE, "another"])
+    jobs = await store.claim(
+        link,
+        [LaneRequest(lane, NO_FLOOR, BATCH)],
+        ["noop"],
+        limit=BATCH,
+        lease_seconds=30.0,
+        worker_id=1,
+        max_errors=20,
+    )
+    await store.extend(link, [job.lease for job in jobs], lease_seconds=30.0)
+    failed, succeeded = jobs[: BATCH // 5], jobs[BATCH // 5 :]
+    await store.requeue(link, [(job, FAILED) for job in failed], max_errors=20)
+    await store.finish(link, [(job, SUCCEEDED_EMPTY) for job in succeeded], max_errors=20)
+
+
+async def explain(dsn: str, scale: Scale) -> None:
+    """Print the plan of each hot statement on `scale.jobs` due jobs."""
+    async with fresh_database(dsn, settings()) as database:
+        async with database.sessions.begin() as session:
+            await enqueue_many(session, (NewJob("noop", PAYLOAD) for _ in range(scale.jobs)))
+        plain, explaining = database.link(), ExplainingLink(database)
+        await partitions.make_ahead(plain, days=7)
+        await plain.fetch("VACUUM ANALYZE background_jobs")
+        await plain.close()
+        await run_all(explaining)
+        await explaining.close()
+        for one in explaining.explained:
+            print(f"-- {one.name}")
+            print(*(line[:MAX_COLUMNS] for line in one.text.splitlines()), "", sep="\n")
