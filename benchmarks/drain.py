@@ -122,19 +122,23 @@ async def drain(dsn: str, jobs: int, load: Load = PLAIN) -> float:
     Raises:
         RuntimeError: some job did not run just as often as it should.
     """
-    options = load.settings()
-    async with fresh_database(dsn, options) as database:
+    async with fresh_database(dsn, load.settings()) as database:
         await fill(database, jobs, load)
-        handlers = Handlers(load, jobs)
-        worker = Worker(database, options, handlers=handlers)
-        started = time.perf_counter()
-        await worker.start()
-        async with asyncio.timeout(bound_seconds(jobs)):
-            await handlers.done.wait()
-        await worker.stop()  # returns when every outcome is recorded
-        seconds = time.perf_counter() - started
+        seconds, handlers = await drain_filled(database, jobs, load)
         await check(database, jobs, load, succeeded=handlers.succeeded, failed=handlers.failed)
         return seconds
+
+
+async def drain_filled(database: Database, jobs: int, load: Load = PLAIN) -> tuple[float, Handlers]:
+    """The same for jobs that stand in a database already; the seconds, and who counted the runs."""
+    handlers = Handlers(load, jobs)
+    worker = Worker(database, load.settings(), handlers=handlers)
+    started = time.perf_counter()
+    await worker.start()
+    async with asyncio.timeout(bound_seconds(jobs)):
+        await handlers.done.wait()
+    await worker.stop()  # returns when every outcome is recorded
+    return time.perf_counter() - started, handlers
 
 
 def bound_seconds(jobs: int) -> float:
@@ -174,29 +178,33 @@ async def drain_bare(dsn: str, jobs: int, load: Load = PLAIN) -> float:
     """
     async with fresh_database(dsn, settings()) as database:
         await fill(database, jobs, load)
-        claims, settles = database.link(), database.link()
-        lane = Lane("default", 2)
-        floor, taken = NO_FLOOR, 0
-        previous: list[ClaimedJob] = []
-        started = time.perf_counter()
-        while taken < jobs or previous:
-            claimed, _ = await asyncio.gather(
-                store.claim(
-                    claims,
-                    [LaneRequest(lane, floor, BATCH)],
-                    ["noop"],
-                    limit=BATCH,
-                    lease_seconds=30.0,
-                    worker_id=1,
-                    max_errors=20,
-                ),
-                store.finish(settles, [(job, SUCCEEDED_EMPTY) for job in previous], max_errors=20),
-            )
-            taken += len(claimed)
-            if claimed:
-                floor = min(Floor(job.due_at, job.id) for job in claimed)
-            previous = claimed
-        seconds = time.perf_counter() - started
-        await claims.close()
-        await settles.close()
-        return seconds
+        return await drain_filled_bare(database, jobs)
+
+
+async def drain_filled_bare(database: Database, jobs: int, *, floors: bool = True) -> float:
+    """The same for jobs that stand in a database already; without floors from the lane's start."""
+    claims, settles = database.link(), database.link()
+    floor, taken = NO_FLOOR, 0
+    previous: list[ClaimedJob] = []
+    started = time.perf_counter()
+    while taken < jobs or previous:
+        claimed, _ = await asyncio.gather(
+            store.claim(
+                claims,
+                [LaneRequest(Lane("default", 2), floor, BATCH)],
+                ["noop"],
+                limit=BATCH,
+                lease_seconds=30.0,
+                worker_id=1,
+                max_errors=20,
+            ),
+            store.finish(settles, [(job, SUCCEEDED_EMPTY) for job in previous], max_errors=20),
+        )
+        taken += len(claimed)
+        if claimed and floors:
+            floor = min(Floor(job.due_at, job.id) for job in claimed)
+        previous = claimed
+    seconds = time.perf_counter() - started
+    await claims.close()
+    await settles.close()
+    return seconds
