@@ -6,7 +6,18 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import bulk, costs, drain, http, idle, latency, lookups, processes, variants
+from benchmarks import (
+    bulk,
+    costs,
+    drain,
+    http,
+    idle,
+    latency,
+    lookups,
+    offered,
+    processes,
+    variants,
+)
 from benchmarks.scenario import Report, Scale, describe, postgres
 from service.heap import freeze_startup_objects
 from service.observability.logging import configure_logging
@@ -22,10 +33,12 @@ HOT_PATH: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {
 
 ON_DEMAND: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {
     "costs": costs.measure,
+    "connections": http.measure_connections,
     "variants": variants.measure,
     "processes": processes.measure,
     "idle": idle.measure,
     "lookups": lookups.measure,
+    "offered": offered.measure,
 }
 """What is measured when it is named: some of it takes long."""
 

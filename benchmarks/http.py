@@ -4,48 +4,88 @@ import asyncio
 import json
 import os
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from benchmarks.load import Answers, load, post
 from benchmarks.scenario import PAYLOAD, Report, Scale, fresh_database, interleaved, settings
 from service.auth.principal import Role
 from service.auth.tokens import make_token
 
 SECRET = "a-secret-for-the-benchmark-alone-0123456789"
 CONNECTIONS = 32
+ALL_CONNECTIONS = (1, 32, 256)
+BATCH = 100
+BATCH_CONNECTIONS = 4
+OURS = "POST /jobs"
+FLOOR = "bare FastAPI and one INSERT"
+OUR_SERVER = ("-m", "service", "serve", "--no-worker", "--port", "0")
+BARE_SERVER = ("-m", "benchmarks.bare_app")
+JOB = {"job_type": "noop", "payload": PAYLOAD}
 
 
 async def measure(dsn: str, report: Report, scale: Scale) -> None:
-    """Ours and the floor in turn, and their ratio."""
+    """Ours and the floor in turn, and their ratio, at 32 connections."""
+    await _compare(dsn, report, scale, (CONNECTIONS,))
+
+
+async def measure_connections(dsn: str, report: Report, scale: Scale) -> None:
+    """The same at 1, 32 and 256 connections; then batches of 100 jobs a request."""
+    await _compare(dsn, report, scale, ALL_CONNECTIONS)
+    request = _post("/jobs/batch", {"jobs": [JOB] * BATCH})
+    for _ in range(scale.runs):
+        async with _server(dsn, OUR_SERVER) as port:
+            answers = await load(
+                port, request, connections=BATCH_CONNECTIONS, seconds=scale.seconds
+            )
+        name = f"POST /jobs/batch of {BATCH}, {BATCH_CONNECTIONS} connections"
+        _record(report, name, answers)
+        report.figure(f"{name}, jobs", "jobs/s").runs.append(BATCH * answers.rate)
+
+
+async def _compare(
+    dsn: str, report: Report, scale: Scale, connection_counts: tuple[int, ...]
+) -> None:
+    request = _post("/jobs", JOB)
+
+    async def one(name: str, server: tuple[str, ...]) -> None:
+        async with _server(dsn, server) as port:
+            for count in connection_counts:
+                await load(port, request, connections=count, seconds=min(scale.seconds, 1.0))
+                answers = await load(port, request, connections=count, seconds=scale.seconds)
+                _record(report, _at(name, count), answers)
+
+    await interleaved(scale.runs, lambda: one(OURS, OUR_SERVER), lambda: one(FLOOR, BARE_SERVER))
+    for count in connection_counts:
+        report.ratio(f"{_at(OURS, count)}: ours / floor", _at(OURS, count), _at(FLOOR, count))
+
+
+def _at(name: str, connections: int) -> str:
+    return f"{name}, {connections} connection{'s' if connections > 1 else ''}"
+
+
+def _post(path: str, body: object) -> bytes:
     token = make_token(SECRET, role=Role.SERVICE, subject="bench", hours=1)
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    body = json.dumps({"job_type": "noop", "payload": PAYLOAD}).encode()
+    return post(path, headers, json.dumps(body).encode())
 
-    async def one(name: str, *command: str) -> None:
-        async with (
-            fresh_database(dsn, settings()) as database,
-            serving(database.dsn, *command) as port,
-        ):
-            await _load(port, headers, body, seconds=min(scale.seconds, 1.0))
-            times = sorted(await _load(port, headers, body, seconds=scale.seconds))
-        report.figure(f"{name}, {CONNECTIONS} connections", "req/s").runs.append(
-            len(times) / scale.seconds
-        )
-        report.figure(f"{name}, p99", "ms", better="lower").runs.append(
-            1000 * times[int(0.99 * (len(times) - 1))]
-        )
 
-    await interleaved(
-        scale.runs,
-        lambda: one("POST /jobs", "-m", "service", "serve", "--no-worker", "--port", "0"),
-        lambda: one("bare FastAPI and one INSERT", "-m", "benchmarks.bare_app"),
-    )
-    report.ratio(
-        "POST /jobs: ours / floor",
-        f"POST /jobs, {CONNECTIONS} connections",
-        f"bare FastAPI and one INSERT, {CONNECTIONS} connections",
-    )
+def _record(report: Report, name: str, answers: Answers) -> None:
+    report.figure(name, "req/s").runs.append(answers.rate)
+    for label, share in (("p50", 0.5), ("p99", 0.99)):
+        report.figure(f"{name}, {label}", "ms", better="lower").runs.append(answers.quantile(share))
+    # On two cores the load itself holds the server back: by how much is said beside the figure.
+    figure = report.figure(f"{name}, load generator", "% of a core", better="lower")
+    figure.runs.append(answers.cpu_share)
+
+
+@asynccontextmanager
+async def _server(dsn: str, command: tuple[str, ...]) -> AsyncIterator[int]:
+    async with (
+        fresh_database(dsn, settings()) as database,
+        serving(database.dsn, *command) as port,
+    ):
+        yield port
 
 
 @asynccontextmanager
@@ -94,30 +134,3 @@ async def _listening(port: int) -> None:
         else:
             writer.close()
             return
-
-
-async def _load(port: int, headers: dict[str, str], body: bytes, *, seconds: float) -> list[float]:
-    """Requests back to back on every connection; the time of each, in seconds."""
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    request = (
-        f"POST /jobs HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}Content-Length: {len(body)}\r\n\r\n"
-    ).encode() + body
-    end = time.perf_counter() + seconds
-    times: list[float] = []
-
-    async def connection() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while (started := time.perf_counter()) < end:
-            writer.write(request)
-            answer = await reader.readuntil(b"\r\n\r\n")
-            if not answer.startswith(b"HTTP/1.1 201"):
-                raise RuntimeError(f"expected 201: {answer[:200]!r}")
-            length = int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-            await reader.readexactly(length)
-            times.append(time.perf_counter() - started)
-        writer.close()
-
-    async with asyncio.timeout(seconds + 30), asyncio.TaskGroup() as group:
-        for _ in range(CONNECTIONS):
-            group.create_task(connection())
-    return times

@@ -55,8 +55,8 @@ LIMITS = {
     "other statements of a drain": Limit(
         60, 28, "start, stop and one round of maintenance; each half second looks for lanes"
     ),
-    "commits of a drain per statement": Limit(
-        1.2, 1.02, "to prepare a statement may be a transaction of its own"
+    "commits of a drain per 1,000 jobs": Limit(
+        45.0, 25.0, "those of claims, settles and the others together; a pair a job would be 2,000"
     ),
     "WAL of enqueue_many, bytes per job": Limit(505, 486, "one column more is 8 bytes"),
     "WAL of a claim, bytes per job": Limit(206, 198, "one column more is 8 bytes"),
@@ -197,7 +197,7 @@ async def test_a_drain_takes_few_statements_and_commits_and_all_its_updates_are_
     check("claims per 1,000 jobs", 1000 * claims / JOBS)
     check("settles per 1,000 jobs", 1000 * settles / JOBS)
     check("other statements of a drain", sent.total() - claims - settles)
-    check("commits of a drain per statement", made / sent.total())
+    check("commits of a drain per 1,000 jobs", 1000 * made / JOBS)
     connection = await databases.connect(pg_dsn)
     updates = await connection.fetchrow(UPDATES)
     await connection.close()
