@@ -45,7 +45,7 @@ format: $(VENV)/.dev ## Format and repair what can be repaired
 	$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 	$(BIN)/ruff format $(wildcard $(SOURCES))
 
-bench: $(VENV)/.dev ## Measure, beside floors measured in the same run (ARGS="drain --jobs 1000000")
+bench: $(VENV)/.bench ## Measure, beside floors measured in the same run (ARGS="drain --jobs 1000000")
 	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-peers: $(VENV)/.dev ## Measure beside other queues, installed into .bench (ARGS="--jobs 100000")
@@ -58,9 +58,10 @@ lock: python ## Bring the locks in line with pyproject.toml (UV_FLAGS=--upgrade 
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	test -x $(VENV)/lock/bin/uv || { $(PYTHON) -m venv $(VENV)/lock && \
 		$(VENV)/lock/bin/python -m pip install --quiet --disable-pip-version-check uv; }
-	$(UV_COMPILE) pyproject.toml --all-extras -o locks/dev.txt
+	$(UV_COMPILE) pyproject.toml --extra dev --extra embedded -o locks/dev.txt
 	$(UV_COMPILE) pyproject.toml --extra embedded -c locks/dev.txt -o locks/embedded.txt
 	$(UV_COMPILE) pyproject.toml -c locks/dev.txt -o locks/service.txt
+	$(UV_COMPILE) pyproject.toml --extra bench --extra embedded -c locks/dev.txt -o locks/bench.txt
 
 clean: ## Remove what was made; the data in .data stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .bench dist build
@@ -80,4 +81,8 @@ $(VENV)/.run: locks/embedded.txt
 
 $(VENV)/.dev: locks/dev.txt $(VENV)/.run
 	$(PIP) -r locks/dev.txt
+	@touch $@
+
+$(VENV)/.bench: locks/bench.txt $(VENV)/.dev
+	$(PIP) -r locks/bench.txt
 	@touch $@
