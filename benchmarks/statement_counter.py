@@ -11,9 +11,6 @@ from contextlib import suppress
 from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-QUERY, PARSE, BIND, EXECUTE = b"Q", b"P", b"B", b"E"
-"""Messages of a client (PostgreSQL: Message Formats)."""
-
 
 class StatementCounter:
     """Listens on loopback and passes everything on to the server of a DSN."""
@@ -71,15 +68,15 @@ class StatementCounter:
             head = await client.readexactly(5)
             body = await client.readexactly(_rest(head[1:]))
             server.write(head + body)
-            match head[:1]:
-                case b"P":
+            match head[:1]:  # PostgreSQL: Message Formats
+                case b"P":  # Parse
                     name, text, _ = body.split(b"\0", 2)
                     texts[name] = text.decode()
-                case b"B":
+                case b"B":  # Bind
                     _, bound, _ = body.split(b"\0", 2)
-                case b"E":
+                case b"E":  # Execute
                     self.executed[texts.get(bound, "")] += 1
-                case b"Q":
+                case b"Q":  # Query
                     self.executed[body.rstrip(b"\0").decode()] += 1
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
