@@ -15,7 +15,9 @@ from benchmarks import (
     latency,
     lookups,
     offered,
+    plans,
     processes,
+    profiles,
     variants,
 )
 from benchmarks.scenario import Report, Scale, describe, postgres
@@ -54,6 +56,12 @@ async def main(arguments: argparse.Namespace) -> None:
     )
     freeze_startup_objects()  # as a serving process does
     async with postgres() as dsn:
+        if arguments.explain or arguments.profile:
+            if arguments.explain:
+                await plans.explain(dsn, scale)
+            if arguments.profile:
+                await profiles.profile(dsn, scale, arguments.profile)
+            return
         report = Report(await describe(dsn))
         for name in arguments.names or HOT_PATH:
             await (HOT_PATH | ON_DEMAND)[name](dsn, report, scale)
@@ -79,6 +87,12 @@ def parse() -> argparse.Namespace:
         "--history", type=int, default=1_000_000, help="finished jobs behind a full history"
     )
     parser.add_argument("--json", type=Path, help="write every run to this file")
+    parser.add_argument(
+        "--profile", type=Path, metavar="FILE", help="profile one drain instead (.svg, .json, .txt)"
+    )
+    parser.add_argument(
+        "--explain", action="store_true", help="print the plans of the hot statements instead"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(names):
         parser.error(f"no such measurement: {', '.join(sorted(unknown))}")

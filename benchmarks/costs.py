@@ -9,19 +9,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 
+from benchmarks.drain import PLAIN, drain_filled
 from benchmarks.scenario import PAYLOAD, Report, Scale, fresh_database, settings
+from benchmarks.statement_counter import StatementCounter
 from benchmarks.wal import record_types
 from service.db.engine import Database
-from service.jobs import Intake, NewJob, Registry, Worker, enqueue_many, partitions
+from service.jobs import Intake, NewJob, enqueue_many, partitions
 from service.jobs.wakeup import sender_for
 
-CONCURRENCY = 400
-BATCH = 200
 SINGLE_JOBS = 5000
 """At most so many jobs are enqueued one after another: each waits for its own commit."""
 
@@ -47,34 +46,21 @@ WHERE datname = $1 AND backend_type IN ('client backend', 'autovacuum worker')
 """
 
 
-class CountingDatabase(Database):
-    """Counts the statements of every connection."""
-
-    statements = 0
-
-    async def connect(self, **options: Any) -> "asyncpg.Connection[asyncpg.Record]":
-        connection = await super().connect(**options)
-        connection.add_query_logger(self._count)
-        return connection
-
-    def _count(self, _query: object) -> None:
-        self.statements += 1
-
-
 @dataclass(slots=True)
 class Meter:
     """Reads the counters of one database before and after a phase."""
 
     server_dsn: str
     report: Report
-    database: CountingDatabase
+    database: Database
+    counter: StatementCounter
 
     async def phase(self, name: str, jobs: int, action: Callable[[], Awaitable[None]]) -> None:
         """Run one phase and report what each job of it cost."""
         before = await self._cluster()
-        self.database.statements = 0
+        self.counter.executed.clear()
         await action()
-        statements = self.database.statements
+        statements = self.counter.executed.total()
         after = await self._cluster()
         self._add(f"{name}: WAL", "B/job", (after["wal_bytes"] - before["wal_bytes"]) / jobs)
         kinds = await record_types(self.server_dsn, before["lsn"], after["lsn"])
@@ -146,12 +132,12 @@ async def measure(dsn: str, report: Report, scale: Scale) -> None:
 
 
 @asynccontextmanager
-async def _meter(dsn: str, report: Report) -> AsyncIterator[tuple[Meter, CountingDatabase]]:
-    async with fresh_database(dsn, settings()) as made:
+async def _meter(dsn: str, report: Report) -> AsyncIterator[tuple[Meter, Database]]:
+    async with fresh_database(dsn, settings()) as made, StatementCounter(made.dsn) as counter:
         await made.close()
-        database = CountingDatabase(made.dsn, settings())
+        database = Database(counter.dsn, PLAIN.settings())
         await _come_to_rest(database)
-        yield Meter(dsn, report, database), database
+        yield Meter(dsn, report, database, counter), database
 
 
 async def _come_to_rest(database: Database) -> None:
@@ -176,19 +162,4 @@ async def _enqueue_singly(database: Database, jobs: int) -> None:
 
 
 async def _drain(database: Database, jobs: int) -> None:
-    handlers = Registry()
-    left = jobs
-    done = asyncio.Event()
-
-    @handlers.handler("noop")
-    async def noop(_payload: object) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            done.set()
-
-    options = settings(worker_concurrency=CONCURRENCY, claim_batch_size=BATCH)
-    worker = Worker(database, options, handlers=handlers)
-    await worker.start()
-    await done.wait()
-    await worker.stop()
+    await drain_filled(database, jobs)

@@ -5,7 +5,6 @@
 
 import asyncio
 import statistics as averages
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 from benchmarks.plans import BATCH, ExplainingLink, run_all
 from benchmarks.scenario import PAYLOAD
+from benchmarks.statement_counter import StatementCounter
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, Worker, enqueue_many, partitions, statements, store
 from service.jobs.new_job import encode_jobs
@@ -23,7 +23,6 @@ from service.jobs.store import NO_FLOOR, Lane, LaneRequest
 from service.jobs.wakeup import sender_for
 from service.settings import Settings
 from tests import databases
-from tests.jobs.proxy import Proxy
 from tests.jobs.waiting import occurs, until
 
 JOBS = 2_000
@@ -64,54 +63,15 @@ LIMITS = {
 }
 
 
-class CountingProxy(Proxy):
-    """Counts the statements that pass, by their text, whatever driver sends them."""
-
-    def __init__(self, dsn: str) -> None:
-        super().__init__(dsn)
-        self.statements: Counter[str] = Counter()
-
-    @property
-    def dsn(self) -> str:
-        """Without TLS, that would hide what is counted."""
-        return f"{super().dsn}?sslmode=disable"
-
-    async def _requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
-    ) -> None:
-        """Pass on message by message (PostgreSQL: "Message Formats")."""
-        first = await reader.readexactly(4)
-        writer.write(first + await reader.readexactly(int.from_bytes(first) - 4))
-        texts: dict[bytes, str] = {}
-        bound = ""
-        while True:
-            head = await reader.readexactly(5)
-            body = await reader.readexactly(int.from_bytes(head[1:]) - 4)
-            match head[:1]:
-                case b"P":  # Parse: name, text
-                    name, text, _ = body.split(b"\0", 2)
-                    texts[name] = text.decode()
-                case b"B":  # Bind: portal, name
-                    bound = texts[body.split(b"\0", 2)[1]]
-                case b"E":  # Execute
-                    self.statements[bound] += 1
-                case b"Q":  # Query: text
-                    self.statements[body[:-1].decode()] += 1
-            writer.write(head + body)
-            await writer.drain()
-
-
 def check(name: str, measured: float) -> None:
     limit = LIMITS[name]
     assert measured <= limit.most, f"{name}: {measured:.2f}; {limit}"
 
 
 @pytest.fixture
-async def counting(pg_dsn: str) -> AsyncIterator[CountingProxy]:
-    proxy = CountingProxy(pg_dsn)
-    await proxy.start()
-    yield proxy
-    await proxy.close()
+async def counting(pg_dsn: str) -> AsyncIterator[StatementCounter]:
+    async with StatementCounter(pg_dsn) as counter:
+        yield counter
 
 
 async def make_partitions(database: Database) -> None:
@@ -140,7 +100,7 @@ async def commits(server_dsn: str, dsn: str) -> int:
 
 
 async def test_enqueueing_many_takes_one_statement_a_thousand_jobs_and_one_commit(
-    counting: CountingProxy, server_dsn: str, pg_dsn: str, settings: Settings
+    counting: StatementCounter, server_dsn: str, pg_dsn: str, settings: Settings
 ) -> None:
     database = Database(counting.dsn, settings)
 
@@ -152,17 +112,17 @@ async def test_enqueueing_many_takes_one_statement_a_thousand_jobs_and_one_commi
     await enqueue(1)  # what a connection asks at its begin
     await database.close()
     before = await commits(server_dsn, pg_dsn)
-    counting.statements.clear()
+    counting.executed.clear()
     await enqueue(JOBS)
     await database.close()
     made = await commits(server_dsn, pg_dsn) - before
-    assert counting.statements[statements.ENQUEUE_UNSEEN] == JOBS / 1000
-    check("statements of enqueue_many per 1,000 jobs", 1000 * counting.statements.total() / JOBS)
+    assert counting.executed[statements.ENQUEUE_UNSEEN] == JOBS / 1000
+    check("statements of enqueue_many per 1,000 jobs", 1000 * counting.executed.total() / JOBS)
     check("commits of enqueue_many per 1,000 jobs", 1000 * made / JOBS)
 
 
 async def test_a_drain_takes_few_statements_and_commits_and_all_its_updates_are_hot(
-    counting: CountingProxy, server_dsn: str, pg_dsn: str, database: Database,
+    counting: StatementCounter, server_dsn: str, pg_dsn: str, database: Database,
     handlers: Registry, make_settings: Callable[..., Settings],
 ) -> None:  # fmt: skip
     left = JOBS
@@ -191,7 +151,7 @@ async def test_a_drain_takes_few_statements_and_commits_and_all_its_updates_are_
     await drained.close()
 
     made = await commits(server_dsn, pg_dsn) - before
-    sent = counting.statements
+    sent = counting.executed
     claims, settles = sent[statements.CLAIM], sent[statements.FINISH]
     assert claims >= JOBS / BATCH, "the statements were not seen"
     check("claims per 1,000 jobs", 1000 * claims / JOBS)
