@@ -34,6 +34,7 @@ READY = (-1.0, -1.0)
 PAIR_BYTES = 16
 START_SECONDS = 30.0
 BATCH = 200
+BARE_SWEEP_SECONDS = 0.1
 BARE_REST_SECONDS = 0.002
 """A bare worker's pause after a claim that was not full."""
 
@@ -180,9 +181,11 @@ async def _work(
 async def _work_bare(database: Database, pairs: "array[float]", over: asyncio.Event) -> None:
     """Claim and finish on two connections, as the worker does; look again after a moment's rest."""
     claims, settles = database.link(), database.link()
-    floor = NO_FLOOR
+    floor, next_sweep = NO_FLOOR, 0.0
     previous: list[ClaimedJob] = []
     while not over.is_set():
+        if (now := time.monotonic()) >= next_sweep:  # what was committed late is below the floor
+            floor, next_sweep = NO_FLOOR, now + BARE_SWEEP_SECONDS
         claimed, _ = await asyncio.gather(
             store.claim(
                 claims,
