@@ -14,7 +14,7 @@ from service.db.engine import Database
 from service.jobs import get_job, get_job_stats
 from service.jobs.lookups import JobFilters
 from service.jobs.model import JobId
-from service.jobs.queries import bound_queries, list_jobs
+from service.jobs.queries import list_jobs
 
 SMALL_ROWS: Final = 1000
 """A partition of fewer rows may be read whole: no index is faster."""
@@ -44,7 +44,6 @@ async def examine(
     statements, most_buffers, wide = 0, 0, 0
     for name, query in lists.items():
         async with _recorded(database) as (session, sent):
-            await bound_queries(session, 60)
             for before in (None, JobId(last_id // 2)):
                 await list_jobs(session, filters_of(query), limit=50, before_id=before)
             if not query.model_dump(exclude_unset=True):

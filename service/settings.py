@@ -250,6 +250,12 @@ class Settings(BaseSettings):
         1000, ge=1, le=10_000, description="Jobs in one `POST /jobs/batch`."
     )
     max_page_size: int = Field(200, ge=1, le=1000, description="Jobs on one page.")
+    page_scan_seconds: float = Field(
+        0.025,
+        gt=0,
+        le=60,
+        description="How long a list looks for matches that are far apart in a large table. When it is over the page is sent as it stands, even empty, and its cursor goes on from there.",
+    )
     query_timeout_seconds: float = Field(
         5.0,
         gt=0,

@@ -1,7 +1,7 @@
 """`/admin/jobs`: what operators do. Parse, call, map."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Security
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -26,9 +26,6 @@ router = APIRouter(prefix="/admin/jobs", tags=["Admin"])
 
 Reader = Annotated[Principal, Security(require(Permission.ADMIN_READ))]
 Operator = Annotated[Principal, Security(require(Permission.ADMIN_OPERATE))]
-
-SCAN_SHARE: Final = 0.4
-"""Of the query time-out: how long a list looks for matches that are far apart."""
 
 
 def _stats_cache(request: Request) -> StatsCache:
@@ -104,7 +101,7 @@ async def read_jobs(
         limit=query.limit,
         before_id=None if query.cursor is None else JobId(decode_cursor(query.cursor, named)),
         cap=settings.count_cap,
-        scan_seconds=settings.query_timeout_seconds * SCAN_SHARE,
+        scan_seconds=settings.page_scan_seconds,
     )
     following = page.next_before_id
     return JobPageOut(

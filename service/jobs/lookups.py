@@ -65,6 +65,16 @@ _CONDITIONS: Final = {
     "error": "last_error ILIKE :error",
 }
 
+_COLUMN_OF: Final = {
+    "statuses": "status",
+    "created_after": "created_at",
+    "created_before": "created_at",
+    "due_after": "next_run_at",
+    "due_before": "next_run_at",
+    "error": "last_error",
+}
+"""The column that a filter reads, where it has another name."""
+
 _GROUPS: Final = (LIVE, DEAD, DONE)
 """The statuses of each partition: a filter on status leaves whole partitions out."""
 
@@ -88,14 +98,11 @@ def look(filters: JobFilters) -> tuple[TextClause, Bound]:
 
 def count_looked(filters: JobFilters) -> tuple[TextClause, Bound]:
     """The statement that counts matches among the newest `scan` rows: `matching`, `looked`."""
-    # The columns that conditions read, not last_error unless it is asked for: it may be long.
-    columns = "id, status, job_type, queue, priority, unique_key, created_at, next_run_at" + (
-        ", last_error" if filters.error is not None else ""
-    )
+    # Only the columns that conditions read: what is counted whole is then read of an index alone.
+    read = {_COLUMN_OF.get(name, name) for name in filters.active()}
     statement = f"""
-        WITH looked AS MATERIALIZED ({_candidates(filters, columns)})
         SELECT count(*) FILTER (WHERE {_conditions(filters)}) AS matching, count(*) AS looked
-        FROM looked"""
+        FROM ({_candidates(filters, ", ".join(["id", *sorted(read)]))}) AS looked"""
     return text(statement), _bound(filters)
 
 
@@ -113,7 +120,7 @@ def is_driven(filters: JobFilters) -> bool:
     """Whether indexes alone answer `filters`, so that every row looked at is one to return."""
     active = filters.active()
     return all(
-        active - _driving(filters, group, statuses)[1] == frozenset()
+        active <= _driving(filters, group, statuses).answers
         for group, statuses in _touched(filters)
     )
 
@@ -121,11 +128,10 @@ def is_driven(filters: JobFilters) -> bool:
 def _candidates(filters: JobFilters, columns: str) -> str:
     parts = []
     for group, statuses in _touched(filters):
-        condition, _ = _driving(filters, group, statuses)
         names = ", ".join(f"'{status}'" for status in sorted(group))
         parts.append(
-            f"(SELECT {columns} FROM background_jobs WHERE status IN ({names}) AND {condition}"
-            " AND id < :before AND id > :above ORDER BY id DESC LIMIT :scan)"
+            f"(SELECT {columns} FROM background_jobs WHERE status IN ({names})"
+            f" AND {_driving(filters, group, statuses).newest} LIMIT :scan)"
         )
     union = " UNION ALL ".join(parts)
     return f"SELECT * FROM ({union}) AS newest ORDER BY id DESC LIMIT :scan"
@@ -139,27 +145,52 @@ def _touched(
     return [(group, group & wanted) for group in _GROUPS if group & wanted] or [(LIVE, frozenset())]
 
 
+@dataclass(frozen=True, slots=True)
+class _Drive:
+    """How the newest rows of a partition are read, by an index of it."""
+
+    newest: str
+    """Condition and order, the cursor's part included."""
+    answers: frozenset[str]
+    """The filters that need no further check."""
+
+
+def _by_id(condition: str, answers: frozenset[str]) -> _Drive:
+    return _Drive(f"{condition} AND id < :before AND id > :above ORDER BY id DESC", answers)
+
+
+def _by_name(column: str, answers: frozenset[str]) -> _Drive:
+    # As rows, not `column = :value … ORDER BY id`: the primary key gives that order too, and the
+    # planner would take it where it reckons that the rows of one name lie scattered, and pass all
+    # the others for them. This order only one index gives.
+    return _Drive(
+        f"({column}, id) < (:{column}, :before) AND ({column}, id) > (:{column}, :above)"
+        f" ORDER BY {column} DESC, id DESC",
+        answers | {column},
+    )
+
+
 def _driving(
     filters: JobFilters, group: frozenset[JobStatus], statuses: frozenset[JobStatus]
-) -> tuple[str, frozenset[str]]:
-    """The one condition that an index of `group` serves in order of id, and what it answers.
+) -> _Drive:
+    """What an index of `group` serves in order of id.
 
     The live partition keeps three indexes only, so that claims stay cheap; it is read by its
     primary key, and is as small as the backlog.
     """
     free = frozenset({"statuses"}) if statuses == group else frozenset()
     if filters.unique_key is not None:
-        return _CONDITIONS["unique_key"], free | {"unique_key"}
+        return _by_id(_CONDITIONS["unique_key"], free | {"unique_key"})
     if filters.error is not None and group is DONE:
         # Few jobs that ended well ever failed; an index of its own names them.
-        return "last_error IS NOT NULL", free
+        return _by_id("last_error IS NOT NULL", free)
     if group is not LIVE:
         for name in ("job_type", "queue"):
             if getattr(filters, name) is not None:
-                return _CONDITIONS[name], free | {name}
+                return _by_name(name, free)
     if len(statuses) == 1 and not statuses & (LIVE | {JobStatus.SUCCESS}):
-        return f"status = '{next(iter(statuses))}'", frozenset({"statuses"})
-    return "true", free
+        return _by_id(f"status = '{next(iter(statuses))}'", frozenset({"statuses"}))
+    return _by_id("true", free)
 
 
 def _conditions(filters: JobFilters) -> str:
@@ -178,6 +209,16 @@ def _bound(filters: JobFilters) -> Bound:
 def _escape_like(part: str) -> str:
     return part.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
+
+BY_INDEX: Final = text("""
+    SELECT set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true),
+      set_config('enable_bitmapscan', 'off', true)""")
+"""Plan the transaction's further statements by the order of indexes, where there is one.
+
+The planner weighs an index against reading all and sorting by statistics, which may be older than
+the table's last growth, and by what it thinks that scattered reads cost. The statements of this
+file are made for their indexes and read a bounded number of rows: there is nothing to weigh.
+"""
 
 FIRST_ID_FROM: Final = text("""
     WITH RECURSIVE probe (low, high, step) AS (

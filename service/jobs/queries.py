@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import NotFound
 from service.jobs.lookups import (
+    BY_INDEX,
     FIRST_ID_FROM,
     MAX_ID,
     Bound,
@@ -46,11 +47,15 @@ LARGEST_STEP: Final = 16_000
 STEP_GROWTH: Final = 4
 """Rows looked at by the first step of a filter that no index serves; later ones grow."""
 
-JUMP_AFTER: Final = 20_000
+JUMP_AFTER: Final = FIRST_STEP
 """Rows looked at before the creation times of a filter are trusted to say where to look."""
 
 ORDER_SLACK: Final = timedelta(hours=1)
 """How far the order of ids and that of creation may differ in tables larger than `JUMP_AFTER`."""
+
+
+ERROR_CAP: Final = 2_000
+"""Rows that a count looks at where it must read the text of each error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,8 @@ async def list_jobs(
     many are added meanwhile.
 
     Args:
-        session: read in its transaction; `bound_queries` bounds each statement.
+        session: read in its transaction, the rest of which is planned as `BY_INDEX` says;
+            `bound_queries` bounds each statement.
         filters: which jobs.
         limit: jobs on the page, at the most.
         before_id: only jobs below this id: `next_before_id` of the page before.
@@ -128,6 +134,7 @@ async def list_jobs(
         scan_seconds: how long to look for matches that are far apart. When it is over the page is
             returned as it stands, shorter than `limit`, and the next one goes on from there.
     """
+    await session.execute(BY_INDEX)
     found, next_before_id = await _find(
         session, filters, limit=limit, before_id=before_id, scan_seconds=scan_seconds
     )
@@ -152,7 +159,7 @@ async def _find(
     statement, values = look(filters)
     scan = limit + 1 if is_driven(filters) else max(FIRST_STEP, limit + 1)
     before, above = MAX_ID if before_id is None else int(before_id), -1
-    deadline = time.monotonic() + scan_seconds
+    began = time.monotonic()
     found: list[JobSummary] = []
     looked, jumped = 0, False
     while True:
@@ -165,12 +172,15 @@ async def _find(
         if rows[0].looked < scan:
             return found, None
         before = rows[0].lowest
-        if time.monotonic() >= deadline:
+        took = time.monotonic() - began
+        # No step is begun that would end late, as fast as they have been until now.
+        in_time = int(looked * (scan_seconds - took) / took)
+        if in_time < FIRST_STEP:
             return found, JobId(before)
         if looked >= JUMP_AFTER and not jumped:
             before, above = await _narrow(session, filters, before=before, above=above)
             jumped = True
-        scan = min(scan * STEP_GROWTH, LARGEST_STEP)
+        scan = min(scan * STEP_GROWTH, in_time, LARGEST_STEP)
 
 
 async def _narrow(
@@ -196,6 +206,8 @@ async def _count(session: AsyncSession, filters: JobFilters, *, cap: int) -> tup
         if not wanted:
             return kept, True
         counted = JobFilters(statuses=wanted, job_type=filters.job_type, queue=filters.queue)
+    if filters.error is not None:
+        cap = min(cap, ERROR_CAP)
     statement, values = count_looked(counted)
     step = {"before": MAX_ID, "above": -1, "scan": cap + 1}
     row = (await session.execute(statement, values | step)).one()

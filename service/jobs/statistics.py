@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.jobs.lookups import BY_INDEX
 from service.jobs.model import JobStatus
 
 MAX_NAMES: Final = 200
@@ -47,7 +48,7 @@ class JobStats:
 _COUNTS: Final = text("""
     WITH live AS MATERIALIZED (
       SELECT queue, job_type, status, next_run_at FROM background_jobs
-      WHERE status IN ('PENDING', 'RUNNING') LIMIT :cap + 1
+      WHERE status IN ('PENDING', 'RUNNING') ORDER BY id DESC LIMIT :cap + 1
     ), counts AS MATERIALIZED (
       SELECT queue, job_type, status, count(*) AS jobs,
         count(*) FILTER (WHERE status = 'PENDING' AND next_run_at <= now()) AS due,
@@ -103,10 +104,11 @@ async def get_job_stats(session: AsyncSession, *, cap: int = 10_000) -> JobStats
     """How many jobs there are, by status, type, queue and day, and how long the oldest waits.
 
     Args:
-        session: read in its transaction.
+        session: read in its transaction, the rest of which is planned as `BY_INDEX` says.
         cap: live jobs counted, at the most. Over it `total_exact` is false, and every figure on
             live jobs is at least so much.
     """
+    await session.execute(BY_INDEX)
     rows = (await session.execute(_COUNTS, {"cap": cap, "names": MAX_NAMES, "days": DAYS})).all()
     oldest = (await session.execute(_OLDEST_DUE, {"lanes": _MAX_LANES})).one()
     # Deltas of the kept counts may be negative, never their sum; a hand that deleted rows by SQL

@@ -151,6 +151,37 @@ def removed(plan: dict[str, Any]) -> int:
     return own + sum(removed(child) for child in plan.get("Plans", ()))
 
 
+async def test_jobs_of_one_name_are_never_looked_for_among_those_of_others(
+    filled: AsyncSession,
+) -> None:
+    """However many are asked for, and however dear the planner reckons scattered rows to be."""
+    await filled.execute(lookups.BY_INDEX)
+    await filled.execute(text("SET LOCAL random_page_cost = 40"))
+    for mode in ("force_custom_plan", "force_generic_plan"):
+        await filled.execute(text(f"SET LOCAL plan_cache_mode = {mode}"))
+        for statuses in (DEAD, DONE):
+            for names in ({"job_type": "type-7"}, {"queue": "queue-3"}, {"job_type": "nobodys"}):
+                filters = JobFilters(statuses=statuses, **names)  # type: ignore[arg-type]
+                plan = await explain(filled, filters, scan=16_000)
+                assert removed(plan) == 0, (mode, names)
+
+
+async def test_a_count_reads_no_partition_from_end_to_end_whatever_the_planner_reckons(
+    filled: AsyncSession,
+) -> None:
+    await filled.execute(lookups.BY_INDEX)
+    await filled.execute(text("SET LOCAL random_page_cost = 40"))
+    for filters in (JobFilters(), JobFilters(statuses=LIVE), JobFilters(priority=4)):
+        statement, values = lookups.count_looked(filters)
+        row = await filled.execute(
+            text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}"),
+            values | {"before": MAX_ID, "above": -1, "scan": 100_000},
+        )
+        found = list(scans(row.scalar_one()[0]["Plan"]))
+        assert found
+        assert all("Index" in kind for kind, _ in found), (filters, found)
+
+
 async def test_every_job_is_on_exactly_one_page_and_newest_come_first(filled: AsyncSession) -> None:
     filters = JobFilters(queue="queue-3", priority=8)
     seen: list[int] = []
