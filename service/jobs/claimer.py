@@ -11,7 +11,7 @@ from service.jobs import store
 from service.jobs.lanes import MAX_LANES, Lanes
 from service.jobs.loops import Pause
 from service.jobs.registry import Registry
-from service.jobs.runner import Run, Runner
+from service.jobs.runner import Runner
 from service.jobs.settler import Settler
 from service.jobs.slots import Slots
 from service.jobs.store import ClaimedJob, Lane, LaneRequest
@@ -153,7 +153,7 @@ class Claimer:
         if not self._unsure_lanes:
             return
         last = time.monotonic() > self._unsure_until
-        held = self._runner.runs | self._settler.unsettled
+        held = self._runner.runs | self._settler.unsettled()
         given_back = await store.release_lost(
             self._link,
             sorted(self._unsure_lanes),
@@ -206,7 +206,7 @@ class Claimer:
                 _log.warning(
                     "job_rescued", job_id=job.id, job_type=job.job_type, lost=job.lost_leases
                 )
-            self._runner.start(Run(job, lease_deadline))
+            self._runner.start(job, lease_deadline=lease_deadline)
         if jobs:
             observe_batch("claim", len(jobs))
 

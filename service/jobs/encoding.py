@@ -5,6 +5,7 @@ import re
 from typing import Any, Final
 
 from pydantic import BaseModel
+from pydantic_core import from_json
 
 from service.errors import PayloadError
 
@@ -60,4 +61,7 @@ def dump_json(value: object, *, what: str, max_bytes: int) -> str:
 
 def load_json(text: str) -> Any:
     """The value of a JSON text that came out of jsonb."""
-    return json.loads(text)
+    try:
+        return from_json(text)  # a quarter of the time
+    except ValueError:
+        return json.loads(text)  # nested deeper than the other goes

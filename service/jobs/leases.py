@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
@@ -70,15 +70,16 @@ class Heartbeat:
     async def _beat(self) -> None:
         await store.worker_seen(self._link, self._worker_id())
         soon = time.monotonic() + self._lease_seconds - self._every_seconds / 2
-        due = iter([run for run in self._held() if run.lease_deadline < soon])
+        held = self._runner.runs | self._settler.unsettled()
+        due = iter([run for run in held if run.lease_deadline < soon])
         while batch := list(islice(due, BATCH)):
             # Taken before the statement: the database's lease can only be longer.
             deadline = time.monotonic() + self._lease_seconds
-            held = await store.extend(
+            extended = await store.extend(
                 self._link, [run.job.lease for run in batch], lease_seconds=self._lease_seconds
             )
             for run in batch:
-                if run.job.lease in held:
+                if run.job.lease in extended:
                     run.lease_deadline = deadline
                 elif run.task is not None and not run.ended:
                     self._lost(run)
@@ -100,9 +101,6 @@ class Heartbeat:
             if run.lease_deadline <= limit and _cancellable(run):
                 _log.warning("lease_unsure", job_id=run.job.id, job_type=run.job.job_type)
                 self._runner.cancel(run, Stop.LEASE_UNSURE)
-
-    def _held(self) -> Iterable[Run]:
-        return self._runner.runs | self._settler.unsettled
 
 
 def _cancellable(run: Run) -> bool:

@@ -1,6 +1,7 @@
 """Recording outcomes in batches, each fenced by its lease token."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -9,6 +10,7 @@ from service.jobs import store
 from service.jobs.loops import Pause
 from service.jobs.model import JobStatus
 from service.jobs.outcomes import (
+    SUCCEEDED_EMPTY,
     Ended,
     Failure,
     Outcome,
@@ -19,7 +21,7 @@ from service.jobs.outcomes import (
     clean_text,
 )
 from service.jobs.runner import Run
-from service.jobs.store import Lease
+from service.jobs.store import ClaimedJob, Lease
 from service.observability.logging import get_logger
 from service.observability.metrics import observe_batch, record_database_error, record_event
 from service.settings import Settings
@@ -48,22 +50,28 @@ class Settler:
         self._some = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self.unsettled: set[Run] = set()
-        """Runs whose outcome is not recorded yet: their leases must go on."""
         self.tally: Callable[[Outcome], None] | None = None
         """Told of each outcome that was recorded."""
 
     @property
     def backlog_full(self) -> bool:
         """Whether so many outcomes wait that no more jobs should be claimed."""
-        return len(self.unsettled) >= self._batch_size * self.MAX_BACKLOG_BATCHES
+        return self.waiting >= self._batch_size * self.MAX_BACKLOG_BATCHES
+
+    @property
+    def waiting(self) -> int:
+        """How many outcomes are not recorded yet."""
+        return len(self._finishing) + len(self._returning)
+
+    def unsettled(self) -> set[Run]:
+        """The runs whose outcome is not recorded yet: their leases must go on."""
+        return {run for run, _ in self._finishing} | {run for run, _ in self._returning}
 
     def settle(self, run: Run, outcome: Outcome | None) -> None:
         """Take what came of a run; returns at once. None: its lease is lost, nothing is recorded."""
         if outcome is None:
             record_event("stale_settle", run.job.job_type, "lease_lost")
             return
-        self.unsettled.add(run)
         if isinstance(outcome, (Succeeded, Ended)):
             self._finishing.append((run, outcome))
         else:
@@ -86,9 +94,7 @@ class Settler:
                     pause.reset()
                 except DATABASE_ERRORS as error:
                     record_database_error("settle")
-                    _log.warning(
-                        "settle_failed", waiting=len(self.unsettled), error=type(error).__name__
-                    )
+                    _log.warning("settle_failed", waiting=self.waiting, error=type(error).__name__)
                     await pause.wait()
             self._idle.set()
 
@@ -111,68 +117,71 @@ class Settler:
         for run, _ in batch:
             run.settle_tried = True
         try:
-            held = await write(
-                self._link,
-                [(run.job, outcome) for run, outcome in batch],
-                max_errors=self._max_errors,
-            )
+            lost = await write(self._link, _settled(batch), max_errors=self._max_errors)
         except REFUSED_ERRORS:
-            held = await self._settle_singly(batch, write)
-        if unsure:
+            lost = await self._settle_singly(batch, write)
+        if lost and unsure:
             # An earlier try may have been carried out, and only its answer been lost.
-            lost = [run.job for run, _ in batch if run.job.lease not in held]
-            held |= await store.settled_before(self._link, lost) if lost else set()
+            lost -= await store.settled_before(self._link, lost)
         del waiting[: len(batch)]
         observe_batch(operation, len(batch))
-        self._account(batch, held)
+        self._account(batch, lost)
 
     async def _settle_singly(self, batch: list[Settlement], write: store.Settling) -> set[Lease]:
         """PostgreSQL refused a value of the batch: find whose, and end that job with the reason."""
-        held: set[Lease] = set()
-        for place, (run, outcome) in enumerate(batch):
+        lost: set[Lease] = set()
+        for place, settlement in enumerate(batch):
             try:
-                held |= await write(self._link, [(run.job, outcome)], max_errors=self._max_errors)
+                lost |= await write(self._link, _settled([settlement]), max_errors=self._max_errors)
             except REFUSED_ERRORS as error:
-                ended = _refused(run, error)
-                batch[place] = (run, ended)
-                held |= await self._settle_refused(run, ended)
-        return held
+                run, _ = settlement
+                batch[place] = (run, _refused(run, error))
+                lost |= await self._settle_refused(batch[place])
+        return lost
 
-    async def _settle_refused(self, run: Run, ended: Ended) -> set[Lease]:
+    async def _settle_refused(self, settlement: Settlement) -> set[Lease]:
         try:
-            return await store.finish(self._link, [(run.job, ended)], max_errors=self._max_errors)
+            return await store.finish(
+                self._link, _settled([settlement]), max_errors=self._max_errors
+            )
         except REFUSED_ERRORS as error:
             # Not even that: its lease will run out, and the others are not held up.
-            _log.error("outcome_refused", job_id=run.job.id, error=type(error).__name__)
-            return set()
+            job = settlement[0].job
+            _log.error("outcome_refused", job_id=job.id, error=type(error).__name__)
+            return {job.lease}
 
-    def _account(self, batch: list[Settlement], held: set[Lease]) -> None:
-        counts: dict[tuple[str, str, str], int] = {}
+    def _account(self, batch: list[Settlement], lost: set[Lease]) -> None:
+        counts: Counter[tuple[str, str, str]] = Counter()
         for run, outcome in batch:
-            self.unsettled.discard(run)
             job = run.job
-            if job.lease in held:
-                key = (*_event_of(outcome), job.job_type)
-                if self.tally is not None:
-                    self.tally(outcome)
-                if isinstance(outcome, Ended):
-                    _log.warning(
-                        "job_ended",
-                        job_id=job.id,
-                        job_type=job.job_type,
-                        attempt=job.attempt,
-                        status=outcome.status.value,
-                        why=outcome.reason,
-                        error=outcome.failure.type,
-                    )
-            else:
-                key = ("stale_settle", "lease_lost", job.job_type)
+            if lost and job.lease in lost:
+                counts["stale_settle", "lease_lost", job.job_type] += 1
                 _log.warning(
                     "stale_settle", job_id=job.id, job_type=job.job_type, attempt=job.attempt
                 )
-            counts[key] = counts.get(key, 0) + 1
+                continue
+            if outcome is SUCCEEDED_EMPTY:
+                counts["succeeded", "ok", job.job_type] += 1
+            else:
+                counts[(*_event_of(outcome), job.job_type)] += 1
+            if self.tally is not None:
+                self.tally(outcome)
+            if isinstance(outcome, Ended):
+                _log.warning(
+                    "job_ended",
+                    job_id=job.id,
+                    job_type=job.job_type,
+                    attempt=job.attempt,
+                    status=outcome.status.value,
+                    why=outcome.reason,
+                    error=outcome.failure.type,
+                )
         for (event, status, job_type), count in counts.items():
             record_event(event, job_type, status, count)
+
+
+def _settled(batch: list[Settlement]) -> list[tuple[ClaimedJob, Outcome]]:
+    return [(run.job, outcome) for run, outcome in batch]
 
 
 def _refused(run: Run, error: Exception) -> Ended:
@@ -180,7 +189,7 @@ def _refused(run: Run, error: Exception) -> Ended:
         attempt=run.job.attempt,
         type=type(error).__name__,
         message=clean_text(f"PostgreSQL refused the result: {error}", 500),
-        started_at=run.attempt.started_at if run.attempt else None,
+        started_at=run.started_at,
     )
     return Ended(JobStatus.FAILED, failure, "bad_result")
 

@@ -113,7 +113,7 @@ CROSS JOIN LATERAL (
 """
 """The same for queues known by name."""
 
-CLAIM: Final = f"""
+_DUE: Final = """
 WITH due AS MATERIALIZED (
   SELECT j.ctid AS place, l.queue, l.most, l.turn
   FROM unnest($1::text[], $2::smallint[], $3::float8[], $4::bigint[], $5::int[])
@@ -125,24 +125,30 @@ WITH due AS MATERIALIZED (
       AND b.job_type = ANY ($6::text[])
       AND (b.lease_until IS NULL OR b.lease_until < now())
     ORDER BY b.next_run_at, b.id LIMIT l.most FOR UPDATE SKIP LOCKED) j
-  LIMIT $7),
+  LIMIT $7)"""
+
+_WITHIN_LIMITS: Final = """,
 pick AS (
   SELECT place FROM (
     SELECT place, most, row_number() OVER (PARTITION BY queue ORDER BY turn) AS nth FROM due) d
-  WHERE nth <= most)
+  WHERE nth <= most)"""
+
+_TAKE: Final = f"""
 UPDATE jobs_live b SET
   status = 'RUNNING', attempts = b.attempts + 1, started_at = now(), progress = NULL,
-  lease_until = now() + make_interval(secs => $8),
+  lease_until = (SELECT now() + make_interval(secs => $8)),
   lease_token = (SELECT nextval('background_job_lease_tokens')), worker_id = $9,
   lost_leases = CASE b.status WHEN 'RUNNING' THEN b.lost_leases + 1 ELSE b.lost_leases END,
   last_error = CASE b.status WHEN 'RUNNING' THEN
     'LeaseLost: the worker stopped or stalled during attempt ' || b.attempts ELSE b.last_error END,
   errors = CASE b.status WHEN 'RUNNING' THEN {_history("b.errors", _LEASE_LOST_ENTRY, keep="$10")} ELSE b.errors END
-WHERE b.ctid = ANY (ARRAY(SELECT place FROM pick))
+WHERE b.ctid = ANY (ARRAY(SELECT place FROM {{picked}}))
 RETURNING b.id, b.lease_token, b.queue, b.job_type, b.priority, b.attempts, b.max_retries,
-  b.timeout_seconds, b.lost_leases, extract(epoch FROM b.next_run_at)::float8,
-  extract(epoch FROM now() - b.next_run_at)::float8, b.payload::text, b.backoff::text
+  b.timeout_seconds, b.lost_leases, date_part('epoch', b.next_run_at),
+  date_part('epoch', now() - b.next_run_at), b.payload::text, b.backoff::text
 """
+
+CLAIM: Final = _DUE + _TAKE.format(picked="due")
 """Take due jobs lane by lane, in the order given.
 
 No index holds a column that this changes: the update is HOT and writes no index entry. The floor
@@ -150,6 +156,10 @@ of a lane skips index entries that are dead but cannot be removed yet. The join 
 row was locked a moment ago by this very statement, and finding it again by id would cost a third
 more buffers.
 """
+
+CLAIM_WITHIN_LIMITS: Final = _DUE + _WITHIN_LIMITS + _TAKE.format(picked="pick")
+"""The same where a queue that may take fewer than the whole claim is asked for in several lanes: no
+more of it than it may take. The window costs a seventh of the claim, so others do without."""
 
 RELEASE_LOST: Final = """
 UPDATE jobs_live b SET
@@ -175,7 +185,7 @@ WITH r AS (
 gone AS (
   DELETE FROM jobs_live b USING r
   WHERE b.id = r.id AND b.lease_token = r.token AND b.status = 'RUNNING'
-  RETURNING b.*, r.status AS new_status, r.result::jsonb AS new_result,
+  RETURNING b.*, COALESCE(r.status, 'SUCCESS') AS new_status, r.result::jsonb AS new_result,
     r.failure::jsonb AS failure),
 kept AS (
   INSERT INTO background_jobs ({_COLUMNS})
@@ -189,12 +199,16 @@ kept AS (
     CASE WHEN failure IS NULL THEN errors ELSE {_history("errors", "failure", keep="$6")} END
   FROM gone RETURNING id, lease_token, queue, job_type, status, finished_at),
 counted AS ({_COUNT.format(sign="", source="kept")})
-SELECT id, lease_token FROM kept
+SELECT id, token FROM r EXCEPT ALL SELECT id, lease_token FROM kept
 """
-"""Move ended jobs out of the live partition, fenced by their tokens. Leases missing from the answer
-were lost. A job that ends for its lost leases was claimed but not run: that claim is no attempt."""
+"""Move ended jobs out of the live partition, fenced by their tokens. The answer tells the leases
+that were lost: as a rule none. Without a status, jobs succeeded. A job that ends for its lost leases was claimed but not run: that claim is no attempt."""
 
 REQUEUE: Final = f"""
+WITH r AS (
+  SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::float8[], $4::smallint[], $5::text[])
+    AS r(id, token, delay_seconds, refund, failure)),
+back AS (
 UPDATE jobs_live b SET
   status = 'PENDING', attempts = b.attempts - r.refund, lost_leases = 0,
   next_run_at = CASE WHEN r.delay_seconds IS NULL THEN b.next_run_at
@@ -203,12 +217,12 @@ UPDATE jobs_live b SET
   last_error = CASE WHEN r.failure IS NULL THEN b.last_error
     ELSE {_last_error("r.failure::jsonb")} END,
   errors = CASE WHEN r.failure IS NULL THEN b.errors ELSE {_history("b.errors", "r.failure::jsonb", keep="$6")} END
-FROM unnest($1::bigint[], $2::bigint[], $3::float8[], $4::smallint[], $5::text[])
-  AS r(id, token, delay_seconds, refund, failure)
-WHERE b.id = r.id AND b.lease_token = r.token AND b.status = 'RUNNING'
-RETURNING b.id, r.token
+FROM r WHERE b.id = r.id AND b.lease_token = r.token AND b.status = 'RUNNING'
+RETURNING b.id, r.token)
+SELECT id, token FROM r EXCEPT ALL SELECT id, token FROM back
 """
-"""Retry, snooze and release: back to PENDING, fenced by the tokens. The token stays until the next
+"""Retry, snooze and release: back to PENDING, fenced by the tokens. The answer tells the leases
+that were lost. The token stays until the next
 claim: SETTLED_BEFORE knows by it what was carried out."""
 
 SETTLED_BEFORE: Final = """

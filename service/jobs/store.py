@@ -1,13 +1,14 @@
 """The engine's statements as typed calls, each on the connection of the duty that makes it."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from service.db.engine import Link
 from service.jobs import statements
-from service.jobs.model import JobId, JobStatus, LeaseToken
+from service.jobs.model import JobId, LeaseToken
 from service.jobs.outcomes import Ended, Failure, Outcome, Released, Retried, Snoozed, Succeeded
 
 
@@ -64,7 +65,7 @@ class Settling(Protocol):
     async def __call__(
         self, link: Link, settled: Sequence[tuple[ClaimedJob, Outcome]], /, *, max_errors: int
     ) -> set[Lease]:
-        """The leases that still held."""
+        """The leases that no longer held: nothing was recorded of those."""
 
 
 class LaneHead(NamedTuple):
@@ -119,8 +120,11 @@ async def claim(
     max_errors: int,
 ) -> list[ClaimedJob]:
     """Take up to `limit` due jobs, lane by lane in the order given, under a new lease."""
+    bounded = Counter(request.lane.queue for request in requests if request.most < limit)
     rows = await link.fetch(
-        statements.CLAIM,
+        statements.CLAIM_WITHIN_LIMITS
+        if any(lanes > 1 for lanes in bounded.values())
+        else statements.CLAIM,
         [request.lane.queue for request in requests],
         [request.lane.priority for request in requests],
         [request.floor.due_at for request in requests],
@@ -138,15 +142,13 @@ async def claim(
 async def finish(
     link: Link, ended: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
 ) -> set[Lease]:
-    """Record jobs that succeeded or ended for good; the leases that still held."""
-    ids, tokens, statuses = [], [], []
+    """Record jobs that succeeded or ended for good; the leases that no longer held."""
+    statuses: list[str | None] = []
     results: list[str | None] = []
     failures: list[str | None] = []
-    for job, outcome in ended:
-        ids.append(job.id)
-        tokens.append(job.lease_token)
+    for _, outcome in ended:
         if isinstance(outcome, Succeeded):
-            statuses.append(JobStatus.SUCCESS.value)
+            statuses.append(None)
             results.append(outcome.result)
             failures.append(None)
         elif isinstance(outcome, Ended):
@@ -157,9 +159,9 @@ async def finish(
             raise TypeError(f"{outcome!r} does not end a job")
     rows = await link.fetch(
         statements.FINISH,
-        ids,
-        tokens,
-        statuses,
+        [job.id for job, _ in ended],
+        [job.lease_token for job, _ in ended],
+        _unless_empty(statuses),
         _unless_empty(results),
         _unless_empty(failures),
         max_errors,
@@ -170,7 +172,7 @@ async def finish(
 async def requeue(
     link: Link, returned: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
 ) -> set[Lease]:
-    """Put retried, snoozed and released jobs back to PENDING; the leases that still held."""
+    """Put retried, snoozed and released jobs back to PENDING; the leases that no longer held."""
     ids, tokens, refunds = [], [], []
     delays: list[float | None] = []
     failures: list[str | None] = []
@@ -196,23 +198,15 @@ async def requeue(
     return {(row[0], row[1]) for row in rows}
 
 
-async def settled_before(link: Link, jobs: Sequence[ClaimedJob]) -> set[Lease]:
-    """Which of these ended under the very tokens given: asked after an answer was lost."""
-    rows = await link.fetch(
-        statements.SETTLED_BEFORE, [job.id for job in jobs], [job.lease_token for job in jobs]
-    )
+async def settled_before(link: Link, leases: Iterable[Lease]) -> set[Lease]:
+    """Which of these were settled: asked after an answer was lost."""
+    rows = await link.fetch(statements.SETTLED_BEFORE, *_columns(leases))
     return {(row[0], row[1]) for row in rows}
 
 
 async def extend(link: Link, leases: Iterable[Lease], *, lease_seconds: float) -> set[Lease]:
     """Extend leases; those that still held."""
-    pairs = list(leases)
-    rows = await link.fetch(
-        statements.EXTEND,
-        [job_id for job_id, _ in pairs],
-        [token for _, token in pairs],
-        lease_seconds,
-    )
+    rows = await link.fetch(statements.EXTEND, *_columns(leases), lease_seconds)
     return {(row[0], row[1]) for row in rows}
 
 
@@ -238,6 +232,11 @@ async def worker_seen(link: Link, worker_id: int) -> None:
 async def worker_stopped(link: Link, worker_id: int, *, forget: bool) -> None:
     """Tell that the worker stopped in good order; with `forget` as if it had never been."""
     await link.fetch(statements.FORGET_WORKER if forget else statements.WORKER_STOPPED, worker_id)
+
+
+def _columns(leases: Iterable[Lease]) -> tuple[list[JobId], list[LeaseToken]]:
+    pairs = list(leases)
+    return [job_id for job_id, _ in pairs], [token for _, token in pairs]
 
 
 def _dump(failure: Failure) -> str:

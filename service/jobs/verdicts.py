@@ -1,7 +1,7 @@
 """What came of an attempt: how a return, an error or a cancellation turns into an outcome."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, assert_never
@@ -56,7 +56,8 @@ class Attempt:
 
     job: ClaimedJob
     spec: HandlerSpec
-    started: float = field(default_factory=time.monotonic)
+    started: float
+    """Monotonic time at which the handler began."""
 
     @property
     def started_at(self) -> datetime:

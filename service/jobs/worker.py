@@ -112,7 +112,7 @@ class Engine:
         """
         await self.runner.drain(grace_seconds)
         if not await self.settler.flushed(SETTLE_GRACE_SECONDS):
-            _log.error("outcomes_not_recorded", jobs=len(self.settler.unsettled))
+            _log.error("outcomes_not_recorded", jobs=self.settler.waiting)
         for loop in self.loops:
             await loop.stop()
         try:

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, Final, TextIO
+from typing import Any, Final, Protocol, TextIO
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
@@ -121,16 +121,35 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return logger
 
 
-JOB_FIELDS: Final[ContextVar[Mapping[str, object]]] = ContextVar("finmind_job_fields")
-"""Id, type and attempt of the job that this task runs: one variable, set once for each job.
+class JobFields(Protocol):
+    """The job that a task runs, as far as log lines tell of it."""
+
+    @property
+    def id(self) -> int:
+        """Its id."""
+
+    @property
+    def job_type(self) -> str:
+        """Its type."""
+
+    @property
+    def attempt(self) -> int:
+        """1 for its first run."""
+
+
+JOB_FIELDS: Final[ContextVar[JobFields]] = ContextVar("finmind_job_fields")
+"""The job that this task runs: one variable, set once for each job.
 
 structlog's `bind_contextvars` sets one variable a field: three copies of the context where one does.
 """
 
 
 def _add_job_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    for name, value in JOB_FIELDS.get({}).items():
-        event.setdefault(name, value)
+    job = JOB_FIELDS.get(None)
+    if job is not None:
+        event.setdefault("job_id", job.id)
+        event.setdefault("job_type", job.job_type)
+        event.setdefault("attempt", job.attempt)
     return event
 
 

@@ -105,3 +105,11 @@ async def test_postgresql_holds_whatever_is_not_refused(
     kept = await sql.fetchval("SELECT ($1::text::jsonb)::text", text)
     # jsonb writes 1e20 as an integer, and so every number is read as a float here.
     assert json.loads(kept, parse_int=float) == json.loads(text, parse_int=float)
+
+
+def test_any_depth_and_any_number_that_was_taken_comes_back() -> None:
+    deep: object = 10**40
+    for _ in range(500):
+        deep = [deep]
+    assert load_json(dump(deep)) == deep
+    assert load_json("1.7976931348623157e308") == 1.7976931348623157e308

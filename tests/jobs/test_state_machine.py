@@ -192,15 +192,15 @@ class JobMachine(RuleBasedStateMachine):
         settled = [(claim, outcome_of(kind, claim)) for claim in batch]
         ends = kind in {"success", "dead", "failed"}
         write = store.finish if ends else store.requeue
-        held = self.world.do(write(self.world.link, settled, max_errors=KEPT_ERRORS))
+        lost = self.world.do(write(self.world.link, settled, max_errors=KEPT_ERRORS))
         expected = set()
         for claim in batch:
             job = self.of(claim.id)
             if job is None or not job.holds(claim.lease_token):
-                continue  # a stale token: the invariant sees that nothing changed
-            expected.add(claim.lease)
-            job.settle(kind)
-        assert held == expected
+                expected.add(claim.lease)  # stale: the invariant sees that nothing changed
+            else:
+                job.settle(kind)
+        assert lost == expected
 
     def lately_claimed(self, places: list[int]) -> list[ClaimedJob]:
         """Claims, counted from the newest: most of them hold, some have been taken over."""
