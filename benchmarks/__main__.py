@@ -21,7 +21,7 @@ from benchmarks import (
     variants,
 )
 from benchmarks.scenario import Report, Scale, describe, postgres
-from service.heap import freeze_startup_objects
+from service.heap import tune_garbage_collection
 from service.observability.logging import configure_logging
 from service.settings import Settings
 
@@ -54,7 +54,7 @@ async def main(arguments: argparse.Namespace) -> None:
         runs=arguments.runs,
         history=arguments.history,
     )
-    freeze_startup_objects()  # as a serving process does
+    tune_garbage_collection()  # as a serving process does
     async with postgres() as dsn:
         if arguments.explain or arguments.profile:
             if arguments.explain:

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from service.app import Service
 from service.errors import ConfigurationError
-from service.heap import freeze_startup_objects
+from service.heap import tune_garbage_collection
 from service.observability.logging import get_logger
 
 FORCED_EXIT_CODE: Final = 130
@@ -79,7 +79,7 @@ def run_app(app: FastAPI, *, listener: socket.socket, on_ready: Callable[[], Non
         signals.on_first(begin_to_stop)
         # Not left to uvicorn, which would turn an error of the start into a logged traceback.
         async with app.router.lifespan_context(app):
-            freeze_startup_objects()
+            tune_garbage_collection()
             if not server.should_exit:
                 await server.serve(sockets=[listener])
 

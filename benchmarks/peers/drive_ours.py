@@ -4,7 +4,7 @@ from benchmarks.peers.driver import Handler, Payload, Peer, main
 from benchmarks.scenario import settings
 from service.db.engine import Database
 from service.db.migrate import upgrade
-from service.heap import freeze_startup_objects
+from service.heap import tune_garbage_collection
 from service.jobs import Intake, NewJob, Registry, Worker, enqueue_many
 from service.observability.logging import configure_logging
 
@@ -38,7 +38,7 @@ class Ours(Peer):
             await enqueue_many(session, (NewJob("noop", payload) for payload in payloads))
 
     async def start(self) -> None:
-        freeze_startup_objects()  # as `serve` and `worker` do before they take work
+        tune_garbage_collection()  # as `serve` and `worker` do before they take work
         await self._worker.start()
 
     async def stop(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from service.jobs.model import JobId
 from service.jobs.slots import Slots
 from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneHead, LaneRequest
 
@@ -87,22 +88,21 @@ class Lanes:
         A sweep that found a few stragglers leaves the floors where they are; one that came back
         full says that there is more down there, and takes the floors down with it.
         """
-        lowest: dict[Lane, Floor] = {}
+        lowest: dict[tuple[str, int], tuple[float, JobId]] = {}
         for job in jobs:
-            lane = Lane(job.queue, job.priority)
-            place = Floor(job.due_at, job.id)
+            lane, place = (job.queue, job.priority), (job.due_at, job.id)
             if lane not in lowest or place < lowest[lane]:
                 lowest[lane] = place
         now = time.monotonic()
         for lane, place in lowest.items():
-            state = self._states.get(lane)
+            state = self._states.get(Lane(*lane))
             if state is None:
                 continue
             state.fresh = True
             if from_floor or full or not state.recent:
                 if full and not from_floor:
                     state.recent.clear()
-                state.recent.append((now, place))
+                state.recent.append((now, Floor(*place)))
 
     def _floor(self, lane: Lane) -> Floor:
         recent = self._states[lane].recent
