@@ -12,7 +12,7 @@ import uvloop
 
 from benchmarks.drain import PLAIN, Handlers
 from service.db.engine import Database
-from service.heap import freeze_startup_objects
+from service.heap import tune_garbage_collection
 from service.jobs import Worker
 from service.observability.logging import configure_logging
 
@@ -30,7 +30,7 @@ async def main(dsn: str) -> None:
     )
     database = Database(dsn, options)
     worker = Worker(database, options, handlers=handlers)
-    freeze_startup_objects()
+    tune_garbage_collection()
     print("ready", flush=True)
     if await told.readline():
         await worker.start()

@@ -19,7 +19,7 @@ import uvloop
 
 from benchmarks.scenario import settings
 from service.db.engine import Database
-from service.heap import freeze_startup_objects
+from service.heap import tune_garbage_collection
 from service.jobs import Registry, Worker, store
 from service.jobs.outcomes import SUCCEEDED_EMPTY
 from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneRequest
@@ -153,7 +153,7 @@ async def _main(task: Task) -> None:
                     del pairs[:]
                 await asyncio.sleep(SEND_SECONDS)
 
-    freeze_startup_objects()  # as a worker does before it takes work
+    tune_garbage_collection()  # as a worker does before it takes work
     work = _work_bare(database, pairs, over) if task.bare else _work(database, options, pairs, over)
     async with asyncio.TaskGroup() as tasks:
         sending = tasks.create_task(send())

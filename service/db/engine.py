@@ -39,6 +39,13 @@ REFUSED_ERRORS: Final = (
 
 APPLICATION_NAME: Final = "finmind-jobs"
 
+SETTLED_PLANS: Final = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
+"""For a connection that runs few statements over and over, each of which finds its rows by index.
+
+What the planner knows of the live jobs is always old: it would walk a table that was empty a moment
+ago, and now holds a million jobs, for every batch.
+"""
+
 
 def normalise_dsn(url: str) -> str:
     """The URL as asyncpg reads it.
@@ -76,8 +83,12 @@ class Database:
             self.engine, expire_on_commit=False
         )
 
-    async def connect(self, **_: Any) -> "asyncpg.Connection[asyncpg.Record]":
+    async def connect(
+        self, *, settled_plans: bool = False, **_: Any
+    ) -> "asyncpg.Connection[asyncpg.Record]":
         """Open one connection with the service's time-outs and session settings.
+
+        With `settled_plans` every statement is planned once, and by index: see `SETTLED_PLANS`.
 
         Raises:
             OSError | TimeoutError | asyncpg.PostgresError: the server cannot be reached or refuses.
@@ -88,6 +99,8 @@ class Database:
             # jit costs more than it saves on statements of a few hundred rows. PgBouncer refuses
             # start-up parameters that it does not know.
             server_settings |= {"jit": "off", "timezone": "UTC"}
+            if settled_plans:
+                server_settings |= SETTLED_PLANS
         return await asyncpg.connect(
             self.dsn,
             timeout=settings.database_connect_timeout_seconds,
@@ -122,7 +135,7 @@ class Link:
     async def connection(self) -> "asyncpg.Connection[asyncpg.Record]":
         """The open connection."""
         if self._connection is None or self._connection.is_closed():
-            self._connection = await self._database.connect()
+            self._connection = await self._database.connect(settled_plans=True)
         return self._connection
 
     async def fetch(self, statement: str, *args: object) -> list[asyncpg.Record]:

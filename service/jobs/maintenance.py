@@ -67,7 +67,10 @@ class Maintenance:
         self._next_slow = 0.0
         self._next_gauges = 0.0
         self._folded_rows = 0
-        self._listed_up_to: Lane | None = None
+        self._heads: list[LaneHead] = []
+        """The first lanes, as this round of duties listed them."""
+        self._looked_up_to: Lane | None = None
+        """Up to where unserved types were looked for, while there are more lanes than that."""
 
     async def run(self) -> None:
         """Lead, or wait to lead, until cancelled."""
@@ -105,6 +108,7 @@ class Maintenance:
         """Do every duty that is due; one that fails does not keep the others from their turn."""
         now = time.monotonic()
         duties: list[Callable[[], Awaitable[None]]] = [
+            self._list_lanes,
             self._fail_unserved_types,
             self._fold_stats,
             self._read_gauges,
@@ -187,12 +191,18 @@ class Maintenance:
         if rows >= limit:
             self._folded_rows = (await self._link.fetch(statements.FOLD_STATS))[0][0]
 
+    async def _list_lanes(self) -> None:
+        self._heads = []
+        self._heads = await store.lanes(self._link, limit=MAX_LANES)
+
     async def _fail_unserved_types(self) -> None:
         grace = self._settings.unknown_type_grace_seconds
         if self._leads_since is None or time.monotonic() - self._leads_since < grace:
             return  # a worker that serves the type may just be starting
-        heads = await store.lanes(self._link, limit=MAX_LANES, after=self._listed_up_to)
-        self._listed_up_to = heads[-1].lane if len(heads) == MAX_LANES else None
+        heads = self._heads
+        if self._looked_up_to is not None:
+            heads = await store.lanes(self._link, limit=MAX_LANES, after=self._looked_up_to)
+        self._looked_up_to = heads[-1].lane if len(heads) == MAX_LANES else None
         for job_type in await fail_unserved(
             self._link,
             heads,
@@ -207,11 +217,13 @@ class Maintenance:
         began = time.monotonic()
         if began < self._next_gauges:
             return
-        heads = await store.lanes(self._link, limit=MAX_LANES)
+        if not self._heads:
+            set_queue_gauges(())
+            return
         rows = await self._link.fetch(
             statements.QUEUE_GAUGES,
-            [head.lane.queue for head in heads],
-            [head.lane.priority for head in heads],
+            [head.lane.queue for head in self._heads],
+            [head.lane.priority for head in self._heads],
             self._settings.count_cap,
         )
         set_queue_gauges(QueueReading(*row) for row in rows)
@@ -241,12 +253,14 @@ async def fail_unserved(
         max_errors: entries that a job's history keeps.
         limit: jobs to fail at the most.
     """
+    due = [head.lane for head in heads if head.due_in_seconds <= 0]
+    if not due:
+        return []
     # A worker is seen once a heartbeat, a third of the lease at the most: one missed is no absence.
     alive_within = max(grace_seconds, lease_seconds, MIN_ALIVE_SECONDS)
     served = set(own_types)
     rows = await link.fetch(statements.SERVED_TYPES, alive_within, grace_seconds)
     served.update(row[0] for row in rows)
-    due = [head.lane for head in heads if head.due_in_seconds <= 0]
     rows = await link.fetch(
         statements.FAIL_UNSERVED,
         [lane.queue for lane in due],

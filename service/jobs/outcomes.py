@@ -1,14 +1,16 @@
 """How an attempt can end, and what a handler may raise to choose it."""
 
 import math
-import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from traceback import TracebackException
 from typing import Final
 
 from service.jobs.backoff import MAX_DELAY_SECONDS
 from service.jobs.model import JobStatus
+
+ENGINE_FOLDER: Final = str(Path(__file__).parent / "_").removesuffix("_")
 
 MAX_MESSAGE_CHARS: Final = 2_000
 MAX_TRACEBACK_CHARS: Final = 8_000
@@ -57,10 +59,12 @@ class Failure:
     ) -> "Failure":
         """The failure that an exception of a handler tells of, trimmed to a bounded size."""
         # A frame's lines only, not the values in it: those may hold secrets.
-        ours, trail = Path(__file__).parent, error.__traceback__
-        while trail is not None and Path(trail.tb_frame.f_code.co_filename).parent == ours:
+        trail = error.__traceback__
+        while trail is not None and trail.tb_frame.f_code.co_filename.startswith(ENGINE_FOLDER):
             trail = trail.tb_next  # where the engine called the handler tells nobody anything
-        lines = "".join(traceback.format_exception(type(error), error, trail, limit=-20))
+        told = TracebackException(type(error), error, trail, limit=-20, compact=True)
+        _drop_columns(told)
+        lines = "".join(told.format())
         return cls(
             attempt=attempt,
             type=type(error).__name__,
@@ -126,6 +130,17 @@ Outcome = Succeeded | Retried | Snoozed | Released | Ended
 
 SUCCEEDED_EMPTY: Final = Succeeded()
 """The commonest outcome, made once."""
+
+
+def _drop_columns(told: TracebackException) -> None:
+    """Leave out which part of each line failed: finding that takes two thirds of the time."""
+    chain: list[TracebackException | None] = [told]
+    while chain:
+        one = chain.pop()
+        if one is not None:
+            for frame in one.stack:
+                frame.colno = None
+            chain += [one.__cause__, one.__context__, *(one.exceptions or ())]
 
 
 def _words_of(error: BaseException) -> str:
