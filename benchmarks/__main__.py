@@ -18,6 +18,7 @@ from benchmarks import (
     plans,
     processes,
     profiles,
+    retention,
     variants,
 )
 from benchmarks.scenario import Report, Scale, describe, postgres
@@ -40,6 +41,7 @@ ON_DEMAND: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {
     "processes": processes.measure,
     "idle": idle.measure,
     "lookups": lookups.measure,
+    "retention": retention.measure,
     "offered": offered.measure,
 }
 """What is measured when it is named: some of it takes long."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
@@ -26,7 +26,9 @@ class Contents:
     scheduled: int = 0
     dead: int = 0
     days: int = 7
-    """For how many days jobs have been created, up to now."""
+    """For how many days jobs were created."""
+    ended_days_ago: int | None = None
+    """The midnight (UTC) before which they were created; None: up to now."""
 
 
 async def fill(database: Database, contents: Contents) -> None:
@@ -41,15 +43,20 @@ async def fill(database: Database, contents: Contents) -> None:
     link = database.link()
     try:
         first, *_ = connections
-        today: date = await first.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date")
-        past = range(contents.days, 0, -1)
-        await partitions.make(link, (today - timedelta(days=ago) for ago in past))
+        started: datetime = await first.fetchval(
+            "SELECT CASE WHEN $2::int IS NULL THEN now() ELSE"
+            " date_trunc('day', now(), 'UTC') - make_interval(days => $2) END"
+            " - make_interval(days => $1)",
+            contents.days,
+            contents.ended_days_ago,
+        )
+        first_day = started.astimezone(UTC).date()
+        await partitions.make(
+            link, (first_day + timedelta(days=after) for after in range(contents.days + 1))
+        )
         await partitions.make_ahead(link, days=7)
         for connection in connections:
             await connection.execute("SET synchronous_commit = off; SET jit = off")
-        started: datetime = await first.fetchval(
-            "SELECT now() - make_interval(days => $1)", contents.days
-        )
         kinds = (
             (_FINISHED, contents.finished),
             (_DEAD, contents.dead),

@@ -1,7 +1,9 @@
 """Day partitions of finished jobs: made ahead of time, dropped whole."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Final
 
 import asyncpg
@@ -11,9 +13,13 @@ from service.jobs import statements
 from service.observability.logging import get_logger
 
 PREFIX: Final = "jobs_done_"
-LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '1s'"
-"""A wait for a table lock holds up every later reader and writer of the table: keep it short and
-come back the next time."""
+LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '50ms'"
+"""A wait for a table lock holds up every later reader and writer of the table: none of them shall
+feel it. DETACH CONCURRENTLY would not wait so, but is refused beside a default partition."""
+
+LOCK_ATTEMPTS: Final = 20
+LOCK_PAUSE_SECONDS: Final = 0.25
+"""Between two waits for a lock those that it held up get their turn."""
 
 _log = get_logger(__name__)
 
@@ -29,21 +35,35 @@ async def make(link: Link, days: Iterable[date]) -> None:
     standing = await _days(link)
     for day in days:
         if day not in standing:
-            await _make(link, day)
+            await _patiently(partial(_make, link, day))
 
 
 async def drop_before(link: Link, first_kept: date) -> None:
     """Drop the day partitions before `first_kept`, their counts with them."""
     for day in sorted(await _days(link)):
-        if day >= first_kept:
-            continue
-        async with link.transaction() as connection:
-            await connection.execute(LOCK_TIMEOUT)
-            await connection.execute(f"DROP TABLE IF EXISTS {_name(day)}")
-            await connection.execute(
-                "DELETE FROM job_stats WHERE day = $1 AND status IN ('SUCCESS', 'CANCELLED')", day
-            )
-        _log.info("partition_dropped", day=day.isoformat())
+        if day < first_kept:
+            await _patiently(partial(_drop, link, day))
+
+
+async def _patiently(change: Callable[[], Awaitable[None]]) -> None:
+    """Make a change that needs a table lock, trying again where it is not to be had at once."""
+    for _ in range(LOCK_ATTEMPTS - 1):
+        try:
+            return await change()
+        except asyncpg.LockNotAvailableError:
+            await asyncio.sleep(LOCK_PAUSE_SECONDS)
+    return await change()
+
+
+async def _drop(link: Link, day: date) -> None:
+    async with link.transaction() as connection:
+        await connection.execute(LOCK_TIMEOUT)
+        await connection.execute(
+            "DELETE FROM job_stats WHERE day = $1 AND status IN ('SUCCESS', 'CANCELLED')", day
+        )
+        # Last, since it keeps everybody out until the commit; the files go after that.
+        await connection.execute(f"DROP TABLE IF EXISTS {_name(day)}")
+    _log.info("partition_dropped", day=day.isoformat())
 
 
 async def _days(link: Link) -> set[date]:

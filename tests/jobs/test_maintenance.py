@@ -196,6 +196,35 @@ async def test_retention_drops_whole_days_and_their_counts(
     assert (stats.total, stats.by_status[JobStatus.SUCCESS]) == (2, 2)
 
 
+async def test_a_drop_that_waits_for_a_reader_holds_up_nobody_else(
+    database: Database, sql: Any
+) -> None:
+    """A long reader keeps the old day from being dropped; who comes later waits for neither."""
+    now = await sql.fetchval("SELECT now()")
+    old = (now - timedelta(days=9)).astimezone(UTC).date()
+    link = database.link()
+    await partitions.make(link, [old])
+    reader, other = await database.connect(), await database.connect()
+    transaction = reader.transaction()
+    await transaction.start()
+    await reader.fetch("SELECT count(*) FROM background_jobs")
+    drop = asyncio.create_task(partitions.drop_before(link, now.date()))
+    try:
+        await other.execute("SET lock_timeout = '500ms'")
+
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+        await until(lambda: sql.fetchval(waiting))
+        await other.fetch("SELECT count(*) FROM background_jobs")
+        assert old in await days(sql)
+        await transaction.rollback()
+        await drop
+        assert old not in await days(sql)
+    finally:
+        drop.cancel()
+        for one in (reader, other, link):
+            await one.close()
+
+
 async def test_old_rows_that_never_had_a_partition_are_dropped_too(
     sql: Any, session: AsyncSession, maintenance: Maintenance
 ) -> None:
