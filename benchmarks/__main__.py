@@ -19,6 +19,7 @@ from benchmarks import (
     processes,
     profiles,
     retention,
+    states,
     variants,
 )
 from benchmarks.scenario import Report, Scale, describe, postgres
@@ -42,6 +43,7 @@ ON_DEMAND: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {
     "idle": idle.measure,
     "lookups": lookups.measure,
     "retention": retention.measure,
+    "states": states.measure,
     "offered": offered.measure,
 }
 """What is measured when it is named: some of it takes long."""

@@ -7,6 +7,7 @@ import time
 from benchmarks.distribution import milliseconds
 from benchmarks.scenario import Report, Scale, fresh_database, interleaved, settings
 from benchmarks.worker_process import JOB_TYPE, SINCE, worker_process
+from service.db.engine import Database
 from service.jobs import Intake, NewJob, Registry, Worker, enqueue
 
 RATE_PER_SECOND = 100
@@ -17,7 +18,8 @@ async def measure(dsn: str, report: Report, scale: Scale) -> None:
     """Jobs at a fixed rate, timed from the intended moment of the call; and one round trip."""
 
     async def ours() -> None:
-        waits = sorted(await _waits(dsn, int(scale.seconds * RATE_PER_SECOND)))
+        async with fresh_database(dsn, settings()) as database:
+            waits = sorted(await waits_on(database, int(scale.seconds * RATE_PER_SECOND)))
         for name, share in (("p50", 0.5), ("p99", 0.99)):
             figure = report.figure(f"enqueue to start at 100/s, {name}", "ms", better="lower")
             figure.runs.append(1000 * waits[int(share * (len(waits) - 1))])
@@ -44,7 +46,8 @@ async def measure(dsn: str, report: Report, scale: Scale) -> None:
     await interleaved(scale.runs, ours, elsewhere, floor)
 
 
-async def _waits(dsn: str, jobs: int) -> list[float]:
+async def waits_on(database: Database, jobs: int) -> list[float]:
+    """From the call of enqueue to the start in the same process, in seconds, without the warm-up."""
     handlers = Registry()
     started_at: dict[int, float] = {}
     all_started = asyncio.Event()
@@ -56,27 +59,26 @@ async def _waits(dsn: str, jobs: int) -> list[float]:
             all_started.set()
 
     options = settings()
-    async with fresh_database(dsn, options) as database:
-        worker, intake = Worker(database, options, handlers=handlers), Intake(database, options)
-        await worker.start()
-        await asyncio.sleep(1.0)  # idle, and its statements prepared by nothing yet
-        called_at: dict[int, float] = {}
+    worker, intake = Worker(database, options, handlers=handlers), Intake(database, options)
+    await worker.start()
+    await asyncio.sleep(1.0)  # idle, and its statements prepared by nothing yet
+    called_at: dict[int, float] = {}
 
-        async def call(number: int, when: float) -> None:
-            await asyncio.sleep(max(0.0, when - time.perf_counter()))
-            called_at[number] = time.perf_counter()
-            await intake.submit(NewJob("stamp", {"n": number}))
+    async def call(number: int, when: float) -> None:
+        await asyncio.sleep(max(0.0, when - time.perf_counter()))
+        called_at[number] = time.perf_counter()
+        await intake.submit(NewJob("stamp", {"n": number}))
 
-        begin = time.perf_counter() + 0.1
-        async with asyncio.TaskGroup() as calls:
-            for number in range(jobs):
-                calls.create_task(call(number, begin + number / RATE_PER_SECOND))
-        async with asyncio.timeout(60):
-            await all_started.wait()
-        await worker.stop()
-        await intake.stop()
-        # The first second warms up: connections, statements, caches.
-        return [started_at[n] - called_at[n] for n in range(min(RATE_PER_SECOND, jobs // 2), jobs)]
+    begin = time.perf_counter() + 0.1
+    async with asyncio.TaskGroup() as calls:
+        for number in range(jobs):
+            calls.create_task(call(number, begin + number / RATE_PER_SECOND))
+    async with asyncio.timeout(60):
+        await all_started.wait()
+    await worker.stop()
+    await intake.stop()
+    # The first second warms up: connections, statements, caches.
+    return [started_at[n] - called_at[n] for n in range(min(RATE_PER_SECOND, jobs // 2), jobs)]
 
 
 async def _waits_elsewhere(dsn: str, jobs: int) -> list[float]:
