@@ -52,7 +52,7 @@ def states(scale: Scale) -> list[State]:
         State(f"{scale.history:,} finished jobs", Contents(finished=scale.history)),
         State(f"{scale.history // 10:,} scheduled jobs", Contents(scheduled=scale.history // 10)),
         State(f"{scale.history // 100:,} dead letters", Contents(dead=scale.history // 100)),
-        State(f"{READERS} repeatable-read readers", around=_readers),
+        State(f"{READERS} repeatable-read readers", Contents(finished=READER_ROWS), _readers),
         State(f"{in_flight:,} jobs in flight", around=lambda db: _in_flight(db, in_flight)),
     ]
 
@@ -106,11 +106,12 @@ async def _readers(database: Database) -> AsyncIterator[None]:
     async def read(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             while True:
-                # One row comes back: the readers' cost is the server's, not this process's.
+                # One row comes back: the readers' cost is the server's, not this process's. And
+                # what they read is in their snapshot: the newest ids would cost them more and more.
                 await connection.fetch(
-                    "SELECT count(payload->>'message') FROM"
-                    " (SELECT payload FROM background_jobs ORDER BY id DESC LIMIT $1) AS newest",
-                    READER_ROWS,
+                    "SELECT count(payload->>'message') FROM background_jobs"
+                    " WHERE status = 'SUCCESS' AND id <= $1",
+                    4 * READER_ROWS,
                 )
                 await asyncio.sleep(READER_PAUSE_SECONDS)
 
