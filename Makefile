@@ -9,7 +9,7 @@ UV_COMPILE := $(VENV)/lock/bin/uv pip compile $(UV_FLAGS) --quiet --universal --
 SOURCES := service tests alembic docs benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test processes check format lint types floors dockerfile lock docs bench bench-peers wheel clean python
+.PHONY: help run demo test processes security audit sbom check format lint types floors dockerfile lock docs bench bench-peers wheel clean python
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,18 @@ test: $(VENV)/.dev ## Run the tests
 
 processes: $(VENV)/.dev ## Run the long tests: three replicas, 20,000 jobs, one of them killed
 	$(BIN)/python -m pytest -m slow
+
+security: $(VENV)/.dev $(VENV)/.security ## Attack the service, and look for weak places in its code
+	$(VENV)/security/bin/bandit --quiet --recursive --configfile pyproject.toml service alembic
+	$(BIN)/python -m pytest tests/security -m "security or not security"
+
+audit: $(VENV)/.security ## Look up known vulnerabilities of what is locked (asks a service on the internet)
+	$(VENV)/security/bin/pip-audit --disable-pip --require-hashes -r locks/service.txt -r locks/embedded.txt
+
+sbom: $(VENV)/.security ## Write dist/sbom.cdx.json: the packages of the container image, CycloneDX
+	mkdir -p dist
+	$(VENV)/security/bin/cyclonedx-py requirements locks/service.txt --pyproject pyproject.toml \
+		--output-reproducible --output-file dist/sbom.cdx.json
 
 check: lint types floors dockerfile test ## Everything that must hold before a commit
 
@@ -62,6 +74,7 @@ lock: python ## Bring the locks in line with pyproject.toml (UV_FLAGS=--upgrade 
 	$(UV_COMPILE) pyproject.toml --extra embedded -c locks/dev.txt -o locks/embedded.txt
 	$(UV_COMPILE) pyproject.toml -c locks/dev.txt -o locks/service.txt
 	$(UV_COMPILE) pyproject.toml --extra bench --extra embedded -c locks/dev.txt -o locks/bench.txt
+	$(UV_COMPILE) --group security -o locks/security.txt
 
 clean: ## Remove what was made; the data in .data stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .bench dist build
@@ -85,4 +98,11 @@ $(VENV)/.dev: locks/dev.txt $(VENV)/.run
 
 $(VENV)/.bench: locks/bench.txt $(VENV)/.dev
 	$(PIP) -r locks/bench.txt
+	@touch $@
+
+# Apart from the others: what these tools need must not decide what the service gets.
+$(VENV)/.security: locks/security.txt
+	@$(MAKE) --no-print-directory python
+	test -x $(VENV)/security/bin/python || $(PYTHON) -m venv $(VENV)/security
+	$(VENV)/security/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r locks/security.txt
 	@touch $@
