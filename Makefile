@@ -9,7 +9,7 @@ UV_COMPILE := $(VENV)/lock/bin/uv pip compile $(UV_FLAGS) --quiet --universal --
 SOURCES := service tests alembic docs benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test processes security audit sbom check format lint types floors dockerfile lock docs bench bench-peers wheel clean python
+.PHONY: help run demo test processes chaos security audit sbom check format lint types floors dockerfile lock docs bench bench-peers wheel clean python
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ test: $(VENV)/.dev ## Run the tests
 
 processes: $(VENV)/.dev ## Run the long tests: three replicas, 20,000 jobs, one of them killed
 	$(BIN)/python -m pytest -m slow
+
+chaos: $(VENV)/.dev ## Inject faults at length: some three hours (ARGS="-k poison" for some of them)
+	$(BIN)/python -m pytest -m chaos tests/chaos $(ARGS)
 
 security: $(VENV)/.dev $(VENV)/.security ## Attack the service, and look for weak places in its code
 	$(VENV)/security/bin/bandit --quiet --recursive --configfile pyproject.toml service alembic
