@@ -10,6 +10,7 @@ from benchmarks import (
     bulk,
     costs,
     drain,
+    held,
     http,
     idle,
     latency,
@@ -45,6 +46,7 @@ ON_DEMAND: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {
     "retention": retention.measure,
     "states": states.measure,
     "offered": offered.measure,
+    "held": held.measure,
 }
 """What is measured when it is named: some of it takes long."""
 
