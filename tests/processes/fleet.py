@@ -15,8 +15,8 @@ from typing import TypeVar
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.chaos.ledger import LEDGER_VARIABLE, Ledger
 from tests.conftest import TEST_SECRET
-from tests.processes.ledger import LEDGER_VARIABLE, Ledger
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 40.0
@@ -97,11 +97,14 @@ class Fleet:
 
     async def start(self, count: int, dsn: str, **environment: object) -> list[Replica]:
         """Start `count` replicas at once; returns when all of them are ready."""
-        begun = [self._spawn(dsn, environment) for _ in range(count)]
+        begun = [self.spawn(dsn, **environment) for _ in range(count)]
         await asyncio.gather(*(replica.ready() for replica in begun))
         return begun
 
-    def _spawn(self, dsn: str, environment: dict[str, object]) -> Replica:
+    def spawn(
+        self, dsn: str, *command: str, module: str = "service", **environment: object
+    ) -> Replica:
+        """Start one process of `module`, `serve` unless told otherwise; it may not be ready yet."""
         log = self._directory / f"replica-{len(self.replicas)}.log"
         settings = {
             "PATH": os.environ["PATH"],
@@ -120,7 +123,7 @@ class Fleet:
         }
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "service", "serve"],
+                [sys.executable, "-m", module, *(command or ("serve",))],
                 env={name: str(value) for name, value in (settings | environment).items()},
                 cwd=self._directory,
                 stdin=subprocess.DEVNULL,

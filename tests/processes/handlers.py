@@ -1,8 +1,4 @@
-"""Handlers for replicas under test: each start and each end is a line of a ledger outside the database.
-
-One `write` of one short line to a file opened with O_APPEND: lines of several processes do not
-mix, and what was written stays when the process is killed.
-"""
+"""Handlers for replicas under test: each start and each end is a line of the ledger."""
 
 import asyncio
 import os
@@ -10,20 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from service.jobs import Backoff, JobContext, register_handler
-from tests.processes.ledger import LEDGER_VARIABLE, Ledger
+from tests.chaos.ledger import LEDGER_VARIABLE, Ledger, Pen
 
 QUICK = Backoff(base_seconds=0.2, factor=1.0, cap_seconds=0.2, jitter=0.0)
 GATE_POLL_SECONDS = 0.02
 
 _path = Path(os.environ[LEDGER_VARIABLE])
 _gate = Ledger(_path).gate
-_ledger = os.open(_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+_pen = Pen(_path)
 
 
 def note(event: str, context: JobContext) -> None:
     """Add one line: what happened to which job, in which attempt, under which lease, where."""
-    line = f"{event} {context.job_id} {context.attempt} {context.lease_token} {os.getpid()}\n"
-    os.write(_ledger, line.encode())
+    _pen.note(event, context.job_id, attempt=context.attempt, lease_token=context.lease_token)
 
 
 @register_handler("test.flaky", backoff=QUICK, max_retries=3)
@@ -35,7 +30,7 @@ async def flaky(payload: dict[str, Any], context: JobContext) -> dict[str, int]:
         note("fail", context)
         raise RuntimeError("the first attempt fails, as told")
     note("end", context)
-    return {"number": payload["number"]}
+    return {"number": payload["number"], "lease_token": context.lease_token}
 
 
 @register_handler("test.gated", backoff=QUICK, max_retries=3)

@@ -5,9 +5,9 @@ import pytest
 
 from service.db.engine import Database
 from service.jobs import NewJob
+from tests.chaos.ledger import repeated
 from tests.processes.books import all_succeed, check_books, enqueue_all, flaky_jobs
 from tests.processes.fleet import Fleet, Replica
-from tests.processes.ledger import repeated
 
 SIZES = [
     pytest.param(2_000, marks=pytest.mark.timeout(120)),

@@ -1,0 +1,137 @@
+"""The service as it is, in a process that writes down what it claims and what is settled.
+
+`python -m tests.chaos.witness serve` is `python -m service serve`, with the engine's calls to the
+database wrapped: each is noted before it is sent and again with what the database answered. So the
+ledger has what the service was told; what became of it the table shows.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from service import cli
+from service.db.engine import Link
+from service.jobs import store
+from service.jobs.model import JobId, LeaseToken
+from service.jobs.outcomes import Ended, Outcome, Released, Retried, Snoozed, Succeeded
+from service.jobs.store import ClaimedJob, Lease
+from tests.chaos.ledger import LEDGER_VARIABLE, Event, Pen
+
+HEARTBEAT: Final = "heartbeat"
+PROGRESS: Final = "progress"
+
+
+def word_for(outcome: Outcome) -> str:
+    """An outcome in one word, as the ledger has it."""
+    match outcome:
+        case Succeeded():
+            return "succeeded"
+        case Retried():
+            return "retried"
+        case Snoozed():
+            return "snoozed"
+        case Released():
+            return "released"
+        case Ended(status=status):
+            return status.value.lower()
+
+
+class Witness:
+    """Stands between the engine and its statements, and writes down what passes."""
+
+    def __init__(self, pen: Pen) -> None:
+        self._pen = pen
+        self._words: dict[Lease, str] = {}
+        """What was last tried under a lease: an answer that was lost is asked for later."""
+
+    def watch(self) -> None:
+        """Wrap the engine's calls, for the rest of this process."""
+        self._watch_claim()
+        self._watch_settle("finish")
+        self._watch_settle("requeue")
+        self._watch_settled_before()
+        self._watch_extend()
+        self._watch_progress()
+
+    def _note(self, event: Event, leases: Iterable[Lease], word: str | None = None) -> None:
+        self._pen.write(
+            self._pen.made(event, job_id, 0, token, detail=word or self._words[job_id, token])
+            for job_id, token in leases
+        )
+
+    def _watch_claim(self) -> None:
+        claim = store.claim
+
+        async def watched(*args: Any, **options: Any) -> list[ClaimedJob]:
+            jobs = await claim(*args, **options)
+            self._pen.write(
+                self._pen.made(Event.CLAIMED, job.id, job.attempt, job.lease_token) for job in jobs
+            )
+            return jobs
+
+        store.claim = watched
+
+    def _watch_settle(self, name: str) -> None:
+        write: store.Settling = getattr(store, name)
+
+        async def watched(
+            link: Link, settled: Sequence[tuple[ClaimedJob, Outcome]], /, *, max_errors: int
+        ) -> set[Lease]:
+            leases = [job.lease for job, _ in settled]
+            self._words |= {job.lease: word_for(outcome) for job, outcome in settled}
+            self._note(Event.TRYING, leases)
+            lost = await write(link, settled, max_errors=max_errors)
+            self._note(Event.ACCEPTED, (lease for lease in leases if lease not in lost))
+            self._note(Event.REFUSED, lost)
+            return lost
+
+        setattr(store, name, watched)
+
+    def _watch_settled_before(self) -> None:
+        settled_before = store.settled_before
+
+        async def watched(link: Link, leases: Iterable[Lease]) -> set[Lease]:
+            found = await settled_before(link, leases)
+            self._note(Event.ACCEPTED, found)
+            return found
+
+        store.settled_before = watched
+
+    def _watch_extend(self) -> None:
+        extend = store.extend
+
+        async def watched(
+            link: Link, leases: Iterable[Lease], *, lease_seconds: float
+        ) -> set[Lease]:
+            asked = list(leases)
+            self._note(Event.TRYING, asked, HEARTBEAT)
+            held = await extend(link, asked, lease_seconds=lease_seconds)
+            self._note(Event.ACCEPTED, held, HEARTBEAT)
+            self._note(Event.REFUSED, set(asked) - held, HEARTBEAT)
+            return held
+
+        store.extend = watched
+
+    def _watch_progress(self) -> None:
+        write_progress = store.write_progress
+
+        async def watched(link: Link, job_id: JobId, token: LeaseToken, progress: str) -> bool:
+            lease = [(job_id, token)]
+            self._note(Event.TRYING, lease, PROGRESS)
+            held = await write_progress(link, job_id, token, progress)
+            self._note(Event.ACCEPTED if held else Event.REFUSED, lease, PROGRESS)
+            return held
+
+        store.write_progress = watched
+
+
+def main() -> int:
+    """Run a command of the service, watched."""
+    Witness(Pen(Path(os.environ[LEDGER_VARIABLE]))).watch()
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
