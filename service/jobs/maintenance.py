@@ -44,6 +44,11 @@ MIN_ALIVE_SECONDS: Final = 30.0
 WALK_ROWS: Final = 2000
 """Due jobs of a lane that one look for unserved types walks."""
 
+VANISHED_SECONDS: Final = 60.0
+"""How long the server keeps the lock of a leader that says nothing. One whose machine lost its power
+or its network closes no connection: TCP would tell of it after two hours, and nobody would keep the
+house meanwhile. One that was merely slow leads again, or another does: each duty may be done twice."""
+
 _STILL_THERE: Final = "SELECT 1"
 """Sent without parameters, hence by the simple protocol: the extended one would leave a portal open
 until the next statement, and its snapshot would hold back vacuum all that time."""
@@ -144,7 +149,10 @@ class Maintenance:
             connection = await self._leadership.connection()
         if not connection.is_in_transaction():
             await connection.execute("BEGIN")
-            await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            vanished = max(VANISHED_SECONDS, 2 * self._settings.maintenance_seconds)
+            await connection.execute(
+                f"SET LOCAL idle_in_transaction_session_timeout = {int(vanished * 1000)}"
+            )
         if not await connection.fetchval(statements.LEAD):
             await connection.execute("ROLLBACK")
             return False

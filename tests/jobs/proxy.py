@@ -1,8 +1,65 @@
-"""A TCP proxy before PostgreSQL that can cut connections, refuse new ones, or lose one answer."""
+"""A TCP proxy before PostgreSQL: slow, narrow, cut, reset, half-open, or losing one answer."""
 
 import asyncio
+import socket
+import struct
 from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
+
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER of no time at all: what is closed is reset."""
+SLICES_A_SECOND: Final = 50
+
+
+class Way(StrEnum):
+    """One of the two directions."""
+
+    REQUESTS = "requests"
+    ANSWERS = "answers"
+
+
+BOTH: Final = frozenset(Way)
+
+
+@dataclass(slots=True)
+class Road:
+    """What befalls the bytes that go one way, of all connections."""
+
+    delay_seconds: float = 0.0
+    bytes_per_second: float = float("inf")
+    flowing: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def pass_on(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        """Write `data`, as late and as slowly as told."""
+        await self.flowing.wait()
+        await asyncio.sleep(self.delay_seconds)
+        while data:
+            width = self.bytes_per_second
+            size = (
+                len(data)
+                if width > len(data) * SLICES_A_SECOND
+                else max(1, int(width / SLICES_A_SECOND))
+            )
+            writer.write(data[:size])
+            await writer.drain()
+            data = data[size:]
+            if data:
+                await asyncio.sleep(size / width)
+
+
+@dataclass(slots=True, eq=False)
+class Pair:
+    """One client and its connection to the server."""
+
+    client: asyncio.StreamWriter
+    server: asyncio.StreamWriter
+    losing: bool = False
+    """Whether the next answer is swallowed."""
+    deaf: frozenset[Way] = frozenset()
+    """Ways that end in nothing: the other side hears no byte and no end of these."""
 
 
 class Proxy:
@@ -10,14 +67,14 @@ class Proxy:
 
     def __init__(self, dsn: str) -> None:
         self._target = urlsplit(dsn)
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._pairs: set[Pair] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._port = 0
         self._lose_answer_to: tuple[bytes, ...] = ()
         self._cut_after = True
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._roads = {way: Road() for way in Way}
+        self.flow()
         self.lost = asyncio.Event()
         """Set once an answer was lost."""
 
@@ -37,13 +94,46 @@ class Proxy:
         """Cut every connection and refuse new ones."""
         assert self._server is not None
         self._server.close()
-        for writer in list(self._writers):
-            writer.transport.abort()
-        tasks = list(self._tasks)
+        await self._end_all()
+        await self._server.wait_closed()
+
+    async def reset(self) -> None:
+        """Reset every connection, as a router does that forgot them; new ones are welcome."""
+        for pair in self._pairs:
+            for writer in (pair.client, pair.server):
+                if writer.get_extra_info("sockname"):  # a Unix socket has none, and no reset
+                    raw: socket.socket = writer.get_extra_info("socket")
+                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        await self._end_all()
+
+    async def _end_all(self) -> None:
+        for pair in self._pairs:
+            pair.client.transport.abort()
+            pair.server.transport.abort()
+        tasks = list(self._tasks)  # of what is still being connected as well
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._server.wait_closed()
+
+    def leave_half_open(self, ways: frozenset[Way] = BOTH) -> None:
+        """Let what stands now lead nowhere, without a word to either side; new ones are welcome.
+
+        To the server it looks as if the client were still there, whatever became of it.
+        """
+        for pair in self._pairs:
+            pair.deaf = ways
+
+    def slow(
+        self,
+        ways: frozenset[Way] = BOTH,
+        *,
+        delay_seconds: float = 0.0,
+        bytes_per_second: float = float("inf"),
+    ) -> None:
+        """Pass on later, or less in a second; until `flow`."""
+        for way in ways:
+            self._roads[way].delay_seconds = delay_seconds
+            self._roads[way].bytes_per_second = bytes_per_second
 
     def lose_answer_to(self, *texts: bytes, cut: bool = True) -> None:
         """Pass on the next request that holds all of `texts` and swallow its answer.
@@ -53,61 +143,71 @@ class Proxy:
         self._lose_answer_to = texts
         self._cut_after = cut
 
-    def stall(self) -> None:
+    def stall(self, ways: frozenset[Way] = BOTH) -> None:
         """Pass nothing on, of old connections and new ones, as a server that hangs."""
-        self._flowing.clear()
+        for way in ways:
+            self._roads[way].flowing.clear()
 
     def flow(self) -> None:
         """Pass on what waited, and go on."""
-        self._flowing.set()
+        for road in self._roads.values():
+            road.flowing.set()
+        self.slow()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         try:
+            # asyncio's streams complain of a server's task that ends cancelled.
+            with suppress(asyncio.CancelledError):
+                await self._join(reader, writer)
+        finally:
+            self._tasks.discard(task)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
             server_reader, server_writer = await self._connect()
         except OSError:
             writer.transport.abort()
-            self._tasks.discard(task)
             return
-        self._writers |= {writer, server_writer}
-        losing = asyncio.Event()
+        pair = Pair(writer, server_writer)
+        self._pairs.add(pair)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._requests(reader, server_writer, losing))
-                group.create_task(self._answers(server_reader, writer, losing))
+                group.create_task(self._requests(reader, pair))
+                group.create_task(self._answers(server_reader, pair))
         except* (OSError, EOFError):
             pass
         finally:
-            for one in (writer, server_writer):
-                self._writers.discard(one)
-                one.transport.abort()
-            self._tasks.discard(task)
+            self._pairs.discard(pair)
+            writer.transport.abort()
+            server_writer.transport.abort()
 
-    async def _requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
-    ) -> None:
+    async def _requests(self, reader: asyncio.StreamReader, pair: Pair) -> None:
         while data := await reader.read(65536):
-            await self._flowing.wait()
             if self._lose_answer_to and all(text in data for text in self._lose_answer_to):
                 self._lose_answer_to = ()
-                losing.set()
-            writer.write(data)
-            await writer.drain()
-        raise EOFError
+                pair.losing = True
+            if Way.REQUESTS not in pair.deaf:
+                await self._roads[Way.REQUESTS].pass_on(data, pair.server)
+        await self._ended(pair)
 
-    async def _answers(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
-    ) -> None:
+    async def _answers(self, reader: asyncio.StreamReader, pair: Pair) -> None:
         while data := await reader.read(65536):
-            if losing.is_set():
+            if pair.losing:
                 self.lost.set()
                 if self._cut_after:
                     raise EOFError
                 continue
-            writer.write(data)
-            await writer.drain()
+            if Way.ANSWERS not in pair.deaf:
+                await self._roads[Way.ANSWERS].pass_on(data, pair.client)
+        await self._ended(pair)
+
+    async def _ended(self, pair: Pair) -> None:
+        """One side hung up; of a half-open connection the other does not hear of it."""
+        if pair.deaf:
+            await asyncio.get_running_loop().create_future()
         raise EOFError
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
