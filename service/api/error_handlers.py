@@ -8,7 +8,9 @@ from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
+from service.api.middleware import METHODS
 from service.api.outages import database_problem, sqlstate_of
 from service.api.problems import problem_response, request_id_of
 from service.api.refusals import body_is_no_json, field_path, refused_values
@@ -99,12 +101,32 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         refusal = await _refusal_of_policy(request)
         if refusal is not None:
             return refusal
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # RFC 9110 §10.2.1: what the resource takes; Starlette names what one of its routes takes.
+        headers["Allow"] = ", ".join(_methods_of(request))
     return problem_response(
         error.status_code,
         _http_detail(request, error),
-        headers=error.headers,
+        headers=headers,
         request_id=request_id_of(request),
     )
+
+
+def _methods_of(request: Request) -> list[str]:
+    """The methods that the resource at the path of `request` takes."""
+    # `/jobs/batch` is one of its own, and not the job whose id is `batch`.
+    documented = request.app.openapi()["paths"].get(request.scope["path"])
+    if documented is not None:
+        return sorted(method.upper() for method in documented)
+    routes = request.app.router.routes
+    return [
+        method
+        for method in sorted(METHODS)
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes
+        )
+    ]
 
 
 def _http_detail(request: Request, error: HTTPException) -> str:

@@ -65,7 +65,7 @@ def _complete_operation(operation: dict[str, Any]) -> None:
     if "security" in operation:
         wanted += [401, 403]
     if "requestBody" in operation:
-        wanted += [408, 413, 415]
+        wanted += [400, 408, 413, 415]
     if "application/json" in responses.get("422", {}).get("content", {}):
         # FastAPI's own, with a shape that we never send.
         del responses["422"]

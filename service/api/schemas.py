@@ -53,6 +53,11 @@ EXAMPLE_OUT: Final[dict[str, Any]] = EXAMPLE_SUMMARY | {
     "progress": None,
     "timeout_seconds": None,
 }
+_BOTH_TIMES: Final[dict[str, Any]] = {
+    "required": ["run_at", "delay_seconds"],
+    "properties": {"run_at": {"type": "string"}, "delay_seconds": {"type": "number"}},
+}
+"""What no job may have: two times at which it is due."""
 _LOST_PLUS: Final = re.compile(r" (\d\d:?\d\d)$")
 
 
@@ -65,6 +70,15 @@ def _iso_text(value: object) -> object:
     # In a query string an unescaped + arrives as a space.
     return _LOST_PLUS.sub(r"+\1", value)
 
+
+def _whole_number(value: object) -> object:
+    """4.0 is the integer 4 in JSON; text and true are none, however lax the validator."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Whole = BeforeValidator(_whole_number)
+Priority = Annotated[int, Field(strict=True, ge=HIGHEST_PRIORITY, le=LOWEST_PRIORITY), _Whole]
+Retries = Annotated[int, Field(strict=True, ge=0, le=1000), _Whole]
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_iso_text)]
 """ISO 8601 with a time zone."""
@@ -94,7 +108,9 @@ class BackoffIn(BaseModel):
 class JobIn(BaseModel):
     """A job to be enqueued."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE_IN]})
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [EXAMPLE_IN], "not": _BOTH_TIMES}
+    )
 
     job_type: Name = Field(description="The name that its handler is registered under.")
     payload: dict[str, Any] = Field(
@@ -103,18 +119,12 @@ class JobIn(BaseModel):
     queue: Name | None = Field(
         None, description=f"The lane; without it the handler's own, or `{DEFAULT_QUEUE}`."
     )
-    priority: int = Field(
+    priority: Priority = Field(
         DEFAULT_PRIORITY,
-        ge=HIGHEST_PRIORITY,
-        le=LOWEST_PRIORITY,
-        strict=True,
         description=f"{HIGHEST_PRIORITY} (most urgent) to {LOWEST_PRIORITY}.",
     )
-    max_retries: int | None = Field(
+    max_retries: Retries | None = Field(
         None,
-        ge=0,
-        le=1000,
-        strict=True,
         description="Retries after the first attempt; without it what the handler says, else "
         "`DEFAULT_MAX_RETRIES` (3).",
     )
@@ -127,7 +137,8 @@ class JobIn(BaseModel):
         "`DEFAULT_TIMEOUT_SECONDS` (300).",
     )
     run_at: Moment | None = Field(
-        None, description="When it is due, with a time zone; at once without. Not with a delay."
+        None, description="When it is due, with a time zone, between the years 2000 and 2200; at once without. "
+        "Not with a delay."
     )
     delay_seconds: float | None = Field(
         None,

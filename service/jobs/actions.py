@@ -7,9 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.commits import after_commit
 from service.db.session import fetch
-from service.errors import Conflict, InvalidInput, NotFound
+from service.errors import Conflict, NotFound
 from service.jobs import statements
 from service.jobs.model import BackgroundJob, JobId, JobStatus
+from service.jobs.new_job import checked_moment
 from service.jobs.queries import get_job
 from service.jobs.store import Lane
 from service.jobs.wakeup import announce_after_commit
@@ -85,16 +86,11 @@ async def reschedule_job(session: AsyncSession, job_id: JobId, run_at: datetime)
     """Move a PENDING job to another time.
 
     Raises:
-        InvalidInput: `run_at` has no time zone.
+        InvalidInput: `run_at` has no time zone, or does not lie between the years 2000 and 2200.
         NotFound: no such job.
         Conflict: it is not PENDING.
     """
-    if run_at.tzinfo is None:
-        raise InvalidInput(
-            f"run_at is {run_at.isoformat()} without a time zone: append Z or an offset",
-            field="run_at",
-        )
-    rows = await fetch(session, statements.RESCHEDULE, job_id, run_at)
+    rows = await fetch(session, statements.RESCHEDULE, job_id, checked_moment(run_at))
     if not rows:
         status = await _status_of(session, job_id)
         raise Conflict(f"job {job_id} is {status}: only PENDING jobs can be moved")

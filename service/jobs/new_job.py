@@ -23,6 +23,10 @@ DEFAULT_MAX_PAYLOAD_BYTES: Final = 262_144
 """What `Settings.max_payload_bytes` starts from; callers outside the service have no settings."""
 
 MAX_DELAY_YEARS_SECONDS: Final = 10 * 366 * 86_400
+EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+"""Times at which a job may be due. The driver takes the year 1 for -infinity and the end of 9999
+for infinity: no delay can be reckoned from those, and every average would be ruined by them."""
 _MAX_KNOWN_NAMES: Final = 10_000
 _NAME: Final = re.compile(NAME_PATTERN)
 _known_names: set[str] = set()
@@ -213,18 +217,26 @@ def _checked_run_at(job: NewJob) -> datetime | None:
         return None
     if job.delay_seconds is not None:
         raise InvalidInput("run_at and delay_seconds are both given: give one", field="run_at")
-    if job.run_at.tzinfo is None:
+    return checked_moment(job.run_at)
+
+
+def checked_moment(run_at: datetime) -> datetime:
+    """The same instant in UTC, if a job may be due at it.
+
+    Raises:
+        InvalidInput: it has no time zone, or does not lie between the years 2000 and 2200.
+    """
+    if run_at.tzinfo is None:
         raise InvalidInput(
-            f"run_at is {job.run_at.isoformat()} without a time zone: append Z or an offset",
+            f"run_at is {run_at.isoformat()} without a time zone: append Z or an offset",
             field="run_at",
         )
-    try:
-        return job.run_at.astimezone(UTC)
-    except OverflowError:
+    if not EARLIEST <= run_at <= LATEST:
         raise InvalidInput(
-            f"run_at is {job.run_at.isoformat()}: expected a time within the years 1 to 9999 of UTC",
+            f"run_at is {run_at.isoformat()}: expected a time between the years 2000 and 2200",
             field="run_at",
-        ) from None
+        )
+    return run_at.astimezone(UTC)
 
 
 def _checked_delay(job: NewJob) -> float:

@@ -15,11 +15,9 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from service.api.schemas import Moment
+from service.jobs.new_job import EARLIEST, LATEST
 from service.reminders.model import ReminderStatus
 from service.reminders.recipients import MAX_RECIPIENT_CHARS, ChannelName, check_recipient
-
-EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
-LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
 
 
 def _storable(text: str) -> str:

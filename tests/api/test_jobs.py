@@ -424,3 +424,24 @@ async def test_the_largest_id_is_just_not_there(
     client: httpx.AsyncClient, service: dict[str, str]
 ) -> None:
     assert_problem(await client.get(f"/jobs/{2**63 - 1}", headers=service), 404)
+
+
+async def test_a_time_that_the_database_takes_for_infinity_is_refused(
+    client: httpx.AsyncClient, auth: Auth
+) -> None:
+    for run_at in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"):
+        answer = await client.post(
+            "/jobs", json={"job_type": "mail", "run_at": run_at}, headers=auth("service")
+        )
+        problem = assert_problem(answer, 422)
+        assert problem["errors"][0]["field"] == "body.run_at"
+
+
+async def test_a_whole_number_may_come_with_a_point(client: httpx.AsyncClient, auth: Auth) -> None:
+    body = b'{"job_type": "mail", "priority": 4.0, "max_retries": 1e1}'
+    headers = auth("service") | {"content-type": "application/json"}
+    made = (await client.post("/jobs", content=body, headers=headers)).json()
+    assert (made["priority"], made["max_retries"]) == (4, 10)
+    for odd in (b"4.5", b'"4"', b"true", b"1e400"):
+        body = b'{"job_type": "mail", "priority": ' + odd + b"}"
+        assert_problem(await client.post("/jobs", content=body, headers=headers), 422)

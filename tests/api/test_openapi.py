@@ -123,3 +123,15 @@ async def test_a_route_answers_401_without_and_403_with_the_wrong_credential(
     assert_problem(refused, 403)
     if method != "get":
         assert_problem(await client.request(method, url, headers=auth("viewer")), 403)
+
+
+async def test_a_refused_method_is_told_which_ones_there_are(
+    client: httpx.AsyncClient, document: dict[str, Any]
+) -> None:
+    for path, operations in document["paths"].items():
+        url = path.replace("{job_id}", "1").replace("{reminder_id}", "1").replace("{prefix}", "p")
+        for method in ("OPTIONS", "QUERY"):
+            refused = await client.request(method, url)
+            assert refused.status_code == 405, (method, path)
+            assert refused.headers["allow"] == ", ".join(sorted(map(str.upper, operations)))
+    assert (await client.post("/docs")).headers["allow"] == "GET"

@@ -135,6 +135,8 @@ async def test_run_at_is_kept_to_the_microsecond_whatever_its_zone(sql: Any) -> 
 
 
 FAR = datetime.max.replace(tzinfo=timezone(timedelta(hours=-12)))
+ENDLESS = datetime.max.replace(tzinfo=UTC)
+"""What the driver sends as infinity, and the first moment of the year 1 as -infinity."""
 
 
 @pytest.mark.parametrize(
@@ -158,6 +160,10 @@ FAR = datetime.max.replace(tzinfo=timezone(timedelta(hours=-12)))
         ("delay_seconds", {"delay_seconds": math.inf}),
         ("run_at", {"run_at": datetime(2030, 1, 1)}),  # noqa: DTZ001 - that is the point
         ("run_at", {"run_at": FAR}),
+        ("run_at", {"run_at": ENDLESS}),
+        ("run_at", {"run_at": datetime.min.replace(tzinfo=UTC)}),
+        ("run_at", {"run_at": datetime(1999, 12, 31, 23, 59, tzinfo=UTC)}),
+        ("run_at", {"run_at": datetime(2200, 1, 1, 0, 1, tzinfo=UTC)}),
         ("run_at", {"run_at": datetime(2030, 1, 1, tzinfo=UTC), "delay_seconds": 1}),
         ("unique_key", {"unique_key": ""}),
         ("unique_key", {"unique_key": "x" * 256}),
