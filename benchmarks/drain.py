@@ -39,7 +39,7 @@ class Load:
     handler_seconds: float = 0.0
     fail_once_percent: int = 0
     """Of the jobs: those whose first attempt fails."""
-    slots: int = 400
+    slots: int = 600
 
     def jobs(self, count: int) -> Iterator[NewJob]:
         """The jobs, one at a time: a million of them need no more memory than one."""

@@ -141,7 +141,11 @@ class Settings(BaseSettings):
         200, ge=1, le=1000, description="Jobs that one claim takes at most."
     )
     settle_batch_size: int = Field(
-        200, ge=1, le=1000, description="Outcomes that one statement records at most."
+        200,
+        ge=1,
+        le=1000,
+        description="So many outcomes are recorded without a wait for more; what gathers meanwhile "
+        "goes out together, three times as many in one statement at most.",
     )
     settle_delay_seconds: float = Field(
         0.002, ge=0, le=0.1, description="How long a settle waits for others to join its batch."

@@ -5,7 +5,7 @@ from benchmarks.scenario import settings
 from service.db.engine import Database
 from service.db.migrate import upgrade
 from service.heap import tune_garbage_collection
-from service.jobs import Intake, NewJob, Registry, Worker, enqueue_many
+from service.jobs import Intake, NewJob, Registry, Worker, enqueue_many, partitions
 from service.observability.logging import configure_logging
 
 
@@ -16,7 +16,7 @@ class Ours(Peer):
     kept = "SELECT FROM background_jobs WHERE status NOT IN ('PENDING', 'RUNNING')"
 
     async def open(self, url: str, handle: Handler) -> None:
-        options = settings(worker_concurrency=400, claim_batch_size=200, log_level="ERROR")
+        options = settings(worker_concurrency=600, claim_batch_size=200, log_level="ERROR")
         configure_logging(options)
         handlers = Registry()
 
@@ -26,6 +26,9 @@ class Ours(Peer):
 
         self._database = Database(url, options)
         await upgrade(self._database, options)
+        link = self._database.link()
+        await partitions.make_ahead(link, days=7)  # once a day, not once a start
+        await link.close()
         self._worker = Worker(self._database, options, handlers=handlers)
         self._intake = Intake(self._database, options)
 

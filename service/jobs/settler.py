@@ -39,6 +39,9 @@ class Settler:
     """
 
     MAX_BACKLOG_BATCHES: Final = 8
+    MAX_STATEMENT_BATCHES: Final = 3
+    """What gathered while the last statement ran goes out with one statement, up to so many batches:
+    one round trip and one commit for all of it."""
 
     def __init__(self, settings: Settings, *, link: Link) -> None:
         self._link = link
@@ -110,7 +113,7 @@ class Settler:
         self, waiting: list[Settlement], write: store.Settling, operation: str
     ) -> None:
         """Record one batch off the front of `waiting`; it stays there if that fails."""
-        batch = waiting[: self._batch_size]
+        batch = waiting[: self._batch_size * self.MAX_STATEMENT_BATCHES]
         if not batch:
             return
         unsure = any(run.settle_tried for run, _ in batch)
