@@ -42,10 +42,10 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 def auth() -> Auth:
-    """Headers of a bearer token that holds for a minute: `auth("admin", "somebody")`."""
+    """Headers of a bearer token: `auth("admin", "somebody")`."""
 
-    def headers(role: str, sub: str = "tester") -> dict[str, str]:
-        claims = {"sub": sub, "role": role, "exp": int(time.time()) + 60}
+    def headers(role: str, sub: str = "tester", *, lasting: int = 60) -> dict[str, str]:
+        claims = {"sub": sub, "role": role, "exp": int(time.time()) + lasting}
         return {"authorization": f"Bearer {jwt.encode(claims, TEST_SECRET, algorithm='HS256')}"}
 
     return headers
