@@ -154,13 +154,13 @@ class Claimer:
             return
         last = time.monotonic() > self._unsure_until
         held = self._runner.runs | self._settler.unsettled()
-        given_back = await store.release_lost(
+        lost = await store.lost_claims(
             self._link,
             sorted(self._unsure_lanes),
             worker_id=self._worker_id(),
             known=sorted({run.job.lease_token for run in held}),
         )
-        if given_back:
+        if lost and (given_back := await store.release_lost(self._link, lost)):
             _log.warning("claim_given_back", jobs=given_back)
         if last:
             self._unsure_lanes.clear()

@@ -161,20 +161,25 @@ CLAIM_WITHIN_LIMITS: Final = _DUE + _WITHIN_LIMITS + _TAKE.format(picked="pick")
 """The same where a queue that may take fewer than the whole claim is asked for in several lanes: no
 more of it than it may take. The window costs a seventh of the claim, so others do without."""
 
+LOST_CLAIMS: Final = """
+SELECT j.id, j.lease_token FROM unnest($1::text[], $2::smallint[]) AS l(queue, priority)
+CROSS JOIN LATERAL (
+  SELECT r.id, r.lease_token FROM jobs_live r
+  WHERE r.queue = l.queue AND r.priority = l.priority AND r.next_run_at <= now()
+    AND r.status = 'RUNNING' AND r.worker_id = $3 AND r.lease_token <> ALL ($4::bigint[])) j
+"""
+"""What a claim took whose answer never came: this worker's, under tokens that it never saw."""
+
 RELEASE_LOST: Final = """
 UPDATE jobs_live b SET
   status = 'PENDING', attempts = b.attempts - 1, lease_until = NULL, worker_id = NULL,
   started_at = NULL
-WHERE b.ctid = ANY (ARRAY(
-  SELECT j.ctid FROM unnest($1::text[], $2::smallint[]) AS l(queue, priority)
-  CROSS JOIN LATERAL (
-    SELECT r.ctid FROM jobs_live r
-    WHERE r.queue = l.queue AND r.priority = l.priority AND r.next_run_at <= now()
-      AND r.status = 'RUNNING' AND r.worker_id = $3 AND r.lease_token <> ALL ($4::bigint[])
-    FOR UPDATE SKIP LOCKED) j))
+FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
+WHERE b.id = r.id AND b.lease_token = r.token AND b.status = 'RUNNING'
 RETURNING b.id
 """
-"""Give back what a claim took whose answer never came: this worker's, under tokens it never saw."""
+"""Give those back, by their tokens: cut off and carried out late, it must not meet what the worker
+has claimed since."""
 
 # -- settle -----------------------------------------------------------------------------------
 

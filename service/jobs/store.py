@@ -95,18 +95,23 @@ async def lanes_of(link: Link, queues: list[str]) -> list[LaneHead]:
     return [LaneHead(Lane(queue, priority), due_in) for queue, priority, due_in in rows]
 
 
-async def release_lost(
+async def lost_claims(
     link: Link, lanes: Sequence[Lane], *, worker_id: int, known: list[LeaseToken]
-) -> int:
-    """Give back jobs of `lanes` that this worker claimed under other tokens than it knows."""
+) -> list[Lease]:
+    """This worker's claims of jobs of `lanes` under other tokens than it knows."""
     rows = await link.fetch(
-        statements.RELEASE_LOST,
+        statements.LOST_CLAIMS,
         [lane.queue for lane in lanes],
         [lane.priority for lane in lanes],
         worker_id,
         known,
     )
-    return len(rows)
+    return [(row[0], row[1]) for row in rows]
+
+
+async def release_lost(link: Link, leases: Iterable[Lease]) -> int:
+    """Put these jobs back as if they had not been claimed; how many of the leases still held."""
+    return len(await link.fetch(statements.RELEASE_LOST, *_columns(leases)))
 
 
 async def claim(

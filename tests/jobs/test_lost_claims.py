@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from service.db.engine import DATABASE_ERRORS, Database
-from service.jobs import Registry, process_due_jobs
-from service.jobs.store import Lane
+from service.jobs import Registry, process_due_jobs, store
+from service.jobs.store import NO_FLOOR, ClaimedJob, Lane, LaneRequest
 from tests.jobs.conftest import Put, Quick, StartWorker
 from tests.jobs.proxy import Proxy
 from tests.jobs.waiting import occurs, until, until_ended, until_true
@@ -150,3 +150,35 @@ async def test_a_pass_that_ends_in_the_middle_of_a_claim_gives_its_jobs_back(
     again = await process_due_jobs(proxied, settings=quick(), handlers=handlers)
     assert again.succeeded == 1
     assert_unburnt(await until_ended(sql, job_id))
+
+
+async def test_a_give_back_that_comes_late_leaves_alone_what_was_claimed_since(
+    database: Database, put: Put, sql: Any
+) -> None:
+    job_id = await put("mail", queue=LANE.queue)
+    link = database.link()
+    worker_id = await store.register_worker(
+        link, name="of the test", queues=["*"], job_types=["mail"], concurrency=1
+    )
+
+    async def claim() -> ClaimedJob:
+        (job,) = await store.claim(
+            link, [LaneRequest(LANE, NO_FLOOR, 1)], ["mail"],
+            limit=1, lease_seconds=30, worker_id=worker_id, max_errors=1,
+        )  # fmt: skip
+        return job
+
+    unheard = await claim()
+    lost = await store.lost_claims(link, [LANE], worker_id=worker_id, known=[])
+    assert lost == [unheard.lease]
+    assert await store.release_lost(link, lost) == 1
+    running = await claim()
+    # Its first try was cut off, and the server carries it out only now.
+    assert await store.release_lost(link, lost) == 0
+    assert (
+        await store.lost_claims(link, [LANE], worker_id=worker_id, known=[running.lease_token])
+        == []
+    )
+    await link.close()
+    row = await sql.fetchrow("SELECT * FROM background_jobs WHERE id = $1", job_id)
+    assert (row["status"], row["lease_token"]) == ("RUNNING", running.lease_token)
