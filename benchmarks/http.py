@@ -74,6 +74,8 @@ def _record(report: Report, name: str, answers: Answers) -> None:
     report.figure(name, "req/s").runs.append(answers.rate)
     for label, share in (("p50", 0.5), ("p99", 0.99)):
         report.figure(f"{name}, {label}", "ms", better="lower").runs.append(answers.quantile(share))
+    first = report.figure(f"{name}, first answers", "ms", better="lower")
+    first.runs.append(1000 * answers.slowest_first)
     # On two cores the load itself holds the server back: by how much is said beside the figure.
     figure = report.figure(f"{name}, load generator", "% of a core", better="lower")
     figure.runs.append(answers.cpu_share)

@@ -17,7 +17,9 @@ class Answers:
     """What one load met with."""
 
     seconds: list[float]
-    """Of each request, in ascending order."""
+    """Of each request but the first of each connection, in ascending order."""
+    slowest_first: float
+    """Seconds to the last of the connections' first answers: a busy server is slow to accept."""
     elapsed: float
     cpu_seconds: float
     """Of this process, which shares the cores with the server."""
@@ -38,16 +40,28 @@ class Answers:
 
 
 class _Connection(asyncio.Protocol):
-    """One request after another until `end`; an answer other than 201 ends it with an error."""
+    """One request, and from `begin` on one after another; any answer but a 201 is an error."""
 
-    def __init__(self, request: bytes, end: float, times: list[float]) -> None:
+    def __init__(self, request: bytes) -> None:
         self._request = request
-        self._end = end
-        self._times = times
+        self._end = 0.0
+        self._times: list[float] = []
         self._started = 0.0
         self._received = b""
         self._transport: asyncio.Transport | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """The first answer has come; after `begin`: the last one has."""
+
+    def begin(self, end: float, times: list[float]) -> None:
+        """Send until `end`; the time of each request goes into `times`."""
+        self._end, self._times = end, times
+        self.done = asyncio.get_running_loop().create_future()
+        self._send()
+
+    def close(self) -> None:
+        """Cut the connection."""
+        if self._transport is not None:
+            self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
@@ -66,8 +80,12 @@ class _Connection(asyncio.Protocol):
         if len(received) < head + 4 + length:
             return
         self._received = b""
-        self._times.append(time.perf_counter() - self._started)
-        self._send()
+        now = time.perf_counter()
+        self._times.append(now - self._started)
+        if now < self._end:
+            self._send()
+        else:
+            self._finish(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._finish(exc or RuntimeError("the server closed a connection"))
@@ -75,10 +93,7 @@ class _Connection(asyncio.Protocol):
     def _send(self) -> None:
         assert self._transport is not None
         self._started = time.perf_counter()
-        if self._started < self._end:
-            self._transport.write(self._request)
-        else:
-            self._finish(None)
+        self._transport.write(self._request)
 
     def _finish(self, error: Exception | None) -> None:
         if self.done.done():
@@ -87,8 +102,6 @@ class _Connection(asyncio.Protocol):
             self.done.set_result(None)
         else:
             self.done.set_exception(error)
-        if self._transport is not None:
-            self._transport.close()
 
 
 def post(path: str, headers: dict[str, str], body: bytes) -> bytes:
@@ -106,13 +119,22 @@ async def load(port: int, request: bytes, *, connections: int, seconds: float) -
     """
     loop = asyncio.get_running_loop()
     times: list[float] = []
-    started, cpu = time.perf_counter(), time.process_time()
-    async with asyncio.timeout(seconds + 30):
-        made = [
-            await loop.create_connection(
-                lambda: _Connection(request, started + seconds, times), "127.0.0.1", port
-            )
-            for _ in range(connections)
-        ]
-        await asyncio.gather(*(connection.done for _, connection in made))
-    return Answers(sorted(times), time.perf_counter() - started, time.process_time() - cpu)
+    made: list[_Connection] = []
+    async with asyncio.timeout(seconds + 60):
+        try:
+            opened = time.perf_counter()
+            for _ in range(connections):
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(request), "127.0.0.1", port
+                )
+                made.append(connection)
+            await asyncio.gather(*(connection.done for connection in made))
+            started, cpu = time.perf_counter(), time.process_time()
+            for connection in made:
+                connection.begin(started + seconds, times)
+            await asyncio.gather(*(connection.done for connection in made))
+            elapsed, used = time.perf_counter() - started, time.process_time() - cpu
+        finally:
+            for connection in made:
+                connection.close()
+    return Answers(sorted(times), started - opened, elapsed, used)
