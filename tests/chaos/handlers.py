@@ -1,0 +1,105 @@
+"""Handlers for processes that faults befall. Each says in its result which run it is of."""
+
+import asyncio
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from service.jobs import Backoff, JobContext, PermanentError, register_handler
+from tests.chaos.ledger import LEDGER_VARIABLE, Event, Ledger, Pen
+
+MANY: Final = 1000
+"""Retries: a job shall outlive every fault of a run."""
+QUICK: Final = Backoff(base_seconds=0.2, factor=1.0, cap_seconds=0.2, jitter=0.0)
+POLL_SECONDS: Final = 0.02
+STUBBORN_SECONDS: Final = 0.8
+
+_path = Path(os.environ[LEDGER_VARIABLE])
+_gate = Ledger(_path).gate
+_pen = Pen(_path)
+
+
+def note(event: Event, context: JobContext) -> None:
+    """Write down what happens in this run."""
+    _pen.note(event, context.job_id, attempt=context.attempt, lease_token=context.lease_token)
+
+
+def result(payload: dict[str, Any], context: JobContext) -> dict[str, int]:
+    """What the checker looks for in the row."""
+    return {"number": payload["number"], "lease_token": context.lease_token}
+
+
+@register_handler("chaos.steady", backoff=QUICK, max_retries=MANY)
+async def steady(payload: dict[str, Any], context: JobContext) -> dict[str, int]:
+    """Take `seconds`."""
+    note(Event.START, context)
+    await asyncio.sleep(payload["seconds"])
+    note(Event.END, context)
+    return result(payload, context)
+
+
+@register_handler("chaos.gated", backoff=QUICK, max_retries=MANY)
+async def gated(payload: dict[str, Any], context: JobContext) -> dict[str, int]:
+    """Wait until the gate of all is open."""
+    note(Event.START, context)
+    while not _gate.exists():  # noqa: ASYNC110 - the test that opens it is another process
+        await asyncio.sleep(POLL_SECONDS)
+    note(Event.END, context)
+    return result(payload, context)
+
+
+@register_handler("chaos.crashing", backoff=QUICK, max_retries=MANY)
+async def crashing(payload: dict[str, Any], context: JobContext) -> dict[str, int]:
+    """End the process before or after the work, where its environment says so."""
+    from tests.chaos.crashing import Point, crash_at
+
+    crash_at(Point.BEFORE_HANDLER, payload)
+    note(Event.START, context)
+    note(Event.END, context)
+    crash_at(Point.AFTER_HANDLER, payload)
+    return result(payload, context)
+
+
+@register_handler("chaos.stalling", backoff=QUICK, max_retries=MANY)
+async def stalling(payload: dict[str, Any], context: JobContext) -> dict[str, int]:
+    """In its first run wait to be stopped and woken too late, then go on as if nothing had been.
+
+    Later runs end at once: the second, where the payload wants a retry by hand, by failing.
+    """
+    note(Event.START, context)
+    retried = exists(payload["retried"])
+    if context.attempt == 1 and not retried:
+        await _stall(payload, context)
+    elif payload["fails"] and not retried:
+        note(Event.FAIL, context)
+        raise PermanentError("to be retried by hand")
+    note(Event.END, context)
+    return result(payload, context)
+
+
+async def _stall(payload: dict[str, Any], context: JobContext) -> None:
+    try:
+        while not exists(payload["woken"]):  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(POLL_SECONDS)
+    except asyncio.CancelledError:
+        if payload["obeys"]:
+            raise
+    if not payload["obeys"]:
+        await _go_on(context)
+
+
+async def _go_on(context: JobContext) -> None:
+    """Tell progress until that is refused, and be still there when the next heartbeat is due."""
+    until = time.monotonic() + STUBBORN_SECONDS
+    refused = False
+    while not refused or time.monotonic() < until:
+        with suppress(asyncio.CancelledError):
+            refused = refused or not await context.progress(0.5, "woken")
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def exists(path: str) -> bool:
+    """Whether the test, another process, has made this file."""
+    return Path(path).exists()

@@ -1,0 +1,47 @@
+"""Worker processes are killed at random: nothing is lost, and only what was in flight runs again."""
+
+import asyncio
+from typing import Final
+
+import pytest
+
+from tests.chaos.trial import Trial
+from tests.processes.fleet import Replica
+
+LEASE_SECONDS: Final = 4
+RATE: Final = 100
+KILLS: Final = [
+    pytest.param(3, id="short", marks=pytest.mark.timeout(90)),
+    pytest.param(100, id="long", marks=[pytest.mark.chaos, pytest.mark.timeout(3600)]),
+]
+
+
+@pytest.mark.parametrize("kills", KILLS)
+async def test_kill_9_of_random_workers_loses_nothing_and_repeats_only_what_was_in_flight(
+    trial: Trial, kills: int
+) -> None:
+    api = await trial.api()
+    workers = await trial.workers(3)
+    async with trial.load(api, rate=RATE, seconds=(0.1, 0.6)):
+        for _ in range(kills):
+            victim = trial.random.randrange(len(workers))
+            await held(trial, workers[victim])
+            trial.kill(workers[victim])
+            workers[victim] = trial.spawn()
+            await workers[victim].ready()
+    await trial.at_rest()
+
+    waits = trial.orphans_restarted(await trial.rows())
+    trial.figures["orphans"] = len(waits)
+    trial.figures["slowest_restart_seconds"] = round(max(waits, default=0), 2)
+    verdict = await trial.verdict()
+    assert waits, "no kill found a job under way"
+    assert max(waits) <= LEASE_SECONDS + 10
+    assert 0 < verdict.duplicated <= verdict.in_flight_at_faults
+    assert api.process.poll() is None, api.said()
+
+
+async def held(trial: Trial, worker: Replica) -> None:
+    """Let the worker run jobs for a random while, so that the kill finds some of them begun."""
+    await asyncio.sleep(trial.random.uniform(0.2, 1.2))  # when a kill comes is its very dice
+    assert worker.process.poll() is None, worker.said()
