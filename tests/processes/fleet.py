@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -97,19 +97,14 @@ class Fleet:
 
     async def start(self, count: int, dsn: str, **environment: object) -> list[Replica]:
         """Start `count` replicas at once; returns when all of them are ready."""
-        begun = [self.spawn(dsn, environment) for _ in range(count)]
+        begun = [self.spawn(dsn, module="service", **environment) for _ in range(count)]
         await asyncio.gather(*(replica.ready() for replica in begun))
         return begun
 
     def spawn(
-        self,
-        dsn: str,
-        environment: Mapping[str, object],
-        *,
-        module: str = "service",
-        command: Sequence[str] = ("serve",),
+        self, dsn: str, *command: str, module: str = "service", **environment: object
     ) -> Replica:
-        """Start one process of `module`; it may not be ready yet."""
+        """Start one process of `module`, `serve` unless told otherwise; it may not be ready yet."""
         log = self._directory / f"replica-{len(self.replicas)}.log"
         settings = {
             "PATH": os.environ["PATH"],
@@ -128,8 +123,8 @@ class Fleet:
         }
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", module, *command],
-                env={name: str(value) for name, value in {**settings, **environment}.items()},
+                [sys.executable, "-m", module, *(command or ("serve",))],
+                env={name: str(value) for name, value in (settings | environment).items()},
                 cwd=self._directory,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
