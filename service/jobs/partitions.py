@@ -1,4 +1,8 @@
-"""Day partitions of finished jobs: made ahead of time, dropped whole."""
+"""Day partitions of finished jobs: made ahead of time, dropped whole.
+
+The functions of the database that do it run as the owner of the tables: the service itself needs no
+right to change the schema (docs/operations.md, "Least privilege").
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -58,11 +62,7 @@ async def _patiently(change: Callable[[], Awaitable[None]]) -> None:
 async def _drop(link: Link, day: date) -> None:
     async with link.transaction() as connection:
         await connection.execute(LOCK_TIMEOUT)
-        await connection.execute(
-            "DELETE FROM job_stats WHERE day = $1 AND status IN ('SUCCESS', 'CANCELLED')", day
-        )
-        # Last, since it keeps everybody out until the commit; the files go after that.
-        await connection.execute(f"DROP TABLE IF EXISTS {_name(day)}")
+        await connection.execute(statements.DROP_DAY, day)
     _log.info("partition_dropped", day=day.isoformat())
 
 
@@ -77,34 +77,11 @@ async def _days(link: Link) -> set[date]:
 
 
 async def _make(link: Link, day: date) -> None:
-    """Make one partition: apart, then attached, which blocks neither reads nor writes of others.
-
-    Rows of the day that the default partition caught while no leader was there move along.
-    """
-    name = _name(day)
-    low, high = f"{day} 00:00+00", f"{day + timedelta(days=1)} 00:00+00"
+    """Make one partition: apart, then attached, which blocks neither reads nor writes of others."""
     try:
         async with link.transaction() as connection:
             await connection.execute(LOCK_TIMEOUT)
-            await connection.execute(
-                f"CREATE TABLE {name} (LIKE jobs_done INCLUDING DEFAULTS INCLUDING CONSTRAINTS)"
-            )
-            await connection.execute(
-                f"WITH late AS (DELETE FROM jobs_done_default WHERE finished_at >= '{low}'"
-                f" AND finished_at < '{high}' RETURNING *)"
-                f" INSERT INTO {name} SELECT * FROM late"
-            )
-            await connection.execute(
-                f"ALTER TABLE {name} ADD CONSTRAINT {name}_pkey PRIMARY KEY (id)"
-            )
-            await connection.execute(
-                f"ALTER TABLE jobs_done ATTACH PARTITION {name}"
-                f" FOR VALUES FROM ('{low}') TO ('{high}')"
-            )
+            await connection.execute(statements.MAKE_DAY, day)
     except (asyncpg.DuplicateTableError, asyncpg.UniqueViolationError):
         return  # another process was faster; its catalogue row may come before its table
     _log.info("partition_made", day=day.isoformat())
-
-
-def _name(day: date) -> str:
-    return f"{PREFIX}{day:%Y%m%d}"

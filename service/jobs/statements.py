@@ -326,6 +326,9 @@ SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = 'jobs_done'::regclass
 """
 
+MAKE_DAY: Final = "SELECT jobs_make_day($1)"
+
+DROP_DAY: Final = "SELECT jobs_drop_day($1)"
 
 DROP_DEAD_BEFORE: Final = f"""
 WITH gone AS (
