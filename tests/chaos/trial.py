@@ -5,7 +5,7 @@ import json
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -68,28 +68,20 @@ class Trial:
 
     # -- processes ----------------------------------------------------------------------------
 
-    def spawn(
-        self,
-        *,
-        module: str = WITNESS,
-        command: Sequence[str] = ("worker",),
-        environment: Mapping[str, object] | None = None,
-    ) -> Replica:
-        """Start one process; it may not be ready yet."""
-        options = {**ENVIRONMENT, **(environment or {})}
-        return self.fleet.spawn(self.dsn, options, module=module, command=command)
+    def spawn(self, *command: str, module: str = WITNESS, **environment: object) -> Replica:
+        """Start one process, `worker` unless told otherwise; it may not be ready yet."""
+        options = ENVIRONMENT | environment
+        return self.fleet.spawn(self.dsn, *(command or ("worker",)), module=module, **options)
 
-    async def workers(
-        self, count: int, *, environment: Mapping[str, object] | None = None
-    ) -> list[Replica]:
+    async def workers(self, count: int, **environment: object) -> list[Replica]:
         """Start processes that run jobs; returns when all are ready."""
-        begun = [self.spawn(environment=environment) for _ in range(count)]
+        begun = [self.spawn(module=WITNESS, **environment) for _ in range(count)]
         await asyncio.gather(*(replica.ready() for replica in begun))
         return begun
 
-    async def api(self, *, environment: Mapping[str, object] | None = None) -> Replica:
+    async def api(self, **environment: object) -> Replica:
         """Start the process that takes jobs and runs none."""
-        replica = self.spawn(command=("serve", "--no-worker"), environment=environment)
+        replica = self.spawn("serve", "--no-worker", module=WITNESS, **environment)
         await replica.ready()
         return replica
 
