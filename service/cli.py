@@ -7,6 +7,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError
@@ -14,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from service import commands
 from service.auth.principal import Permission, Role
 from service.db.engine import DATABASE_ERRORS
+from service.db.roles import RoleNames
 from service.errors import FinMindError
 from service.observability.logging import configure_logging
 from service.settings import Settings, load_settings
@@ -92,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     migrating.add_argument("--sql", action="store_true", help="print what would run")
     migrating.add_argument("--to", default="head", metavar="REV", help="revision, or base")
     migrating.add_argument("--back", action="store_true", help="allow an older one: drops data")
+
+    roles = add("roles", commands.roles, "print the SQL of least-privilege database roles")
+    for name, default in asdict(RoleNames()).items():
+        roles.add_argument(f"--{name}", default=default, metavar="NAME")
 
     token = add("token", commands.token, "print a bearer token signed with JWT_SECRET")
     token.add_argument("--role", required=True, choices=[role.value for role in Role])

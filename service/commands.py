@@ -20,6 +20,7 @@ from service.banner import announce
 from service.db import migrate as migrations
 from service.db.embedded import EmbeddedServer
 from service.db.engine import Database
+from service.db.roles import RoleNames, roles_sql
 from service.errors import ConfigurationError, InvalidInput
 from service.jobs import NewJob, enqueue_batch, enqueue_many
 from service.settings import Settings
@@ -60,6 +61,18 @@ def migrate(settings: Settings, arguments: argparse.Namespace) -> int:
             await migrations.upgrade(database, settings, arguments.to)
 
     _with_database(settings, run, migrated=False)
+    return 0
+
+
+def roles(_: Settings, arguments: argparse.Namespace) -> int:
+    """Print the SQL that makes the database roles; nothing is asked of a database."""
+    names = RoleNames(
+        migrator=arguments.migrator,
+        runtime=arguments.runtime,
+        readonly=arguments.readonly,
+        schema=arguments.schema,
+    )
+    print(roles_sql(names))
     return 0
 
 

@@ -1,0 +1,333 @@
+"""Least privilege in the database: what each role may do, on the real one."""
+
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from service.app import create_app
+from service.db.engine import Database
+from service.db.migrate import upgrade
+from service.db.roles import FUNCTIONS, READ_ONLY, RUNTIME, SEQUENCES, RoleNames, roles_sql
+from service.errors import ConfigurationError
+from service.settings import Settings
+from tests import databases
+from tests.api.conftest import Auth
+from tests.reminders.conftest import eventually
+
+PASSWORD = "of-the-tests"
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Roles:
+    """A migrated database with its three roles, and how to connect as each."""
+
+    names: RoleNames
+    admin: str
+    migrator: str
+    runtime: str
+    readonly: str
+
+
+@pytest.fixture
+async def roles(empty_dsn: str, make_settings: Callable[..., Settings]) -> AsyncIterator[Roles]:
+    stem = f"finmind_test_{os.getpid()}_{next(_numbers)}"
+    names = RoleNames(f"{stem}_m", f"{stem}_w", f"{stem}_r")
+    given = (names.migrator, names.runtime, names.readonly)
+    await databases.execute(empty_dsn, roles_sql(names))
+    try:
+        await databases.execute(
+            empty_dsn, *(f"ALTER ROLE {name} PASSWORD '{PASSWORD}'" for name in given)
+        )
+        made = Roles(names, empty_dsn, *(as_role(empty_dsn, name) for name in given))
+        settings = make_settings()
+        database = Database(made.migrator, settings)
+        try:
+            await upgrade(database, settings)
+        finally:
+            await database.close()
+        await databases.execute(empty_dsn, roles_sql(names))
+        yield made
+    finally:
+        for name in given:
+            await databases.execute(empty_dsn, f"DROP OWNED BY {name} CASCADE", f"DROP ROLE {name}")
+
+
+def as_role(dsn: str, name: str) -> str:
+    parts = urlsplit(dsn)
+    place = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{name}:{PASSWORD}@{place}"))
+
+
+async def refused(connection: Any, statement: str) -> bool:
+    try:
+        async with connection.transaction():
+            await connection.execute(statement)
+    except asyncpg.InsufficientPrivilegeError:
+        return True
+    return False
+
+
+MAKE_A_REMINDER = {
+    "message": "Pay",
+    "send_at": "2020-01-01T00:00:00Z",
+    "channel": "log",
+    "recipient": "ada",
+}
+
+
+async def test_the_runtime_role_runs_the_whole_service(
+    roles: Roles,
+    make_settings: Callable[..., Settings],
+    auth: Auth,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = make_settings(
+        database_url=SecretStr(roles.runtime),
+        auto_migrate=False,
+        demo_handlers=True,
+        maintenance_seconds=0.1,
+        reminder_scan_seconds=0.1,
+        unknown_type_grace_seconds=0,
+        poll_max_seconds=0.1,
+    )
+    admin = await databases.connect(roles.admin)
+    yesterdays = datetime.now(UTC).date() - timedelta(days=30)
+    await admin.execute("SELECT jobs_make_day($1)", yesterdays)
+    app = create_app(settings)
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    client = httpx.AsyncClient(
+        transport=transport, base_url="http://service.test", timeout=20, headers=auth("admin")
+    )
+    answers: list[int] = []
+
+    async def ask(method: str, path: str, **options: Any) -> Any:
+        answer = await client.request(method, path, **options)
+        answers.append(answer.status_code)
+        return answer.json() if answer.content else None
+
+    async def status_of(job_id: int) -> str:
+        status: str = (await ask("GET", f"/admin/jobs/{job_id}"))["status"]
+        return status
+
+    async with app.router.lifespan_context(app), client:
+        made = await ask("POST", "/jobs", json={"job_type": "demo.ok", "unique_key": "k"})
+        await ask("POST", "/jobs/batch", json={"jobs": [{"job_type": "demo.ok"}] * 3})
+        unserved = await ask(
+            "POST", "/jobs", json={"job_type": "nobody"}, headers={"Idempotency-Key": "once"}
+        )
+
+        async def both_ended() -> bool:
+            ended = (await status_of(made["id"]), await status_of(unserved["id"]))
+            return ended == ("SUCCESS", "FAILED")
+
+        await eventually(both_ended)
+        await ask("POST", f"/admin/jobs/{unserved['id']}/retry")
+        waiting = await ask("POST", "/jobs", json={"job_type": "demo.ok", "delay_seconds": 600})
+        await ask("POST", f"/admin/jobs/{waiting['id']}/cancel")
+        await ask("DELETE", f"/admin/jobs/{waiting['id']}")
+        await ask("GET", "/admin/jobs", params={"job_type": "demo.ok", "error": "x"})
+        await ask("GET", "/admin/jobs/stats")
+        await ask("POST", "/admin/jobs/process")
+        key = await ask("POST", "/admin/api-keys", json={"name": "n", "scopes": ["jobs:read"]})
+        used = await client.get(
+            f"/jobs/{made['id']}", headers={"authorization": "", "X-API-Key": key["key"]}
+        )
+        assert used.status_code == 401  # two credentials
+        del client.headers["authorization"]
+        used = await client.get(f"/jobs/{made['id']}", headers={"X-API-Key": key["key"]})
+        assert used.status_code == 200
+        client.headers.update(auth("admin"))
+        assert (await ask("GET", "/admin/api-keys"))["api_keys"][0]["last_used_at"]
+        await ask("DELETE", f"/admin/api-keys/{key['prefix']}")
+        sent = await ask("POST", "/reminders", json=MAKE_A_REMINDER)
+        later = await ask(
+            "POST", "/reminders", json=MAKE_A_REMINDER | {"send_at": "2100-01-01T00:00:00Z"}
+        )
+        await ask("PATCH", f"/reminders/{later['id']}", json={"message": "New"})
+        await ask("DELETE", f"/reminders/{later['id']}")
+        await ask("POST", "/reminders/run")
+
+        async def is_sent() -> bool:
+            return bool((await ask("GET", f"/reminders/{sent['id']}"))["sent"])
+
+        async def partitions_are_right() -> bool:
+            days = [row[0] for row in await admin.fetch(databases.DAY_PARTITIONS)]
+            return len(days) == settings.partition_days_ahead + 1 and (
+                f"jobs_done_{yesterdays:%Y%m%d}" not in days
+            )
+
+        await eventually(is_sent)
+        await eventually(partitions_are_right)
+        await app.state.service.worker._maintenance._fold_stats()
+        assert (await client.get("/health/ready")).json()["ready"]
+    await admin.close()
+    assert {status for status in answers if status >= 400} == set()
+    assert [
+        record for record in caplog.records if "InsufficientPrivilege" in repr(record.msg)
+    ] == []
+
+
+CHANGES_OF_THE_SCHEMA = [
+    "CREATE TABLE mine (n int)",
+    "CREATE TEMP TABLE mine (n int)",
+    "CREATE SCHEMA mine",
+    "CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "CREATE INDEX mine ON jobs_live (job_type)",
+    "CREATE OR REPLACE FUNCTION jobs_make_day(day date) RETURNS void LANGUAGE sql AS ''",
+    "ALTER FUNCTION jobs_make_day(date) SET search_path = pg_temp",
+    "ALTER TABLE jobs_live ADD COLUMN mine int",
+    "ALTER TABLE jobs_live DISABLE TRIGGER ALL",
+    "ALTER TABLE jobs_done DETACH PARTITION jobs_done_default",
+    "ALTER SEQUENCE background_job_ids RESTART",
+    "DROP TABLE background_jobs",
+    "DROP TABLE idempotency_keys",
+    "DROP FUNCTION jobs_drop_day(date)",
+    "TRUNCATE jobs_live",
+    "UPDATE alembic_version SET version_num = '0001'",
+    "DELETE FROM alembic_version",
+    "DELETE FROM api_keys",
+    "UPDATE api_keys SET secret_hash = sha256('mine')",
+    "UPDATE api_keys SET scopes = '{keys:manage}'",
+    "SELECT setval('background_job_ids', 1)",
+    "SELECT pg_read_file('/etc/hostname')",
+    "SELECT lo_export(1, '/dev/null')",
+    "COPY background_jobs TO PROGRAM 'true'",
+    "COPY background_jobs FROM '/etc/hostname'",
+    "ALTER SYSTEM SET fsync = off",
+    "SELECT pg_reload_conf()",
+    "GRANT SELECT ON api_keys TO PUBLIC",
+]
+
+
+async def test_the_runtime_role_cannot_change_the_schema(roles: Roles) -> None:
+    connection = await databases.connect(roles.runtime)
+    done = [text for text in CHANGES_OF_THE_SCHEMA if not await refused(connection, text)]
+    taken = [
+        name
+        for name in (roles.names.migrator, "postgres")
+        if not await refused(connection, f"SET ROLE {name}")
+    ]
+    await connection.close()
+    # GRANT without the right to is a warning, not an error.
+    assert done == ["GRANT SELECT ON api_keys TO PUBLIC"]
+    assert taken == []
+    outsider = await databases.connect(roles.readonly)
+    assert await refused(outsider, "SELECT secret_hash FROM api_keys")
+    await outsider.close()
+
+
+async def test_no_day_is_dropped_that_is_not_over(roles: Roles) -> None:
+    connection = await databases.connect(roles.runtime)
+    for days in (0, 1):
+        day = datetime.now(UTC).date() + timedelta(days=days)
+        await connection.execute("SELECT jobs_make_day($1)", day)
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="is not over"):
+            await connection.execute("SELECT jobs_drop_day($1)", day)
+    await connection.close()
+
+
+@pytest.mark.parametrize("path", ["public", "mine, public", "pg_temp, public"])
+async def test_the_functions_heed_no_search_path_of_the_caller(roles: Roles, path: str) -> None:
+    await databases.execute(
+        roles.admin,
+        f"CREATE SCHEMA mine AUTHORIZATION {roles.names.runtime}",
+    )
+    connection = await databases.connect(roles.runtime)
+    await connection.execute("CREATE TABLE mine.jobs_done (n int) PARTITION BY RANGE (n)")
+    await connection.execute(f"SET search_path = {path}")
+    await connection.execute("SELECT jobs_make_day('2030-01-01')")
+    parent = await connection.fetchval(
+        "SELECT inhparent::regclass::text FROM pg_inherits"
+        " WHERE inhrelid = 'public.jobs_done_20300101'::regclass"
+    )
+    await connection.close()
+    assert parent.removeprefix("public.") == "jobs_done"
+
+
+WRITES = [
+    "INSERT INTO background_jobs (job_type) VALUES ('mine')",
+    "INSERT INTO jobs_live (job_type) VALUES ('mine')",
+    "UPDATE background_jobs SET status = 'SUCCESS'",
+    "DELETE FROM background_jobs",
+    "DELETE FROM job_stats",
+    "UPDATE reminders SET status = 'sent'",
+    "INSERT INTO api_keys SELECT 'mine00000', sha256('mine'), 'mine', '{keys:manage}', 'me'",
+    "UPDATE api_keys SET revoked_at = NULL",
+    "SELECT id FROM background_jobs FOR UPDATE",
+    "LOCK TABLE jobs_live IN ROW EXCLUSIVE MODE",
+    "SELECT nextval('background_job_ids')",
+    "SELECT jobs_make_day('2030-01-01')",
+    "SELECT jobs_drop_day('2020-01-01')",
+]
+SECRETS = [
+    "SELECT secret_hash FROM api_keys",
+    "SELECT * FROM api_keys",
+    "SELECT k::text FROM api_keys k",
+    "COPY api_keys TO STDOUT",
+    "SELECT message FROM reminders",
+    "SELECT recipient FROM reminders",
+    "SELECT * FROM idempotency_keys",
+    "SELECT rolpassword FROM pg_authid",
+]
+
+
+async def test_the_read_only_role_sees_jobs_and_neither_writes_nor_sees_secrets(
+    roles: Roles,
+) -> None:
+    connection = await databases.connect(roles.readonly)
+    assert await connection.fetchval("SELECT count(*) FROM background_jobs") == 0
+    assert await connection.fetch("SELECT prefix, scopes, revoked_at FROM api_keys") == []
+    assert await connection.fetch("SELECT id, status FROM reminders") == []
+    statements = [*CHANGES_OF_THE_SCHEMA[:-1], *WRITES, *SECRETS]
+    done = [text for text in statements if not await refused(connection, text)]
+    await connection.close()
+    assert done == []
+
+
+async def test_nobody_else_gets_into_the_database(roles: Roles) -> None:
+    stranger = f"{roles.names.runtime}x"
+    await databases.execute(roles.admin, f"CREATE ROLE {stranger} LOGIN PASSWORD '{PASSWORD}'")
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await databases.connect(as_role(roles.admin, stranger))
+    finally:
+        await databases.execute(roles.admin, f"DROP ROLE {stranger}")
+
+
+async def test_every_table_sequence_and_function_is_thought_of(database: Database) -> None:
+    async with database.engine.connect() as connection:
+        raw = (await connection.get_raw_connection()).driver_connection
+        assert raw is not None
+        found = await raw.fetch(
+            "SELECT relkind::text, relname FROM pg_class c"
+            " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'S')"
+            " AND (relkind <> 'S' OR NOT EXISTS (SELECT FROM pg_depend WHERE objid = c.oid AND deptype = 'i'))"
+        )
+        functions = await raw.fetch(
+            "SELECT oid::regprocedure::text FROM pg_proc"
+            " WHERE pronamespace = 'public'::regnamespace"
+        )
+    tables = {name for kind, name in found if kind != "S"}
+    assert tables == set(RUNTIME)
+    assert tables - {"idempotency_keys"} == set(READ_ONLY)
+    assert {name for kind, name in found if kind == "S"} == set(SEQUENCES)
+    assert {row[0] for row in functions} == set(FUNCTIONS)
+
+
+@pytest.mark.parametrize("name", ["", "A", "a b", "a;drop", 'a"b', "a'b", "ä", "1a", "a" * 64])
+def test_a_name_that_would_be_more_than_a_name_is_refused(name: str) -> None:
+    for names in (RoleNames(runtime=name), RoleNames(schema=name)):
+        with pytest.raises(ConfigurationError, match="no name of a role"):
+            roles_sql(names)
+    with pytest.raises(ConfigurationError, match="three names"):
+        roles_sql(RoleNames(runtime="finmind_migrator"))
