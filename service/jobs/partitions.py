@@ -82,6 +82,12 @@ async def _make(link: Link, day: date) -> None:
         async with link.transaction() as connection:
             await connection.execute(LOCK_TIMEOUT)
             await connection.execute(statements.MAKE_DAY, day)
-    except (asyncpg.DuplicateTableError, asyncpg.UniqueViolationError):
-        return  # another process was faster; its catalogue row may come before its table
+    except (
+        asyncpg.DuplicateTableError,
+        asyncpg.DuplicateObjectError,
+        asyncpg.UniqueViolationError,
+    ):
+        # Another process was faster; the rows of its catalogue are seen one after another: those of
+        # the type that goes with a table may come before the table.
+        return
     _log.info("partition_made", day=day.isoformat())
