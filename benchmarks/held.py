@@ -30,6 +30,7 @@ WARM_UP_SECONDS = 2.0
 CATCH_UP_SECONDS = 120.0
 NO_FLOORS_SHARE = 0.1
 """Of the jobs: without floors each takes much longer."""
+FLOOR_P99 = f"start at {RATE_PER_SECOND}/s, bare asyncpg, no hold, p99"
 HELD, EMPTY = "at the end of the hold", "no hold"
 Drain = Callable[[Database, int], Awaitable[float]]
 COLUMNS = (
@@ -107,6 +108,7 @@ async def measure(dsn: str, report: Report, scale: Scale) -> None:
     The drains want the machine for themselves: the steady load pauses for them, and the series too.
     """
     beside = max(1.0, BESIDE_SECONDS * scale.seconds)
+    await _floor(dsn, report, beside)
     series = Series("held transaction", COLUMNS)
     report.series.append(series)
     async with fresh_database(dsn, settings()) as database, AsyncExitStack() as hold:
@@ -128,6 +130,24 @@ async def measure(dsn: str, report: Report, scale: Scale) -> None:
         series.rows += watch.rows(len(series.rows))
     for name in ("during", "end of", "after"):
         report.ratio(f"start p99 {name} / before the hold", _p99(name), _p99("before"))
+
+
+async def _floor(dsn: str, report: Report, seconds: float) -> None:
+    """The same load with the same SQL from bare asyncpg, on an empty database."""
+    async with (
+        fresh_database(dsn, settings()) as database,
+        worker_process(database.dsn, bare=True) as starts,
+        feeder.bare(database) as send,
+    ):
+        load = Feeder(send)
+        async with load.sending():
+            begin = time.monotonic() + WARM_UP_SECONDS
+            await load.at_rate(
+                RATE_PER_SECOND, WARM_UP_SECONDS + seconds, begin=begin - WARM_UP_SECONDS
+            )
+        await starts.reach(load.sent, seconds=CATCH_UP_SECONDS)
+        (p99,) = milliseconds(starts.waits(begin, begin + seconds), 0.99)
+    report.figure(FLOOR_P99, "ms", better="lower").runs.append(p99)
 
 
 def _p99(phase: str) -> str:
