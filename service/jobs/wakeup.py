@@ -8,9 +8,9 @@ import json
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from service.db.commits import after_commit
@@ -56,15 +56,20 @@ class Sender:
         self._lanes: set[Lane] = set()
         self._task: asyncio.Task[None] | None = None
 
-    def announce(self, lanes: Iterable[Lane]) -> None:
-        """Tell the workers of every process; returns at once. Needs a running event loop."""
+    def announce(self, lanes: Iterable[Lane], *, urgent: bool) -> None:
+        """Tell the workers of every process; returns at once. Needs a running event loop.
+
+        Where it is urgent the first is sent at once, and the others gather after it.
+        """
         self._lanes.update(lanes)
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._send(), name="jobs.notify")
+            sending = self._send(gather_first=not urgent)
+            self._task = asyncio.get_running_loop().create_task(sending, name="jobs.notify")
 
-    async def _send(self) -> None:
-        while self._lanes:
+    async def _send(self, *, gather_first: bool) -> None:
+        if gather_first:
             await asyncio.sleep(COALESCE_SECONDS)
+        while self._lanes:
             lanes, self._lanes = self._lanes, set()
             engine = self._engine()
             if engine is None:
@@ -73,14 +78,13 @@ class Sender:
                 # From a connection of its own and after the commit: NOTIFY inside the writing
                 # transaction would make all commits wait for one lock.
                 async with AsyncEngine(engine).connect() as connection:
-                    await connection.execution_options(isolation_level="AUTOCOMMIT")
-                    await connection.execute(
-                        text("SELECT pg_notify(:channel, :lanes)"),
-                        {"channel": CHANNEL, "lanes": encode(lanes)},
-                    )
+                    # The driver's own call: it has no transaction to begin and to end.
+                    driver: Any = (await connection.get_raw_connection()).driver_connection
+                    await driver.execute("SELECT pg_notify($1, $2)", CHANNEL, encode(lanes))
             except Exception as error:
                 record_database_error("notify")
                 _log.warning("notify_failed", error=type(error).__name__)
+            await asyncio.sleep(COALESCE_SECONDS)
 
     async def close(self) -> None:
         """Send what is left, waiting a second at most."""
@@ -97,16 +101,19 @@ def sender_for(engine: AsyncEngine) -> Sender:
     return sender
 
 
-def wake_local(lanes: Iterable[Lane]) -> None:
-    """Wake the workers of this process."""
-    for listener in list(_listeners):
+def wake_local(lanes: Iterable[Lane]) -> bool:
+    """Wake the workers of this process; whether there was one."""
+    listeners = list(_listeners)
+    for listener in listeners:
         listener.callback(lanes)
+    return bool(listeners)
 
 
 def announce(engine: AsyncEngine, lanes: Iterable[Lane]) -> None:
     """Wake every worker: jobs in these lanes were committed just now."""
-    wake_local(lanes)
-    sender_for(engine).announce(lanes)
+    woken = wake_local(lanes)
+    # A worker here is on its way already: the notification would only get in its way.
+    sender_for(engine).announce(lanes, urgent=not woken)
 
 
 async def announce_after_commit(session: CallerSession, lanes: Iterable[Lane]) -> None:
