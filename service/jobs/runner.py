@@ -19,13 +19,14 @@ from service.jobs.outcomes import Outcome
 from service.jobs.registry import Registry
 from service.jobs.slots import Slots
 from service.jobs.store import ClaimedJob
-from service.jobs.verdicts import Attempt, BadPayload, Judge, Stop
+from service.jobs.verdicts import Attempt, BadPayload, Judge, LeaseOver, Stop
 from service.observability.logging import JOB_FIELDS, get_logger
 from service.observability.metrics import (
     HANDLERS_STUCK,
     observe_run,
     observe_start_delay,
     record_database_error,
+    record_event,
 )
 from service.settings import Settings
 
@@ -193,7 +194,15 @@ class Runner:
             )
 
     def _time(self, run: Run) -> None:
-        run.timeout_at = time.monotonic() + self._judge.timeout_seconds(run)
+        """Set the time-out of a handler that begins now.
+
+        Raises:
+            LeaseOver: it must not begin: another worker may run the job by now.
+        """
+        now = time.monotonic()
+        if now >= run.lease_deadline:
+            raise LeaseOver
+        run.timeout_at = now + self._judge.timeout_seconds(run)
         self._deadlines.watch(run)
 
     def _context(self, run: Run) -> JobContext:
@@ -202,10 +211,14 @@ class Runner:
         async def write(progress: str) -> bool:
             for _ in range(2):
                 try:
-                    return await store.write_progress(self._link, job.id, job.lease_token, progress)
+                    held = await store.write_progress(self._link, job.id, job.lease_token, progress)
                 except DATABASE_ERRORS as error:
                     record_database_error("progress")
                     _log.warning("progress_failed", job_id=job.id, error=type(error).__name__)
+                else:
+                    if not held:
+                        record_event("stale_progress", job.job_type, "lease_lost")
+                    return held
             return True  # not known to be lost: progress is no reason to fail an attempt
 
         return JobContext(

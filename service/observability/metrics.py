@@ -105,7 +105,7 @@ class FastHistogram(Collector):
 # -- jobs -----------------------------------------------------------------------------------------
 JOB_EVENTS: Final = Counter(
     "finmind_job_events_total",
-    "Events in the life of jobs: enqueued, succeeded, retried, dead_lettered, failed, manual_retry, cancelled, snoozed, released, rescued, stale_settle, stale_heartbeat; `status` is `ok` or the reason.",
+    "Events in the life of jobs: enqueued, succeeded, retried, dead_lettered, failed, manual_retry, cancelled, snoozed, released, rescued, stale_settle, stale_heartbeat, stale_progress; `status` is `ok` or the reason.",
     ["event", "job_type", "status"],
 )
 RUN_SECONDS: Final = FastHistogram(

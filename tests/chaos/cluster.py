@@ -49,10 +49,10 @@ class Cluster:
         pid = self._pid()
         return pid is not None and psutil.pid_exists(pid)
 
-    async def new_database(self) -> str:
-        """The DSN of a new, empty database."""
+    async def new_database(self, *, template: str = "template0") -> str:
+        """The DSN of a new database: an empty one, or a copy of `template`."""
         name = databases.new_name()
-        await databases.execute(self.dsn, f"CREATE DATABASE {name} TEMPLATE template0")
+        await databases.execute(self.dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
         return databases.with_database(self.dsn, name)
 
     async def drop(self, dsn: str) -> None:

@@ -86,7 +86,9 @@ async def _stall(payload: dict[str, Any], context: JobContext) -> None:
     except asyncio.CancelledError:
         if payload["obeys"]:
             raise
-    if not payload["obeys"]:
+    if payload["obeys"]:
+        await asyncio.sleep(STUBBORN_SECONDS)  # within it comes the cancellation, to be heeded
+    else:
         await _go_on(context)
 
 

@@ -236,7 +236,7 @@ async def test_a_heartbeat_that_finds_the_lease_lost_cancels_the_handler(
 
 
 async def test_progress_under_a_lost_lease_is_refused(
-    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker, events: Events
 ) -> None:
     running, go_on, told = asyncio.Event(), asyncio.Event(), asyncio.Event()
     answers = []
@@ -255,6 +255,7 @@ async def test_progress_under_a_lost_lease_is_refused(
     go_on.set()
     await occurs(told)
     assert answers == [False]
+    assert events("stale_progress", "mail", "lease_lost") == 1
     assert await sql.fetchval("SELECT progress FROM jobs_live WHERE id = $1", job_id) is None
 
 

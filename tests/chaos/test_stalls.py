@@ -1,0 +1,117 @@
+"""A process that is stopped past its leases wakes up and is refused, whatever it tries to record."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import pytest
+
+from service.db.engine import Database
+from service.jobs import retry_dead_letter_job
+from service.jobs.model import JobId
+from service.settings import Settings
+from tests.chaos.ledger import Event
+from tests.chaos.trial import Trial
+from tests.processes.fleet import Replica, until
+
+STALLS: Final = [
+    pytest.param(2, id="short", marks=pytest.mark.timeout(120)),
+    pytest.param(200, id="long", marks=[pytest.mark.chaos, pytest.mark.timeout(3600)]),
+]
+KINDS: Final[list[dict[str, Any]]] = [
+    {"fails": False, "obeys": True},
+    {"fails": False, "obeys": False},
+    {"fails": True, "obeys": True},
+    {"fails": True, "obeys": False},
+]
+"""Jobs of each stall: retried by hand meanwhile or not; the handler heeds a cancellation or not."""
+SETTLES: Final = ("succeeded", "failed", "dead_letter", "released", "retried")
+
+
+@pytest.mark.parametrize("stalls", STALLS)
+async def test_a_process_stopped_past_its_leases_records_nothing_when_it_goes_on(
+    trial: Trial, tmp_path: Path, settings: Settings, stalls: int
+) -> None:
+    workers = await trial.workers(2, LEASE_SECONDS=1, HEARTBEAT_SECONDS=0.3)
+    database = Database(trial.dsn, settings)
+    stale = 0
+    for number in range(stalls):
+        stale += await stall(trial, database, workers, files=tmp_path / str(number))
+    await database.close()
+    await trial.at_rest()
+
+    counted = {
+        what: await trial.fleet.total("finmind_job_events_total", event=f"stale_{what}")
+        for what in ("settle", "heartbeat", "progress")
+    }
+    trial.figures |= {"runs_taken_over": stale, "counted_as_stale": counted}
+    verdict = await trial.verdict()
+    assert verdict.duplicated == stale > stalls
+    # Each run that was taken over is counted once, whether its outcome was sent or withheld.
+    assert counted["settle"] == stale
+    assert 0 < sum(verdict.refused.get(word, 0) for word in SETTLES) <= stale
+    # A heartbeat for a run whose outcome is under way is counted with that outcome.
+    assert 0 < counted["heartbeat"] <= verdict.refused["heartbeat"]
+    assert 0 < counted["progress"] == verdict.refused["progress"]
+
+
+async def stall(trial: Trial, database: Database, workers: list[Replica], *, files: Path) -> int:
+    """Stop a process past the leases of its jobs, have these run elsewhere, and wake it.
+
+    Returns:
+        How many of its runs were taken over.
+    """
+    woken, retried = files.with_suffix(".woken"), files.with_suffix(".retried")
+    paths = {"woken": str(woken), "retried": str(retried)}
+    ids = await trial.enqueue("chaos.stalling", [kind | paths for kind in KINDS])
+    await noted(trial, Event.START, ids)
+    begun = {note.job_id: note.pid for note in trial.ledger.of(Event.START) if note.job_id in ids}
+    victim = max(workers, key=lambda worker: list(begun.values()).count(worker.pid))
+    held = {job_id for job_id in ids if begun[job_id] == victim.pid}
+    fails = [job_id for job_id, kind in zip(ids, KINDS, strict=True) if kind["fails"]]
+    before = await victim.metric("finmind_job_events_total", event="stale_settle")
+
+    with trial.fault("stopped", victim.pid):
+        os.kill(victim.pid, signal.SIGSTOP)
+        try:
+            await settled(trial, "succeeded", held - set(fails))
+            await settled(trial, "failed", held & set(fails))
+            retried.touch()
+            for job_id in held & set(fails):
+                trial.pen.note(Event.RETRIED_BY_HAND, job_id)
+                async with database.sessions.begin() as session:
+                    await retry_dead_letter_job(session, JobId(job_id))
+            await settled(trial, "succeeded", held)
+            assert psutil.Process(victim.pid).status() == psutil.STATUS_STOPPED
+        finally:
+            woken.touch()
+            os.kill(victim.pid, signal.SIGCONT)
+
+        async def told_off() -> bool:
+            now = await victim.metric("finmind_job_events_total", event="stale_settle")
+            return now >= before + len(held)
+
+        await until(told_off, 20, what="count of every stale settle")
+    await settled(trial, "succeeded", set(ids))
+    return len(held)
+
+
+async def noted(trial: Trial, event: Event, ids: list[int]) -> None:
+    """Wait until the event is noted of each job."""
+
+    async def all_noted() -> bool:
+        return set(ids) <= {note.job_id for note in trial.ledger.of(event)}
+
+    await until(all_noted, 30, what=f"{event} of {len(ids)} jobs")
+
+
+async def settled(trial: Trial, what: str, ids: set[int]) -> None:
+    """Wait until such a settle of each job was accepted."""
+
+    async def all_settled() -> bool:
+        accepted = {n.job_id for n in trial.ledger.of(Event.ACCEPTED) if n.detail == what}
+        return ids <= accepted
+
+    await until(all_settled, 30, what=f"{len(ids)} jobs {what}")
