@@ -22,13 +22,20 @@ _EMAIL: Final = re.compile(
     rf"(?=[^@]{{1,64}}@){_ATOM}(?:\.{_ATOM})*@(?:(?:{_LABEL}\.)+{_LABEL}|localhost)"
 )
 
+# RFC 2047: in a header it would be decoded, to whatever stands in it.
+_ENCODED_WORD: Final = re.compile(r"=\?.*\?=")
+
 # E.164: a plus, a country code that does not start with 0, fifteen digits at most.
 _E164: Final = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
 def is_email(text: str) -> bool:
     """Whether the text is one plain e-mail address and nothing else."""
-    return len(text) <= MAX_EMAIL_CHARS and _EMAIL.fullmatch(text) is not None
+    return (
+        len(text) <= MAX_EMAIL_CHARS
+        and _EMAIL.fullmatch(text) is not None
+        and _ENCODED_WORD.search(text) is None
+    )
 
 
 def is_e164(text: str) -> bool:

@@ -58,7 +58,26 @@ async def test_a_message_cannot_add_headers_or_recipients(make_settings: MakeSet
     assert mail["Subject"].startswith("Reminder: Hi Bcc: eve@example.org")
 
 
-@pytest.mark.parametrize("recipient", ["ada@example.org\r\nRCPT TO:<eve@example.org>", "a b@c.de"])
+async def test_an_encoded_word_adds_no_header_either(make_settings: MakeSettings) -> None:
+    words = "=?utf-8?q?a=0d=0aBcc:_eve=40example.org?="
+    async with running_mailbox() as mailbox:
+        await channel(make_settings, mailbox.url()).deliver(
+            Delivery(1, DELIVERY.delivery_id, "ada@example.org", words)
+        )
+    (mail,) = mailbox.mails
+    assert mail["Bcc"] is None
+    assert mail["Subject"] == "Reminder: = ?utf-8?q?a=0d=0aBcc:_eve=40example.org?="
+    assert mail.get_content().strip() == words
+
+
+@pytest.mark.parametrize(
+    "recipient",
+    [
+        "ada@example.org\r\nRCPT TO:<eve@example.org>",
+        "a b@c.de",
+        "=?utf-8?q?a=0d=0aBcc=3a_eve?=@example.org",
+    ],
+)
 async def test_a_recipient_that_is_no_address_never_reaches_the_server(
     make_settings: MakeSettings, recipient: str
 ) -> None:

@@ -6,6 +6,7 @@ import ssl
 from contextlib import suppress
 from email.headerregistry import Address
 from email.message import EmailMessage
+from email.parser import BytesHeaderParser
 from email.policy import SMTP as SMTP_POLICY
 from email.utils import format_datetime, localtime
 from typing import Final
@@ -134,7 +135,11 @@ class EmailChannel:
 
 
 def compose(delivery: Delivery, sender: Address) -> EmailMessage:
-    """The mail: no value in it can add a header, and its Message-ID is the delivery's own."""
+    """The mail: no value in it can add a header, and its Message-ID is the delivery's own.
+
+    Raises:
+        Refused: written out it would have other headers than these; see `_subject_words`.
+    """
     message = EmailMessage(policy=_POLICY)
     message["From"] = sender
     message["To"] = Address(addr_spec=delivery.recipient)
@@ -143,10 +148,15 @@ def compose(delivery: Delivery, sender: Address) -> EmailMessage:
     message["Message-ID"] = f"<{delivery.key}@{MESSAGE_ID_DOMAIN}>"
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers, please
     message.set_content(re.sub(r"\r\n?", "\n", delivery.message))
+    if BytesHeaderParser().parsebytes(message.as_bytes()).keys() != message.keys():
+        raise Refused("The message cannot be written as a mail")
     return message
 
 
 def _subject_words(text: str) -> str:
+    # `email` reads encoded words (RFC 2047) in what it is given, and line breaks come out of those:
+    # `=?utf-8?q?=0d=0aBcc:…?=` would add a header.
+    text = text.replace("=?", "= ?")
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= SUBJECT_CHARS else line[: SUBJECT_CHARS - 1].rstrip() + "…"
 
