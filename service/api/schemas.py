@@ -137,8 +137,9 @@ class JobIn(BaseModel):
         "`DEFAULT_TIMEOUT_SECONDS` (300).",
     )
     run_at: Moment | None = Field(
-        None, description="When it is due, with a time zone, between the years 2000 and 2200; at once without. "
-        "Not with a delay."
+        None,
+        description="When it is due, with a time zone, between the years 2000 and 2200; at once without. "
+        "Not with a delay.",
     )
     delay_seconds: float | None = Field(
         None,

@@ -22,8 +22,13 @@ from service.settings import Settings
 GATHER_SECONDS: Final = 0.003
 """While all slots are busy: how long a claim waits for more than one of them to become free."""
 
-SWEEP_SHARE: Final = 0.02
+SWEEP_SHARE: Final = 0.05
 """Share of the time that sweeps may take: dear ones (dead index entries) come more rarely."""
+
+LISTING_SHARE: Final = 0.02
+"""The same for listing the lanes."""
+
+MAX_LISTING_PAUSE_SECONDS: Final = 60.0
 
 MIN_SWEEP_SECONDS: Final = 0.1
 
@@ -46,6 +51,7 @@ class Claimer:
         *,
         registry: Registry,
         link: Link,
+        lanes_link: Link,
         slots: Slots,
         runner: Runner,
         settler: Settler,
@@ -54,6 +60,7 @@ class Claimer:
         self._settings = settings
         self._registry = registry
         self._link = link
+        self._lanes_link = lanes_link
         self._slots = slots
         self._runner = runner
         self._settler = settler
@@ -61,7 +68,7 @@ class Claimer:
         self._lanes = Lanes(settings.worker_queues, slots)
         self._woken = asyncio.Event()
         self._next_sweep = 0.0
-        self._next_listing = 0.0
+        self._list_now = asyncio.Event()
         self._next_due = float("inf")
         self._backlog = False
         self._listed_up_to: Lane | None = None
@@ -78,7 +85,7 @@ class Claimer:
         known = list(lanes)
         self._lanes.add(known)
         if not known:
-            self._next_listing = 0.0
+            self._list_now.set()
         self._woken.set()
 
     def stop(self) -> None:
@@ -99,7 +106,6 @@ class Claimer:
             try:
                 await self.recover()
                 claimed, asked = await self.claim_once(self._settings.claim_batch_size)
-                found = await self._list_lanes_in_turn()
             except DATABASE_ERRORS as error:
                 record_database_error("claim")
                 _log.warning("claim_failed", error=type(error).__name__, detail=str(error)[:200])
@@ -107,7 +113,7 @@ class Claimer:
                 continue
             failures.reset()
             self._backlog = claimed >= asked
-            if self._backlog or found:
+            if self._backlog:
                 continue
             if claimed:
                 # Others' claims may have hidden some: look again soon.
@@ -123,26 +129,50 @@ class Claimer:
         async with self._slots.claiming:
             asked = min(most, self._slots.free)
             self.rest_seconds = 0.0
-            now = time.monotonic()
-            from_floor = now < self._next_sweep
-            requests = self._lanes.requests(most=asked, from_floor=from_floor) if asked else []
-            if not requests:
-                return 0, asked
-            jobs = await self._claim(requests, limit=asked)
-            full = len(jobs) >= asked
-            took = time.monotonic() - now
-            if not jobs and took > DEAR_CLAIM_SECONDS:
-                # It walked far: jobs of types that are served elsewhere.
-                self.rest_seconds = min(took / EMPTY_CLAIM_SHARE, self._settings.sweep_seconds)
-            if not from_floor:
-                # A full sweep too: it took the floors down with it, and the rest lies above them.
-                self._next_sweep = now + min(
-                    max(took / SWEEP_SHARE, MIN_SWEEP_SECONDS), self._settings.sweep_seconds
-                )
-            self._lanes.claimed(jobs, from_floor=from_floor, full=full)
-            # The lease began no earlier than the statement: this process's view of it ends first.
-            self._start(jobs, lease_deadline=now + self._settings.lease_seconds)
-            return len(jobs), asked
+            claimed = 0
+            if asked and time.monotonic() >= self._next_sweep:
+                whole = self._lanes.sweeps_whole
+                claimed = await self._sweep(asked)
+                if whole or claimed >= asked:
+                    return claimed, asked
+            if asked:
+                claimed += await self._claim_from_floors(asked - claimed)
+            return claimed, asked
+
+    async def _sweep(self, most: int) -> int:
+        """Claim what lies below the floors, or a slice of it: late commits, expired leases."""
+        began = time.monotonic()
+        requests = self._lanes.requests(most=most, from_floor=False)
+        if not requests:
+            return 0
+        jobs = await self._claim(requests, limit=most)
+        full = len(jobs) >= most
+        took = time.monotonic() - began
+        self._lanes.swept(took, full=full)
+        # A full sweep too: it took the floors down with it, and the rest lies above them.
+        self._next_sweep = began + min(
+            max(took / SWEEP_SHARE, MIN_SWEEP_SECONDS), self._settings.sweep_seconds
+        )
+        self._begin(jobs, began=began, from_floor=False, full=full)
+        return len(jobs)
+
+    async def _claim_from_floors(self, most: int) -> int:
+        began = time.monotonic()
+        requests = self._lanes.requests(most=most, from_floor=True)
+        if not requests:
+            return 0
+        jobs = await self._claim(requests, limit=most)
+        took = time.monotonic() - began
+        if not jobs and took > DEAR_CLAIM_SECONDS:
+            # It walked far: jobs of types that are served elsewhere.
+            self.rest_seconds = min(took / EMPTY_CLAIM_SHARE, self._settings.sweep_seconds)
+        self._begin(jobs, began=began, from_floor=True, full=len(jobs) >= most)
+        return len(jobs)
+
+    def _begin(self, jobs: list[ClaimedJob], *, began: float, from_floor: bool, full: bool) -> None:
+        self._lanes.claimed(jobs, from_floor=from_floor, full=full)
+        # The lease began no earlier than the statement: this process's view of it ends first.
+        self._start(jobs, lease_deadline=began + self._settings.lease_seconds)
 
     async def recover(self) -> None:
         """Give back what a claim took whose answer was lost, before its leases cost attempts.
@@ -210,9 +240,31 @@ class Claimer:
         if jobs:
             observe_batch("claim", len(jobs))
 
-    async def _list_lanes_in_turn(self) -> bool:
-        """List the lanes when that is due: at most twice in the longest pause."""
-        return time.monotonic() >= self._next_listing and await self.list_lanes()
+    async def watch_lanes(self) -> None:
+        """List the lanes over and over, until cancelled.
+
+        On a connection of its own: while dead index entries cannot be removed a listing walks them,
+        and no claim shall wait for that.
+        """
+        failures = Pause()
+        while True:
+            self._list_now.clear()
+            began, known_due = time.monotonic(), self._next_due
+            try:
+                found = await self.list_lanes()
+            except DATABASE_ERRORS as error:
+                record_database_error("lanes")
+                _log.warning("listing_failed", error=type(error).__name__)
+                await failures.wait()
+                continue
+            failures.reset()
+            if found or self._next_due < known_due:
+                self._woken.set()
+            took = time.monotonic() - began
+            pause = max(self._settings.poll_max_seconds, took / LISTING_SHARE)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(pause, MAX_LISTING_PAUSE_SECONDS)):
+                    await self._list_now.wait()
 
     async def list_lanes(self) -> bool:
         """Look which lanes there are; whether one is due that was unknown.
@@ -220,12 +272,11 @@ class Claimer:
         Where there are more than `MAX_LANES`, the next call goes on behind those of this one.
         """
         now = time.monotonic()
-        self._next_listing = now + self._settings.poll_max_seconds / 2
         served = self._lanes.served
         if served is not None:
-            heads = await store.lanes_of(self._link, served)
+            heads = await store.lanes_of(self._lanes_link, served)
         else:
-            heads = await store.lanes(self._link, limit=MAX_LANES, after=self._listed_up_to)
+            heads = await store.lanes(self._lanes_link, limit=MAX_LANES, after=self._listed_up_to)
             more = len(heads) == MAX_LANES
             if more and self._listed_up_to is None:
                 _log.warning("many_lanes", more_than=MAX_LANES)

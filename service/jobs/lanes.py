@@ -10,6 +10,7 @@ from typing import Final
 from service.jobs.model import JobId
 from service.jobs.slots import Slots
 from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneHead, LaneRequest
+from service.jobs.sweep import WHOLE, Sweep
 
 FLOOR_WINDOW_SECONDS: Final = 0.1
 """A floor is the lowest place claimed within this time: jobs committed a little late are still
@@ -35,6 +36,7 @@ class Lanes:
         self._served = {entry.partition(":")[0] for entry in queues}
         self._slots = slots
         self._states: dict[Lane, _LaneState] = {}
+        self._sweep = Sweep()
 
     @property
     def served(self) -> list[str] | None:
@@ -73,13 +75,14 @@ class Lanes:
 
         Queues of one priority come in a random order, so that none starves.
         """
+        low, due_before = (0.0, WHOLE) if from_floor else self._sweep.slice
         order = sorted(self._states, key=lambda lane: (lane.priority, random.random()))  # noqa: S311
         requests = []
         for lane in order:
             free = min(most, self._slots.free_for(lane.queue))
             if free > 0:
-                floor = self._floor(lane) if from_floor else NO_FLOOR
-                requests.append(LaneRequest(lane, floor, free))
+                floor = self._floor(lane) if from_floor else Floor(low, 0)
+                requests.append(LaneRequest(lane, floor, free, due_before))
         return requests
 
     def claimed(self, jobs: Iterable[ClaimedJob], *, from_floor: bool, full: bool) -> None:
@@ -99,10 +102,20 @@ class Lanes:
             if state is None:
                 continue
             state.fresh = True
+            self._sweep.saw(place[0])
             if from_floor or full or not state.recent:
                 if full and not from_floor:
                     state.recent.clear()
                 state.recent.append((now, Floor(*place)))
+
+    @property
+    def sweeps_whole(self) -> bool:
+        """Whether the next sweep takes all that is due, above the floors as below them."""
+        return self._sweep.slice == (-WHOLE, WHOLE)
+
+    def swept(self, took_seconds: float, *, full: bool) -> None:
+        """A claim below the floors was made: the next sweeps what comes after it."""
+        self._sweep.stepped(took_seconds, full=full)
 
     def _floor(self, lane: Lane) -> Floor:
         recent = self._states[lane].recent

@@ -29,8 +29,8 @@ BATCH: Final = 1000
 MAX_BATCHES: Final = 200
 """What one round of a duty drops at the most, in batches."""
 
-GAUGES_SHARE: Final = 0.02
-"""Share of the time that reading the gauges may take."""
+WALK_SHARE: Final = 0.05
+"""Share of the time that walking the lanes may take: for unserved types, and for the gauges."""
 
 FOLD_ABOVE_ROWS: Final = 500
 """Fewer rows of job_stats than this are not worth a rewrite."""
@@ -70,7 +70,7 @@ class Maintenance:
         self._link = database.link()
         self._leads_since: float | None = None
         self._next_slow = 0.0
-        self._next_gauges = 0.0
+        self._next_walk = 0.0
         self._folded_rows = 0
         self._heads: list[LaneHead] = []
         """The first lanes, as this round of duties listed them."""
@@ -111,16 +111,16 @@ class Maintenance:
 
     async def do_duties(self) -> None:
         """Do every duty that is due; one that fails does not keep the others from their turn."""
-        now = time.monotonic()
-        duties: list[Callable[[], Awaitable[None]]] = [
-            self._list_lanes,
-            self._fail_unserved_types,
-            self._fold_stats,
-            self._read_gauges,
-        ]
-        if now >= self._next_slow:
-            duties += [self._make_partitions, self._apply_retention]
-            self._next_slow = now + SLOW_DUTY_SECONDS
+        began = time.monotonic()
+        if began >= self._next_walk:
+            await self._each(self._list_lanes, self._fail_unserved_types, self._read_gauges)
+            self._next_walk = began + (time.monotonic() - began) / WALK_SHARE
+        await self._each(self._fold_stats)
+        if began >= self._next_slow:
+            await self._each(self._make_partitions, self._apply_retention)
+            self._next_slow = began + SLOW_DUTY_SECONDS
+
+    async def _each(self, *duties: Callable[[], Awaitable[None]]) -> None:
         for duty in duties:
             try:
                 await duty()
@@ -222,9 +222,6 @@ class Maintenance:
             _log.error("no_handler", job_type=job_type)
 
     async def _read_gauges(self) -> None:
-        began = time.monotonic()
-        if began < self._next_gauges:
-            return
         if not self._heads:
             set_queue_gauges(())
             return
@@ -235,8 +232,6 @@ class Maintenance:
             self._settings.count_cap,
         )
         set_queue_gauges(QueueReading(*row) for row in rows)
-        took = time.monotonic() - began
-        self._next_gauges = began + took / GAUGES_SHARE
 
 
 async def fail_unserved(

@@ -116,12 +116,13 @@ CROSS JOIN LATERAL (
 _DUE: Final = """
 WITH due AS MATERIALIZED (
   SELECT j.ctid AS place, l.queue, l.most, l.turn
-  FROM unnest($1::text[], $2::smallint[], $3::float8[], $4::bigint[], $5::int[])
-    WITH ORDINALITY AS l(queue, priority, floor_at, floor_id, most, turn)
+  FROM unnest($1::text[], $2::smallint[], $3::float8[], $4::bigint[], $5::int[], $11::float8[])
+    WITH ORDINALITY AS l(queue, priority, floor_at, floor_id, most, due_before, turn)
   CROSS JOIN LATERAL (
     SELECT b.ctid FROM jobs_live b
     WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
       AND (b.next_run_at, b.id) >= (to_timestamp(l.floor_at), l.floor_id)
+      AND b.next_run_at < to_timestamp(l.due_before)
       AND b.job_type = ANY ($6::text[])
       AND (b.lease_until IS NULL OR b.lease_until < now())
     ORDER BY b.next_run_at, b.id LIMIT l.most FOR UPDATE SKIP LOCKED) j

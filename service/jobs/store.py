@@ -76,11 +76,13 @@ class LaneHead(NamedTuple):
 
 
 class LaneRequest(NamedTuple):
-    """What one claim asks of one lane: from where, and how many at the most."""
+    """What one claim asks of one lane: from where, how many at the most, and up to where."""
 
     lane: Lane
     floor: Floor
     most: int
+    due_before: float = float("inf")
+    """Epoch seconds; beside that, only what is due."""
 
 
 async def lanes(link: Link, *, limit: int, after: Lane | None = None) -> list[LaneHead]:
@@ -140,6 +142,7 @@ async def claim(
         lease_seconds,
         worker_id,
         max_errors,
+        [request.due_before for request in requests],
     )
     return [ClaimedJob(*row) for row in rows]
 

@@ -54,7 +54,7 @@ class Engine:
         self.worker_id = 0
         self.slots = slots or Slots.parse(settings.worker_concurrency, settings.worker_queues)
         self._links = {
-            duty: database.link() for duty in ("claim", "settle", "heartbeat", "progress")
+            duty: database.link() for duty in ("claim", "lanes", "settle", "heartbeat", "progress")
         }
         self.settler = Settler(settings, link=self._links["settle"])
         self.runner = Runner(
@@ -70,6 +70,7 @@ class Engine:
             settings,
             registry=handlers,
             link=self._links["claim"],
+            lanes_link=self._links["lanes"],
             slots=self.slots,
             runner=self.runner,
             settler=self.settler,
@@ -142,7 +143,10 @@ class Worker:
         self._stop_began: float | None = None
         claimer = self._engine.claimer
         self._claims = Loop("claimer", claimer.run)
-        self._others = [Loop("maintenance", self._maintenance.run)]
+        self._others = [
+            Loop("lanes", claimer.watch_lanes),
+            Loop("maintenance", self._maintenance.run),
+        ]
         if settings.database_listen:
             self._others.append(Loop("listener", lambda: hear(database, claimer.wake)))
 

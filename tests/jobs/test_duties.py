@@ -82,9 +82,9 @@ async def test_a_duty_that_times_out_does_not_end_the_leadership(
         since, pid = hurried._leads_since, (await backend(hurried))
         async with sql.transaction():
             await sql.execute("LOCK TABLE job_stats, job_workers IN ACCESS EXCLUSIVE MODE")
-            rounds = hurried._next_gauges = 0.0  # a slow reading puts the next off by far
+            rounds = hurried._next_walk = 0.0  # a slow walk puts the next off by far
             # Gauges are read after the duties that the lock holds up.
-            await until_true(lambda: hurried._next_gauges > rounds)
+            await until_true(lambda: hurried._next_walk > rounds)
         assert (hurried._leads_since, await backend(hurried)) == (since, pid)
     finally:
         task.cancel()

@@ -1,0 +1,55 @@
+"""How a sweep walks what lies below the floors: down the due times, a slice at a step."""
+
+from typing import Final
+
+WHOLE: Final = float("inf")
+
+DEAR_STEP_SECONDS: Final = 0.01
+"""A step that takes longer is followed by a smaller one."""
+
+CHEAP_STEP_SECONDS: Final = 0.0025
+
+FIRST_SPAN_SECONDS: Final = 60.0
+"""The slice that follows when the whole became too dear for one step."""
+
+MIN_SPAN_SECONDS: Final = 0.1
+MAX_SPAN_SECONDS: Final = 1e9
+"""A slice that would be wider is the whole."""
+
+
+class Sweep:
+    """Which due times the next step takes, from the newest down to the oldest, and so on again.
+
+    As a rule one step takes them all. While a long transaction keeps PostgreSQL from removing the
+    index entries of jobs that have gone, each of those is walked, hundreds of thousands after some
+    minutes: claims would wait for the sweep. Then each step takes a slice of the due times, as wide
+    as can be walked in some milliseconds.
+    """
+
+    def __init__(self) -> None:
+        self._below = WHOLE
+        self._span = WHOLE
+        self._newest = -WHOLE
+
+    @property
+    def slice(self) -> tuple[float, float]:
+        """Due times of the next step, epoch seconds: from (inclusive), and up to (exclusive)."""
+        if self._span == WHOLE or self._newest == -WHOLE:
+            return -WHOLE, self._below
+        return min(self._below, self._newest) - self._span, self._below
+
+    def saw(self, due_at: float) -> None:
+        """A job that was due then was claimed: by the database's clock it is later now."""
+        self._newest = max(self._newest, due_at)
+
+    def stepped(self, took_seconds: float, *, full: bool) -> None:
+        """A step was made; where it came back `full` there is more of the same slice."""
+        low, _ = self.slice
+        if not full:
+            self._below = low if low > -WHOLE else WHOLE
+        if took_seconds > DEAR_STEP_SECONDS:
+            narrower = self._span * max(DEAR_STEP_SECONDS / took_seconds, 0.1)
+            self._span = min(max(narrower, MIN_SPAN_SECONDS), FIRST_SPAN_SECONDS)
+        elif took_seconds < CHEAP_STEP_SECONDS:
+            wider = self._span * 4
+            self._span = wider if wider <= MAX_SPAN_SECONDS else WHOLE

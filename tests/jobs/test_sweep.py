@@ -1,0 +1,75 @@
+"""A sweep takes the whole of a lane in one step, or slices of it where that is dear."""
+
+import pytest
+
+from service.jobs.sweep import (
+    CHEAP_STEP_SECONDS,
+    DEAR_STEP_SECONDS,
+    FIRST_SPAN_SECONDS,
+    MIN_SPAN_SECONDS,
+    WHOLE,
+    Sweep,
+)
+
+NOON = 1_800_000_000.0
+CHEAP, FAIR, DEAR = CHEAP_STEP_SECONDS / 2, DEAR_STEP_SECONDS / 2, DEAR_STEP_SECONDS * 100
+
+
+def dear_sweep() -> Sweep:
+    sweep = Sweep()
+    sweep.saw(NOON)
+    sweep.stepped(DEAR, full=False)
+    return sweep
+
+
+def test_a_cheap_sweep_takes_everything_every_time() -> None:
+    sweep = Sweep()
+    sweep.saw(NOON)
+    for _ in range(3):
+        assert sweep.slice == (-WHOLE, WHOLE)
+        sweep.stepped(CHEAP, full=False)
+
+
+def test_a_dear_sweep_goes_on_in_slices_from_the_newest_down() -> None:
+    sweep = dear_sweep()
+    low, below = sweep.slice
+    assert (low, below) == (NOON - FIRST_SPAN_SECONDS, WHOLE)
+    sweep.stepped(FAIR, full=False)
+    assert sweep.slice == (low - FIRST_SPAN_SECONDS, low)
+
+
+def test_slices_leave_no_gap_and_come_to_the_oldest_and_begin_again() -> None:
+    sweep = dear_sweep()
+    reached = WHOLE
+    for _ in range(100):
+        low, below = sweep.slice
+        assert below == reached
+        sweep.stepped(CHEAP, full=False)
+        reached = low
+        if low == -WHOLE:
+            break
+    assert reached == -WHOLE
+    assert sweep.slice == (-WHOLE, WHOLE)
+
+
+def test_a_slice_with_more_in_it_is_taken_again() -> None:
+    sweep = dear_sweep()
+    _, below = sweep.slice
+    sweep.stepped(FAIR, full=True)
+    assert sweep.slice[1] == below
+
+
+@pytest.mark.parametrize("took", [DEAR, DEAR * 1000])
+def test_slices_shrink_while_they_are_dear_and_never_to_nothing(took: float) -> None:
+    sweep = dear_sweep()
+    for _ in range(50):
+        sweep.stepped(took, full=False)
+    low, below = sweep.slice
+    assert min(below, NOON) - low == pytest.approx(MIN_SPAN_SECONDS, abs=1e-6)
+
+
+def test_what_was_seen_last_counts_by_the_clock_of_the_database() -> None:
+    sweep = dear_sweep()
+    sweep.saw(NOON + 5)
+    sweep.saw(NOON - 5)
+    assert sweep.slice == (NOON + 5 - FIRST_SPAN_SECONDS, WHOLE)
