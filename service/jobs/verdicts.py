@@ -50,6 +50,10 @@ class BadPayload(Exception):
     """The handler's payload model refused the payload."""
 
 
+class LeaseOver(Exception):
+    """The process stood still between claim and handler, and the lease ended meanwhile."""
+
+
 @dataclass(slots=True, eq=False)
 class Attempt:
     """One attempt, as its verdict needs it."""
@@ -134,6 +138,8 @@ class Judge:
         """The handler raised `error`."""
         if stop is Stop.LEASE_LOST:
             return None
+        if isinstance(error, LeaseOver):
+            return Released()
         if stop is Stop.TIMEOUT:
             return self._failed(attempt, error, reason="timeout")
         if stop is not None and not isinstance(error, PermanentError | Snooze):
