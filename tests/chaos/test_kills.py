@@ -5,29 +5,28 @@ from typing import Final
 
 import pytest
 
-from tests.chaos.trial import Trial
+from tests.chaos.trial import WITNESS, Trial
 from tests.processes.fleet import Replica
 
-LEASE_SECONDS: Final = 4
-RATE: Final = 100
 KILLS: Final = [
-    pytest.param(3, id="short", marks=pytest.mark.timeout(90)),
-    pytest.param(100, id="long", marks=[pytest.mark.chaos, pytest.mark.timeout(3600)]),
+    pytest.param(2, 50, 2, id="short", marks=pytest.mark.timeout(90)),
+    pytest.param(100, 100, 6, id="long", marks=[pytest.mark.chaos, pytest.mark.timeout(3600)]),
 ]
 
 
-@pytest.mark.parametrize("kills", KILLS)
+@pytest.mark.parametrize(("kills", "rate", "lease_seconds"), KILLS)
 async def test_kill_9_of_random_workers_loses_nothing_and_repeats_only_what_was_in_flight(
-    trial: Trial, kills: int
+    trial: Trial, kills: int, rate: int, lease_seconds: int
 ) -> None:
     api = await trial.api()
-    workers = await trial.workers(3)
-    async with trial.load(api, rate=RATE, seconds=(0.1, 0.6)):
+    leases = {"LEASE_SECONDS": lease_seconds, "HEARTBEAT_SECONDS": lease_seconds / 4}
+    workers = await trial.workers(3, **leases)
+    async with trial.load(api, rate=rate, seconds=(0.1, 0.6)):
         for _ in range(kills):
             victim = trial.random.randrange(len(workers))
             await held(trial, workers[victim])
             trial.kill(workers[victim])
-            workers[victim] = trial.spawn()
+            workers[victim] = trial.spawn(module=WITNESS, **leases)
             await workers[victim].ready()
     await trial.at_rest()
 
@@ -36,7 +35,7 @@ async def test_kill_9_of_random_workers_loses_nothing_and_repeats_only_what_was_
     trial.figures["slowest_restart_seconds"] = round(max(waits, default=0), 2)
     verdict = await trial.verdict()
     assert waits, "no kill found a job under way"
-    assert max(waits) <= LEASE_SECONDS + 10
+    assert max(waits) <= lease_seconds + 10
     assert 0 < verdict.duplicated <= verdict.in_flight_at_faults
     assert api.process.poll() is None, api.said()
 
