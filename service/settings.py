@@ -110,7 +110,10 @@ class Settings(BaseSettings):
         True, description="Bring the schema up to date at start; else `migrate` must have done it."
     )
     migrate_lock_timeout_seconds: float = Field(
-        5.0, gt=0, le=60, description="How long a migration may wait for a table lock."
+        0.5,
+        gt=0,
+        le=60,
+        description="How long a migration may wait for a table lock before it lets others pass and tries again: so long do requests wait behind it.",
     )
     migrate_timeout_seconds: float = Field(
         600.0,

@@ -31,7 +31,10 @@ logger = logging.getLogger(__name__)
 ADVISORY_LOCK: Final = 0x66696E6D696E64
 """Key of the lock that lets one process migrate at a time: "finmind" in ASCII."""
 LOCK_POLL_SECONDS: Final = 0.1
-ATTEMPTS: Final = 5
+LOCK_CONFLICTS: Final = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+"""What a migration runs into on tables that are worked on. It locks a table before its partitions;
+workers name a partition first: where neither gives way in time, PostgreSQL ends one of them."""
+ATTEMPTS: Final = 40
 """How often a migration is tried whose table lock was not to be had."""
 PAUSE_SECONDS: Final = 0.5
 """Pause between two of those: the lock queue that the migration held up drains meanwhile."""
@@ -197,9 +200,9 @@ async def _run(
         try:
             await connection.run_sync(on_connection)
             await connection.commit()
-        except (asyncpg.LockNotAvailableError, DBAPIError) as error:
+        except (*LOCK_CONFLICTS, DBAPIError) as error:
             await connection.rollback()
-            if not _is_lock_timeout(error):
+            if not _is_lock_conflict(error):
                 raise
             logger.warning("Migration waits for a table lock (try %d of %d)", attempt, ATTEMPTS)
             await asyncio.sleep(PAUSE_SECONDS)
@@ -212,11 +215,11 @@ async def _run(
     )
 
 
-def _is_lock_timeout(error: BaseException) -> bool:
+def _is_lock_conflict(error: BaseException) -> bool:
     code = getattr(error, "sqlstate", None) or getattr(
         getattr(error, "orig", None), "sqlstate", None
     )
-    return code == asyncpg.LockNotAvailableError.sqlstate
+    return code in {conflict.sqlstate for conflict in LOCK_CONFLICTS}
 
 
 def _current(connection: Connection) -> str | None:

@@ -1,0 +1,168 @@
+"""A new release migrates a large table while the old one goes on working on it."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from service.db import migrate
+from service.db.engine import Database
+from service.jobs import Registry
+from service.settings import Settings
+from tests.chaos.reports import report
+from tests.chaos.serving import Serving, serving
+from tests.jobs.waiting import until
+
+RATE: Final = 50
+LONGEST_SECONDS: Final = 1.0
+REVISIONS: Final = Path(__file__).with_name("revisions")
+"""Migrations of the usual kinds, as a later release might bring them."""
+
+LIVE: Final = """
+INSERT INTO jobs_live (job_type, queue, payload, next_run_at)
+SELECT 'later', 'q' || n % 10, jsonb_build_object('n', n), now() + interval '1 day'
+FROM generate_series(1, $1::int) n"""
+DONE: Final = """
+INSERT INTO background_jobs (job_type, queue, payload, status, finished_at, attempts)
+SELECT 'mail', 'q' || n % 10, jsonb_build_object('n', n), 'SUCCESS', now(), 1
+FROM generate_series(1, $1::int) n"""
+
+FORMS: Final = [
+    pytest.param(20_000, 2.0, id="short"),
+    pytest.param(1_000_000, 30.0, id="long", marks=[pytest.mark.chaos, pytest.mark.timeout(900)]),
+]
+
+
+@dataclass
+class Clients:
+    """Ask at a steady rate, whether or not the one before was answered, and time each answer."""
+
+    under_test: Serving
+    seconds: list[float] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    posted: int = 0
+
+    @asynccontextmanager
+    async def going(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(self._ask(group))
+            yield
+            asking.cancel()
+
+    async def _ask(self, group: asyncio.TaskGroup) -> None:
+        began, sent = time.monotonic(), 0
+        while True:
+            sent += 1
+            group.create_task(self._request(sent))
+            await asyncio.sleep(max(0.0, began + sent / RATE - time.monotonic()))
+
+    async def _request(self, number: int) -> None:
+        client = self.under_test.client
+        began = time.monotonic()
+        if number % 5:
+            answer = await self.under_test.post_job("mail", {"n": number})
+        else:
+            answer = await client.get(f"/admin/jobs?job_type=mail&queue=q{number % 10}&limit=10")
+        self.seconds.append(time.monotonic() - began)
+        if answer.status_code == 201:
+            self.posted += 1
+        elif answer.status_code != 200:
+            self.refused.append(answer.text)
+
+
+@pytest.fixture
+def newer_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The scripts of this release and those of a later one; in force for who migrates."""
+    scripts = tmp_path / "alembic"
+    shutil.copytree(migrate._scripts_path(), scripts, ignore=shutil.ignore_patterns("__pycache__"))
+    for script in REVISIONS.glob("*.py"):
+        shutil.copy(script, scripts / "versions")
+    return scripts
+
+
+@pytest.mark.parametrize(("rows", "reader_seconds"), FORMS)
+async def test_no_request_waits_for_a_migration_and_old_workers_go_on_behind_it(
+    rows: int,
+    reader_seconds: float,
+    newer_release: Path,
+    pg_dsn: str,
+    make_settings: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handlers = Registry()
+
+    @handlers.handler("mail")
+    async def mail(payload: Any) -> Any:
+        return payload
+
+    settings = make_settings(database_command_timeout_seconds=120.0)
+    database = Database(pg_dsn, settings)
+    sql = await database.connect()
+    try:
+        await sql.execute("SET synchronous_commit = off")
+        await sql.execute(LIVE, rows // 2)
+        await sql.execute(DONE, rows // 2)
+        await sql.execute("ANALYZE")
+        async with serving(make_settings(), pg_dsn, handlers=handlers) as under_test:
+            clients = Clients(under_test)
+            monkeypatch.setattr(migrate, "_scripts_path", lambda: newer_release)
+            async with clients.going():
+                async with long_reader(database, reader_seconds):
+                    began = time.monotonic()
+                    await migrate.upgrade(database, settings)
+                    took = time.monotonic() - began
+                revision = await migrate.current_revision(database)
+                before = clients.posted
+                await until(lambda: _more_than(clients, before + RATE))
+            await until(lambda: _all_ran(sql, clients.posted))
+            ready = await under_test.client.get("/health/ready")
+    finally:
+        await sql.close()
+        await database.close()
+    longest = max(clients.seconds)
+    report(
+        f"migration-{rows}-rows",
+        migration_seconds=round(took, 2),
+        requests=len(clients.seconds),
+        longest_request_seconds=round(longest, 3),
+        refused=len(clients.refused),
+    )
+    assert revision == "9004"
+    assert clients.refused == []
+    assert longest < LONGEST_SECONDS
+    assert ready.status_code == 200, ready.text
+
+
+@asynccontextmanager
+async def long_reader(database: Database, seconds: float) -> AsyncIterator[None]:
+    """Somebody who reads the table, and leaves the transaction open for so long."""
+    connection = await database.connect()
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.fetchval("SELECT count(*) FROM (SELECT 1 FROM background_jobs LIMIT 1) one")
+
+    async def leave() -> None:
+        await asyncio.sleep(seconds)
+        await transaction.rollback()
+
+    leaving = asyncio.create_task(leave())
+    try:
+        yield
+    finally:
+        await asyncio.wait({leaving})
+        await connection.close()
+
+
+async def _more_than(clients: Clients, count: int) -> bool:
+    return clients.posted > count
+
+
+async def _all_ran(sql: Any, count: int) -> bool:
+    ran = "SELECT count(*) FROM background_jobs WHERE status = 'SUCCESS' AND result IS NOT NULL"
+    return bool(await sql.fetchval(ran) == count)
