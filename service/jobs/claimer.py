@@ -39,6 +39,9 @@ EMPTY_CLAIM_SHARE: Final = 0.1
 UNSURE_SECONDS: Final = 2.0
 """How long after a claim's answer was lost its effect is looked for."""
 
+PUT_OFF_SECONDS: Final = 1.0
+"""How long a job on its last chance waits while another of them runs here."""
+
 _log = get_logger(__name__)
 
 
@@ -213,7 +216,7 @@ class Claimer:
 
     async def _claim(self, requests: list[LaneRequest], *, limit: int) -> list[ClaimedJob]:
         try:
-            return await store.claim(
+            jobs = await store.claim(
                 self._link,
                 requests,
                 self._registry.job_types(),
@@ -222,11 +225,30 @@ class Claimer:
                 worker_id=self._worker_id(),
                 max_errors=self._settings.max_error_entries,
             )
+            return await self._one_suspect(jobs) if any(job.lost_leases for job in jobs) else jobs
         except BaseException:
             # The server may have carried it out, or be about to.
             self._unsure_lanes.update(request.lane for request in requests)
             self._unsure_until = time.monotonic() + UNSURE_SECONDS
             raise
+
+    async def _one_suspect(self, jobs: list[ClaimedJob]) -> list[ClaimedJob]:
+        """Those of `jobs` to begin now: one at most that ends if its worker dies once more.
+
+        What was in flight together when a worker died comes back together. Begun together again
+        and again, the job that kills its worker would take all the others with it.
+        """
+        last_chance = self._settings.max_lost_leases - 1
+        suspects = [job for job in jobs if 0 < last_chance == job.lost_leases]
+        if suspects and not any(
+            run.job.lost_leases == last_chance and not run.ended for run in self._runner.runs
+        ):
+            suspects.pop()
+        if suspects:
+            leases = {job.lease for job in suspects}
+            await store.put_off(self._link, leases, seconds=PUT_OFF_SECONDS)
+            jobs = [job for job in jobs if job.lease not in leases]
+        return jobs
 
     def _start(self, jobs: list[ClaimedJob], *, lease_deadline: float) -> None:
         for job in jobs:
@@ -247,6 +269,7 @@ class Claimer:
         and no claim shall wait for that.
         """
         failures = Pause()
+        last_took = 0.0
         while True:
             self._list_now.clear()
             began, known_due = time.monotonic(), self._next_due
@@ -261,7 +284,9 @@ class Claimer:
             if found or self._next_due < known_due:
                 self._woken.set()
             took = time.monotonic() - began
-            pause = max(self._settings.poll_max_seconds, took / LISTING_SHARE)
+            # One that was slow says nothing: the network may have been, or this process stood still.
+            dear, last_took = min(took, last_took), took
+            pause = max(self._settings.poll_max_seconds, dear / LISTING_SHARE)
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(pause, MAX_LISTING_PAUSE_SECONDS)):
                     await self._list_now.wait()

@@ -182,6 +182,17 @@ RETURNING b.id
 """Give those back, by their tokens: cut off and carried out late, it must not meet what the worker
 has claimed since."""
 
+PUT_OFF: Final = """
+UPDATE jobs_live b SET
+  status = 'PENDING', attempts = b.attempts - 1, lease_until = NULL, worker_id = NULL,
+  started_at = NULL,
+  next_run_at = clock_timestamp() + make_interval(secs => $3 * (0.5 + random()))
+FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
+WHERE b.id = r.id AND b.lease_token = r.token AND b.status = 'RUNNING'
+RETURNING b.id
+"""
+"""Give back what was claimed and not begun, for a while. Its lost leases go on counting."""
+
 # -- settle -----------------------------------------------------------------------------------
 
 FINISH: Final = f"""

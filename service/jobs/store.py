@@ -147,6 +147,11 @@ async def claim(
     return [ClaimedJob(*row) for row in rows]
 
 
+async def put_off(link: Link, leases: Iterable[Lease], *, seconds: float) -> int:
+    """Give back claims that were not begun, to be due again in about so many seconds."""
+    return len(await link.fetch(statements.PUT_OFF, *_columns(leases), seconds))
+
+
 async def finish(
     link: Link, ended: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
 ) -> set[Lease]:
