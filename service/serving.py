@@ -23,6 +23,8 @@ from service.observability.logging import get_logger
 FORCED_EXIT_CODE: Final = 130
 """As shells have it for a process that Ctrl-C ended."""
 FORCE_AGAIN_SECONDS: Final = 0.1
+LAST_WORDS_SECONDS: Final = 1.0
+"""How long tasks may take to end that nothing stopped before."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 _log = get_logger(__name__)
@@ -160,10 +162,27 @@ def _run(main: Callable[[_Signals], Coroutine[Any, Any, None]]) -> int:
         with signals.watched():
             await main(signals)
 
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run())
+        runner.run(run())
     except asyncio.CancelledError:
         if not signals.forced:
             raise
+    finally:
+        # A runner that is closed waits for every task, and for ever for one that cannot be cancelled.
+        if runner.run(_end_others()):
+            runner.close()
     return FORCED_EXIT_CODE if signals.forced else 0
+
+
+async def _end_others() -> bool:
+    """Cancel what still runs; False where a task does not hear of it within a second."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=LAST_WORDS_SECONDS)
+    deaf = sorted(task.get_name() for task in others if not task.done())
+    if deaf:
+        _log.error("tasks_left_behind", tasks=deaf[:10], count=len(deaf))
+    return not deaf
