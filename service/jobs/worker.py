@@ -106,6 +106,15 @@ class Engine:
         for loop in self.loops:
             loop.start()
 
+    async def open(self) -> None:
+        """Connect for what cannot wait until others give a connection back.
+
+        Raises:
+            DATABASE_ERRORS: the database does not answer, or has no connection left.
+        """
+        for duty in ("settle", "heartbeat"):
+            await self._links[duty].connection()
+
     async def stop(self, *, grace_seconds: float, forget: bool = False) -> None:
         """Let running handlers finish, release what is left, record every outcome, close.
 
@@ -176,6 +185,7 @@ class Worker:
         Raises:
             DATABASE_ERRORS: the database does not answer.
         """
+        await self._engine.open()
         await self._engine.start()
         await self._maintenance.prepare()
         self._subscription = Subscription(self._engine.claimer.wake)
