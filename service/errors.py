@@ -8,6 +8,7 @@
     ├── Forbidden            403  a credential without the needed permission
     ├── NotFound             404  no such job, reminder or key
     ├── Conflict             409  the thing is in a state that does not allow this
+    ├── TooManyFailures      429  a credential that does not hold, after too many such
     └── Unavailable          503  the database cannot answer just now; try again
 
 Domain code raises these; `service.api.error_handlers` alone turns them into HTTP answers.
@@ -89,6 +90,18 @@ class Conflict(FinMindError):
     status = 409
     title = "Conflict"
     slug = "conflict"
+
+
+class TooManyFailures(FinMindError):
+    """A credential does not hold, and too many from its source did not before."""
+
+    status = 429
+    title = "Too many failed sign-ins"
+    slug = "too-many-failures"
+
+    def __init__(self, detail: str, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Unavailable(FinMindError):

@@ -16,6 +16,7 @@ import uvloop
 from fastapi import FastAPI
 
 from service.app import Service
+from service.connection import bounded_protocol
 from service.errors import ConfigurationError
 from service.heap import tune_garbage_collection
 from service.observability.logging import get_logger
@@ -61,7 +62,10 @@ def run_app(app: FastAPI, *, listener: socket.socket, on_ready: Callable[[], Non
     service: Service = app.state.service
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=bounded_protocol(
+            head_seconds=service.settings.header_timeout_seconds,
+            head_bytes=service.settings.max_header_bytes,
+        ),
         ws="none",
         lifespan="off",
         access_log=False,

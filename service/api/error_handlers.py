@@ -20,6 +20,7 @@ from service.errors import (
     FinMindError,
     Forbidden,
     InvalidInput,
+    TooManyFailures,
     Unauthenticated,
     Unavailable,
 )
@@ -61,7 +62,7 @@ async def _on_finmind_error(request: Request, error: Exception) -> Response:
     challenge = www_authenticate(error)
     if challenge is not None:
         headers["WWW-Authenticate"] = challenge
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | TooManyFailures):
         headers["Retry-After"] = str(error.retry_after_seconds)
     errors = None
     if isinstance(error, InvalidInput):

@@ -63,7 +63,7 @@ def _complete_operation(operation: dict[str, Any]) -> None:
     responses = operation.setdefault("responses", {})
     wanted = [500]
     if "security" in operation:
-        wanted += [401, 403]
+        wanted += [401, 403, 429]
     if "requestBody" in operation:
         wanted += [400, 408, 413, 415]
     if "application/json" in responses.get("422", {}).get("content", {}):

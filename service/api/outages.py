@@ -14,9 +14,10 @@ READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing: asking again is always safe."""
 
 # SQLSTATE classes and codes that pass by themselves: connection, resources, operator, conflict of
-# transactions, a standby, a role or database that is just being set up. The rest are our mistakes.
+# transactions, a standby, a role or database that is just being set up or closed to connections. The
+# rest are our mistakes.
 _PASSING_CLASSES: Final = frozenset({"08", "53", "57", "58", "40", "28"})
-_PASSING_CODES: Final = frozenset({"55P03", "25006", "3D000"})
+_PASSING_CODES: Final = frozenset({"55P03", "25006", "3D000", "55000"})
 _QUERY_CANCELED: Final = "57014"
 
 _SLOW: Final = "The database did not answer in time."

@@ -56,7 +56,9 @@ class RequirePermission:
         """The same outside FastAPI's dependencies."""
         authenticator: Authenticator = request.app.state.authenticator
         principal = await authenticator.authenticate(
-            request.headers.getlist("authorization"), request.headers.getlist(API_KEY_HEADER)
+            request.headers.getlist("authorization"),
+            request.headers.getlist(API_KEY_HEADER),
+            source=None if request.client is None else request.client.host,
         )
         if not principal.may(self.permission):
             raise Forbidden(

@@ -171,7 +171,7 @@ EVENT_LOOP_LAG: Final = Gauge(
 )
 AUTH_FAILURES: Final = Counter(
     "finmind_auth_failures_total",
-    "Requests refused for their credential, by reason.",
+    "Requests refused for their credential: `missing`, `refused`, and of those `limited`, answered 429 since too many from their address were refused before.",
     ["reason"],
 )
 JWKS_FETCHES: Final = Counter(

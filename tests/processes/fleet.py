@@ -47,7 +47,7 @@ class Replica:
 
         async def listens() -> bool:
             assert self.process.poll() is None, f"it ended: {self.said()}"
-            found = re.search(r"Metrics\s+(http\S+)/metrics", self.said())
+            found = re.search(r"(?:Metrics +|\"url\": \")(http://[\w.:]+)", self.said())
             self.url = found[1] if found else ""
             return bool(found)
 

@@ -31,6 +31,12 @@ async def replica(fleet: Fleet, pg_dsn: str) -> Replica:
     """One `serve` process on this test's database, with jobs in every state."""
     await databases.execute(pg_dsn, JOBS_IN_EVERY_STATE)
     (replica,) = await fleet.start(
-        1, pg_dsn, DEMO_HANDLERS="true", UNKNOWN_TYPE_GRACE_SECONDS=0, LOG_FORMAT="json"
+        1,
+        pg_dsn,
+        DEMO_HANDLERS="true",
+        UNKNOWN_TYPE_GRACE_SECONDS=0,
+        LOG_FORMAT="json",
+        # An attack fails to sign in all the time, and 401 is what it is to see.
+        FAILED_SIGN_INS_PER_MINUTE=0,
     )
     return replica

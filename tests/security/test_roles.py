@@ -70,8 +70,7 @@ def as_role(dsn: str, name: str) -> str:
 
 async def refused(connection: Any, statement: str) -> bool:
     try:
-        async with connection.transaction():
-            await connection.execute(statement)
+        await connection.execute(statement)
     except asyncpg.InsufficientPrivilegeError:
         return True
     return False
@@ -264,7 +263,7 @@ WRITES = [
     "INSERT INTO api_keys SELECT 'mine00000', sha256('mine'), 'mine', '{keys:manage}', 'me'",
     "UPDATE api_keys SET revoked_at = NULL",
     "SELECT id FROM background_jobs FOR UPDATE",
-    "LOCK TABLE jobs_live IN ROW EXCLUSIVE MODE",
+    "DO $$ BEGIN LOCK TABLE jobs_live IN ROW EXCLUSIVE MODE; END $$",
     "SELECT nextval('background_job_ids')",
     "SELECT jobs_make_day('2030-01-01')",
     "SELECT jobs_drop_day('2020-01-01')",
