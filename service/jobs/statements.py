@@ -24,6 +24,11 @@ def _last_error(failure: str) -> str:
     return f"concat_ws(': ', {failure} ->> 'type', {failure} ->> 'message')"
 
 
+_SAME: Final = "b.id = ANY (ARRAY[r.id])"
+"""`b.id = r.id`, in a form that cannot be merged or hashed: one probe of the primary key for each of
+the batch. Planned while few jobs are live, the plain form walks the whole index, and that plan is
+kept when there are many."""
+
 _LEASE_LOST_ENTRY: Final = """jsonb_build_object(
     'event', 'lease_lost', 'attempt', b.attempts, 'type', 'LeaseLost',
     'message', 'the worker stopped or stalled during this attempt', 'traceback', NULL,
@@ -171,12 +176,12 @@ CROSS JOIN LATERAL (
 """
 """What a claim took whose answer never came: this worker's, under tokens that it never saw."""
 
-RELEASE_LOST: Final = """
+RELEASE_LOST: Final = f"""
 UPDATE jobs_live b SET
   status = 'PENDING', attempts = b.attempts - 1, lease_until = NULL, worker_id = NULL,
   started_at = NULL
 FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
-WHERE b.id = r.id AND b.lease_token = r.token AND b.status = 'RUNNING'
+WHERE {_SAME} AND b.lease_token = r.token AND b.status = 'RUNNING'
 RETURNING b.id
 """
 """Give those back, by their tokens: cut off and carried out late, it must not meet what the worker
@@ -201,7 +206,7 @@ WITH r AS (
     AS r(id, token, status, result, failure)),
 gone AS (
   DELETE FROM jobs_live b USING r
-  WHERE b.id = r.id AND b.lease_token = r.token AND b.status = 'RUNNING'
+  WHERE {_SAME} AND b.lease_token = r.token AND b.status = 'RUNNING'
   RETURNING b.*, COALESCE(r.status, 'SUCCESS') AS new_status, r.result::jsonb AS new_result,
     r.failure::jsonb AS failure),
 kept AS (
@@ -234,7 +239,7 @@ UPDATE jobs_live b SET
   last_error = CASE WHEN r.failure IS NULL THEN b.last_error
     ELSE {_last_error("r.failure::jsonb")} END,
   errors = CASE WHEN r.failure IS NULL THEN b.errors ELSE {_history("b.errors", "r.failure::jsonb", keep="$6")} END
-FROM r WHERE b.id = r.id AND b.lease_token = r.token AND b.status = 'RUNNING'
+FROM r WHERE {_SAME} AND b.lease_token = r.token AND b.status = 'RUNNING'
 RETURNING b.id, r.token)
 SELECT id, token FROM r EXCEPT ALL SELECT id, token FROM back
 """
@@ -249,10 +254,10 @@ WHERE b.status <> 'RUNNING'
 """
 """After an answer was lost: which of these were settled under these very tokens."""
 
-EXTEND: Final = """
+EXTEND: Final = f"""
 UPDATE jobs_live b SET lease_until = now() + make_interval(secs => $3)
 FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
-WHERE b.id = r.id AND b.lease_token = r.token AND b.status = 'RUNNING'
+WHERE {_SAME} AND b.lease_token = r.token AND b.status = 'RUNNING'
 RETURNING b.id, b.lease_token
 """
 

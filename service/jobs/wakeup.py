@@ -77,10 +77,17 @@ class Sender:
             try:
                 # From a connection of its own and after the commit: NOTIFY inside the writing
                 # transaction would make all commits wait for one lock.
+                pool, sent = engine.pool, False
                 async with AsyncEngine(engine).connect() as connection:
                     # The driver's own call: it has no transaction to begin and to end.
                     driver: Any = (await connection.get_raw_connection()).driver_connection
-                    await driver.execute("SELECT pg_notify($1, $2)", CHANNEL, encode(lanes))
+                    try:
+                        await driver.execute("SELECT pg_notify($1, $2)", CHANNEL, encode(lanes))
+                        sent = True
+                    finally:
+                        if not sent or engine.pool is not pool:
+                            # Cut off, or its pool was closed meanwhile: nobody would close it.
+                            driver.terminate()
             except Exception as error:
                 record_database_error("notify")
                 _log.warning("notify_failed", error=type(error).__name__)
