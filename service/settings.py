@@ -250,6 +250,15 @@ class Settings(BaseSettings):
     body_timeout_seconds: float = Field(
         30.0, gt=0, le=600, description="How long a client may take to send a request body."
     )
+    header_timeout_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=600,
+        description="How long a client may take to send the line and headers of a request, and how long a new connection may stay without one.",
+    )
+    max_header_bytes: int = Field(
+        65_536, ge=8192, le=1_048_576, description="Largest line and headers of a request."
+    )
     slow_request_seconds: float = Field(
         1.0, gt=0, le=600, description="Requests slower than this are logged as warnings."
     )
@@ -291,6 +300,13 @@ class Settings(BaseSettings):
         ge=0,
         le=3600,
         description="Least time between two fetches of the JWKS, whatever the tokens say.",
+    )
+
+    failed_sign_ins_per_minute: int = Field(
+        60,
+        ge=0,
+        le=100_000,
+        description="Refused credentials from one address (IPv6: one /64) that are answered 401; those beyond are answered 429. A credential that holds is never refused for them. 0 turns it off.",
     )
 
     # -- reminders ----------------------------------------------------------------------------
