@@ -117,7 +117,9 @@ async def test_poison_ends_and_every_good_job_among_it_succeeds(trial: Trial, ti
     good, bad = await enqueue_mixed(trial, times)
     async with ward.open():
         await trial.at_rest(60.0 * times)
-    exits = [await worker.terminate() for worker in ward.workers]
+    alive = [worker for worker in ward.workers if worker.process.poll() is None]
+    ward.deaths += [worker.process.returncode for worker in ward.workers if worker not in alive]
+    exits = [await worker.terminate() for worker in alive]
     assert await api.terminate() == 0
 
     rows = await trial.rows()
