@@ -24,6 +24,7 @@ GIVEN_BACK: Final = frozenset({"retried", "snoozed", "released"})
 """Settles after which another run is as it should be."""
 ENDINGS: Final = {"succeeded": "SUCCESS", "failed": "FAILED", "dead_letter": "DEAD_LETTER"}
 """Settles after which there is none, and the status that they leave."""
+SETTLES: Final = GIVEN_BACK | ENDINGS.keys()
 FOREVER: Final = float("inf")
 
 
@@ -252,7 +253,7 @@ def _in_flight(story: list[Note], fault: Fault) -> int:
             break
         if note.event == Event.START and fault.pid in {0, note.pid}:
             open_runs.add(note.lease_token)
-        elif note.event == Event.ACCEPTED and note.at < fault.begun:
+        elif note.event == Event.ACCEPTED and note.detail in SETTLES and note.at < fault.begun:
             open_runs.discard(note.lease_token)
     return len(open_runs)
 

@@ -187,6 +187,18 @@ def test_a_duplicate_that_a_fault_explains_is_counted_and_no_flaw(story: Story) 
     assert (verdict.flaws, verdict.duplicated, verdict.in_flight_at_faults) == ([], 1, 1)
 
 
+def test_what_was_settled_when_a_fault_came_was_not_in_flight_and_a_heartbeat_settles_nothing(
+    story: Story,
+) -> None:
+    story.enqueued(2)
+    for job in (1, 2):
+        story.ran(job, 5)
+    story.settled(1, 5)
+    story.settled(2, 5, "heartbeat")
+    story.fault()
+    assert check(story.notes, [done(1, 5), done(2, 5)]).in_flight_at_faults == 1
+
+
 def test_a_fault_into_all_processes_explains_too(story: Story) -> None:
     story.ran(1, 5, end="")
     story.fault("outage", pid=0)

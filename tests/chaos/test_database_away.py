@@ -42,8 +42,8 @@ WHERE datname = current_database() AND application_name = 'finmind-jobs' ORDER B
 async def test_a_database_that_stops_at_once_is_used_again_when_it_is_back(
     trial: Trial, cluster: Cluster, outages: int, longest_seconds: float, rate: int
 ) -> None:
-    api = await trial.api()
-    workers = await trial.workers(WORKERS, LEASE_SECONDS=12, HEARTBEAT_SECONDS=3)
+    leases = {"LEASE_SECONDS": 12, "HEARTBEAT_SECONDS": 3}
+    api, workers = await asyncio.gather(trial.api(), trial.workers(WORKERS, **leases))
     backs: list[float] = []
     async with trial.load(api, rate=rate, seconds=(0.02, 0.2)):
         await rate_back(trial, rate, since=time.monotonic())
@@ -65,9 +65,8 @@ async def test_a_database_that_stops_at_once_is_used_again_when_it_is_back(
 async def test_connections_that_are_cut_one_after_another_cost_nothing(
     trial: Trial, seconds: float, rate: int
 ) -> None:
-    api = await trial.api()
     async with watched(trial) as listeners:
-        workers = await trial.workers(WORKERS)
+        api, workers = await asyncio.gather(trial.api(), trial.workers(WORKERS))
         await until(listeners.complete, 20, what="three that listen")
         async with trial.load(api, rate=rate, seconds=(0.02, 0.2)):
             with trial.fault("terminated"):

@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from tests.chaos.trial import WITNESS, Trial
+from tests.chaos.trial import Trial
 from tests.processes.fleet import Replica
 
 KILLS: Final = [
@@ -18,16 +18,16 @@ KILLS: Final = [
 async def test_kill_9_of_random_workers_loses_nothing_and_repeats_only_what_was_in_flight(
     trial: Trial, kills: int, rate: int, lease_seconds: int
 ) -> None:
-    api = await trial.api()
     leases = {"LEASE_SECONDS": lease_seconds, "HEARTBEAT_SECONDS": lease_seconds / 4}
-    workers = await trial.workers(3, **leases)
+    api, workers = await asyncio.gather(trial.api(), trial.workers(3, **leases))
     async with trial.load(api, rate=rate, seconds=(0.1, 0.6)):
         for _ in range(kills):
-            victim = trial.random.randrange(len(workers))
-            await held(trial, workers[victim])
-            trial.kill(workers[victim])
-            workers[victim] = trial.spawn(module=WITNESS, **leases)
-            await workers[victim].ready()
+            victim = trial.random.choice(workers)
+            await held(trial, victim)
+            trial.kill(victim)
+            workers.remove(victim)
+            if kills > len(workers):
+                workers += await trial.workers(1, **leases)
     await trial.at_rest()
 
     waits = trial.orphans_restarted(await trial.rows())
