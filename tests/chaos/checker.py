@@ -132,8 +132,7 @@ def check(
         elif row.status not in allowed:
             verdict.unexpected.append(Finding(job_id, f"ended as {row.status}"))
     for job_id, story in stories.items():
-        nearby = [f for f in faults if f.begun <= story[-1].at and story[0].at <= f.over]
-        _check_runs(job_id, story, nearby, verdict)
+        _check_runs(job_id, story, [f for f in faults if story[0].at <= f.over], verdict)
         _check_fence(job_id, story, table.get(job_id), verdict)
     for row in table.values():
         _check_result(row, stories.get(row.job_id, []), verdict, results=results)
