@@ -32,6 +32,8 @@ MAX_BATCHES: Final = 200
 WALK_SHARE: Final = 0.05
 """Share of the time that walking the lanes may take: for unserved types, and for the gauges."""
 
+MAX_WALK_PAUSE_SECONDS: Final = 60.0
+
 FOLD_ABOVE_ROWS: Final = 500
 """Fewer rows of job_stats than this are not worth a rewrite."""
 
@@ -71,6 +73,7 @@ class Maintenance:
         self._leads_since: float | None = None
         self._next_slow = 0.0
         self._next_walk = 0.0
+        self._walk_took = 0.0
         self._folded_rows = 0
         self._heads: list[LaneHead] = []
         """The first lanes, as this round of duties listed them."""
@@ -114,7 +117,10 @@ class Maintenance:
         began = time.monotonic()
         if began >= self._next_walk:
             await self._each(self._list_lanes, self._fail_unserved_types, self._read_gauges)
-            self._next_walk = began + (time.monotonic() - began) / WALK_SHARE
+            took = time.monotonic() - began
+            # One that was slow says nothing: the network may have been, or this process stood still.
+            dear, self._walk_took = min(took, self._walk_took), took
+            self._next_walk = began + min(dear / WALK_SHARE, MAX_WALK_PAUSE_SECONDS)
         await self._each(self._fold_stats)
         if began >= self._next_slow:
             await self._each(self._make_partitions, self._apply_retention)

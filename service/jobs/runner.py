@@ -19,7 +19,7 @@ from service.jobs.outcomes import Outcome
 from service.jobs.registry import Registry
 from service.jobs.slots import Slots
 from service.jobs.store import ClaimedJob
-from service.jobs.verdicts import Attempt, BadPayload, Judge, LeaseOver, Stop
+from service.jobs.verdicts import Attempt, BadPayload, Judge, Stop, TooLate
 from service.observability.logging import JOB_FIELDS, get_logger
 from service.observability.metrics import (
     HANDLERS_STUCK,
@@ -197,11 +197,12 @@ class Runner:
         """Set the time-out of a handler that begins now.
 
         Raises:
-            LeaseOver: it must not begin: another worker may run the job by now.
+            TooLate: it must not begin. Where the process stood still since the claim, another
+                worker may run the job by now.
         """
         now = time.monotonic()
-        if now >= run.lease_deadline:
-            raise LeaseOver
+        if run.stop is not None or now >= run.lease_deadline:
+            raise TooLate
         run.timeout_at = now + self._judge.timeout_seconds(run)
         self._deadlines.watch(run)
 

@@ -50,8 +50,8 @@ class BadPayload(Exception):
     """The handler's payload model refused the payload."""
 
 
-class LeaseOver(Exception):
-    """The process stood still between claim and handler, and the lease ended meanwhile."""
+class TooLate(Exception):
+    """The run was told to stop, or its lease ended, before its handler could begin."""
 
 
 @dataclass(slots=True, eq=False)
@@ -138,7 +138,7 @@ class Judge:
         """The handler raised `error`."""
         if stop is Stop.LEASE_LOST:
             return None
-        if isinstance(error, LeaseOver):
+        if isinstance(error, TooLate):
             return Released()
         if stop is Stop.TIMEOUT:
             return self._failed(attempt, error, reason="timeout")

@@ -1,11 +1,18 @@
+import time
+from typing import Any
+
 import asyncpg
+import pytest
 
 from service.db.engine import Database
 from service.jobs import JobStatus, Registry, process_due_jobs
 from service.jobs.model import LeaseToken
+from service.jobs.verdicts import Stop
+from service.jobs.worker import Engine
 from service.settings import Settings
-
-from .conftest import Put
+from tests.jobs.claims import claim
+from tests.jobs.conftest import Put, Quick
+from tests.jobs.waiting import until_job
 
 
 async def test_a_claim_that_ends_a_job_without_running_it_is_no_attempt(
@@ -27,3 +34,35 @@ async def test_a_claim_that_ends_a_job_without_running_it_is_no_attempt(
     row = await sql.fetchrow("SELECT status, attempts FROM background_jobs WHERE id = $1", job_id)
     assert row is not None
     assert tuple(row) == (JobStatus.DEAD_LETTER, 1)
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "plain function"])
+@pytest.mark.parametrize("why", ["its lease has ended", "it was told to stop"])
+async def test_a_handler_does_not_begin_too_late(
+    database: Database, handlers: Registry, put: Put, sql: Any, quick: Quick, kind: str, why: str
+) -> None:
+    """The process stood still between the claim and the handler: another may run the job by now."""
+    ran = []
+    if kind == "coroutine":
+
+        @handlers.handler("mail")
+        async def handle(payload: Any) -> None:
+            ran.append(payload)
+    else:
+        handlers.handler("mail")(ran.append)
+    job_id = await put("mail")
+    engine = Engine(database, quick(), handlers=handlers)
+    await engine.start()
+    (job,) = await claim(database, ["mail"])
+    engine.slots.take(job.queue)
+    now = time.monotonic()
+    if why == "its lease has ended":
+        engine.runner.start(job, lease_deadline=now)
+    else:
+        engine.runner.start(job, lease_deadline=now + 30)
+        (run,) = engine.runner.runs
+        engine.runner.cancel(run, Stop.LEASE_UNSURE)
+    row = await until_job(sql, job_id, where="status = 'PENDING'")
+    assert (row["attempts"], row["lost_leases"], row["errors"]) == (0, 0, None)
+    assert (ran, engine.slots.used) == ([], 0)
+    await engine.stop(grace_seconds=0)
