@@ -243,6 +243,9 @@ async def test_the_functions_heed_no_search_path_of_the_caller(roles: Roles, pat
     )
     connection = await databases.connect(roles.runtime)
     await connection.execute("CREATE TABLE mine.jobs_done (n int) PARTITION BY RANGE (n)")
+    # As an attacker would: who owns a schema may open it to the functions' owner.
+    await connection.execute("GRANT ALL ON SCHEMA mine TO PUBLIC")
+    await connection.execute("GRANT ALL ON ALL TABLES IN SCHEMA mine TO PUBLIC")
     await connection.execute(f"SET search_path = {path}")
     await connection.execute("SELECT jobs_make_day('2030-01-01')")
     parent = await connection.fetchval(
