@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -70,7 +71,7 @@ async def test_a_wrong_clock_starts_nothing_early_and_rescues_nobody(
     try:
         async with jumping(clock, form.clock):
             await sql.execute(REMIND, form.jobs // 5)
-            delays = await enqueue_delayed(trial, form)
+            delays, began = await enqueue_delayed(trial, form)
             await tells_a_wrong_time(wrong)
             await all_ended(sql, form.jobs // 5 * 3 // 4 + len(delays))
         reminded = await sql.fetch(
@@ -87,10 +88,9 @@ async def test_a_wrong_clock_starts_nothing_early_and_rescues_nobody(
         days_off = await sql.fetchval("SELECT count(*) FROM jobs_done_default")
     finally:
         await sql.close()
-    offered = {int(note.detail): note.at for note in trial.ledger.of(Event.OFFERED)}
     numbers = {n.job_id: int(n.detail) for n in trial.ledger.of(Event.ACKNOWLEDGED)}
     starts = [note for note in trial.ledger.of(Event.START) if note.job_id in numbers]
-    waited = {numbers[note.job_id]: note.at - offered[numbers[note.job_id]] for note in starts}
+    waited = {numbers[note.job_id]: note.at - began for note in starts}
     too_early = [number for number, delay in delays.items() if waited[number] < delay]
     trial.figures |= {
         "deceived_by": "libfaketime" if LIBRARIES else "a driver in Python",
@@ -141,8 +141,8 @@ async def jumping(clock: Path, times: tuple[str, ...]) -> AsyncIterator[None]:
     assert task.cancelled(), task.exception()
 
 
-async def enqueue_delayed(trial: Trial, form: Form) -> dict[int, float]:
-    """Jobs due now and later, some of them long; the delay of each number."""
+async def enqueue_delayed(trial: Trial, form: Form) -> tuple[dict[int, float], float]:
+    """Jobs due now and later, some of them long: the delay of each number, and from when it counts."""
     delays: dict[int, float] = {}
     jobs = []
     for number in range(1, form.jobs + 1):
@@ -153,16 +153,19 @@ async def enqueue_delayed(trial: Trial, form: Form) -> dict[int, float]:
         delays[number] = 0.0 if number <= LONG_JOBS else delay
         payload = {"number": number, "seconds": seconds}
         jobs.append(NewJob("chaos.steady", payload, delay_seconds=delays[number]))
-        trial.pen.note(Event.OFFERED, detail=number)
+    trial.pen.write(trial.pen.made(Event.OFFERED, 0, 0, 0, detail=number) for number in delays)
     sql = await trial.connect()
     try:
+        began = time.monotonic()
         async with sql.transaction():
             enqueued = await enqueue_batch(sql, jobs)
     finally:
         await sql.close()
-    for number, job in enumerate(enqueued, 1):
-        trial.pen.note(Event.ACKNOWLEDGED, job.id, detail=number)
-    return delays
+    trial.pen.write(
+        trial.pen.made(Event.ACKNOWLEDGED, job.id, 0, 0, detail=number)
+        for number, job in enumerate(enqueued, 1)
+    )
+    return delays, began
 
 
 async def all_ended(sql: Any, count: int) -> None:

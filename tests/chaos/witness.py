@@ -85,6 +85,9 @@ class Witness:
             lost = await write(link, settled, max_errors=max_errors)
             self._note(Event.ACCEPTED, (lease for lease in leases if lease not in lost))
             self._note(Event.REFUSED, lost)
+            for lease in leases:
+                if lease not in lost:  # of the others the answer may be asked for once more
+                    self._words.pop(lease, None)
             return lost
 
         setattr(store, name, watched)
