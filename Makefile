@@ -9,7 +9,7 @@ UV_COMPILE := $(VENV)/lock/bin/uv pip compile $(UV_FLAGS) --quiet --universal --
 SOURCES := service tests alembic docs benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test processes chaos security audit sbom check format lint types floors dockerfile lock docs bench bench-peers wheel clean python
+.PHONY: help run demo test processes simulation chaos security audit sbom check format lint types floors dockerfile lock docs bench bench-peers wheel clean python
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,10 @@ test: $(VENV)/.dev ## Run the tests
 
 processes: $(VENV)/.dev ## Run the long tests: three replicas, 20,000 jobs, one of them killed
 	$(BIN)/python -m pytest -m slow
+
+simulation: $(VENV)/.dev ## Run 20,000 seeds of the simulation, some minutes (SIMULATION_SEED=7 for one of them)
+	SIMULATION_SEEDS=$${SIMULATION_SEEDS:-20000} SIMULATION_TIMEOUT_SECONDS=3600 \
+		$(BIN)/python -m pytest tests/simulation/test_simulation.py
 
 chaos: $(VENV)/.dev ## Inject faults at length: some three hours (ARGS="-k poison" for some of them)
 	$(BIN)/python -m pytest -m chaos tests/chaos $(ARGS)

@@ -1,0 +1,132 @@
+"""What the checker writes down: what happened, who claimed what, and what befell each process."""
+
+from collections import Counter, defaultdict, deque
+from dataclasses import dataclass, field
+from typing import Any, Final
+from zlib import crc32
+
+from service.jobs import statements
+from tests.simulation.clock import Process, VirtualLoop
+from tests.simulation.verdicts import Run
+
+NAMES: Final = {value: name for name, value in vars(statements).items() if name.isupper() and value}
+"""The statements' names."""
+
+HEARTBEAT: Final = frozenset({statements.EXTEND, statements.WORKER_SEEN})
+SETTLE: Final = frozenset({statements.FINISH, statements.REQUEUE, statements.SETTLED_BEFORE})
+CLAIMS: Final = frozenset({statements.CLAIM, statements.CLAIM_WITHIN_LIMITS})
+CLAIMING: Final = CLAIMS | {statements.LOST_CLAIMS, statements.LANES, statements.LANES_OF}
+
+KEPT_EVENTS: Final = 250
+
+
+class Violation(BaseException):
+    """Something that must never happen did."""
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """One claim of one job, as the server granted it."""
+
+    job_id: int
+    token: int
+    process: Process | None
+    lost_leases: int
+    extended_at: float
+    until: float
+    """When its lease ends, by the server's clock."""
+    unanswered_at: float | None = None
+    """When its process saw the claim's statement fail, although it was carried out."""
+    open: bool = True
+
+
+@dataclass(slots=True)
+class Watch:
+    """What is known of one process."""
+
+    process: Process
+    types: list[str]
+    troubles: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """When statements of each duty failed, or took long."""
+    stalls: list[tuple[float, float]] = field(default_factory=list)
+    ended_at: float | None = None
+    """When it crashed or began to stop."""
+    seen_at: float | None = None
+    """When the server last heard that it lives; None before, and once it has stopped."""
+    gave_up: bool = False
+    """Whether it stopped with outcomes that it could not record."""
+
+    def stalled_since(self, since: float) -> bool:
+        return self.process.frozen or any(until >= since for _, until in self.stalls)
+
+    def troubled(self, duty: str, since: float) -> bool:
+        return any(at >= since for at in self.troubles[duty])
+
+
+class Books:
+    """Everything that is written down while a simulation goes on."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+        self.trace: deque[tuple[Any, ...]] = deque(maxlen=KEPT_EVENTS)
+        self.digest = 0
+        """Of everything that happened: the same seed gives the same."""
+        self.events: Counter[str] = Counter()
+        """How often what happened: that a simulation sees enough is tested by them."""
+        self.claims: dict[tuple[int, int], Claim] = {}
+        self.holder: dict[int, Claim] = {}
+        """The newest claim of each job."""
+        self.runs: dict[tuple[int, int], Run] = {}
+        self.runs_of: defaultdict[int, list[Run]] = defaultdict(list)
+        self.attempts: Counter[int] = Counter()
+        """How many attempts of each job count, by our reckoning."""
+        self.retries: dict[int, int] = {}
+        """How many each job has."""
+        self.timeouts: dict[int, float | None] = {}
+        """Those that jobs have of their own."""
+        self.watches: dict[Process, Watch] = {}
+
+    @property
+    def now(self) -> float:
+        return self._loop.time()
+
+    def note(self, *event: Any) -> None:
+        """One line of the trace."""
+        line = (round(self.now - 1000, 4), *event)
+        self.trace.append(line)
+        self.digest = crc32(repr(line).encode(), self.digest)
+
+    def violate(self, words: str) -> None:
+        """End the simulation: a rule is broken."""
+        if self._loop.broken is None:
+            self._loop.broken = Violation(words)
+
+    # -- statements, as their processes see them --------------------------------------------------
+
+    def asked(self, statement: str, process: Process, *, trouble: bool) -> None:
+        """A process sends a statement, which will go well or not."""
+        if trouble:
+            self.trouble(process, _duty_of(statement))
+
+    def trouble(self, process: Process, duty: str) -> None:
+        """Something of this duty failed or took long."""
+        known = duty if duty in {"heartbeat", "settler"} else "claimer"
+        self.watches[process].troubles[known].append(self.now)
+
+    def failed(self, statement: str, process: Process) -> None:
+        """A process saw a statement fail."""
+        self.note(process.name, "failed", NAMES.get(statement, statement[:20]))
+        self.events["failed"] += 1
+        self.trouble(process, _duty_of(statement))
+        if statement in CLAIMS:
+            for claim in self.claims.values():
+                mine = claim.process is process and claim.unanswered_at is None
+                if mine and claim.open and (claim.job_id, claim.token) not in self.runs:
+                    claim.unanswered_at = self.now
+
+
+def _duty_of(statement: str) -> str:
+    """Whose connection a statement goes over."""
+    if statement in HEARTBEAT:
+        return "heartbeat"
+    return "settler" if statement in SETTLE else "claimer"

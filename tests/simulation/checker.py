@@ -1,0 +1,274 @@
+"""What must hold in every simulation: watched at the server's end and in the handlers.
+
+It believes neither the engine nor the model, only its own books: who claimed what, which run ended
+how, which attempts count.
+"""
+
+from typing import Any, Final
+
+from service.jobs.context import JobContext
+from service.jobs.model import TRANSITIONS, JobStatus
+from service.settings import Settings
+from tests.simulation.books import CLAIMING, CLAIMS, NAMES, Books, Claim
+from tests.simulation.clock import EPOCH, Process, VirtualLoop
+from tests.simulation.rows import MICROSECONDS, Change, Row
+from tests.simulation.verdicts import FAILED, Run, fits
+
+RECOVERY_SECONDS: Final = 5.0
+"""A claim whose answer was lost is given back within this time, if nothing more goes wrong."""
+
+SETTLE_IN_SECONDS: Final = 1.0
+"""What a process may need to see what it missed while it stood still, or what is overdue."""
+
+ALIVE_SECONDS: Final = 30.0
+"""A worker counts as alive for so long after it was last seen."""
+
+
+class Checker(Books):
+    """The rules. Those for a statement stand in the method of its name."""
+
+    def __init__(self, loop: VirtualLoop, settings: Settings) -> None:
+        super().__init__(loop)
+        self._settings = settings
+
+    def carried_out(
+        self, statement: str, args: tuple[Any, ...], changes: list[Change],
+        *, by: Process | None, now: float, late: bool = False,
+    ) -> None:  # fmt: skip
+        """The server carried a statement out.
+
+        Args:
+            statement: which.
+            args: its arguments.
+            changes: what it did to jobs.
+            by: the process that sent it; None for a person.
+            now: its `now()`.
+            late: whether that process had gone away, and never sees the answer.
+        """
+        name = NAMES[statement]
+        touched = [row for change in changes if (row := change.after or change.before)]
+        if changes or statement in CLAIMING:
+            who = by.name if by else "a person"
+            self.note(who, name, [(row.id, row.lease_token) for row in touched])
+        self.events[name] += 1
+        for change in changes:
+            self._step(name, change)
+        rule = getattr(self, f"_{name.lower()}", None)
+        if rule is not None:
+            rule(args, changes, by, now)
+        for row in touched:
+            if late and statement in CLAIMS:
+                self.holder[row.id].unanswered_at = self.now
+            expected = self.attempts[row.id]
+            if row.attempts != expected:
+                self.violate(f"{name} left job {row.id} at {row.attempts} attempts: {expected}")
+
+    def _step(self, name: str, change: Change) -> None:
+        before, after = change.before, change.after
+        if before is None or after is None:
+            return
+        if after.status is not before.status and after.status not in TRANSITIONS[before.status]:
+            self.violate(f"{name} took job {before.id} from {before.status} to {after.status}")
+        entries = len(after.errors or ())
+        if entries > self._settings.max_error_entries:
+            self.violate(f"the history of job {after.id} has {entries} entries")
+
+    # -- clients and operators --------------------------------------------------------------------
+
+    def _enqueue(self, _args: Any, changes: list[Change], _by: Any, _now: float) -> None:
+        for row in _rows(changes):
+            self.timeouts[row.id] = row.timeout_seconds
+            default = self._settings.default_max_retries
+            self.retries[row.id] = default if row.max_retries is None else row.max_retries
+
+    def _retry_dead(self, _args: Any, changes: list[Change], _by: Any, _now: float) -> None:
+        for row in _rows(changes):
+            self.attempts[row.id] = 0
+            for run in self.runs_of[row.id]:
+                run.of_earlier_epoch = True
+
+    # -- claims -----------------------------------------------------------------------------------
+
+    def _claim(self, _args: Any, changes: list[Change], by: Process | None, now: float) -> None:
+        for change in changes:
+            before, row = change.before, change.after
+            assert before is not None
+            assert row is not None
+            assert row.lease_token is not None
+            assert row.lease_until is not None
+            if before.next_run_at > now * MICROSECONDS + 1:
+                self.violate(f"job {row.id} was claimed before it was due")
+            if before.status is JobStatus.RUNNING:
+                self._taken_over(before, now)
+            self.attempts[row.id] += 1
+            until = row.lease_until / MICROSECONDS
+            claim = Claim(row.id, row.lease_token, by, row.lost_leases, self.now, until)
+            self.claims[row.id, row.lease_token] = self.holder[row.id] = claim
+
+    _claim_within_limits = _claim
+
+    def _taken_over(self, before: Row, now: float) -> None:
+        """A claim of a job that runs: its lease must have ended, and for a reason."""
+        self.events["taken over"] += 1
+        old = self.holder[before.id]
+        old.open = False
+        assert old.process is not None
+        if old.until >= now:
+            self.violate(f"job {before.id} was taken under a lease that holds")
+        watch = self.watches[old.process]
+        explained = (
+            old.process.dead
+            or watch.gave_up
+            or watch.stalled_since(old.extended_at)
+            or watch.troubled("heartbeat", old.extended_at)
+        )
+        if old.unanswered_at is not None and not explained:
+            explained = (
+                watch.troubled("claimer", old.unanswered_at + 0.001)
+                or self.now - old.unanswered_at < RECOVERY_SECONDS
+            )
+        if not explained:
+            self.violate(
+                f"the lease {old.token} of job {before.id} ran out although nothing kept "
+                f"{watch.process.name} from extending it since {old.extended_at - 1000:.3f}"
+            )
+
+    def _extend(self, _args: Any, changes: list[Change], _by: Any, _now: float) -> None:
+        for row in _rows(changes):
+            claim = self.holder[row.id]
+            if not claim.open or claim.token != row.lease_token:
+                self.violate(f"a lease of job {row.id} was extended that was void")
+            claim.extended_at = self.now
+            claim.until = (row.lease_until or 0) / MICROSECONDS
+
+    def _release_lost(self, _args: Any, changes: list[Change], _by: Any, _now: float) -> None:
+        for row in _rows(changes):
+            claim = self.holder[row.id]
+            self.events["given back"] += 1
+            if not claim.open or (claim.job_id, claim.token) in self.runs:
+                self.violate(f"job {row.id} was given back while {claim.token} ran it")
+            claim.open = False
+            self.attempts[row.id] -= 1
+
+    _put_off = _release_lost
+
+    # -- settlements ------------------------------------------------------------------------------
+
+    def _finish(self, args: Any, changes: list[Change], _by: Any, _now: float) -> None:
+        for row, token in self._settled(args, changes, "finish"):
+            unrun = _lost_at_last(row)
+            self.attempts[row.id] -= unrun
+            self._must_fit(row, token, "finish", refund=unrun)
+
+    def _requeue(self, args: Any, changes: list[Change], _by: Any, _now: float) -> None:
+        refunds = dict(zip(zip(args[0], args[1], strict=True), args[3], strict=True))
+        for row, token in self._settled(args, changes, "requeue"):
+            refund = refunds[row.id, token]
+            self.attempts[row.id] -= refund
+            self._must_fit(row, token, "requeue", refund=bool(refund))
+
+    def _settled(self, args: Any, changes: list[Change], verb: str) -> list[tuple[Row, int]]:
+        """What was settled, each with the token that held; nothing else may have been."""
+        accepted = {row.id: row for row in _rows(changes)}
+        settled: list[tuple[Row, int]] = []
+        for job_id, token in zip(args[0], args[1], strict=True):
+            claim = self.claims.get((job_id, token))
+            if claim is None or not claim.open:
+                self.events["stale settle"] += 1
+                continue
+            claim.open = False
+            if job_id in accepted:
+                settled.append((accepted.pop(job_id), token))
+            else:
+                self.violate(f"a {verb} of job {job_id} under {token} was refused: its lease held")
+        if accepted:
+            self.violate(f"a stale {verb} was accepted: {sorted(accepted)}")
+        return settled
+
+    def _must_fit(self, row: Row, token: int, verb: str, *, refund: bool) -> None:
+        """What was recorded must be what the run did."""
+        wrong = fits(self.runs.get((row.id, token)), row, verb, refund=refund, now=self.now)
+        if wrong:
+            self.violate(f"job {row.id} under {token}: {wrong}")
+
+    # -- workers ----------------------------------------------------------------------------------
+
+    def _worker_seen(self, _args: Any, _c: Any, by: Process | None, now: float) -> None:
+        if by is not None:
+            self.watches[by].seen_at = now
+
+    _register_worker = _worker_seen
+
+    def _worker_stopped(self, _args: Any, _c: Any, by: Process | None, _now: float) -> None:
+        if by is not None:
+            self.watches[by].seen_at = None
+
+    def _fail_unserved(self, _args: Any, changes: list[Change], _by: Any, now: float) -> None:
+        for row in _rows(changes):
+            self.events["unserved"] += 1
+            for watch in self.watches.values():
+                seen = watch.seen_at is not None and now - watch.seen_at < ALIVE_SECONDS
+                if seen and row.job_type in watch.types:
+                    name = watch.process.name
+                    self.violate(f"{row.job_type} failed for want of a handler beside {name}")
+
+    # -- handlers ---------------------------------------------------------------------------------
+
+    def run_started(self, process: Process, context: JobContext, *, timeout_seconds: float) -> Run:
+        """A handler begins, which may take `timeout_seconds` unless its job says otherwise."""
+        job_id, token = key = (context.job_id, context.lease_token)
+        claim = self.claims[key]
+        run = Run(process, context, self.now, self.timeouts[job_id] or timeout_seconds)
+        self.note(process.name, "runs", *key)
+        if key in self.runs:
+            self.violate(f"one claim was run twice: {key}")
+        if claim.process is not process:
+            self.violate(f"{process.name} runs a claim of another: {key}")
+        if claim.lost_leases >= self._settings.max_lost_leases:
+            self.violate(f"job {job_id} lost {claim.lost_leases} leases and is run again")
+        if EPOCH + self.now >= claim.until:
+            self.violate(f"a run of job {job_id} began when its lease {token} had ended")
+        if context.attempt > self.retries[job_id] + 1:
+            self.violate(f"job {job_id} is run for the {context.attempt}th time")
+        earlier = [run for run in self.runs_of[job_id] if not run.of_earlier_epoch]
+        if sum(run.ended in FAILED for run in earlier) > self.retries[job_id]:
+            self.violate(f"job {job_id} has used its retries and is run again")
+        for other in self.runs_of[job_id]:
+            told = other.ended or other.context.cancelled
+            excused = other.process.frozen or self._just_thawed(other.process)
+            if not told and not excused:
+                self.violate(
+                    f"job {job_id} runs twice: in {other.process.name} and in {process.name}"
+                )
+        self.runs[key] = run
+        self.runs_of[job_id].append(run)
+        return run
+
+    def run_ended(self, run: Run, how: str) -> None:
+        """A handler is about to return or to raise."""
+        run.ended = how
+        took = self.now - run.started_at
+        stalled = self.watches[run.process].stalled_since(run.started_at)
+        if took > run.timeout_seconds + SETTLE_IN_SECONDS and not (
+            run.context.cancelled or stalled
+        ):
+            self.violate(
+                f"job {run.context.job_id} ran for {took:.3f} s and was never told to stop"
+            )
+        self.note(run.process.name, "ran", run.context.job_id, run.context.lease_token, how)
+        self.events[f"ran: {how}"] += 1
+
+    def _just_thawed(self, process: Process) -> bool:
+        since = self.now - SETTLE_IN_SECONDS
+        return any(until >= since for _, until in self.watches[process].stalls)
+
+
+def _rows(changes: list[Change]) -> list[Row]:
+    """The jobs as they stand after a statement that removes none."""
+    return [change.after for change in changes if change.after is not None]
+
+
+def _lost_at_last(row: Row) -> bool:
+    """Whether the claim that ended the job did not run it."""
+    event = row.errors[-1]["event"] if row.errors else None
+    return row.status is JobStatus.DEAD_LETTER and event == "lease_lost"

@@ -1,0 +1,160 @@
+"""Jobs of a simulation, and the handlers that do what their payloads say, run after run."""
+
+import asyncio
+import random
+from dataclasses import dataclass
+from typing import Any, Final
+
+from service.jobs import Backoff, JobContext, NewJob, PermanentError, Registry, RetryAfter, Snooze
+from tests.simulation.checker import Checker
+from tests.simulation.clock import PROCESS, VirtualLoop
+from tests.simulation.model import REFUSED
+from tests.simulation.verdicts import RETURNED, Run
+
+BACKOFF: Final = Backoff(0.5, 2.0, 8.0, 0.2)
+ASYNC_TYPES: Final = ("work", "rare")
+THREAD_TYPE: Final = "thread"
+UNSERVED_TYPE: Final = "nobody"
+TIMEOUT_SECONDS: Final = {"work": 12.0, "rare": 30.0, "thread": 12.0}
+
+QUICK: Final = (0.0, 0.0, 0.01, 0.3, 2.0)
+SLOW: Final = (5.0, 9.0, 20.0)
+
+BEHAVIOURS: Final = (
+    "return", "return", "return", "fail", "fail", "permanent", "retry after", "snooze", "exit",
+    "cancel itself", "bad result", "refused result", "stubborn", "break off", "report",
+)  # fmt: skip
+FOR_THREADS: Final = ("return", "fail", "permanent", "snooze", "bad result")
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What the jobs of one seed are like."""
+
+    unkind: float
+    """Share of runs that do something else than return."""
+    slow: float
+    """Share of runs that take longer than most; some of them longer than their time-out."""
+    types: tuple[str, ...]
+
+    @classmethod
+    def draw(cls, rng: random.Random) -> "Mix":
+        """One of many."""
+        types = ["work", "work", "work"]
+        types += [name for name in ("rare", THREAD_TYPE, UNSERVED_TYPE) if rng.random() < 0.3]
+        return cls(rng.choice((0.0, 0.3, 0.7)), rng.choice((0.0, 0.1, 0.4)), tuple(types))
+
+    def job(self, rng: random.Random) -> NewJob:
+        """One job; after what its plan says it returns at once."""
+        job_type = rng.choice(self.types)
+        plan = [self._run(rng, job_type) for _ in range(rng.randint(1, 4))]
+        return NewJob(
+            job_type,
+            plan,
+            queue=rng.choice(("a", "a", "b")),
+            priority=rng.choice((0, 2, 2)),
+            max_retries=rng.choice((None, 0, 1, 2)),
+            timeout_seconds=rng.choice((None, None, 4.0)),
+            delay_seconds=rng.choice((None, None, None, 1.5, 15.0)),
+        )
+
+    def _run(self, rng: random.Random, job_type: str) -> tuple[str, float]:
+        choices = FOR_THREADS if job_type == THREAD_TYPE else BEHAVIOURS
+        behaviour = rng.choice(choices) if rng.random() < self.unkind else "return"
+        seconds = rng.choice(SLOW if rng.random() < self.slow else QUICK)
+        return behaviour, seconds
+
+
+class Handlers:
+    """Handlers of one process."""
+
+    def __init__(self, loop: VirtualLoop, checker: Checker, types: list[str]) -> None:
+        self._loop = loop
+        self._checker = checker
+        self.registry = Registry()
+        for job_type in types:
+            function = self._thread if job_type == THREAD_TYPE else self._work
+            self.registry.handler(job_type, timeout=TIMEOUT_SECONDS[job_type], backoff=BACKOFF)(
+                function
+            )
+
+    async def _work(self, payload: Any, context: JobContext) -> object:
+        run, behaviour, seconds = self._begin(payload, context)
+        if behaviour == "stubborn":
+            until = self._loop.time() + seconds + 3.0
+            while self._loop.time() < until:
+                try:
+                    await asyncio.sleep(until - self._loop.time())
+                except asyncio.CancelledError:
+                    continue
+        else:
+            await self._wait(run, behaviour, seconds)
+        if behaviour == "report" and not await self._report(run, context):
+            return None
+        return self._end(run, behaviour)
+
+    def _thread(self, payload: Any, context: JobContext) -> object:
+        run, behaviour, seconds = self._begin(payload, context)
+        self._loop.thread_seconds = seconds
+        return self._end(run, behaviour)
+
+    def _begin(self, payload: Any, context: JobContext) -> tuple[Run, str, float]:
+        process = PROCESS.get()
+        assert process is not None
+        run = self._checker.run_started(
+            process, context, timeout_seconds=TIMEOUT_SECONDS[context.job_type]
+        )
+        nth = len(self._checker.runs_of[context.job_id]) - 1
+        behaviour, seconds = payload[nth] if nth < len(payload) else ("return", 0.0)
+        return run, behaviour, seconds
+
+    async def _wait(self, run: Run, behaviour: str, seconds: float) -> None:
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            if behaviour == "break off":
+                self._checker.run_ended(run, "broke off")
+                raise ConnectionError("cut in the middle of a call") from None
+            self._checker.run_ended(run, "cancelled")
+            raise
+
+    async def _report(self, run: Run, context: JobContext) -> bool:
+        """Tell of progress; False where the lease is lost, and there is nothing more to do."""
+        try:
+            if await context.progress(0.5, "half"):
+                return True
+        except asyncio.CancelledError:
+            self._checker.run_ended(run, "cancelled")
+            raise
+        self._checker.run_ended(run, RETURNED)
+        return False
+
+    def _end(self, run: Run, behaviour: str) -> object:
+        ended = self._checker.run_ended
+        match behaviour:
+            case "fail" | "break off":
+                ended(run, "failed")
+                raise ValueError("bad luck")
+            case "exit":
+                ended(run, "failed")
+                raise SystemExit(3)
+            case "permanent":
+                ended(run, "permanent")
+                raise PermanentError("no use")
+            case "retry after":
+                ended(run, "retry after")
+                raise RetryAfter(1.0)
+            case "snooze":
+                ended(run, "snoozed")
+                raise Snooze(2.0)
+            case "cancel itself":
+                ended(run, "cancelled itself")
+                raise asyncio.CancelledError
+            case "bad result":
+                ended(run, "bad result")
+                return float("nan")
+            case "refused result":
+                ended(run, "refused result")
+                return REFUSED
+        ended(run, RETURNED)
+        return None if behaviour == "stubborn" else {"of": run.context.lease_token}

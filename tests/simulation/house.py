@@ -1,0 +1,100 @@
+"""What workers and their leader do beside claiming and settling, statement by statement."""
+
+from datetime import timedelta
+
+from service.jobs.model import JobStatus
+from tests.simulation.rows import (
+    MICROSECONDS,
+    Answer,
+    Instant,
+    Row,
+    Tables,
+    WorkerRow,
+    entry,
+    microseconds,
+    moment,
+)
+
+
+class House:
+    """Who works, which types are served, what nobody serves, and the gauges."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+
+    def register_worker(
+        self, at: Instant, name: str, _queues: list[str], job_types: list[str], _concurrency: int
+    ) -> Answer:
+        self.tables.last_worker_id += 1
+        worker_id = self.tables.last_worker_id
+        self.tables.workers[worker_id] = WorkerRow(worker_id, name, job_types, at.now)
+        return [(worker_id,)]
+
+    def worker_seen(self, at: Instant, worker_id: int) -> Answer:
+        if worker_id in self.tables.workers:
+            self.tables.workers[worker_id].seen_at = at.now
+        return []
+
+    def worker_stopped(self, at: Instant, worker_id: int) -> Answer:
+        self.worker_seen(at, worker_id)
+        if worker_id in self.tables.workers:
+            self.tables.workers[worker_id].stopped_at = at.now
+        return []
+
+    def forget_worker(self, _: Instant, worker_id: int) -> Answer:
+        self.tables.workers.pop(worker_id, None)
+        return []
+
+    def served_types(self, at: Instant, alive_within: float, grace: float) -> Answer:
+        served: set[str] = set()
+        for worker in self.tables.workers.values():
+            if worker.stopped_at is None:
+                serves = worker.seen_at > at.now - microseconds(alive_within)
+            else:
+                serves = worker.stopped_at > at.now - microseconds(grace)
+            served.update(worker.job_types if serves else ())
+        return [(job_type,) for job_type in sorted(served)]
+
+    def fail_unserved(
+        self, at: Instant, queues: list[str], priorities: list[int], served: list[str],
+        grace: float, walk: int, limit: int, keep: int,
+    ) -> Answer:  # fmt: skip
+        heads: list[Row] = []
+        for queue, priority in zip(queues, priorities, strict=True):
+            lane = [
+                row
+                for row in self.tables.lane(queue, priority)
+                if row.status is JobStatus.PENDING
+                and row.next_run_at <= at.now - microseconds(grace)
+            ]
+            heads += lane[:walk]
+        failed = [row for row in heads if row.job_type not in served][:limit]
+        for row in failed:
+            self.tables.change(row).end(JobStatus.FAILED, at)
+            row.lease_token = row.worker_id = None
+            row.last_error = f"No handler registered for job type: {row.job_type}"
+            row.note(entry("no_handler", row.attempts, "NoHandler", None), keep=keep)
+        return [(row.id, row.job_type) for row in failed]
+
+    def queue_gauges(
+        self, at: Instant, queues: list[str], priorities: list[int], cap: int
+    ) -> Answer:
+        answer: Answer = []
+        for wanted in dict.fromkeys(queues):
+            due: list[Row] = []
+            for queue, priority in zip(queues, priorities, strict=True):
+                if queue == wanted:
+                    lane = self.tables.lane(queue, priority)
+                    due += [row for row in lane if row.next_run_at <= at.now][:cap]
+            waiting = [row for row in due if row.status is JobStatus.PENDING]
+            oldest = max((at.now - row.next_run_at for row in waiting), default=0) / MICROSECONDS
+            answer.append((wanted, len(waiting), len(due) - len(waiting), oldest))
+        return answer
+
+    def today(self, at: Instant) -> Answer:
+        return [(moment(at.now).date(),)]
+
+    def day_leaves(self, at: Instant) -> Answer:
+        """Those that the leader would make: there is nothing to do for it."""
+        days = [moment(at.now) + timedelta(days=ahead) for ahead in range(3)]
+        return [(f"jobs_done_{day:%Y%m%d}",) for day in days]

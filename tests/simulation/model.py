@@ -1,0 +1,254 @@
+"""The engine's statements in plain Python, on rows in memory: each at once, or not at all.
+
+What each means is told by its SQL; test_model.py plays the same sequences to both.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from typing import Any, Final
+
+import asyncpg
+
+from service.jobs import statements
+from service.jobs.model import JobStatus
+from tests.simulation.house import House
+from tests.simulation.people import People
+from tests.simulation.rows import MICROSECONDS, Answer, Instant, Row, Tables, entry, microseconds
+
+Nulls = list[str | None]
+
+REFUSED: Final = "refused by the server"
+"""A result that holds these words is refused as PostgreSQL refuses a value out of range."""
+
+
+class Model:
+    """Tables, and what each statement does to them."""
+
+    def __init__(self, *, chance: Callable[[], float] = lambda: 0.5) -> None:
+        self.tables = Tables()
+        self._chance = chance
+        """What `random()` gives."""
+        people, house = People(self.tables), House(self.tables)
+        self._known: dict[str, Callable[..., Answer]] = {
+            statements.LANES: self.lanes,
+            statements.LANES_OF: self.lanes_of,
+            statements.CLAIM: self.claim,
+            statements.CLAIM_WITHIN_LIMITS: self.claim_within_limits,
+            statements.LOST_CLAIMS: self.lost_claims,
+            statements.RELEASE_LOST: self.release_lost,
+            statements.PUT_OFF: self.put_off,
+            statements.FINISH: self.finish,
+            statements.REQUEUE: self.requeue,
+            statements.SETTLED_BEFORE: self.settled_before,
+            statements.EXTEND: self.extend,
+            statements.PROGRESS: self.write_progress,
+            statements.ENQUEUE: people.enqueue,
+            statements.RETRY_DEAD: people.retry_dead,
+            statements.CANCEL: people.cancel,
+            statements.DELETE: people.delete,
+            statements.RESCHEDULE: people.reschedule,
+            statements.REGISTER_WORKER: house.register_worker,
+            statements.WORKER_SEEN: house.worker_seen,
+            statements.WORKER_STOPPED: house.worker_stopped,
+            statements.FORGET_WORKER: house.forget_worker,
+            statements.SERVED_TYPES: house.served_types,
+            statements.FAIL_UNSERVED: house.fail_unserved,
+            statements.QUEUE_GAUGES: house.queue_gauges,
+            statements.TODAY: house.today,
+            statements.DAY_LEAVES: house.day_leaves,
+            statements.DROP_OLD_WORKERS: lambda _: [],
+        }
+        for housekeeping in (
+            statements.STATS_ROWS, statements.FOLD_STATS, statements.DROP_DEAD_BEFORE,
+            statements.DROP_DEFAULT_BEFORE, statements.DROP_IDEMPOTENCY_KEYS,
+        ):  # fmt: skip
+            self._known[housekeeping] = lambda *_: [(0,)]
+
+    def execute(self, statement: str, args: Sequence[Any], at: Instant) -> Answer:
+        """Carry one statement out; `tables.changes` tells what it did.
+
+        Raises:
+            asyncpg.PostgresError: PostgreSQL would refuse it, and nothing was done.
+        """
+        self.tables.changes.clear()
+        return self._known[statement](at, *args)
+
+    # -- claim ------------------------------------------------------------------------------------
+
+    def lanes(self, at: Instant, limit: int, queue: str, priority: int) -> Answer:
+        found = sorted({(row.queue, row.priority) for row in self.tables.live()})
+        behind = [lane for lane in found if lane > (queue, priority)]
+        return [(*lane, self._head(lane, at)) for lane in behind[:limit]]
+
+    def lanes_of(self, at: Instant, queues: list[str]) -> Answer:
+        found = {(row.queue, row.priority) for row in self.tables.live()}
+        each = [(queue, priority) for queue in queues for priority in range(10)]
+        return [(*lane, self._head(lane, at)) for lane in each if lane in found]
+
+    def _head(self, lane: tuple[str, int], at: Instant) -> float:
+        return (self.tables.lane(*lane)[0].next_run_at - at.now) / MICROSECONDS
+
+    def claim(  # noqa: PLR0917 - the statement's parameters
+        self, at: Instant, queues: list[str], priorities: list[int], floors_at: list[float],
+        floors_id: list[int], most: list[int], job_types: list[str], limit: int,
+        lease_seconds: float, worker_id: int, keep: int, due_before: list[float],
+        *, within: bool = False,
+    ) -> Answer:  # fmt: skip
+        due: list[tuple[Row, int]] = []
+        for queue, priority, floor_at, floor_id, here, before in zip(
+            queues, priorities, floors_at, floors_id, most, due_before, strict=True
+        ):
+            floor = (_place(floor_at), floor_id)
+            lane = [
+                row
+                for row in self.tables.lane(queue, priority)
+                if row.next_run_at <= at.now and row.place >= floor
+                and row.next_run_at < _place(before) and row.job_type in job_types
+                and (row.lease_until is None or row.lease_until < at.now)
+            ]  # fmt: skip
+            due += [(row, here) for row in lane[:here]]
+        taken: list[Row] = []
+        for row, here in due[:limit]:
+            if not within or sum(other.queue == row.queue for other in taken) < here:
+                taken.append(row)
+        self.tables.last_token += bool(taken)
+        for row in taken:
+            self._take(row, at, microseconds(lease_seconds), worker_id, keep)
+        return [
+            (row.id, row.lease_token, row.queue, row.job_type, row.priority, row.attempts,
+             row.max_retries, row.timeout_seconds, row.lost_leases,
+             row.next_run_at / MICROSECONDS, (at.now - row.next_run_at) / MICROSECONDS,
+             row.payload, row.backoff)
+            for row in taken
+        ]  # fmt: skip
+
+    def claim_within_limits(self, at: Instant, *args: Any) -> Answer:
+        return self.claim(at, *args, within=True)
+
+    def _take(self, row: Row, at: Instant, lease: int, worker_id: int, keep: int) -> None:
+        self.tables.change(row)
+        if row.status is JobStatus.RUNNING:
+            worker = self.tables.workers.get(row.worker_id or 0)
+            row.lost_leases += 1
+            row.last_error = (
+                f"LeaseLost: the worker stopped or stalled during attempt {row.attempts}"
+            )
+            row.note(
+                entry("lease_lost", row.attempts, "LeaseLost", worker.name if worker else None),
+                keep=keep,
+            )
+        row.status, row.attempts, row.started_at = JobStatus.RUNNING, row.attempts + 1, at.now
+        row.lease_until, row.lease_token = at.now + lease, self.tables.last_token
+        row.worker_id, row.progress = worker_id, None
+
+    def lost_claims(
+        self, at: Instant, queues: list[str], priorities: list[int], worker_id: int,
+        known: list[int],
+    ) -> Answer:  # fmt: skip
+        return [
+            (row.id, row.lease_token)
+            for queue, priority in zip(queues, priorities, strict=True)
+            for row in self.tables.lane(queue, priority)
+            if row.next_run_at <= at.now and row.status is JobStatus.RUNNING
+            and row.worker_id == worker_id and row.lease_token not in known
+        ]  # fmt: skip
+
+    def release_lost(self, _: Instant, ids: list[int], tokens: list[int]) -> Answer:
+        released: Answer = []
+        for job_id, token in zip(ids, tokens, strict=True):
+            row = self._held(job_id, token)
+            if row is not None:
+                row.attempts -= 1
+                row.wait()
+                released.append((job_id,))
+        return released
+
+    def put_off(self, at: Instant, ids: list[int], tokens: list[int], seconds: float) -> Answer:
+        released = self.release_lost(at, ids, tokens)
+        for (job_id,) in released:
+            delay = microseconds(seconds * (0.5 + self._chance()))
+            self.tables.jobs[job_id].next_run_at = at.clock + delay
+        return released
+
+    # -- settle -----------------------------------------------------------------------------------
+
+    def finish(
+        self, at: Instant, ids: list[int], tokens: list[int], statuses: Nulls, results: Nulls,
+        failures: Nulls, keep: int,
+    ) -> Answer:  # fmt: skip
+        if any(REFUSED in (result or "") for result in results):
+            raise asyncpg.NumericValueOutOfRangeError("a value is out of range")
+        lost: Answer = []
+        for job_id, token, status, result, failure in zip_longest(
+            ids, tokens, statuses, results, failures
+        ):
+            row = self._held(job_id, token)
+            if row is None:
+                lost.append((job_id, token))
+                continue
+            told = json.loads(failure) if failure else None
+            row.attempts -= bool(told and told["event"] == "lease_lost")
+            row.result = result
+            row.end(JobStatus(status or "SUCCESS"), at)
+            if told:
+                row.fail(told, keep=keep)
+        return lost
+
+    def requeue(
+        self, at: Instant, ids: list[int], tokens: list[int], delays: list[float | None],
+        refunds: list[int], failures: Nulls, keep: int,
+    ) -> Answer:  # fmt: skip
+        lost: Answer = []
+        for job_id, token, delay, refund, failure in zip(
+            ids, tokens, delays, refunds, failures, strict=True
+        ):
+            row = self._held(job_id, token)
+            if row is None:
+                lost.append((job_id, token))
+                continue
+            row.attempts -= refund
+            row.lost_leases = 0
+            if delay is not None:
+                row.next_run_at = at.clock + microseconds(delay)
+            row.wait()
+            if failure:
+                row.fail(json.loads(failure), keep=keep)
+        return lost
+
+    def _held(self, job_id: int, token: int) -> Row | None:
+        """The job, to be changed, if this claim of it holds."""
+        row = self.tables.jobs.get(job_id)
+        return self.tables.change(row) if row is not None and row.holds(token) else None
+
+    def settled_before(self, _: Instant, ids: list[int], tokens: list[int]) -> Answer:
+        jobs = self.tables.jobs
+        return [
+            (job_id, token)
+            for job_id, token in zip(ids, tokens, strict=True)
+            if job_id in jobs
+            and jobs[job_id].lease_token == token
+            and jobs[job_id].status is not JobStatus.RUNNING
+        ]
+
+    def extend(self, at: Instant, ids: list[int], tokens: list[int], seconds: float) -> Answer:
+        held: Answer = []
+        for job_id, token in zip(ids, tokens, strict=True):
+            row = self._held(job_id, token)
+            if row is not None:
+                row.lease_until = at.now + microseconds(seconds)
+                held.append((job_id, token))
+        return held
+
+    def write_progress(self, _: Instant, job_id: int, token: int, progress: str) -> Answer:
+        row = self._held(job_id, token)
+        if row is None:
+            return []
+        row.progress = progress
+        return [(job_id,)]
+
+
+def _place(seconds: float) -> float:
+    """As `to_timestamp` reads it: infinity is a time as well."""
+    return seconds if math.isinf(seconds) else microseconds(seconds)

@@ -1,0 +1,185 @@
+"""Who strikes: draws what befalls the workers, the database and the jobs, and when."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from service.db.engine import DATABASE_ERRORS
+from service.jobs import process_due_jobs, statements
+from service.jobs.model import DEAD, JobStatus
+from service.jobs.store import Lane
+from tests.simulation.clock import Process
+from tests.simulation.story import Node, Simulation
+
+Blow = Callable[[], None]
+
+MOST_RETRIES_BY_HAND: Final = 5
+MOST_PROCESSES: Final = 5
+
+
+class Nemesis:
+    """The faults and the deeds of one seed."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._s = simulation
+        self._rng = simulation.rng
+        self._retries = 0
+        every: list[Blow] = [
+            self._crash, self._stall, self._ambush, self._deploy, self._outage, self._cut_some, self._cut_all,
+            self._jump, self._wake, self._retry, self._cancel, self._delete, self._reschedule,
+            self._pass_by_hand,
+        ]  # fmt: skip
+        self._blows = [blow for blow in every if self._rng.random() < 0.4]
+        self._blows += [self._enqueue, self._enqueue]
+
+    async def run(self) -> None:
+        """Strike for a while; what lasts ends with it."""
+        until = self._s.loop.time() + self._rng.choice((6.0, 12.0, 24.0))
+        mean = self._rng.choice((1.0, 2.0, 4.0))
+        while (left := until - self._s.loop.time()) > 0:
+            await asyncio.sleep(min(left, self._rng.expovariate(1 / mean)))
+            self._rng.choice(self._blows)()
+        self._s.server.on_claim = None
+
+    def _later(self, seconds: float, action: Callable[[], object]) -> None:
+        async def wait() -> None:
+            await asyncio.sleep(seconds)
+            action()
+
+        self._s.others.append(asyncio.create_task(wait()))
+
+    def _start_another(self) -> None:
+        if self._s.made < MOST_PROCESSES:
+            self._s.others.append(asyncio.create_task(self._s.start_node()))
+
+    def _some_node(self) -> Node | None:
+        nodes = self._s.up()
+        return self._rng.choice(nodes) if nodes else None
+
+    # -- processes --------------------------------------------------------------------------------
+
+    def _crash(self) -> None:
+        node = self._some_node()
+        if node is not None:
+            self._s.crash(node)
+            self._later(self._rng.choice((0.1, 2.0, 20.0)), self._start_another)
+
+    def _stall(self) -> None:
+        node = self._some_node()
+        if node is not None and not node.process.frozen:
+            seconds = self._s.settings.lease_seconds * self._rng.choice((0.05, 0.5, 1.1, 2.0))
+            self._s.others.append(asyncio.create_task(self._s.stall(node, seconds)))
+
+    def _ambush(self) -> None:
+        """The next that is granted a claim stands still before it hears of it, or soon after."""
+
+        def strike(process: Process) -> None:
+            self._s.server.on_claim = None
+            node = next((node for node in self._s.up() if node.process is process), None)
+            if node is not None and not process.frozen:
+                seconds = self._s.settings.lease_seconds * self._rng.choice((0.95, 1.0, 1.5))
+                self._s.others.append(asyncio.create_task(self._s.stall(node, seconds)))
+
+        self._s.server.on_claim = strike
+
+    def _deploy(self) -> None:
+        node = self._some_node()
+        if node is not None:
+            self._s.stop(node)
+            self._later(self._rng.choice((0.0, 1.0)), self._start_another)
+
+    def _jump(self) -> None:
+        node = self._some_node()
+        if node is not None:
+            node.process.wall_offset = self._rng.choice((-3600.0, 0.0, 3600.0, 1e8))
+
+    def _wake(self) -> None:
+        node = self._some_node()
+        if node is not None:
+            lanes = [Lane(self._rng.choice(("a", "b", "nowhere")), self._rng.choice((0, 2, 9)))]
+            wake = node.worker._engine.claimer.wake
+            node.process.call(self._s.loop, wake, lanes if self._rng.random() < 0.7 else [])
+
+    def _pass_by_hand(self) -> None:
+        node = self._some_node()
+        if node is None:
+            return
+        slots = node.worker.slots if self._rng.random() < 0.7 else None
+
+        async def one_pass(node: Node = node) -> None:
+            try:
+                await process_due_jobs(
+                    node.access.as_database(),
+                    self._rng.choice((1, 50)),
+                    settings=node.settings,
+                    handlers=node.handlers.registry,
+                    slots=slots,
+                )
+            except DATABASE_ERRORS:
+                return
+
+        task = node.process.start(self._s.loop, one_pass(), "pass")
+        if self._rng.random() < 0.3:
+            self._later(self._rng.random() * 4.0, lambda: _cancel(task, node, self._s))
+        self._s.passes.append((node, task))
+
+    # -- the database -----------------------------------------------------------------------------
+
+    def _outage(self) -> None:
+        if not self._s.server.up:
+            return
+        self._s.checker.note("the server stops")
+        self._s.server.stop()
+        seconds = self._rng.choice((0.5, 3.0, 12.0, 30.0)) * self._rng.random()
+        self._later(seconds, self._end_outage)
+
+    def _end_outage(self) -> None:
+        self._s.checker.note("the server is back")
+        self._s.server.up = True
+
+    def _cut_some(self) -> None:
+        self._s.server.cut(lambda _: self._rng.random() < 0.3)
+
+    def _cut_all(self) -> None:
+        self._s.server.cut(lambda _: True)
+
+    # -- people -----------------------------------------------------------------------------------
+
+    def _enqueue(self) -> None:
+        if self._s.server.up:
+            self._s.enqueue(self._rng.randint(1, 4))
+
+    def _some_job(self, *statuses: JobStatus) -> int | None:
+        jobs = self._s.server.model.tables.jobs.values()
+        fit = [row.id for row in jobs if row.status in statuses]
+        return self._rng.choice(fit) if fit and self._s.server.up else None
+
+    def _retry(self) -> None:
+        job_id = self._some_job(*sorted(DEAD))
+        if job_id is not None and self._retries < MOST_RETRIES_BY_HAND:
+            self._retries += 1
+            self._s.as_a_person(
+                statements.RETRY_DEAD, job_id, "me", self._s.settings.max_error_entries
+            )
+
+    def _cancel(self) -> None:
+        job_id = self._some_job(JobStatus.PENDING, JobStatus.RUNNING)
+        if job_id is not None:
+            self._s.as_a_person(statements.CANCEL, job_id)
+
+    def _delete(self) -> None:
+        job_id = self._some_job(*JobStatus)
+        if job_id is not None:
+            self._s.as_a_person(statements.DELETE, job_id)
+
+    def _reschedule(self) -> None:
+        job_id = self._some_job(JobStatus.PENDING, JobStatus.RUNNING)
+        if job_id is not None:
+            now = datetime.fromtimestamp(self._s.server.now / 1e6, UTC)
+            run_at = now + timedelta(seconds=self._rng.choice((-5.0, 0.0, 10.0)))
+            self._s.as_a_person(statements.RESCHEDULE, job_id, run_at)
+
+
+def _cancel(task: "asyncio.Task[None]", node: Node, simulation: Simulation) -> None:
+    node.process.call(simulation.loop, task.cancel)

@@ -1,0 +1,132 @@
+"""Runs seeds: what one of them needs around it, and what it says when it fails."""
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import structlog
+from pydantic import SecretStr
+from structlog.typing import EventDict, WrappedLogger
+
+from service.observability.metrics import (
+    HANDLERS_STUCK,
+    WORKER_LEADER,
+    WORKER_UP,
+    clear_queue_gauges,
+)
+from service.settings import Environment
+from tests.conftest import TEST_SECRET, IsolatedSettings
+from tests.simulation.books import Violation
+from tests.simulation.checker import Checker
+from tests.simulation.clock import PROCESS, Spinning, install
+from tests.simulation.nemesis import Nemesis
+from tests.simulation.story import Simulation
+
+Story = Callable[[Simulation], Coroutine[Any, Any, None]]
+
+
+async def whole_story(simulation: Simulation) -> None:
+    """What the seed says."""
+    await simulation.tell(Nemesis(simulation))
+
+
+class Failed(Exception):
+    """A simulation broke a rule: its seed, the rule, what happened last, and how to see it again."""
+
+
+class Simulator:
+    """Runs seeds, one after the other."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._clock = install(patch)
+        self._base = IsolatedSettings(
+            environment=Environment.TEST, jwt_secret=SecretStr(TEST_SECRET)
+        )
+
+    def run(self, seed: int, story: Story = whole_story, **settings: Any) -> Checker:
+        """Run one seed, or a story of the caller's own, with some settings of his.
+
+        Raises:
+            Failed: a rule was broken.
+        """
+        state = random.getstate()
+        random.seed(seed)
+        simulation = Simulation(seed, self._clock, self._base, settings)
+        checker = simulation.checker
+        simulation.loop.set_exception_handler(lambda _, context: _unhandled(checker, context))
+        try:
+            with log_lines(checker):
+                simulation.loop.run_until_complete(story(simulation))
+        except (Violation, Spinning, Exception) as error:
+            raise Failed(report(seed, error, checker)) from error
+        finally:
+            simulation.loop.abandon()
+            random.setstate(state)
+            HANDLERS_STUCK.set(0)  # those of processes that were killed
+            WORKER_UP.set(0)
+            WORKER_LEADER.set(0)
+            clear_queue_gauges()
+        return checker
+
+
+def _unhandled(checker: Checker, context: dict[str, Any]) -> None:
+    # A connection that is cut tells so to a statement whose process is dead, or gave it up.
+    if not context["message"].startswith("Future exception was never retrieved"):
+        checker.violate(f"{context['message']}: {context.get('exception')!r}")
+
+
+@contextmanager
+def log_lines(checker: Checker) -> Iterator[None]:
+    """Let what the service logs stand in the trace; a loop that failed is a broken rule."""
+
+    def keep(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        process = PROCESS.get()
+        checker.note(process.name if process else "-", "log", dict(event))
+        checker.events[str(event["event"])] += 1
+        if event["event"] == "outcomes_not_recorded" and process is not None:
+            checker.watches[process].gave_up = True
+        if event["event"] == "worker_loop_failed":
+            checker.violate(f"a loop failed: {event}")
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    structlog.configure(
+        processors=[keep], wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING)
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def report(seed: int, error: BaseException, checker: Checker) -> str:
+    """What a failing seed prints."""
+    lines = "\n".join("  ".join(map(str, line)) for line in checker.trace)
+    return (
+        f"seed {seed}: {error!r}\n\n{lines}\n\nseed {seed}: {error}\n"
+        f"To see it again: SIMULATION_SEED={seed} make simulation"
+    )
+
+
+def digests(seeds: Iterable[int]) -> list[int]:
+    """One number for everything that happens under each seed."""
+    with pytest.MonkeyPatch.context() as patch:
+        simulator = Simulator(patch)
+        return [simulator.run(seed).digest for seed in seeds]
+
+
+def run_all(seeds: Sequence[int]) -> tuple[Counter[str], str | None]:
+    """How often what happened under these seeds, and what the first that failed says."""
+    seen: Counter[str] = Counter()
+    with pytest.MonkeyPatch.context() as patch:
+        simulator = Simulator(patch)
+        for seed in seeds:
+            try:
+                seen += simulator.run(seed).events
+            except Failed as failed:
+                return seen, str(failed)
+    return seen, None

@@ -1,0 +1,300 @@
+"""One seed from its beginning to its end: workers, jobs, faults, calm, and the last look."""
+
+import asyncio
+import random
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from service.db.engine import DATABASE_ERRORS
+from service.jobs import NewJob, statements
+from service.jobs.new_job import encode_jobs
+from service.jobs.store import Lane
+from service.jobs.wakeup import encode
+from service.jobs.worker import Worker
+from service.settings import Settings
+from tests.simulation.books import Violation, Watch
+from tests.simulation.checker import Checker
+from tests.simulation.clock import Clock, Process, VirtualLoop
+from tests.simulation.handlers import Handlers, Mix
+from tests.simulation.server import Access, Server
+from tests.simulation.weather import Weather
+
+ALL_TYPES: Final = ["rare", "thread", "work"]
+LAST_CALM_SECONDS: Final = 400.0
+"""Everything has ended so long after the last fault."""
+
+CANARY_SECONDS: Final = 20.0
+"""A job that comes to idle workers has ended so long after."""
+
+STOP_SECONDS: Final = 3.0
+"""What a stop may take beside the grace, while the database answers."""
+
+
+class Nemesis(Protocol):
+    """Who strikes."""
+
+    async def run(self) -> None:
+        """Strike for a while."""
+
+
+@dataclass(eq=False)
+class Node:
+    """One process with a worker."""
+
+    process: Process
+    worker: Worker
+    access: Access
+    settings: Settings
+    handlers: Handlers
+    whole: bool
+    """Whether it serves every queue and every type."""
+    stopping: "asyncio.Task[Any] | None" = None
+    started: bool = False
+
+    @property
+    def up(self) -> bool:
+        return self.started and not self.process.dead and self.stopping is None
+
+
+class Simulation:
+    """Everything of one seed."""
+
+    def __init__(self, seed: int, clock: Clock, base: Settings, settings: dict[str, Any]) -> None:
+        self.seed = seed
+        self.rng = random.Random(f"story {seed}")
+        rng = self.rng
+        early = random.Random(f"early {seed}") if rng.random() < 0.3 else None
+        self.loop = clock.loop = VirtualLoop(early=early)
+        self.settings = draw_settings(base, rng).model_copy(update=settings)
+        self.checker = Checker(self.loop, self.settings)
+        self.weather = Weather(random.Random(f"weather {seed}"))
+        self.server = Server(self.loop, self.weather, self.checker)
+        self.mix = Mix.draw(rng)
+        self.nodes: list[Node] = []
+        self.made = 0
+        self.others: list[asyncio.Task[Any]] = []
+        self.passes: list[tuple[Node, asyncio.Task[Any]]] = []
+
+    # -- processes --------------------------------------------------------------------------------
+
+    async def start_node(self, *, whole: bool = False) -> None:
+        """Start a process; a worker that finds no database is started again."""
+        rng = self.rng
+        self.made += 1
+        process = Process(f"p{self.made}")
+        whole = whole or rng.random() < 0.5
+        types = ALL_TYPES if whole or rng.random() < 0.3 else ["thread", "work"]
+        watch = self.checker.watches[process] = Watch(process, types)
+        queues = ("*",) if whole else rng.choice((("*",), ("*",), ("*", "a:1"), ("a", "b")))
+        settings = self.settings.model_copy(
+            update={"worker_queues": queues, "worker_concurrency": rng.choice((1, 2, 4))}
+        )
+        access = Access(self.server, settings)
+        handlers = Handlers(self.loop, self.checker, types)
+        while not process.dead:
+            worker = process.context.run(
+                Worker, access.as_database(), settings, handlers=handlers.registry
+            )
+            node = Node(process, worker, access, settings, handlers, whole)
+            starting = process.start(self.loop, worker.start(), "start")
+            await asyncio.wait({starting}, timeout=60)
+            if starting.done() and starting.exception() is None:
+                node.started = True
+                self.nodes.append(node)
+                return
+            if starting.done() and not isinstance(starting.exception(), DATABASE_ERRORS):
+                starting.result()
+            # As the service does with a worker that fails half-way.
+            await asyncio.wait({process.start(self.loop, worker.stop(), "stop")}, timeout=60)
+            await asyncio.sleep(1.0)
+        watch.ended_at = self.loop.time()
+
+    def up(self) -> list[Node]:
+        return [node for node in self.nodes if node.up]
+
+    def crash(self, node: Node) -> None:
+        """kill -9: nothing of it runs any more, and its connections are cut."""
+        self.checker.note(node.process.name, "crashes")
+        self.checker.watches[node.process].ended_at = self.loop.time()
+        node.process.kill(self.loop)
+        self.server.cut(lambda connection: connection.process is node.process)
+
+    def stop(self, node: Node) -> None:
+        """SIGTERM."""
+        self.checker.note(node.process.name, "is told to stop")
+        self.checker.watches[node.process].ended_at = self.loop.time()
+        node.process.call(self.loop, node.worker.stop_claiming)
+        for owner, task in self.passes:
+            if owner is node:
+                node.process.call(self.loop, task.cancel)
+        node.stopping = node.process.start(self.loop, node.worker.stop(), "stop")
+
+    async def stall(self, node: Node, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after a while."""
+        began = self.loop.time()
+        self.checker.note(node.process.name, "stalls", seconds)
+        node.process.freeze()
+        await asyncio.sleep(seconds)
+        self.checker.watches[node.process].stalls.append((began, self.loop.time()))
+        self.checker.note(node.process.name, "goes on")
+        node.process.thaw(self.loop)
+
+    # -- clients and operators --------------------------------------------------------------------
+
+    def as_a_person(self, statement: str, *args: Any) -> list[tuple[Any, ...]]:
+        """One statement of somebody whose connection is well."""
+        return self.server.execute(statement, args, came=self.server.now, by=None)
+
+    def enqueue(self, count: int) -> None:
+        """Some jobs, and the news of them to some of those who wait for it."""
+        jobs = [self.mix.job(self.rng) for _ in range(count)]
+        columns = encode_jobs(jobs, max_payload_bytes=100_000)
+        self.as_a_person(statements.ENQUEUE, *columns.arguments())
+        self.announce(sorted(columns.lanes()))
+
+    def announce(self, lanes: list[Lane]) -> None:
+        """Wake workers: none, some, or all of them more than once."""
+        times = self.rng.choice((0, 1, 1, 2))
+        for _ in range(times):
+            if self.settings.database_listen:
+                self.server.notify(encode(lanes))
+            else:
+                for node in self.up():
+                    node.process.call(self.loop, node.worker._engine.claimer.wake, lanes)
+
+    # -- from begin to end ------------------------------------------------------------------------
+
+    async def tell(self, nemesis: Nemesis) -> None:
+        """The whole story.
+
+        Raises:
+            Violation: a rule was broken.
+        """
+        for _ in range(self.rng.choice((1, 2, 2, 3))):
+            self.others.append(asyncio.create_task(self.start_node()))
+        self.enqueue(self.rng.randint(1, 6))
+        await nemesis.run()
+        await self.calm_down()
+        await self.until_all_ended(LAST_CALM_SECONDS, "not all jobs ended")
+        await self.until_others_ended()
+        self.enqueue_canary()
+        await self.until_all_ended(CANARY_SECONDS, "idle workers left a job lie")
+        await self.look_at_the_living()
+        await self.stop_all()
+        self.look_at_the_end()
+
+    async def calm_down(self) -> None:
+        """No more faults; somebody is there who serves everything."""
+        self.checker.note("calm")
+        self.weather.over = True
+        self.server.up = True
+        if not any(node.whole for node in self.up()):
+            await self.start_node(whole=True)
+
+    async def look_at_the_living(self) -> None:
+        """Every worker comes round, whatever it went through."""
+        since = self.loop.time()
+        settings = self.settings
+        # One statement that was slow, the rest after it, and the pause after that.
+        until = (
+            since
+            + settings.database_command_timeout_seconds
+            + settings.sweep_seconds
+            + 2 * settings.poll_max_seconds
+        )
+        while behind := [node for node in self.up() if node.worker.last_loop_at < since]:
+            if self.loop.time() > until:
+                raise Violation(f"{behind[0].process.name} does not come round any more")
+            await asyncio.sleep(1.0)
+        for node in self.up():
+            if not node.worker.alive:
+                raise Violation(f"a loop of {node.process.name} has ended")
+
+    def enqueue_canary(self, *, seconds: float = 0.0, job_type: str = "work") -> None:
+        """One more job, of which nobody is told; it returns after so long."""
+        job = NewJob(job_type, [("return", seconds)], queue="a", max_retries=1)
+        columns = encode_jobs([job], max_payload_bytes=100_000)
+        self.as_a_person(statements.ENQUEUE, *columns.arguments())
+
+    async def until_all_ended(self, seconds: float, words: str) -> None:
+        until = self.loop.time() + seconds
+        while (live := self.server.model.tables.live()) and self.loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(1.0)  # of virtual time
+        if live:
+            raise Violation(f"{words}: {live}")
+
+    async def stop_all(self) -> None:
+        """Stop every process that still runs, and wait for each of them."""
+        for node in self.up():
+            self.stop(node)
+        ending = [node.stopping for node in self.nodes if node.stopping and not node.process.dead]
+        ending += [task for node, task in self.passes if not node.process.dead]
+        asked = self.loop.time()
+        await self._wait_for(ending)
+        took = self.loop.time() - asked - self.settings.shutdown_grace_seconds
+        if took > STOP_SECONDS:
+            raise Violation(f"a stop took {took} s more than the grace, with nothing in its way")
+        # Handlers that swallow their cancellation go on for a while.
+        await asyncio.sleep(60.0)
+
+    async def until_others_ended(self) -> None:
+        """Wait for what the faults began, and what that began in turn."""
+        while others := [task for task in self.others if not task.done()]:
+            await self._wait_for(others)
+
+    async def _wait_for(self, tasks: "list[asyncio.Task[Any]]") -> None:
+        if tasks:
+            _, pending = await asyncio.wait(tasks, timeout=120)
+            if pending:
+                raise Violation(f"does not end: {pending}")
+
+    def look_at_the_end(self) -> None:
+        """What must be left of processes that ended in good order: nothing."""
+        ended = [task for node, task in self.passes if not node.process.dead]
+        for task in [*self.others, *ended]:
+            if not task.cancelled():
+                task.result()
+        for node in self.nodes:
+            if node.process.dead:
+                continue
+            assert node.stopping is not None
+            node.stopping.result()
+            engine = node.worker._engine
+            waiting = engine.settler.waiting
+            if self.checker.watches[node.process].gave_up:
+                waiting = 0  # it said so: the database was away for too long
+            held = (engine.slots.used, waiting, len(engine.runner.runs))
+            if held != (0, 0, 0):
+                raise Violation(f"{node.process.name} still has slots, outcomes, runs: {held}")
+            if node.worker.alive:
+                raise Violation(f"a loop of {node.process.name} still runs")
+        if self.server.connections:
+            owners = [(one.process.name, one.last) for one in self.server.connections]
+            raise Violation(f"connections are left open: {owners}")
+
+
+def draw_settings(base: Settings, rng: random.Random) -> Settings:
+    """Settings of one seed: shorter times than the defaults, in the same proportions."""
+    lease = rng.choice((10.0, 15.0))
+    return base.model_copy(
+        update={
+            "lease_seconds": lease,
+            "heartbeat_seconds": lease / rng.choice((3, 5)),
+            "database_command_timeout_seconds": rng.choice((2.0, 3.0)),
+            "database_connect_timeout_seconds": 2.0,
+            "database_listen": rng.random() < 0.5,
+            "claim_batch_size": rng.choice((1, 3, 200)),
+            "settle_batch_size": rng.choice((1, 2, 200)),
+            "settle_delay_seconds": rng.choice((0.0, 0.002)),
+            "poll_min_seconds": 0.2,
+            "poll_max_seconds": 4.0,
+            "sweep_seconds": 4.0,
+            "shutdown_grace_seconds": rng.choice((0.0, 2.0, 8.0)),
+            "maintenance_seconds": 10.0,
+            "unknown_type_grace_seconds": 20.0,
+            "partition_days_ahead": 1,
+            "max_lost_leases": rng.choice((1, 2, 3)),
+            "max_error_entries": rng.choice((2, 20)),
+            "default_max_retries": 2,
+        }
+    )

@@ -1,0 +1,214 @@
+"""A bug that is planted in the engine (or in what the model takes PostgreSQL to do) is found."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+
+from service.db.engine import DATABASE_ERRORS
+from service.jobs import claimer as claimer_module
+from service.jobs.claimer import Claimer
+from service.jobs.deadlines import Deadlines
+from service.jobs.leases import Heartbeat
+from service.jobs.model import JobStatus
+from service.jobs.runner import Run, Runner
+from service.jobs.settler import Settler
+from service.jobs.verdicts import Attempt, Judge, Stop
+from tests.simulation.house import House
+from tests.simulation.model import Model
+from tests.simulation.rows import Row
+from tests.simulation.simulator import Failed, Simulator
+from tests.simulation.test_simulation import SEEDS
+
+Patch = pytest.MonkeyPatch
+
+
+def no_fence(patch: Patch) -> None:
+    patch.setattr(Row, "holds", lambda row, _: row.status is JobStatus.RUNNING)
+
+
+def leases_end_too_early(patch: Patch) -> None:
+    take = Model._take
+
+    def forgetful(self: Model, row: Row, *args: Any) -> None:
+        take(self, row, *args)
+        row.lease_until = (row.lease_until or 0) - 8_000_000
+
+    patch.setattr(Model, "_take", forgetful)
+
+
+def lost_claims_are_not_looked_for(patch: Patch) -> None:
+    async def recover(self: Claimer) -> None:
+        self._unsure_lanes.clear()
+
+    patch.setattr(Claimer, "recover", recover)
+
+
+def lost_claims_are_looked_for_once(patch: Patch) -> None:
+    patch.setattr(claimer_module, "UNSURE_SECONDS", -1.0)
+
+
+def a_slot_is_forgotten_of_what_is_not_run(patch: Patch) -> None:
+    free = Runner._free
+
+    def forgetful(self: Runner, run: Run) -> None:
+        if run.task is None:
+            self.runs.discard(run)
+        else:
+            free(self, run)
+
+    patch.setattr(Runner, "_free", forgetful)
+
+
+def a_slot_is_forgotten_of_what_was_settled_over_its_head(patch: Patch) -> None:
+    free = Runner._free
+
+    def forgetful(self: Runner, run: Run) -> None:
+        if run.stop is Stop.TIMEOUT and run.abandon_timer and run.abandon_timer.when() < time_now():
+            self.runs.discard(run)
+        else:
+            free(self, run)
+
+    patch.setattr(Runner, "_free", forgetful)
+
+
+def time_now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def heartbeats_skip_what_is_not_recorded_yet(patch: Patch) -> None:
+    patch.setattr(Settler, "unsettled", lambda _: set())
+
+
+def heartbeats_cancel_nothing(patch: Patch) -> None:
+    patch.setattr(Heartbeat, "_cancel_expiring", lambda _: None)
+    patch.setattr(Heartbeat, "_lost", lambda *_: None)
+
+
+def an_outcome_is_dropped_when_its_statement_fails(patch: Patch) -> None:
+    flush = Settler._flush_one
+
+    async def lossy(self: Settler, waiting: list[Any], *args: Any) -> None:
+        batch = list(waiting)
+        try:
+            await flush(self, waiting, *args)
+        except DATABASE_ERRORS:
+            del waiting[: len(batch)]
+            raise
+
+    patch.setattr(Settler, "_flush_one", lossy)
+
+
+def a_stop_costs_an_attempt(patch: Patch) -> None:
+    cancelled = Judge.cancelled
+
+    def harsh(self: Judge, attempt: Attempt, error: BaseException, stop: Stop | None) -> Any:
+        if stop is Stop.SHUTDOWN:
+            return self._failed(attempt, error, reason="stopped")
+        return cancelled(self, attempt, error, stop)
+
+    patch.setattr(Judge, "cancelled", harsh)
+
+
+def what_does_not_stop_is_never_recorded(patch: Patch) -> None:
+    patch.setattr(Judge, "stuck", lambda *_: None)
+
+
+def poison_is_run_for_ever(patch: Patch) -> None:
+    patch.setattr(Judge, "unfit", lambda *_: None)
+
+
+def retries_are_counted_one_too_many(patch: Patch) -> None:
+    patch.setattr(
+        Judge, "is_last", lambda judge, one: one.job.attempt > judge._max_retries(one) + 1
+    )
+
+
+def nobody_polls(patch: Patch) -> None:
+    async def idle(self: Claimer, _: float) -> None:
+        await self._woken.wait()
+
+    patch.setattr(Claimer, "_idle", idle)
+
+
+def what_is_cancelled_at_once_never_begins(patch: Patch) -> None:
+    cancel = Runner.cancel
+
+    def eager(self: Runner, run: Run, why: Stop) -> None:
+        cancel(self, run, why)
+        if run.task is not None:
+            run.task.cancel()
+
+    patch.setattr(Runner, "cancel", eager)
+
+
+def handlers_begin_under_leases_that_are_over(patch: Patch) -> None:
+    def careless(self: Runner, run: Run) -> None:
+        run.timeout_at = time_now() + self._judge.timeout_seconds(run)
+        self._deadlines.watch(run)
+
+    patch.setattr(Runner, "_time", careless)
+
+
+def the_next_time_out_is_forgotten(patch: Patch) -> None:
+    watch = Deadlines.watch
+
+    def once(self: Deadlines[Run], run: Run) -> None:
+        if self._timer is None:
+            watch(self, run)
+
+    patch.setattr(Deadlines, "watch", once)
+
+
+def a_give_back_takes_whatever_claim_there_is(patch: Patch) -> None:
+    def release(self: Model, _at: Any, ids: list[int], _tokens: list[int]) -> list[tuple[int]]:
+        rows = [self.tables.jobs[job_id] for job_id in ids if job_id in self.tables.jobs]
+        running = [self.tables.change(r) for r in rows if r.status is JobStatus.RUNNING]
+        for row in running:
+            row.attempts -= 1
+            row.wait()
+        return [(row.id,) for row in running]
+
+    patch.setattr(Model, "release_lost", release)
+
+
+def nobody_is_known_to_serve_anything(patch: Patch) -> None:
+    patch.setattr(House, "served_types", lambda *_: [])
+
+
+BUGS: Final[list[Callable[[Patch], None]]] = [
+    no_fence,
+    leases_end_too_early,
+    lost_claims_are_not_looked_for,
+    lost_claims_are_looked_for_once,
+    a_slot_is_forgotten_of_what_is_not_run,
+    a_slot_is_forgotten_of_what_was_settled_over_its_head,
+    heartbeats_skip_what_is_not_recorded_yet,
+    heartbeats_cancel_nothing,
+    an_outcome_is_dropped_when_its_statement_fails,
+    a_stop_costs_an_attempt,
+    what_does_not_stop_is_never_recorded,
+    poison_is_run_for_ever,
+    retries_are_counted_one_too_many,
+    nobody_polls,
+    what_is_cancelled_at_once_never_begins,
+    handlers_begin_under_leases_that_are_over,
+    the_next_time_out_is_forgotten,
+    a_give_back_takes_whatever_claim_there_is,
+    nobody_is_known_to_serve_anything,
+]
+
+
+@pytest.mark.parametrize("plant", BUGS, ids=lambda plant: plant.__name__)
+def test_a_planted_bug_is_found(
+    simulator: Simulator, plant: Callable[[Patch], None], monkeypatch: Patch
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(Failed):
+        all_of(simulator)
+
+
+def all_of(simulator: Simulator) -> None:
+    for seed in range(SEEDS):
+        simulator.run(seed)

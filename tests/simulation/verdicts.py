@@ -1,0 +1,61 @@
+"""Whether what was recorded of a run is what the run did."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from service.jobs.context import JobContext
+from service.jobs.model import JobStatus
+from tests.simulation.clock import Process
+from tests.simulation.rows import Row
+
+RETURNED: Final = "returned"
+SNOOZED: Final = "snoozed"
+EARLY_SECONDS: Final = 0.01
+"""Timers may go off a little early."""
+
+FOR_GOOD: Final = frozenset({"permanent", "bad result", "refused result"})
+FAILED: Final = frozenset({"failed", "retry after", "cancelled itself"})
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One run of a handler, by its own account."""
+
+    process: Process
+    context: JobContext
+    started_at: float
+    timeout_seconds: float
+    ended: str = ""
+    """How it ended; empty while it goes on."""
+    of_earlier_epoch: bool = False
+    """Whether its job was retried by hand since."""
+
+
+def fits(run: Run | None, row: Row, verb: str, *, refund: bool, now: float) -> str:
+    """What is wrong with a settlement; empty where nothing is.
+
+    Args:
+        run: the run under the settled claim; None where its handler never began.
+        row: the job as it stands now.
+        verb: `finish` or `requeue`.
+        refund: whether the claim counts as no attempt.
+        now: loop time.
+    """
+    if run is None:
+        # Given back before its handler began, or dead for the leases that it lost before.
+        return "" if refund else f"{row.status} was recorded of no run"
+    told = run.context.cancelled
+    if row.status is JobStatus.SUCCESS:
+        allowed = run.ended == RETURNED
+        if row.result not in {None, f'{{"of":{run.context.lease_token}}}'}:
+            return f"the result of another run was recorded: {row.result}"
+    elif row.status is JobStatus.FAILED:
+        allowed = run.ended in FOR_GOOD
+    elif verb == "requeue" and refund:
+        allowed = told or run.ended == SNOOZED
+    else:
+        # Who is interrupted before his time-out, by a stop or for his lease, has not failed.
+        overtime = now - run.started_at >= run.timeout_seconds - EARLY_SECONDS
+        allowed = run.ended in FAILED or (told and overtime)
+    how = f"{row.status}{' without an attempt' if refund else ''}"
+    return "" if allowed else f"{how} was recorded of a run that {run.ended or 'goes on'}"
