@@ -66,7 +66,8 @@ async def crashing(payload: dict[str, Any], context: JobContext) -> dict[str, in
 async def stalling(payload: dict[str, Any], context: JobContext) -> dict[str, int]:
     """In its first run wait to be stopped and woken too late, then go on as if nothing had been.
 
-    Later runs end at once: the second, where the payload wants a retry by hand, by failing.
+    The second fails, where the payload wants a retry by hand; the last ends at once, or lasts until
+    the trial lets it go.
     """
     note(Event.START, context)
     retried = exists(payload["retried"])
@@ -75,6 +76,9 @@ async def stalling(payload: dict[str, Any], context: JobContext) -> dict[str, in
     elif payload["fails"] and not retried:
         note(Event.FAIL, context)
         raise PermanentError("to be retried by hand")
+    elif payload["lasts"]:
+        while not exists(payload["over"]):  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(POLL_SECONDS)
     note(Event.END, context)
     return result(payload, context)
 

@@ -1,7 +1,9 @@
 """A process that is stopped past its leases wakes up and is refused, whatever it tries to record."""
 
+import itertools
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +23,11 @@ STALLS: Final = [
     pytest.param(200, id="long", marks=[pytest.mark.chaos, pytest.mark.timeout(3600)]),
 ]
 KINDS: Final[list[dict[str, Any]]] = [
-    {"fails": False, "obeys": True},
-    {"fails": False, "obeys": False},
-    {"fails": True, "obeys": True},
-    {"fails": True, "obeys": False},
+    {"fails": fails, "obeys": obeys, "lasts": lasts}
+    for fails, obeys, lasts in itertools.product((False, True), repeat=3)
 ]
-"""Jobs of each stall: retried by hand meanwhile or not; the handler heeds a cancellation or not."""
+"""Jobs of each stall: retried by hand meanwhile or not; with a handler that heeds its cancellation or
+not; and run elsewhere to the end, or still running there, when the stalled process wakes."""
 SETTLES: Final = ("succeeded", "failed", "dead_letter", "released", "retried")
 
 
@@ -63,27 +64,30 @@ async def stall(trial: Trial, database: Database, workers: list[Replica], *, fil
     Returns:
         How many of its runs were taken over.
     """
-    woken, retried = files.with_suffix(".woken"), files.with_suffix(".retried")
-    paths = {"woken": str(woken), "retried": str(retried)}
+    woken, retried, over = (files.with_suffix(f".{name}") for name in ("woken", "retried", "over"))
+    paths = {"woken": str(woken), "retried": str(retried), "over": str(over)}
     ids = await trial.enqueue("chaos.stalling", [kind | paths for kind in KINDS])
-    await noted(trial, Event.START, ids)
+    await begun_times(trial, set(ids), 1)
     begun = {note.job_id: note.pid for note in trial.ledger.of(Event.START) if note.job_id in ids}
     victim = max(workers, key=lambda worker: list(begun.values()).count(worker.pid))
+    kinds = dict(zip(ids, KINDS, strict=True))
     held = {job_id for job_id in ids if begun[job_id] == victim.pid}
-    fails = [job_id for job_id, kind in zip(ids, KINDS, strict=True) if kind["fails"]]
+    fails = {job_id for job_id in held if kinds[job_id]["fails"]}
+    lasts = {job_id for job_id in held if kinds[job_id]["lasts"]}
     before = await victim.metric("finmind_job_events_total", event="stale_settle")
 
     with trial.fault("stopped", victim.pid):
         os.kill(victim.pid, signal.SIGSTOP)
         try:
-            await settled(trial, "succeeded", held - set(fails))
-            await settled(trial, "failed", held & set(fails))
+            await settled(trial, "failed", fails)
             retried.touch()
-            for job_id in held & set(fails):
+            for job_id in fails:
                 trial.pen.note(Event.RETRIED_BY_HAND, job_id)
                 async with database.sessions.begin() as session:
                     await retry_dead_letter_job(session, JobId(job_id))
-            await settled(trial, "succeeded", held)
+            await settled(trial, "succeeded", held - lasts)
+            await begun_times(trial, lasts - fails, 2)
+            await begun_times(trial, lasts & fails, 3)
             assert psutil.Process(victim.pid).status() == psutil.STATUS_STOPPED
         finally:
             woken.touch()
@@ -94,17 +98,19 @@ async def stall(trial: Trial, database: Database, workers: list[Replica], *, fil
             return now >= before + len(held)
 
         await until(told_off, 20, what="count of every stale settle")
+    over.touch()
     await settled(trial, "succeeded", set(ids))
     return len(held)
 
 
-async def noted(trial: Trial, event: Event, ids: list[int]) -> None:
-    """Wait until the event is noted of each job."""
+async def begun_times(trial: Trial, ids: set[int], times: int) -> None:
+    """Wait until each job has begun so often."""
 
-    async def all_noted() -> bool:
-        return set(ids) <= {note.job_id for note in trial.ledger.of(event)}
+    async def all_begun() -> bool:
+        begun = Counter(note.job_id for note in trial.ledger.of(Event.START))
+        return all(begun[job_id] >= times for job_id in ids)
 
-    await until(all_noted, 30, what=f"{event} of {len(ids)} jobs")
+    await until(all_begun, 30, what=f"run {times} of {len(ids)} jobs")
 
 
 async def settled(trial: Trial, what: str, ids: set[int]) -> None:
