@@ -231,7 +231,9 @@ class Checker(Books):
         if context.attempt > self.retries[job_id] + 1:
             self.violate(f"job {job_id} is run for the {context.attempt}th time")
         earlier = [run for run in self.runs_of[job_id] if not run.of_earlier_epoch]
-        if sum(run.ended in FAILED for run in earlier) > self.retries[job_id]:
+        # Whoever fails after he was told to stop is given back.
+        failures = sum(run.ended in FAILED and not run.context.cancelled for run in earlier)
+        if failures > self.retries[job_id]:
             self.violate(f"job {job_id} has used its retries and is run again")
         for other in self.runs_of[job_id]:
             told = other.ended or other.context.cancelled

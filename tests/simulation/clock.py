@@ -200,12 +200,16 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def abandon(self) -> None:
         """Close what dead processes left behind, and the loop."""
         closed: set[asyncio.Task[Any]] = set()
-        # Closing one may make another: a `finally` that shields a last wish.
-        while left := asyncio.all_tasks(self) - closed:
-            closed |= left
-            for task in sorted(left, key=asyncio.Task.get_name):
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
-                _close(task.get_coro())
+        # Closing one may make another, on this loop: a `finally` that shields a last wish.
+        asyncio._set_running_loop(self)
+        try:
+            while left := asyncio.all_tasks(self) - closed:
+                closed |= left
+                for task in sorted(left, key=asyncio.Task.get_name):
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    _close(task.get_coro())
+        finally:
+            asyncio._set_running_loop(None)
         self._soon.clear()
         self._due.clear()
         self.close()

@@ -181,7 +181,6 @@ BUGS: Final[list[Callable[[Patch], None]]] = [
     no_fence,
     leases_end_too_early,
     lost_claims_are_not_looked_for,
-    lost_claims_are_looked_for_once,
     a_slot_is_forgotten_of_what_is_not_run,
     a_slot_is_forgotten_of_what_was_settled_over_its_head,
     heartbeats_skip_what_is_not_recorded_yet,
@@ -192,12 +191,16 @@ BUGS: Final[list[Callable[[Patch], None]]] = [
     poison_is_run_for_ever,
     retries_are_counted_one_too_many,
     nobody_polls,
-    what_is_cancelled_at_once_never_begins,
     handlers_begin_under_leases_that_are_over,
     the_next_time_out_is_forgotten,
+]
+RARE: Final[list[Callable[[Patch], None]]] = [
+    lost_claims_are_looked_for_once,
+    what_is_cancelled_at_once_never_begins,
     a_give_back_takes_whatever_claim_there_is,
     nobody_is_known_to_serve_anything,
 ]
+"""Found too, but only by many seeds."""
 
 
 @pytest.mark.parametrize("plant", BUGS, ids=lambda plant: plant.__name__)
@@ -206,9 +209,20 @@ def test_a_planted_bug_is_found(
 ) -> None:
     plant(monkeypatch)
     with pytest.raises(Failed):
-        all_of(simulator)
+        run_each(simulator)
 
 
-def all_of(simulator: Simulator) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("plant", RARE, ids=lambda plant: plant.__name__)
+def test_a_bug_that_shows_rarely_is_found(
+    simulator: Simulator, plant: Callable[[Patch], None], monkeypatch: Patch
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(Failed):
+        run_each(simulator)
+
+
+def run_each(simulator: Simulator) -> None:
     for seed in range(SEEDS):
         simulator.run(seed)
