@@ -30,8 +30,9 @@ REQUESTS: Final[list[tuple[str, str, Any]]] = [
     ("GET", "/reminders", None),
 ]
 CUT_OFF: Final = """
-SELECT count(pg_terminate_backend(pid, 1000)) FROM pg_stat_activity
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 WHERE application_name = 'finmind-jobs'"""
+"""Waits for none of them to end: until all had ended, the first would be back."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ class Ward:
 
     trial: Trial
     workers: list[Replica] = field(default_factory=list)
-    deaths: list[int] = field(default_factory=list)
+    deaths: dict[int, int] = field(default_factory=dict)
+    """The exit code of each process that died."""
     stalls: int = 0
     """How often a worker that answered again said that its event loop had been held up."""
 
@@ -74,7 +75,7 @@ class Ward:
             try:
                 await worker.ready()
             except (AssertionError, httpx.TransportError):
-                self.deaths.append(await asyncio.to_thread(worker.process.wait, 10))
+                self.deaths[worker.pid] = await asyncio.to_thread(worker.process.wait, 10)
             else:
                 return worker
 
@@ -93,7 +94,7 @@ class Ward:
             while True:
                 for place, worker in enumerate(self.workers):
                     if worker.process.poll() is not None:
-                        self.deaths.append(worker.process.returncode)
+                        self.deaths[worker.pid] = worker.process.returncode
                         self.workers[place] = await self._admit()
                         continue
                     await self._ask(client, worker)
@@ -118,7 +119,8 @@ async def test_poison_ends_and_every_good_job_among_it_succeeds(trial: Trial, ti
     async with ward.open():
         await trial.at_rest(60.0 * times)
     alive = [worker for worker in ward.workers if worker.process.poll() is None]
-    ward.deaths += [worker.process.returncode for worker in ward.workers if worker not in alive]
+    dead = [worker for worker in ward.workers if worker not in alive]
+    ward.deaths |= {worker.pid: worker.process.returncode for worker in dead}
     exits = [await worker.terminate() for worker in alive]
     assert await api.terminate() == 0
 
@@ -136,7 +138,7 @@ async def test_poison_ends_and_every_good_job_among_it_succeeds(trial: Trial, ti
     await trial.verdict(allowed=frozenset({"SUCCESS", "DEAD_LETTER", "FAILED"}), results=False)
     assert Counter(ends[job_id] for job_id in good) == {"SUCCESS": len(good)}
     assert {starts[job_id] for job_id, kind in bad.items() if kind == "poison.exit"} <= {1, 2, 3}
-    assert set(ward.deaths) == {13}, trial.fleet.said()
+    assert set(ward.deaths.values()) == {13}, trial.fleet.said()
     assert len(ward.deaths) <= times * CRASHES
     assert max(starts[job_id] for job_id in bad) <= CRASHES
     for job_id, kind in bad.items():

@@ -1,6 +1,7 @@
 """Handlers from modules that settings name; a broken one stops the start."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,15 @@ async def handle(payload):
 
 
 @pytest.fixture
-def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory of importable modules; what they register is forgotten afterwards."""
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(registry, "_specs", dict(registry._specs))
-    return tmp_path
+    monkeypatch.setattr(registry, "_specs", {})
+    imported = set(sys.modules)
+    yield tmp_path
+    # Whoever loads the same module afterwards finds it registered only if it is imported anew.
+    for name in sys.modules.keys() - imported:
+        del sys.modules[name]
 
 
 MakeSettings = Callable[..., Settings]
@@ -74,8 +79,8 @@ def test_a_module_that_is_not_there_stops_the_start(make_settings: MakeSettings)
 
 
 def test_demo_handlers_are_there_only_when_asked_for(
-    modules: Path, make_settings: MakeSettings
+    modules: Path, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert any(
-        name.startswith("demo.") for name in load_handlers(make_settings(demo_handlers=True))
-    )
+    monkeypatch.delitem(sys.modules, "service.demo", raising=False)
+    assert not [name for name in load_handlers(make_settings()) if name.startswith("demo.")]
+    assert "demo.ok" in load_handlers(make_settings(demo_handlers=True))
