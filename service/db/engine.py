@@ -39,11 +39,17 @@ REFUSED_ERRORS: Final = (
 
 APPLICATION_NAME: Final = "finmind-jobs"
 
-SETTLED_PLANS: Final = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
+SETTLED_PLANS: Final = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_sort": "off",
+}
 """For a connection that runs few statements over and over, each of which finds its rows by index.
 
 What the planner knows of the live jobs is always old: it would walk a table that was empty a moment
-ago, and now holds a million jobs, for every batch.
+ago, and now holds a million jobs, for every batch; or fetch all that is due and sort it, instead of
+taking the first from the index, which has them in order.
 """
 
 
@@ -78,6 +84,7 @@ class Database:
             pool_pre_ping=False,
             pool_use_lifo=True,
             pool_recycle=1800,
+            hide_parameters=True,  # an error's message is logged; its parameters are users' words
         )
         self.sessions: async_sessionmaker[AsyncSession] = async_sessionmaker(
             self.engine, expire_on_commit=False
@@ -99,6 +106,9 @@ class Database:
             # jit costs more than it saves on statements of a few hundred rows. PgBouncer refuses
             # start-up parameters that it does not know.
             server_settings |= {"jit": "off", "timezone": "UTC"}
+            # A client that gives a statement up cuts its connection; the server would go on with it.
+            bound = int(settings.database_command_timeout_seconds * 1000)
+            server_settings["statement_timeout"] = str(bound)
             if settled_plans:
                 server_settings |= SETTLED_PLANS
         return await asyncpg.connect(

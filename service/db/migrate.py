@@ -223,11 +223,14 @@ def _is_lock_conflict(error: BaseException) -> bool:
 
 
 def _current(connection: Connection) -> str | None:
-    if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
-        return None
-    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    connection.rollback()
-    return revision
+    try:
+        if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+            return None
+        revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        return revision
+    finally:
+        # Else Alembic would take the transaction for somebody's who commits all migrations at once.
+        connection.rollback()
 
 
 def _scripts_path() -> Path:

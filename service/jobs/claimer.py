@@ -14,7 +14,8 @@ from service.jobs.registry import Registry
 from service.jobs.runner import Runner
 from service.jobs.settler import Settler
 from service.jobs.slots import Slots
-from service.jobs.store import ClaimedJob, Lane, LaneRequest
+from service.jobs.store import ClaimedJob, Floor, Lane, LaneRequest
+from service.jobs.sweep import CHEAP_STEP_SECONDS
 from service.observability.logging import get_logger
 from service.observability.metrics import observe_batch, record_database_error, record_event
 from service.settings import Settings
@@ -29,6 +30,10 @@ LISTING_SHARE: Final = 0.02
 """The same for listing the lanes."""
 
 MAX_LISTING_PAUSE_SECONDS: Final = 60.0
+
+LISTING_SLACK_SECONDS: Final = 0.005
+"""How much too early a due time may seem: the way of the answer, and timers that go off early. A
+claim that came before it would wait for the next look."""
 
 MIN_SWEEP_SECONDS: Final = 0.1
 
@@ -76,7 +81,10 @@ class Claimer:
         self._backlog = False
         self._listed_up_to: Lane | None = None
         self._unsure_until = 0.0
-        self._unsure_lanes: set[Lane] = set()
+        self._unsure_lanes: dict[Lane, Floor] = {}
+        """Where claims looked whose answers were lost, and from where on."""
+        self._fastest_claim = float("inf")
+        self._empty_claim_walked = 0.0
         self._stopping = asyncio.Event()
         self.rest_seconds = 0.0
         """How long to rest after the last claim, which walked far and found nothing."""
@@ -147,11 +155,13 @@ class Claimer:
         began = time.monotonic()
         requests = self._lanes.requests(most=most, from_floor=False)
         if not requests:
+            self._lanes.swept(CHEAP_STEP_SECONDS, full=False)
+            self._next_sweep = began + MIN_SWEEP_SECONDS
             return 0
         jobs = await self._claim(requests, limit=most)
         full = len(jobs) >= most
         took = time.monotonic() - began
-        self._lanes.swept(took, full=full)
+        self._lanes.swept(self._walked(took), full=full)
         # A full sweep too: it took the floors down with it, and the rest lies above them.
         self._next_sweep = began + min(
             max(took / SWEEP_SHARE, MIN_SWEEP_SECONDS), self._settings.sweep_seconds
@@ -165,12 +175,21 @@ class Claimer:
         if not requests:
             return 0
         jobs = await self._claim(requests, limit=most)
-        took = time.monotonic() - began
-        if not jobs and took > DEAR_CLAIM_SECONDS:
-            # It walked far: jobs of types that are served elsewhere.
-            self.rest_seconds = min(took / EMPTY_CLAIM_SHARE, self._settings.sweep_seconds)
+        walked = self._walked(time.monotonic() - began)
+        # One that was slow says nothing: the network may have been, or this process stood still.
+        dear, self._empty_claim_walked = (
+            min(walked, self._empty_claim_walked), 0.0 if jobs else walked
+        )  # fmt: skip
+        if not jobs and dear > DEAR_CLAIM_SECONDS:
+            # They walked far: jobs of types that are served elsewhere.
+            self.rest_seconds = min(dear / EMPTY_CLAIM_SHARE, self._settings.sweep_seconds)
         self._begin(jobs, began=began, from_floor=True, full=len(jobs) >= most)
         return len(jobs)
+
+    def _walked(self, took_seconds: float) -> float:
+        """How long a claim walked: what the fastest of all took is the way there and back."""
+        self._fastest_claim = min(took_seconds, self._fastest_claim)
+        return took_seconds - self._fastest_claim
 
     def _begin(self, jobs: list[ClaimedJob], *, began: float, from_floor: bool, full: bool) -> None:
         self._lanes.claimed(jobs, from_floor=from_floor, full=full)
@@ -183,13 +202,15 @@ class Claimer:
         Raises:
             DATABASE_ERRORS: the database still does not answer; to be tried again.
         """
+        if time.monotonic() > self._unsure_until + self._settings.lease_seconds:
+            self._unsure_lanes.clear()  # whoever looks for lost leases finds them
         if not self._unsure_lanes:
             return
         last = time.monotonic() > self._unsure_until
         held = self._runner.runs | self._settler.unsettled()
         lost = await store.lost_claims(
             self._link,
-            sorted(self._unsure_lanes),
+            dict(sorted(self._unsure_lanes.items())),
             worker_id=self._worker_id(),
             known=sorted({run.job.lease_token for run in held}),
         )
@@ -228,7 +249,9 @@ class Claimer:
             return await self._one_suspect(jobs) if any(job.lost_leases for job in jobs) else jobs
         except BaseException:
             # The server may have carried it out, or be about to.
-            self._unsure_lanes.update(request.lane for request in requests)
+            for request in requests:
+                floor = self._unsure_lanes.get(request.lane, request.floor)
+                self._unsure_lanes[request.lane] = min(floor, request.floor)
             self._unsure_until = time.monotonic() + UNSURE_SECONDS
             raise
 
@@ -281,7 +304,7 @@ class Claimer:
                 await failures.wait()
                 continue
             failures.reset()
-            if found or self._next_due < known_due:
+            if found or self._next_due < known_due - LISTING_SLACK_SECONDS:
                 self._woken.set()
             took = time.monotonic() - began
             # One that was slow says nothing: the network may have been, or this process stood still.
@@ -339,7 +362,7 @@ class Claimer:
         return UNSURE_SECONDS if self._unsure_lanes else float("inf")
 
     def _seconds_until_due(self, pause: float) -> float:
-        wait = self._next_due - time.monotonic()
+        wait = self._next_due + LISTING_SLACK_SECONDS - time.monotonic()
         return wait if wait > 0 else pause
 
     async def _idle(self, seconds: float) -> None:

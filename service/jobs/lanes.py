@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from service.jobs.model import JobId
@@ -16,6 +17,9 @@ FLOOR_WINDOW_SECONDS: Final = 0.1
 """A floor is the lowest place claimed within this time: jobs committed a little late are still
 above it. Later ones wait for the next sweep."""
 
+SLACK_SECONDS: Final = 0.001
+"""A due time is not the same to the last digit as a number here and as a time in the database."""
+
 MAX_LANES: Final = 1000
 """Lanes listed at once. Where there are more, one listing goes on behind the last."""
 
@@ -24,6 +28,8 @@ MAX_LANES: Final = 1000
 class _LaneState:
     recent: deque[tuple[float, Floor]] = field(default_factory=deque)
     """When (monotonic) and where the last claims began; the floor is the lowest of them."""
+    head: Floor = NO_FLOOR
+    """Where the first job was when lanes were last listed: all that was there lies above it."""
     fresh: bool = False
     """Whether a wake-up named the lane, or a claim found jobs in it, since lanes were last listed:
     where a listing does not reach it, it stays until the next."""
@@ -36,6 +42,9 @@ class Lanes:
         self._served = {entry.partition(":")[0] for entry in queues}
         self._slots = slots
         self._states: dict[Lane, _LaneState] = {}
+        self._gone: dict[Lane, _LaneState] = {}
+        """Lanes that were empty when they were last listed, the last `MAX_LANES` of them: whoever
+        comes into one again is above its floor."""
         self._sweep = Sweep()
 
     @property
@@ -56,33 +65,55 @@ class Lanes:
         for lane in lanes:
             # Beside those that are listed, which are as many at the most.
             if self.serves(lane.queue) and len(self._states) < 2 * MAX_LANES:
-                self._states.setdefault(lane, _LaneState()).fresh = True
+                self._state(lane).fresh = True
 
     def replace(self, heads: Iterable[LaneHead]) -> bool:
         """Take over what the table lists; whether a lane is due that was not known before."""
         listed = [head for head in heads if self.serves(head.lane.queue)]
         found = any(head.due_in_seconds <= 0 and head.lane not in self._states for head in listed)
-        standing = {lane: state for lane, state in self._states.items() if state.fresh}
-        for state in standing.values():
+        before, self._states = self._states, {}
+        for lane, state in before.items():
+            (self._states if state.fresh else self._gone)[lane] = state
             state.fresh = False
-        self._states = standing | {
-            head.lane: self._states.get(head.lane) or _LaneState() for head in listed
-        }
+        for head in listed:
+            # What comes now is due now, where the head is due later.
+            place = min(head.due_at - SLACK_SECONDS, head.now - FLOOR_WINDOW_SECONDS)
+            self._state(head.lane).head = Floor(place, 0)
+            if head.due_in_seconds <= 0:
+                self._sweep.saw(head.due_at)
+        for lane in list(islice(self._gone, max(0, len(self._gone) - MAX_LANES))):
+            del self._gone[lane]
         return found
+
+    def _state(self, lane: Lane) -> _LaneState:
+        """Of a lane that claims ask for from now on, if they did not."""
+        state = self._states.get(lane)
+        if state is None:
+            state = self._states[lane] = self._gone.pop(lane, _LaneState())
+        return state
 
     def requests(self, *, most: int, from_floor: bool) -> list[LaneRequest]:
         """What to ask of each lane: the most urgent priority first.
 
         Queues of one priority come in a random order, so that none starves.
         """
-        low, due_before = (0.0, WHOLE) if from_floor else self._sweep.slice
+        whole = self.sweeps_whole
+        low, below = self._sweep.slice
         order = sorted(self._states, key=lambda lane: (lane.priority, random.random()))  # noqa: S311
         requests = []
         for lane in order:
             free = min(most, self._slots.free_for(lane.queue))
-            if free > 0:
-                floor = self._floor(lane) if from_floor else Floor(low, 0)
-                requests.append(LaneRequest(lane, floor, free, due_before))
+            if free <= 0:
+                continue
+            if from_floor:
+                requests.append(LaneRequest(lane, self._floor(lane), free))
+            elif whole:
+                requests.append(LaneRequest(lane, NO_FLOOR, free))
+            else:
+                # What lies above the floor is for claims from there.
+                due_before = min(below, self._floor(lane).due_at + SLACK_SECONDS)
+                if low < due_before:
+                    requests.append(LaneRequest(lane, Floor(low, 0), free, due_before))
         return requests
 
     def claimed(self, jobs: Iterable[ClaimedJob], *, from_floor: bool, full: bool) -> None:
@@ -113,15 +144,15 @@ class Lanes:
         """Whether the next sweep takes all that is due, above the floors as below them."""
         return self._sweep.slice == (-WHOLE, WHOLE)
 
-    def swept(self, took_seconds: float, *, full: bool) -> None:
+    def swept(self, walked_seconds: float, *, full: bool) -> None:
         """A claim below the floors was made: the next sweeps what comes after it."""
-        self._sweep.stepped(took_seconds, full=full)
+        self._sweep.stepped(walked_seconds, full=full)
 
     def _floor(self, lane: Lane) -> Floor:
-        recent = self._states[lane].recent
-        if not recent:
-            return NO_FLOOR
+        state = self._states[lane]
+        recent = state.recent
         limit = time.monotonic() - FLOOR_WINDOW_SECONDS
         while len(recent) > 1 and recent[0][0] < limit:
             recent.popleft()
-        return min(place for _, place in recent)
+        claimed = min((place for _, place in recent), default=NO_FLOOR)
+        return max(claimed, state.head)

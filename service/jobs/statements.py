@@ -102,15 +102,17 @@ WITH RECURSIVE lane AS (
     SELECT b.queue, b.priority, b.next_run_at FROM jobs_live b
     WHERE (b.queue, b.priority) > (l.queue, l.priority)
     ORDER BY b.queue, b.priority, b.next_run_at LIMIT 1) n)
-SELECT queue, priority, extract(epoch FROM next_run_at - now())::float8 FROM lane LIMIT $1
+SELECT queue, priority, extract(epoch FROM next_run_at)::float8, extract(epoch FROM now())::float8
+FROM lane LIMIT $1
 """
-"""The lanes that hold jobs, from a given one on, and when the first of each is due.
+"""The lanes that hold jobs, from a given one on, when the first of each is due, and what time it is.
 
 One index probe a lane.
 """
 
 LANES_OF: Final = """
-SELECT q.queue, p.priority::smallint, extract(epoch FROM n.next_run_at - now())::float8
+SELECT q.queue, p.priority::smallint, extract(epoch FROM n.next_run_at)::float8,
+  extract(epoch FROM now())::float8
 FROM unnest($1::text[]) AS q(queue) CROSS JOIN generate_series(0, 9) AS p(priority)
 CROSS JOIN LATERAL (
   SELECT b.next_run_at FROM jobs_live b WHERE b.queue = q.queue AND b.priority = p.priority
@@ -118,7 +120,11 @@ CROSS JOIN LATERAL (
 """
 """The same for queues known by name."""
 
-_DUE: Final = """
+_PLACE: Final = "b.next_run_at, (b.id + 0)"
+"""Of a job in its lane, as jobs_live_claim has it. An index from which jobs could be found by `id` would
+be taken for the settles while the primary key is full of dead entries."""
+
+_DUE: Final = f"""
 WITH due AS MATERIALIZED (
   SELECT j.ctid AS place, l.queue, l.most, l.turn
   FROM unnest($1::text[], $2::smallint[], $3::float8[], $4::bigint[], $5::int[], $11::float8[])
@@ -126,11 +132,11 @@ WITH due AS MATERIALIZED (
   CROSS JOIN LATERAL (
     SELECT b.ctid FROM jobs_live b
     WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
-      AND (b.next_run_at, b.id) >= (to_timestamp(l.floor_at), l.floor_id)
+      AND ({_PLACE}) >= (to_timestamp(l.floor_at), l.floor_id)
       AND b.next_run_at < to_timestamp(l.due_before)
       AND b.job_type = ANY ($6::text[])
       AND (b.lease_until IS NULL OR b.lease_until < now())
-    ORDER BY b.next_run_at, b.id LIMIT l.most FOR UPDATE SKIP LOCKED) j
+    ORDER BY {_PLACE} LIMIT l.most FOR UPDATE SKIP LOCKED) j
   LIMIT $7)"""
 
 _WITHIN_LIMITS: Final = """,
@@ -151,7 +157,8 @@ UPDATE jobs_live b SET
 WHERE b.ctid = ANY (ARRAY(SELECT place FROM {{picked}}))
 RETURNING b.id, b.lease_token, b.queue, b.job_type, b.priority, b.attempts, b.max_retries,
   b.timeout_seconds, b.lost_leases, date_part('epoch', b.next_run_at),
-  date_part('epoch', now() - b.next_run_at), b.payload::text, b.backoff::text
+  CASE WHEN isfinite(b.next_run_at) THEN date_part('epoch', now() - b.next_run_at) ELSE 0 END,
+  b.payload::text, b.backoff::text
 """
 
 CLAIM: Final = _DUE + _TAKE.format(picked="due")
@@ -160,21 +167,31 @@ CLAIM: Final = _DUE + _TAKE.format(picked="due")
 No index holds a column that this changes: the update is HOT and writes no index entry. The floor
 of a lane skips index entries that are dead but cannot be removed yet. The join is by ctid: the
 row was locked a moment ago by this very statement, and finding it again by id would cost a third
-more buffers.
+more buffers. A plain INSERT may have made a job due at -infinity: PostgreSQL before 17 cannot
+subtract that, and it would ruin the average of the delays.
 """
 
 CLAIM_WITHIN_LIMITS: Final = _DUE + _WITHIN_LIMITS + _TAKE.format(picked="pick")
 """The same where a queue that may take fewer than the whole claim is asked for in several lanes: no
 more of it than it may take. The window costs a seventh of the claim, so others do without."""
 
-LOST_CLAIMS: Final = """
-SELECT j.id, j.lease_token FROM unnest($1::text[], $2::smallint[]) AS l(queue, priority)
+LOST_CLAIMS: Final = f"""
+SELECT j.id, j.lease_token
+FROM unnest($1::text[], $2::smallint[], $5::float8[], $6::bigint[])
+  AS l(queue, priority, floor_at, floor_id)
 CROSS JOIN LATERAL (
-  SELECT r.id, r.lease_token FROM jobs_live r
-  WHERE r.queue = l.queue AND r.priority = l.priority AND r.next_run_at <= now()
-    AND r.status = 'RUNNING' AND r.worker_id = $3 AND r.lease_token <> ALL ($4::bigint[])) j
+  SELECT r.id, r.lease_token FROM (
+    SELECT b.id, b.status, b.worker_id, b.lease_token FROM jobs_live b
+    WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
+      AND ({_PLACE}) >= (to_timestamp(l.floor_at), l.floor_id)
+    ORDER BY {_PLACE} LIMIT $7) r
+  WHERE r.status = 'RUNNING' AND r.worker_id = $3 AND r.lease_token <> ALL ($4::bigint[])) j
 """
-"""What a claim took whose answer never came: this worker's, under tokens that it never saw."""
+"""What a claim took whose answer never came: this worker's, under tokens that it never saw.
+
+It took the first that it could from its floor on. Only so many jobs of each lane are looked at: a
+backlog of millions would take longer than a statement may, over and over.
+"""
 
 RELEASE_LOST: Final = f"""
 UPDATE jobs_live b SET
@@ -187,13 +204,13 @@ RETURNING b.id
 """Give those back, by their tokens: cut off and carried out late, it must not meet what the worker
 has claimed since."""
 
-PUT_OFF: Final = """
+PUT_OFF: Final = f"""
 UPDATE jobs_live b SET
   status = 'PENDING', attempts = b.attempts - 1, lease_until = NULL, worker_id = NULL,
   started_at = NULL,
   next_run_at = clock_timestamp() + make_interval(secs => $3 * (0.5 + random()))
 FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
-WHERE b.id = r.id AND b.lease_token = r.token AND b.status = 'RUNNING'
+WHERE {_SAME} AND b.lease_token = r.token AND b.status = 'RUNNING'
 RETURNING b.id
 """
 """Give back what was claimed and not begun, for a while. Its lost leases go on counting."""
@@ -248,11 +265,16 @@ that were lost. The token stays until the next
 claim: SETTLED_BEFORE knows by it what was carried out."""
 
 SETTLED_BEFORE: Final = """
-SELECT b.id, b.lease_token FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
-JOIN background_jobs b ON b.id = r.id AND b.lease_token = r.token
-WHERE b.status <> 'RUNNING'
+SELECT d.id, d.lease_token FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
+CROSS JOIN LATERAL (
+  SELECT b.id, b.lease_token FROM background_jobs b
+  WHERE b.id = r.id AND b.lease_token = r.token AND b.status <> 'RUNNING' LIMIT 1) d
 """
-"""After an answer was lost: which of these were settled under these very tokens."""
+"""After an answer was lost: which of these were settled under these very tokens.
+
+The limit makes it probe. `_SAME` would not do: over partitions, PostgreSQL 18 answers that by reading
+a small one whole for each of the batch, whatever `enable_seqscan` says.
+"""
 
 EXTEND: Final = f"""
 UPDATE jobs_live b SET lease_until = now() + make_interval(secs => $3)
@@ -395,7 +417,7 @@ WITH head AS MATERIALIZED (
     SELECT b.ctid, b.job_type FROM jobs_live b
     WHERE b.queue = l.queue AND b.priority = l.priority AND b.status = 'PENDING'
       AND b.next_run_at <= now() - make_interval(secs => $4)
-    ORDER BY b.next_run_at, b.id LIMIT $5) j),
+    ORDER BY {_PLACE} LIMIT $5) j),
 unserved AS MATERIALIZED (
   SELECT b.ctid AS place FROM jobs_live b
   WHERE b.ctid = ANY (ARRAY(SELECT place FROM head WHERE job_type <> ALL ($3::text[]) LIMIT $6))
@@ -412,16 +434,16 @@ counted AS ({_COUNT.format(sign="", source="kept")})
 SELECT id, job_type FROM kept
 """
 
-QUEUE_GAUGES: Final = """
+QUEUE_GAUGES: Final = f"""
 SELECT l.queue, count(*) FILTER (WHERE d.status = 'PENDING'),
   count(*) FILTER (WHERE d.status = 'RUNNING'),
-  COALESCE(max(extract(epoch FROM now() - d.next_run_at)) FILTER (WHERE d.status = 'PENDING'),
-           0)::float8
+  COALESCE(extract(epoch FROM now())
+           - extract(epoch FROM min(d.next_run_at) FILTER (WHERE d.status = 'PENDING')), 0)::float8
 FROM unnest($1::text[], $2::smallint[]) AS l(queue, priority)
 LEFT JOIN LATERAL (
   SELECT b.status, b.next_run_at FROM jobs_live b
   WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
-  ORDER BY b.next_run_at, b.id LIMIT $3) d ON true
+  ORDER BY {_PLACE} LIMIT $3) d ON true
 GROUP BY l.queue
 """
 """Due and running jobs of each queue and the age of the oldest due one; each lane's look is capped."""

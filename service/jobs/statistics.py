@@ -89,12 +89,12 @@ _OLDEST_DUE: Final = text("""
         ORDER BY queue, priority LIMIT 1
       ) AS next WHERE lanes.number < :lanes
     )
-    SELECT now() AS as_of, extract(epoch FROM now() - min(oldest.next_run_at)) AS seconds
+    SELECT now() AS as_of, extract(epoch FROM now()) - extract(epoch FROM min(oldest.next_run_at)) AS seconds
     FROM lanes CROSS JOIN LATERAL (
       SELECT next_run_at FROM background_jobs
       WHERE status IN ('PENDING', 'RUNNING') AND status = 'PENDING' AND next_run_at <= now()
         AND queue = lanes.queue AND priority = lanes.priority
-      ORDER BY next_run_at, id LIMIT 1
+      ORDER BY next_run_at LIMIT 1
     ) AS oldest""")
 
 _MAX_LANES: Final = 2000

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -31,6 +31,9 @@ class Floor(NamedTuple):
 
 
 NO_FLOOR = Floor(float("-inf"), 0)
+
+LOST_CLAIMS_WALK = 10_000
+"""Jobs of a lane that one look for lost claims walks: more than are in flight at once, as a rule."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,10 +72,18 @@ class Settling(Protocol):
 
 
 class LaneHead(NamedTuple):
-    """A lane that holds jobs, and in how many seconds the first of them is due."""
+    """A lane that holds jobs, and when the first of them is due."""
 
     lane: Lane
-    due_in_seconds: float
+    due_at: float
+    """Epoch seconds."""
+    now: float
+    """What time it was for the database."""
+
+    @property
+    def due_in_seconds(self) -> float:
+        """How long until the first job is due; negative where it has been for some time."""
+        return self.due_at - self.now
 
 
 class LaneRequest(NamedTuple):
@@ -88,25 +99,28 @@ class LaneRequest(NamedTuple):
 async def lanes(link: Link, *, limit: int, after: Lane | None = None) -> list[LaneHead]:
     """The lanes that hold jobs, in order, those behind `after`, `limit` at the most."""
     rows = await link.fetch(statements.LANES, limit, *(after or Lane("", -1)))
-    return [LaneHead(Lane(queue, priority), due_in) for queue, priority, due_in in rows]
+    return [LaneHead(Lane(row[0], row[1]), row[2], row[3]) for row in rows]
 
 
 async def lanes_of(link: Link, queues: list[str]) -> list[LaneHead]:
     """The lanes of these queues that hold jobs."""
     rows = await link.fetch(statements.LANES_OF, queues)
-    return [LaneHead(Lane(queue, priority), due_in) for queue, priority, due_in in rows]
+    return [LaneHead(Lane(row[0], row[1]), row[2], row[3]) for row in rows]
 
 
 async def lost_claims(
-    link: Link, lanes: Sequence[Lane], *, worker_id: int, known: list[LeaseToken]
+    link: Link, floors: Mapping[Lane, Floor], *, worker_id: int, known: list[LeaseToken]
 ) -> list[Lease]:
-    """This worker's claims of jobs of `lanes` under other tokens than it knows."""
+    """This worker's claims of jobs from these floors on, under other tokens than it knows."""
     rows = await link.fetch(
         statements.LOST_CLAIMS,
-        [lane.queue for lane in lanes],
-        [lane.priority for lane in lanes],
+        [lane.queue for lane in floors],
+        [lane.priority for lane in floors],
         worker_id,
         known,
+        [floor.due_at for floor in floors.values()],
+        [floor.job_id for floor in floors.values()],
+        LOST_CLAIMS_WALK,
     )
     return [(row[0], row[1]) for row in rows]
 
@@ -156,6 +170,7 @@ async def finish(
     link: Link, ended: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
 ) -> set[Lease]:
     """Record jobs that succeeded or ended for good; the leases that no longer held."""
+    ended = sorted(ended, key=_by_id)
     statuses: list[str | None] = []
     results: list[str | None] = []
     failures: list[str | None] = []
@@ -186,6 +201,7 @@ async def requeue(
     link: Link, returned: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
 ) -> set[Lease]:
     """Put retried, snoozed and released jobs back to PENDING; the leases that no longer held."""
+    returned = sorted(returned, key=_by_id)
     ids, tokens, refunds = [], [], []
     delays: list[float | None] = []
     failures: list[str | None] = []
@@ -247,8 +263,15 @@ async def worker_stopped(link: Link, worker_id: int, *, forget: bool) -> None:
     await link.fetch(statements.FORGET_WORKER if forget else statements.WORKER_STOPPED, worker_id)
 
 
+def _by_id(settled: tuple[ClaimedJob, Outcome]) -> JobId:
+    # Rows are locked in the order of the arrays. Statements that lock several of the same jobs all
+    # do so in the order of ids: none waits for another in a circle.
+    return settled[0].id
+
+
 def _columns(leases: Iterable[Lease]) -> tuple[list[JobId], list[LeaseToken]]:
-    pairs = list(leases)
+    # In the order of ids, as `_by_id`.
+    pairs = sorted(leases)
     return [job_id for job_id, _ in pairs], [token for _, token in pairs]
 
 

@@ -16,6 +16,13 @@ MIN_SPAN_SECONDS: Final = 0.1
 MAX_SPAN_SECONDS: Final = 1e9
 """A slice that would be wider is the whole."""
 
+DEPTH_SHARE: Final = 0.02
+"""A slice is at least this share of how far down it lies, so that 1,200 steps come to the bottom
+whatever they take."""
+
+OLDEST: Final = 0.0
+"""Nothing was due before 1970; what says so is taken by the last step."""
+
 
 class Sweep:
     """Which due times the next step takes, from the newest down to the oldest, and so on again.
@@ -23,12 +30,15 @@ class Sweep:
     As a rule one step takes them all. While a long transaction keeps PostgreSQL from removing the
     index entries of jobs that have gone, each of those is walked, hundreds of thousands after some
     minutes: claims would wait for the sweep. Then each step takes a slice of the due times, as wide
-    as can be walked in some milliseconds.
+    as can be walked in some milliseconds. The next round begins as the last one did: as long as
+    there is so much to walk, no step takes the whole.
     """
 
     def __init__(self) -> None:
         self._below = WHOLE
         self._span = WHOLE
+        self._top_span = WHOLE
+        """Of the first slice of a round."""
         self._newest = -WHOLE
 
     @property
@@ -36,20 +46,33 @@ class Sweep:
         """Due times of the next step, epoch seconds: from (inclusive), and up to (exclusive)."""
         if self._span == WHOLE or self._newest == -WHOLE:
             return -WHOLE, self._below
-        return min(self._below, self._newest) - self._span, self._below
+        top = min(self._below, self._newest)
+        low = top - max(self._span, (self._newest - top) * DEPTH_SHARE)
+        return (low if low > OLDEST else -WHOLE), self._below
 
     def saw(self, due_at: float) -> None:
-        """A job that was due then was claimed: by the database's clock it is later now."""
+        """A job that was due then was there: by the database's clock it is later now."""
         self._newest = max(self._newest, due_at)
 
-    def stepped(self, took_seconds: float, *, full: bool) -> None:
-        """A step was made; where it came back `full` there is more of the same slice."""
-        low, _ = self.slice
-        if not full:
-            self._below = low if low > -WHOLE else WHOLE
-        if took_seconds > DEAR_STEP_SECONDS:
-            narrower = self._span * max(DEAR_STEP_SECONDS / took_seconds, 0.1)
+    def stepped(self, walked_seconds: float, *, full: bool) -> None:
+        """A step was made; where it came back `full` there is more of the same slice.
+
+        Args:
+            walked_seconds: how long it took, the way to the database not counted.
+            full: whether it found as many jobs as it asked for.
+        """
+        low, below = self.slice
+        if walked_seconds > DEAR_STEP_SECONDS:
+            narrower = self._span * max(DEAR_STEP_SECONDS / walked_seconds, 0.1)
             self._span = min(max(narrower, MIN_SPAN_SECONDS), FIRST_SPAN_SECONDS)
-        elif took_seconds < CHEAP_STEP_SECONDS:
+        elif walked_seconds < CHEAP_STEP_SECONDS:
             wider = self._span * 4
             self._span = wider if wider <= MAX_SPAN_SECONDS else WHOLE
+        if below == WHOLE:
+            self._top_span = self._span
+        if full:
+            return
+        if low == -WHOLE:
+            self._below, self._span = WHOLE, self._top_span
+        else:
+            self._below = low

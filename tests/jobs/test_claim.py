@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from service.db.engine import Database
-from service.jobs import NewJob, Registry, claimer, enqueue_batch, store
+from service.jobs import NewJob, Registry, claimer, enqueue_batch, statements, store
 from service.jobs.lanes import Lanes
 from service.jobs.slots import Slots
 from service.jobs.store import NO_FLOOR, Floor, Lane, LaneRequest
@@ -112,6 +113,36 @@ async def test_never_more_jobs_run_at_once_than_there_are_slots(
     for job in made:
         await until_ended(sql, job.id)
     assert most == 7
+
+
+@pytest.mark.parametrize("queues", ["*", "forever"], ids=["all", "named"])
+async def test_a_job_due_at_infinity_or_since_ever_keeps_no_other_from_being_run(
+    database: Database, handlers: Registry, put: Put, sql: Any, start_worker: StartWorker,
+    queues: str,
+) -> None:  # fmt: skip
+    seen = recorder(handlers, "mail")
+    # By plain SQL: nobody checked it.
+    never, since_ever = await sql.fetch(
+        "INSERT INTO background_jobs (job_type, queue, payload, next_run_at) SELECT 'mail',"
+        """ 'forever', '{"n": 0}', t FROM unnest('{infinity,-infinity}'::timestamptz[]) AS t"""
+        " RETURNING id"
+    )
+    link = database.link()
+    [(_, due, _, age)] = await link.fetch(statements.QUEUE_GAUGES, ["forever"], [2], 10)
+    assert (due, age) == (1, float("inf"))
+    await link.close()
+    await start_worker(worker_queues=queues)
+    other = await put("mail", {"n": 1}, queue="forever")
+    for job_id in (since_ever["id"], other):
+        assert (await until_ended(sql, job_id))["status"] == "SUCCESS"
+    later = await put("mail", {"n": 2}, queue="forever")
+    assert (await until_ended(sql, later))["status"] == "SUCCESS"
+    assert seen == [0, 1, 2]
+    status = "SELECT status FROM jobs_live WHERE id = $1"
+    assert await sql.fetchval(status, never["id"]) == "PENDING"
+    delays = REGISTRY.get_sample_value("finmind_job_start_delay_seconds_sum", {"queue": "forever"})
+    assert delays is not None
+    assert delays < 1000
 
 
 async def test_a_worker_leaves_the_queues_that_it_does_not_serve(
@@ -272,7 +303,7 @@ async def test_every_claim_is_a_hot_update_that_writes_no_index_entry(
     assert await sql.fetchval(sizes) == before
 
 
-async def test_a_dear_claim_that_finds_nothing_is_followed_by_a_rest_in_proportion(
+async def test_two_dear_claims_that_find_nothing_are_followed_by_a_rest_in_proportion(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -283,6 +314,8 @@ async def test_a_dear_claim_that_finds_nothing_is_followed_by_a_rest_in_proporti
     await worker._claims.join(timeout_seconds=5)
     await put("foreign", {"n": 1})
     await engine_claimer.list_lanes()
+    engine_claimer._fastest_claim = 0.0  # as if the way to the database took nothing
+    engine_claimer._next_sweep = float("inf")
     monkeypatch.setattr(claimer, "DEAR_CLAIM_SECONDS", 10**9)
     assert await engine_claimer.claim_once(10) == (0, 10)
     assert engine_claimer.rest_seconds == 0
@@ -296,6 +329,8 @@ async def test_a_dear_claim_that_finds_nothing_is_followed_by_a_rest_in_proporti
     await put("ours", {"n": 2})
     assert await engine_claimer.claim_once(10) == (1, 10)
     assert engine_claimer.rest_seconds == 0
+    assert await engine_claimer.claim_once(10) == (0, 10)
+    assert engine_claimer.rest_seconds == 0  # a single one says nothing
 
 
 async def test_a_worker_that_rests_stops_at_once(
@@ -304,6 +339,7 @@ async def test_a_worker_that_rests_stops_at_once(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(claimer, "DEAR_CLAIM_SECONDS", 0)
     monkeypatch.setattr(claimer, "EMPTY_CLAIM_SHARE", 10**-9)
+    monkeypatch.setattr(claimer.Claimer, "_walked", lambda _, took: took)
     recorder(handlers, "ours")
     await put("foreign", {"n": 1})
     worker = await start_worker(sweep_seconds=60)

@@ -6,6 +6,7 @@
 import asyncio
 import statistics as averages
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -205,6 +206,39 @@ PLANS: dict[str, tuple[set[str], int]] = {
     "FINISH": ({"jobs_live_pkey"}, 0),
 }
 """The indexes that a hot statement reads, and how often it sorts."""
+
+
+@asynccontextmanager
+async def full_of_dead_entries(database: Database) -> AsyncIterator[None]:
+    """As under a transaction that is held open for long: nothing that has gone can be removed."""
+    holder, sql = await database.connect(), await database.connect()
+    await holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()")
+    insert = (
+        "INSERT INTO jobs_live (job_type, payload) SELECT 'noop', '{}' FROM generate_series(1, $1)"
+    )
+    await sql.execute(insert, 60_000)
+    await sql.execute("DELETE FROM jobs_live")
+    await sql.execute(insert, 20)
+    await sql.execute("VACUUM ANALYZE jobs_live")
+    try:
+        yield
+    finally:
+        await sql.close()
+        await holder.close()
+
+
+async def test_a_job_is_found_by_the_primary_key_alone_while_that_is_full_of_dead_entries(
+    database: Database,
+) -> None:
+    await make_partitions(database)
+    async with full_of_dead_entries(database):
+        link = ExplainingLink(database, modes=("generic",))
+        await run_all(link)
+        await link.close()
+    for one in link.explained:
+        indexes = {node["Index Name"] for node in one.nodes() if "Index Name" in node}
+        sorts = sum("Sort" in node["Node Type"] for node in one.nodes())
+        assert (indexes, sorts) == PLANS[one.name], one.text
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tests.jobs.conftest import Put, Quick, StartWorker
 from tests.jobs.waiting import occurs, until_ended, until_true
 
 DAY = 86_400
+NOON = 1_800_000_000.0
 
 
 @pytest.fixture(autouse=True)
@@ -130,15 +131,49 @@ async def test_a_lane_with_a_backlog_is_kept_while_a_listing_goes_on_behind_it(
     lanes = Lanes(("*",), Slots(10))
     busy, behind = Lane("default", 2), Lane("z", 2)
     await enqueue_batch(sql, [NewJob("mail") for _ in range(20)])
-    lanes.replace([LaneHead(busy, -1.0)])
+    lanes.replace([LaneHead(busy, NOON - 1, NOON)])
     for _ in range(3):
         jobs = await claim(database, ["mail"], limit=5)
         lanes.claimed(jobs, from_floor=False, full=False)
-        lanes.replace([LaneHead(behind, -1.0)])
+        lanes.replace([LaneHead(behind, NOON - 1, NOON)])
         assert set(lanes.known()) == {busy, behind}
     # It brought nothing since: gone, unless it is listed.
-    lanes.replace([LaneHead(behind, 9.0)])
+    lanes.replace([LaneHead(behind, NOON + 9, NOON)])
     assert lanes.known() == [behind]
+
+
+def test_a_lane_that_nothing_was_claimed_from_begins_where_its_first_job_is() -> None:
+    lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
+    lanes.replace([LaneHead(lane, NOON - 60, NOON)])
+    (request,) = lanes.requests(most=10, from_floor=True)
+    assert NOON - 61 < request.floor.due_at < NOON - 60
+
+
+def test_what_comes_now_is_above_the_floor_of_a_lane_whose_first_job_is_due_later() -> None:
+    lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
+    lanes.replace([LaneHead(lane, NOON + DAY, NOON)])
+    (request,) = lanes.requests(most=10, from_floor=True)
+    assert request.floor.due_at < NOON
+
+
+def test_a_lane_that_was_empty_keeps_its_floor() -> None:
+    lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
+    lanes.replace([LaneHead(lane, NOON, NOON)])
+    lanes.replace([])
+    assert lanes.known() == []
+    lanes.add([lane])
+    (request,) = lanes.requests(most=10, from_floor=True)
+    assert request.floor.due_at > NOON - 1
+
+
+def test_a_slice_ends_where_the_claims_from_the_floor_begin() -> None:
+    lanes = Lanes(("*",), Slots(10))
+    behind, ahead = Lane("behind", 2), Lane("ahead", 2)
+    lanes.replace([LaneHead(behind, NOON - DAY, NOON), LaneHead(ahead, NOON, NOON)])
+    lanes.swept(1.0, full=False)  # dear: slices from now on
+    (request,) = lanes.requests(most=10, from_floor=False)
+    assert request.lane == ahead
+    assert request.due_before == pytest.approx(NOON, abs=1)
 
 
 async def test_a_worker_forgets_lanes_that_are_empty(

@@ -4,8 +4,11 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-from service.jobs import JobContext, Registry
+from benchmarks.plans import ExplainingLink
+from service.db.engine import Database
+from service.jobs import JobContext, NewJob, Registry, enqueue_batch, store
 from service.jobs.model import JobId
+from tests.jobs.claims import claim
 from tests.jobs.conftest import Events, Put, StartWorker
 from tests.jobs.waiting import until, until_true
 
@@ -74,3 +77,15 @@ async def test_those_that_lost_one_lease_begin_together(
     await until_true(lambda: len(ward.under_way) == JOBS)
     ward.go_on.set()
     await until_true(lambda: not ward.under_way)
+
+
+async def test_putting_jobs_off_only_probes(database: Database, sql: Any) -> None:
+    await enqueue_batch(sql, [NewJob("mail") for _ in range(20)])
+    jobs = await claim(database, ["mail"])
+    await sql.execute("VACUUM ANALYZE background_jobs")  # else planned as if there were many
+    link = ExplainingLink(database, modes=("generic",))
+    assert await store.put_off(link, [job.lease for job in jobs[:10]], seconds=1.0) == 10
+    await link.close()
+    [put_off] = link.explained
+    kinds = {node["Node Type"] for node in put_off.nodes()}
+    assert not kinds & {"Hash Join", "Merge Join", "Seq Scan"}, put_off.text

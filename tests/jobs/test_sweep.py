@@ -1,5 +1,7 @@
 """A sweep takes the whole of a lane in one step, or slices of it where that is dear."""
 
+from itertools import pairwise
+
 import pytest
 
 from service.jobs.sweep import (
@@ -38,17 +40,35 @@ def test_a_dear_sweep_goes_on_in_slices_from_the_newest_down() -> None:
     assert sweep.slice == (low - FIRST_SPAN_SECONDS, low)
 
 
-def test_slices_leave_no_gap_and_come_to_the_oldest_and_begin_again() -> None:
+def round_of(sweep: Sweep, took: float) -> list[tuple[float, float]]:
+    """The slices from the next one down to the oldest, each step of which takes so long."""
+    slices: list[tuple[float, float]] = []
+    while not slices or slices[-1][0] != -WHOLE:
+        slices.append(sweep.slice)
+        sweep.stepped(took, full=False)
+        assert len(slices) <= 1_300
+    return slices
+
+
+@pytest.mark.parametrize("took", [CHEAP, FAIR, DEAR])
+def test_slices_leave_no_gap_and_come_to_the_oldest_whatever_they_take(took: float) -> None:
+    slices = round_of(dear_sweep(), took)
+    assert slices[0][1] == WHOLE
+    for (low, _), (_, below) in pairwise(slices):
+        assert low == below
+
+
+def test_a_round_begins_as_the_last_one_did_and_not_with_the_whole() -> None:
     sweep = dear_sweep()
-    reached = WHOLE
-    for _ in range(100):
-        low, below = sweep.slice
-        assert below == reached
-        sweep.stepped(CHEAP, full=False)
-        reached = low
-        if low == -WHOLE:
-            break
-    assert reached == -WHOLE
+    sweep.stepped(FAIR, full=False)
+    round_of(sweep, CHEAP)
+    assert sweep.slice == (NOON - FIRST_SPAN_SECONDS, WHOLE)
+
+
+def test_when_nothing_is_dear_any_more_the_whole_is_taken_again() -> None:
+    sweep = dear_sweep()
+    for _ in range(20):
+        round_of(sweep, CHEAP)
     assert sweep.slice == (-WHOLE, WHOLE)
 
 
@@ -63,7 +83,7 @@ def test_a_slice_with_more_in_it_is_taken_again() -> None:
 def test_slices_shrink_while_they_are_dear_and_never_to_nothing(took: float) -> None:
     sweep = dear_sweep()
     for _ in range(50):
-        sweep.stepped(took, full=False)
+        sweep.stepped(took, full=True)
     low, below = sweep.slice
     assert min(below, NOON) - low == pytest.approx(MIN_SPAN_SECONDS, abs=1e-6)
 

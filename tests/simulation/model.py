@@ -80,15 +80,15 @@ class Model:
     def lanes(self, at: Instant, limit: int, queue: str, priority: int) -> Answer:
         found = sorted({(row.queue, row.priority) for row in self.tables.live()})
         behind = [lane for lane in found if lane > (queue, priority)]
-        return [(*lane, self._head(lane, at)) for lane in behind[:limit]]
+        return [(*lane, *self._head(lane, at)) for lane in behind[:limit]]
 
     def lanes_of(self, at: Instant, queues: list[str]) -> Answer:
         found = {(row.queue, row.priority) for row in self.tables.live()}
         each = [(queue, priority) for queue in queues for priority in range(10)]
-        return [(*lane, self._head(lane, at)) for lane in each if lane in found]
+        return [(*lane, *self._head(lane, at)) for lane in each if lane in found]
 
-    def _head(self, lane: tuple[str, int], at: Instant) -> float:
-        return (self.tables.lane(*lane)[0].next_run_at - at.now) / MICROSECONDS
+    def _head(self, lane: tuple[str, int], at: Instant) -> tuple[float, float]:
+        return self.tables.lane(*lane)[0].next_run_at / MICROSECONDS, at.now / MICROSECONDS
 
     def claim(  # noqa: PLR0917 - the statement's parameters
         self, at: Instant, queues: list[str], priorities: list[int], floors_at: list[float],
@@ -145,13 +145,21 @@ class Model:
 
     def lost_claims(
         self, at: Instant, queues: list[str], priorities: list[int], worker_id: int,
-        known: list[int],
+        known: list[int], floors_at: list[float], floors_id: list[int], walk: int,
     ) -> Answer:  # fmt: skip
+        found: list[Row] = []
+        for queue, priority, floor_at, floor_id in zip(
+            queues, priorities, floors_at, floors_id, strict=True
+        ):
+            floor = (_place(floor_at), floor_id)
+            lane = self.tables.lane(queue, priority)
+            found += [
+                row for row in lane if row.next_run_at <= at.now and row.place >= floor
+            ][:walk]  # fmt: skip
         return [
             (row.id, row.lease_token)
-            for queue, priority in zip(queues, priorities, strict=True)
-            for row in self.tables.lane(queue, priority)
-            if row.next_run_at <= at.now and row.status is JobStatus.RUNNING
+            for row in found
+            if row.status is JobStatus.RUNNING
             and row.worker_id == worker_id and row.lease_token not in known
         ]  # fmt: skip
 

@@ -198,9 +198,9 @@ class Player:
 
     async def _recover(self) -> None:
         known = [claim.lease_token for claim in self._some()]
-        lanes = self._rng.sample(LANES, 3)
+        floors = {lane: self._floor() for lane in self._rng.sample(LANES, 3)}
         worker = self._rng.choice(self._workers)
-        lost = await store.lost_claims(self._link, lanes, worker_id=worker, known=known)
+        lost = await store.lost_claims(self._link, floors, worker_id=worker, known=known)
         give_back = [*lost[:2], *self._leases()[:1]]
         if self._rng.random() < 0.5:
             await store.release_lost(self._link, give_back)

@@ -1,13 +1,13 @@
 """A column that may be missing, and one with a default, on every partition
 
 Revision ID: 9001
-Revises: 0004
+Revises: 0005
 """
 
 from alembic import op
 
 revision = "9001"
-down_revision = "0004"
+down_revision = "0005"
 
 
 def upgrade() -> None:
