@@ -39,8 +39,10 @@ _SECRET_TEXT: Final = re.compile(
     r"|\beyJ[\w-]{5,}(?:\.[\w-]*){0,4}",
     re.IGNORECASE,
 )
-# PostgreSQL puts the values of a refused row in the DETAIL of its error.
+# PostgreSQL puts the values of a refused row in the DETAIL of its error; asyncpg a value that does not
+# fit its column behind the number of its parameter.
 _ROW_DETAIL: Final = re.compile(r"^[^\S\n]*DETAIL:.*$", re.MULTILINE)
+_REFUSED_ARGUMENT: Final = re.compile(r"(invalid input for query argument \$\d+: ).*")
 
 
 def configure_logging(settings: Settings, *, stream: TextIO | None = None) -> None:
@@ -164,6 +166,8 @@ def redact_text(text: str) -> str:
         text = text[:MAX_TEXT] + f"… ({len(text)} characters)"
     if "DETAIL:" in text:
         text = _ROW_DETAIL.sub(f"DETAIL: {NOT_LOGGED}", text)
+    if "query argument" in text:
+        text = _REFUSED_ARGUMENT.sub(rf"\1{NOT_LOGGED}", text)
     return _SECRET_TEXT.sub(_replacement, text)
 
 

@@ -86,6 +86,7 @@ def test_the_level_of_the_settings_holds(lines: Lines) -> None:
         {"result": "hunter2"},
         {"deep": {"a": {"b": {"c": {"d": {"password": "hunter2"}}}}}},
         {"note": "Failing row\nDETAIL:  Key (x)=(hunter2) already exists."},
+        {"error": "invalid input for query argument $1: 'hunter2' (an integer is required)"},
     ],
     ids=lambda fields: next(iter(fields)),
 )
@@ -140,6 +141,7 @@ def test_a_long_text_is_cut(stream: io.StringIO) -> None:
         "a", "0", "_", "a.", "a-", "+", ":", "/", "://", "://:", "://a:b", "@", " ", "\n", "é", "漢",
         "Bearer", "Bearer ", "Bearer \n", "fmj_", "fmj_a", "fmj_a.", "eyJ", "-eyJ", "-eyJaaaaaa",
         ".eyJ", "eyJaaaaa.", "DETAIL:", " DETAIL:", "\nDETAIL:",
+        "query argument", "invalid input for query argument $1: ",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("before", ["", "DETAIL:", "a://b:", "Bearer", "-eyJ"])

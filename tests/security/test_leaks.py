@@ -21,7 +21,6 @@ CANARIES = {
     "smtp": "canary-of-the-mail-server",
     "twilio": "canary-of-twilio",
     "payload": "canary-of-a-payload",
-    "result": "canary-of-a-result",
     "message": "canary-of-a-message",
     "recipient": "canary-of-a-recipient",
     "header": "canary-of-a-header",
@@ -133,6 +132,12 @@ async def test_no_secret_is_in_a_log_a_metric_an_error_or_a_page(
         said += [*errors, *(str(job["last_error"]) for job in jobs)]
         for path in ("/metrics", "/health/ready", "/health/live", "/docs", "/openapi.json", "/"):
             said.append((await client.get(path)).text)
+        # Nobody expected this, so all that is known of it is logged: whose words were they?
+        await databases.execute(pg_dsn, "ALTER TABLE reminders RENAME TO elsewhere")
+        unexpected = await ask("POST", "/reminders", json=body)
+        await databases.execute(pg_dsn, "ALTER TABLE elsewhere RENAME TO reminders")
+        assert unexpected.status_code == 500
+        said.append(unexpected.text)
         # The database goes: its address and password stand in the errors of its driver.
         elsewhere = databases.with_database(pg_dsn, "postgres")
         await databases.execute(elsewhere, connections(pg_dsn, allowed=False), end_all(pg_dsn))
@@ -146,7 +151,7 @@ async def test_no_secret_is_in_a_log_a_metric_an_error_or_a_page(
     await asyncio.to_thread(talkative.process.terminate)
     await asyncio.to_thread(talkative.process.wait, 40)
     logged = talkative.said()
-    assert len(logged) > 1000
+    assert "UndefinedTableError" in logged
     assert found_in(logged, secrets) == []
     assert found_in("\n".join(said), secrets) == []
 
