@@ -36,6 +36,21 @@ class Snooze(Exception):
         self.seconds = clamp_delay(seconds)
 
 
+def asked_seconds(error: RetryAfter | Snooze) -> float:
+    """In how many seconds `error` asks for another run.
+
+    Raises:
+        ValueError: what a class of the handler's own made of `seconds` is no finite number.
+    """
+    try:
+        seconds = float(error.seconds)
+    except Exception as broken:  # of the handler's own error class
+        raise ValueError(_words_of(broken)) from None
+    if not math.isfinite(seconds):
+        raise ValueError(f"it is {seconds}")
+    return clamp_delay(seconds)
+
+
 def clamp_delay(seconds: float) -> float:
     """`seconds` within 0 and a week; NaN counts as 0."""
     return 0.0 if math.isnan(seconds) else min(max(float(seconds), 0.0), MAX_DELAY_SECONDS)

@@ -1,7 +1,7 @@
 """What came of an attempt: how a return, an error or a cancellation turns into an outcome."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, assert_never
@@ -11,6 +11,7 @@ from service.jobs.backoff import Backoff
 from service.jobs.encoding import dump_json, load_json
 from service.jobs.model import JobStatus
 from service.jobs.outcomes import (
+    MAX_MESSAGE_CHARS,
     SUCCEEDED_EMPTY,
     Ended,
     Failure,
@@ -22,6 +23,8 @@ from service.jobs.outcomes import (
     Snooze,
     Snoozed,
     Succeeded,
+    asked_seconds,
+    clean_text,
 )
 from service.jobs.registry import HandlerSpec
 from service.jobs.store import ClaimedJob
@@ -150,16 +153,25 @@ class Judge:
 
     def _by_kind(self, attempt: Attempt, error: BaseException) -> Outcome:
         match error:
-            case Snooze(seconds=seconds):
-                return Snoozed(seconds)
-            case RetryAfter(seconds=seconds):
-                return self._failed(attempt, error, delay_seconds=seconds, reason="retry_after")
+            case Snooze() | RetryAfter():
+                return self._asked(attempt, error)
             case PermanentError():
                 return self._permanent(attempt, error, reason="permanent")
             case BadPayload():
                 return self._permanent(attempt, error, reason="bad_payload")
             case _:
                 return self._failed(attempt, error, reason="error")
+
+    def _asked(self, attempt: Attempt, error: Snooze | RetryAfter) -> Outcome:
+        try:
+            seconds = asked_seconds(error)
+        except ValueError as problem:
+            _log.warning("bad_delay", job_id=attempt.job.id, job_type=attempt.job.job_type)
+            note = f"its `seconds` must be a finite number, so the backoff applies: {problem}"
+            return self._failed(attempt, error, reason="error", note=note)
+        if isinstance(error, Snooze):
+            return Snoozed(seconds)
+        return self._failed(attempt, error, delay_seconds=seconds, reason="retry_after")
 
     def timed_out(self, attempt: Attempt) -> Outcome:
         """The handler did not end in time."""
@@ -180,8 +192,12 @@ class Judge:
         *,
         reason: str,
         delay_seconds: float | None = None,
+        note: str = "",
     ) -> Outcome:
         failure = self._failure(attempt, error)
+        if note:
+            message = clean_text(f"{note} ({failure.message})", MAX_MESSAGE_CHARS)
+            failure = replace(failure, message=message)
         if self.is_last(attempt):
             return Ended(JobStatus.DEAD_LETTER, failure, reason)
         if delay_seconds is None:

@@ -8,7 +8,7 @@ import pytest
 
 from service.db.engine import Database
 from service.errors import InvalidInput, Unavailable
-from service.jobs import Intake, NewJob
+from service.jobs import Intake, NewJob, enqueue
 from service.settings import Settings
 from tests.jobs.waiting import until
 
@@ -83,7 +83,7 @@ async def test_a_client_that_left_does_not_keep_others_from_their_answer(
 async def test_a_cut_connection_is_answered_and_the_next_request_goes_through(
     intake: Intake, sql: Any
 ) -> None:
-    await intake.submit(NewJob("mail"))
+    await intake.submit(NewJob("mail", unique_key="before"))
     cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%jobs_live%'"
     await sql.execute(cut + " AND pid <> pg_backend_pid() AND datname = current_database()")
 
@@ -100,11 +100,30 @@ async def test_a_cut_connection_is_answered_and_the_next_request_goes_through(
     assert all("Idempotency-Key" in detail for detail in refusals)
 
 
+async def test_a_key_held_by_an_open_transaction_holds_up_no_job_without_a_key(
+    intake: Intake, database: Database, sql: Any
+) -> None:
+    somebody = await database.connect()
+    transaction = somebody.transaction()
+    await transaction.start()
+    await enqueue(somebody, "mail", unique_key="held")
+    keyed = asyncio.create_task(intake.submit(NewJob("mail", unique_key="held")))
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    await until(lambda: sql.fetchval(waits + " AND datname = current_database()"))
+    async with asyncio.timeout(3):  # sooner than a statement is given up
+        assert (await intake.submit(NewJob("mail"))).created
+    assert not keyed.done()
+    await transaction.rollback()
+    assert (await keyed).created
+    await somebody.close()
+
+
 async def test_what_waits_is_stored_before_the_stop(
     database: Database, settings: Settings, sql: Any
 ) -> None:
     intake = Intake(database, settings)
-    tasks = [asyncio.create_task(intake.submit(NewJob("mail"))) for _ in range(600)]
+    jobs = [NewJob("mail", unique_key=f"key-{n}" if n % 2 else None) for n in range(600)]
+    tasks = [asyncio.create_task(intake.submit(job)) for job in jobs]
     await asyncio.sleep(0)
     await intake.stop()
     await asyncio.gather(*tasks)

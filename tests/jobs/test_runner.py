@@ -397,6 +397,78 @@ async def test_a_snooze_uses_no_attempt_and_leaves_no_error(
     await until_true(lambda: events("snoozed", "runner.snooze") == 3)
 
 
+class OwnRetryAfter(RetryAfter):
+    """As a handler's own class may be: it hands on what a server said."""
+
+    def __init__(self, seconds: Any) -> None:
+        super().__init__(1, "busy")
+        self.seconds = seconds
+
+
+class OwnSnooze(Snooze):
+    def __init__(self, seconds: Any) -> None:
+        super().__init__(1)
+        self.seconds = seconds
+
+
+class Blind(RetryAfter):
+    @property
+    def seconds(self) -> float:
+        raise RuntimeError("no header")
+
+    @seconds.setter
+    def seconds(self, _: float) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OwnRetryAfter("Wed, 21 Oct"), "'Wed, 21 Oct' (busy)"),
+        (OwnRetryAfter(float("nan")), "it is nan (busy)"),
+        (OwnRetryAfter(None), "NoneType"),
+        (OwnRetryAfter(10**400), "too large"),
+        (OwnSnooze("soon"), "'soon' (snoozed for 1 s)"),
+        (OwnSnooze(float("inf")), "it is inf"),
+        (Blind(1), "no header"),
+    ],
+    ids=str,
+)
+async def test_where_the_seconds_asked_for_make_no_sense_the_backoff_applies_and_the_worker_goes_on(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker, error: Exception, why: str
+) -> None:
+    @handlers.handler("bad", backoff=Backoff(base_seconds=70, jitter=0))
+    async def fail(payload: Any) -> None:
+        raise error
+
+    @handlers.handler("good")
+    async def handle(payload: Any) -> None: ...
+
+    bad, good = await put("bad"), await put("good")
+    await start_worker()
+    row = await until_failed_once(sql, bad)
+    assert timedelta(seconds=70) <= row["next_run_at"] - row["created_at"] < timedelta(seconds=90)
+    assert row["last_error"].startswith(f"{type(error).__name__}: its `seconds` must be a finite")
+    assert why in row["last_error"]
+    assert (row["attempts"], len(row["errors"])) == (1, 1)
+    assert (await until_ended(sql, good))["status"] == "SUCCESS"
+
+
+async def test_seconds_that_came_as_text_are_taken_for_what_they_say(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    @handlers.handler("mail")
+    async def handle(payload: Any) -> None:
+        raise OwnRetryAfter("777")
+
+    before = await sql.fetchval("SELECT clock_timestamp()")
+    job_id = await put("mail")
+    await start_worker()
+    job = await until_failed_once(sql, job_id)
+    after = await sql.fetchval("SELECT clock_timestamp()")
+    assert before <= job["next_run_at"] - timedelta(seconds=777) <= after
+    assert job["last_error"] == "OwnRetryAfter: busy"
+
+
 # -- time-outs ------------------------------------------------------------------------------------
 
 

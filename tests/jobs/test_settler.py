@@ -2,13 +2,20 @@
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 
-from service.db.engine import Database
-from service.jobs import NewJob, Registry, enqueue_batch
+from benchmarks.plans import ExplainingLink
+from service.db.engine import Database, Link
+from service.jobs import NewJob, Registry, enqueue_batch, store
+from service.jobs.outcomes import SUCCEEDED_EMPTY, Failure, Retried, Snoozed
+from service.jobs.runner import Run
+from service.jobs.settler import Settler
+from service.jobs.store import ClaimedJob
+from service.settings import Settings
+from tests.jobs.claims import claim
 from tests.jobs.conftest import Events, Put, StartWorker
 from tests.jobs.proxy import Proxy
 from tests.jobs.waiting import occurs, until, until_ended, until_failed_once, until_true
@@ -82,6 +89,78 @@ async def test_a_job_whose_every_end_is_refused_holds_up_nobody(
     await start_worker()
     assert (await until_ended(sql, good.id))["status"] == "SUCCESS"
     assert await sql.fetchval("SELECT status FROM jobs_live WHERE id = $1", cursed.id) == "RUNNING"
+
+
+async def test_an_outcome_that_the_driver_cannot_send_ends_its_own_job_alone(
+    database: Database, handlers: Registry, sql: Any, settings: Settings
+) -> None:
+    @handlers.handler("mail")
+    async def handle(payload: Any) -> None: ...
+
+    await enqueue_batch(sql, [NewJob("mail") for _ in range(3)])
+    jobs = await claim(database, ["mail"])
+    spec = handlers.get("mail")
+    assert spec is not None
+    link = database.link()
+    settler = Settler(settings, link=link)
+    settling = asyncio.create_task(settler.run())
+    delays: list[Any] = [30.0, "soon", 30.0]
+    for job, delay in zip(jobs, delays, strict=True):
+        outcome = Retried(delay, Failure(attempt=1, type="ValueError", message="no"), "error")
+        settler.settle(Run(job, spec, 0.0, 0.0), outcome)
+    assert await settler.flushed(10)
+    settling.cancel()
+    await link.close()
+    rows = await sql.fetch("SELECT status, last_error FROM background_jobs ORDER BY id")
+    assert [row["status"] for row in rows] == ["PENDING", "FAILED", "PENDING"]
+    assert "'soon'" in rows[1]["last_error"]
+
+
+async def finish_all(link: Link, jobs: list[ClaimedJob]) -> None:
+    await store.finish(link, [(job, SUCCEEDED_EMPTY) for job in jobs], max_errors=20)
+
+
+async def requeue_all(link: Link, jobs: list[ClaimedJob]) -> None:
+    await store.requeue(link, [(job, Snoozed(30.0)) for job in jobs], max_errors=20)
+
+
+async def extend_all(link: Link, jobs: list[ClaimedJob]) -> None:
+    await store.extend(link, [job.lease for job in jobs], lease_seconds=30.0)
+
+
+@pytest.mark.parametrize("write", [finish_all, requeue_all, extend_all])
+async def test_whatever_locks_several_jobs_does_so_in_the_order_of_their_ids(
+    database: Database,
+    sql: Any,
+    write: Callable[[Link, list[ClaimedJob]], Coroutine[Any, Any, None]],
+) -> None:
+    await enqueue_batch(sql, [NewJob("mail") for _ in range(4)])
+    jobs = sorted(await claim(database, ["mail"]), key=lambda job: -job.id)
+    somebody = await database.connect()
+    async with somebody.transaction():
+        await somebody.execute("SELECT FROM jobs_live WHERE id = $1 FOR UPDATE", jobs[-1].id)
+        link = database.link()
+        writing = asyncio.create_task(write(link, jobs))
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        await until(lambda: sql.fetchval(waits + " AND datname = current_database()"))
+        free = await sql.fetch("SELECT id FROM jobs_live FOR UPDATE SKIP LOCKED")
+    assert {row["id"] for row in free} == {job.id for job in jobs[:-1]}
+    await writing
+    await link.close()
+    await somebody.close()
+
+
+async def test_looking_up_what_was_settled_before_only_probes(database: Database, sql: Any) -> None:
+    await enqueue_batch(sql, [NewJob("mail") for _ in range(20)])
+    jobs = await claim(database, ["mail"])
+    link = ExplainingLink(database, modes=("generic",))
+    await finish_all(link, jobs[:10])
+    await sql.execute("VACUUM ANALYZE background_jobs")  # else planned as if there were many
+    settled = await store.settled_before(link, [job.lease for job in jobs])
+    await link.close()
+    assert settled == {job.lease for job in jobs[:10]}
+    kinds = {node["Node Type"] for one in link.explained for node in one.nodes()}
+    assert not kinds & {"Hash Join", "Merge Join", "Seq Scan"}, link.explained[-1].text
 
 
 async def test_an_outcome_whose_answer_was_lost_is_recorded_once_and_not_counted_stale(
