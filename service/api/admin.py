@@ -56,8 +56,8 @@ Change = Annotated[AsyncSession, Depends(_change, scope="function")]
 async def read_stats(request: Request, settings: AppSettings, _: Reader) -> StatsOut:
     """By status, type, queue and day. Finished jobs come from kept counts, live ones are counted.
 
-    Under load an answer may be two seconds old; `as_of` tells. What an operator did through this
-    process is in every later answer of it.
+    While counting takes long an answer may be a minute old; `as_of` tells. What an operator did
+    through this process is in every later answer of it.
     """
 
     async def query() -> JobStats:

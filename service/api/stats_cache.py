@@ -11,9 +11,12 @@ CHEAP_SECONDS: Final = 0.02
 """An answer that took no longer is not kept: whoever asks next gets the truth of that moment."""
 
 KEPT_FOR: Final = 20
-"""A dear answer is kept for so many times what it took: a twentieth of one connection at most."""
+"""A dear answer is kept for so many times what it took: a twentieth of one connection at most, as
+far as `MAX_KEPT_SECONDS` allows."""
 
-MAX_KEPT_SECONDS: Final = 2.0
+MAX_KEPT_SECONDS: Final = 60.0
+"""While a transaction is held open the live counts walk dead entries for seconds: kept for less, they
+would take most of a connection for as long as somebody watches. `JobStats.as_of` tells the age."""
 
 
 class StatsCache:

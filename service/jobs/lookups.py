@@ -9,9 +9,9 @@ than it was told to. So no page costs more than the rows that it had to pass.
 Names of columns and statuses are constants of this file; every value is bound.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import TextClause, text
@@ -65,6 +65,8 @@ _CONDITIONS: Final = {
     "error": "last_error ILIKE :error",
 }
 
+_CANCELLED: Final = f"status = '{JobStatus.CANCELLED}'"
+
 _COLUMN_OF: Final = {
     "statuses": "status",
     "created_after": "created_at",
@@ -74,6 +76,9 @@ _COLUMN_OF: Final = {
     "error": "last_error",
 }
 """The column that a filter reads, where it has another name."""
+
+ORDER_SLACK: Final = timedelta(hours=1)
+"""How far the order of moments may differ from that of events, where clocks are set back."""
 
 _GROUPS: Final = (LIVE, DEAD, DONE)
 """The statuses of each partition: a filter on status leaves whole partitions out."""
@@ -126,15 +131,46 @@ def is_driven(filters: JobFilters) -> bool:
 
 
 def _candidates(filters: JobFilters, columns: str) -> str:
-    parts = []
+    union = " UNION ALL ".join(
+        f"(SELECT {columns} FROM background_jobs WHERE {part} LIMIT :scan)"
+        for part in _parts(filters)
+    )
+    return f"SELECT * FROM ({union}) AS newest ORDER BY id DESC LIMIT :scan"
+
+
+def _parts(filters: JobFilters) -> Iterator[str]:
+    """Conditions and orders that give every row that can match, once."""
     for group, statuses in _touched(filters):
         names = ", ".join(f"'{status}'" for status in sorted(group))
-        parts.append(
-            f"(SELECT {columns} FROM background_jobs WHERE status IN ({names})"
-            f" AND {_driving(filters, group, statuses).newest} LIMIT :scan)"
-        )
-    union = " UNION ALL ".join(parts)
-    return f"SELECT * FROM ({union}) AS newest ORDER BY id DESC LIMIT :scan"
+        newest = f"status IN ({names}) AND {_driving(filters, group, statuses).newest}"
+        if JobStatus.SUCCESS not in statuses or not _skips_days(filters):
+            yield newest
+            continue
+        yield f"finished_at >= :due_day AND {newest}"
+        if JobStatus.CANCELLED in statuses:  # perhaps long before it was due
+            yield f"finished_at < :due_day AND {_by_id(_CANCELLED, frozenset()).newest}"
+
+
+def _skips_days(filters: JobFilters) -> bool:
+    """Whether days of finished jobs can be left out: none succeeds before it is due."""
+    return filters.due_after is not None and filters.unique_key is None
+
+
+def _first_due_day(due_after: datetime) -> datetime:
+    """A midnight, so that a partition is left out or read whole.
+
+    Read in part, its other rows would have to be passed by a step that no bound ends.
+    """
+    moment = slackened(due_after, -ORDER_SLACK).astimezone(UTC)
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def slackened(moment: datetime, slack: timedelta) -> datetime:
+    """`moment` and `slack`; at the ends of the calendar `moment` as it is."""
+    try:
+        return moment + slack
+    except OverflowError:
+        return moment
 
 
 def _touched(
@@ -201,6 +237,8 @@ def _bound(filters: JobFilters) -> Bound:
     values: Bound = {name: getattr(filters, name) for name in filters.active()}
     if filters.statuses is not None:
         values["statuses"] = sorted(str(status) for status in filters.statuses)
+    if filters.due_after is not None and _skips_days(filters):
+        values["due_day"] = _first_due_day(filters.due_after)
     if filters.error is not None:
         values["error"] = f"%{_escape_like(filters.error)}%"
     return values
@@ -238,5 +276,5 @@ FIRST_ID_FROM: Final = text("""
     SELECT low FROM probe ORDER BY step DESC LIMIT 1""")
 """About the first id created at `moment` or later, by bisection over the primary keys.
 
-Exact as far as ids were given in the order of creation; see `queries.ORDER_SLACK`.
+Exact as far as ids were given in the order of creation; see `ORDER_SLACK`.
 """

@@ -6,7 +6,7 @@ Reading only. `bound_queries` puts a time limit on all that follows in the trans
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Row, select, text
@@ -17,12 +17,14 @@ from service.jobs.lookups import (
     BY_INDEX,
     FIRST_ID_FROM,
     MAX_ID,
+    ORDER_SLACK,
     Bound,
     JobFilters,
     count_looked,
     is_driven,
     kept_count,
     look,
+    slackened,
 )
 from service.jobs.model import LIVE, BackgroundJob, JobId, JobStatus
 from service.jobs.statistics import DayCounts, JobStats, get_job_stats
@@ -49,9 +51,6 @@ STEP_GROWTH: Final = 4
 
 JUMP_AFTER: Final = FIRST_STEP
 """Rows looked at before the creation times of a filter are trusted to say where to look."""
-
-ORDER_SLACK: Final = timedelta(hours=1)
-"""How far the order of ids and that of creation may differ in tables larger than `JUMP_AFTER`."""
 
 
 ERROR_CAP: Final = 2_000
@@ -188,10 +187,10 @@ async def _narrow(
 ) -> tuple[int, int]:
     """The same bounds, less the ids that were given too late or too early to match."""
     if filters.created_before is not None:
-        moment: Bound = {"moment": filters.created_before + ORDER_SLACK}
+        moment: Bound = {"moment": slackened(filters.created_before, ORDER_SLACK)}
         before = min(before, (await session.execute(FIRST_ID_FROM, moment)).scalar_one())
     if filters.created_after is not None:
-        moment = {"moment": filters.created_after - ORDER_SLACK}
+        moment = {"moment": slackened(filters.created_after, -ORDER_SLACK)}
         above = max(above, (await session.execute(FIRST_ID_FROM, moment)).scalar_one() - 1)
     return before, above
 

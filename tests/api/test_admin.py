@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from service.api import stats_cache
+from service.jobs import queries
 from service.jobs.model import JobId, JobStatus
 from service.jobs.registry import register_handler, registry
 from service.settings import Settings
@@ -137,6 +138,26 @@ async def test_a_time_with_an_unescaped_plus_is_understood(
     job = await put()
     answer = await client.get("/admin/jobs?created_after=2020-01-01T00:00:00+02:00", headers=viewer)
     assert [one["id"] for one in answer.json()["jobs"]] == [job]
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+async def test_the_first_and_the_last_moment_of_all_are_times_too(
+    client: httpx.AsyncClient,
+    viewer: dict[str, str],
+    put: Put,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+) -> None:
+    """Also where the moments around them are asked for, in a table large enough."""
+    monkeypatch.setattr(queries, "FIRST_STEP", 1)
+    monkeypatch.setattr(queries, "JUMP_AFTER", 1)
+    for _ in range(5):
+        await put(status="SUCCESS")
+    for name in ("created_after", "created_before", "due_after", "due_before"):
+        query: dict[str, str | int] = {name: moment, "priority": 9, "limit": 1}
+        answer = await client.get("/admin/jobs", params=query, headers=viewer)
+        assert answer.status_code == 200, (name, answer.text)
+        assert answer.json()["jobs"] == []
 
 
 @pytest.mark.parametrize(

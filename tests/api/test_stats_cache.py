@@ -1,6 +1,7 @@
 """Statistics for many who ask at once."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -85,3 +86,23 @@ async def test_an_answer_begun_before_it_was_to_be_forgotten_is_given_to_none_wh
     go_on.set()
     assert (await early).total == 0
     assert (await late).total == 1
+
+
+async def test_dear_statistics_take_a_twentieth_of_one_connection_at_most(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As dear as they are while a transaction is held open, asked for every second of an hour."""
+    now = spent = 0.0
+    monkeypatch.setattr(stats_cache, "time", SimpleNamespace(monotonic=lambda: now))
+    stats, cache = await counted(database), StatsCache()
+
+    async def query() -> JobStats:
+        nonlocal now, spent
+        now += 2.5
+        spent += 2.5
+        return stats
+
+    while now < 3600:
+        await cache.get(query)
+        now += 1
+    assert 0 < spent <= now / 20

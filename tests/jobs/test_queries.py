@@ -1,6 +1,7 @@
 """Lists, one job and statistics: right at every size, and served by indexes on every partition."""
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -275,6 +276,81 @@ def looked_at(plan: dict[str, Any]) -> int:
     return own + sum(looked_at(child) for child in plan.get("Plans", ()))
 
 
+async def test_days_before_a_job_was_due_are_not_read_for_those_that_succeeded(
+    filled: AsyncSession,
+) -> None:
+    due = JobFilters(statuses=DONE, due_after=NOW + timedelta(days=1))
+    for mode in ("force_custom_plan", "force_generic_plan"):
+        await filled.execute(text(f"SET LOCAL plan_cache_mode = {mode}"))
+        for names in ({}, {"job_type": "type-7"}, {"queue": "queue-3"}, {"error": "lost"}):
+            succeeded = replace(due, statuses={JobStatus.SUCCESS}, **names)  # type: ignore[arg-type]
+            found = set(scans(await explain(filled, succeeded)))
+            assert {name for _, name in found} == {"jobs_done_default"}, (mode, names)
+            # Of those days cancelled jobs alone are looked at: here there are none.
+            plan = await explain(filled, replace(due, **names))  # type: ignore[arg-type]
+            days = [node for node in nodes(plan) if "Relation Name" in node]
+            days = [node for node in days if node["Relation Name"] != "jobs_done_default"]
+            assert len(days) == 2, (mode, names)
+            assert sum(looked_at(node) + removed(node) for node in days) == 0, (mode, names)
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+async def test_a_look_by_due_time_finds_jobs_however_they_ended(filled: AsyncSession) -> None:
+    """Cancelled days before they were due, or settled by a clock that was set back meanwhile."""
+    ago = {"finished_at": NOW - timedelta(days=2.5), "job_type": "late"}
+    later = NOW + timedelta(days=9)
+    cancelled = await add(filled, id=70_001, status="CANCELLED", next_run_at=later, **ago)
+    scheduled = await add(filled, id=70_002, next_run_at=later, job_type="late")
+    midnight = NOW.replace(hour=0, minute=0, second=0, microsecond=0)
+    succeeded = await add(
+        filled,
+        id=70_003,
+        status="SUCCESS",
+        job_type="late",
+        next_run_at=midnight,
+        finished_at=midnight - timedelta(minutes=50),
+    )
+    await add(filled, id=70_004, status="SUCCESS", next_run_at=ago["finished_at"], **ago)
+    for after, expected in (
+        (later, [scheduled, cancelled]),
+        (midnight, [succeeded, scheduled, cancelled]),
+    ):
+        for names in ({}, {"job_type": "late"}, {"queue": "default"}):
+            filters = JobFilters(due_after=after, priority=2, **names)  # type: ignore[arg-type]
+            page = await list_jobs(filled, filters, limit=200, scan_seconds=60)
+            found = [job.id for job in page.jobs if job.job_type == "late"]
+            assert found == expected, (after, names)
+
+
+async def test_a_look_by_due_time_gives_the_same_pages_in_every_way(filled: AsyncSession) -> None:
+    after = NOW - timedelta(days=2, hours=30)
+    await filled.execute(
+        text("UPDATE background_jobs SET finished_at = :at WHERE id BETWEEN 49001 AND 49300"),
+        {"at": NOW - timedelta(days=2.5)},
+    )
+    statement = text(
+        "SELECT id FROM background_jobs WHERE next_run_at >= :after AND priority = 4"
+        " ORDER BY id DESC"
+    )
+    expected = list((await filled.scalars(statement, {"after": after})).all())
+    seen: list[int] = []
+    before: JobId | None = None
+    while True:
+        filters = JobFilters(due_after=after, priority=4)
+        page = await list_jobs(filled, filters, limit=200, before_id=before)
+        seen += [job.id for job in page.jobs]
+        before = page.next_before_id
+        if before is None:
+            break
+    assert len(expected) > 2000
+    assert seen == expected
+
+
 async def test_a_total_that_was_never_counted_is_not_called_exact(filled: AsyncSession) -> None:
     page = await list_jobs(filled, JobFilters(statuses={JobStatus.SUCCESS}), limit=10)
     assert len(page.jobs) == 10
@@ -304,9 +380,10 @@ async def test_a_job_read_again_shows_what_was_written_meanwhile(session: AsyncS
 
 
 async def test_bounded_queries_end_at_their_limit(session: AsyncSession) -> None:
+    before = await session.scalar(text("SHOW statement_timeout"))
     await queries.bound_queries(session, 0.05)
     with pytest.raises(DBAPIError, match="statement timeout"):
         await session.execute(text("SELECT pg_sleep(20)"))
     await session.rollback()
     # The limit went with its transaction.
-    assert await session.scalar(text("SHOW statement_timeout")) == "0"
+    assert await session.scalar(text("SHOW statement_timeout")) == before
