@@ -23,8 +23,9 @@ from benchmarks import (
     states,
     variants,
 )
-from benchmarks.scenario import Report, Scale, describe, postgres
+from benchmarks.scenario import Report, Scale, describe, postgres, settings
 from service.heap import tune_garbage_collection
+from service.jobs.settler import Settler
 from service.observability.logging import configure_logging
 from service.settings import Settings
 
@@ -68,12 +69,25 @@ async def main(arguments: argparse.Namespace) -> None:
             if arguments.profile:
                 await profiles.profile(dsn, scale, arguments.profile)
             return
-        report = Report(await describe(dsn))
+        report = Report(await describe(dsn) | {"scale": str(scale)} | _engine())
         for name in arguments.names or HOT_PATH:
             await (HOT_PATH | ON_DEMAND)[name](dsn, report, scale)
             if arguments.json:  # after each: a later one may fail after hours
                 arguments.json.write_text(report.json() + "\n")
     print(report.table())
+
+
+def _engine() -> dict[str, str]:
+    """Slots and batches: of the drains, and of what runs by the service's defaults."""
+    return {
+        f"engine, {where}": f"{options.worker_concurrency} slots, claims of {options.claim_batch_size}, "
+        f"settles of {options.settle_batch_size} to "
+        f"{options.settle_batch_size * Settler.MAX_STATEMENT_BATCHES}"
+        for where, options in (
+            ("drains and offered load", drain.PLAIN.settings()),
+            ("else", settings()),
+        )
+    }
 
 
 def parse() -> argparse.Namespace:

@@ -19,12 +19,16 @@ from service.jobs import (
     store,
 )
 from service.jobs.outcomes import SUCCEEDED_EMPTY
+from service.jobs.settler import Settler
 from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneRequest
 from service.settings import Settings
 
 OURS = "drain, one worker process"
 FLOOR = "drain, the same SQL from bare asyncpg"
 BATCH = 200
+SETTLE_MOST = BATCH * Settler.MAX_STATEMENT_BATCHES
+MOST_WAITING = BATCH * Settler.MAX_BACKLOG_BATCHES
+"""Of jobs that the floor has claimed and not begun to settle."""
 AT_ONCE = Backoff(base_seconds=0.001, factor=1.0, jitter=0.0)
 FILL_SECONDS = 600.0
 """Bound on one statement while a queue is filled or looked at."""
@@ -183,28 +187,63 @@ async def drain_bare(dsn: str, jobs: int, load: Load = PLAIN) -> float:
 
 async def drain_filled_bare(database: Database, jobs: int, *, floors: bool = True) -> float:
     """The same for jobs that stand in a database already; without floors from the lane's start."""
-    claims, settles = database.link(), database.link()
-    floor, taken = NO_FLOOR, 0
-    previous: list[ClaimedJob] = []
+    bare = _Bare(database, jobs, floors=floors)
     started = time.perf_counter()
-    while taken < jobs or previous:
-        claimed, _ = await asyncio.gather(
-            store.claim(
-                claims,
+    async with asyncio.timeout(bound_seconds(jobs)), asyncio.TaskGroup() as both:
+        both.create_task(bare.claim())
+        both.create_task(bare.settle())
+    return time.perf_counter() - started
+
+
+class _Bare:
+    """Claims on one connection, settles on another, neither waiting for the other's answer.
+
+    A settle waits until there is as much for it as one of the engine's takes at the most: the fewest
+    statements and commits that the engine's batches allow.
+    """
+
+    def __init__(self, database: Database, jobs: int, *, floors: bool) -> None:
+        self._claims, self._settles = database.link(), database.link()
+        self._jobs = jobs
+        self._floors = floors
+        self._claimed: list[ClaimedJob] = []
+        self._some, self._room = asyncio.Event(), asyncio.Event()
+
+    async def claim(self) -> None:
+        """Claim all the jobs."""
+        floor, taken = NO_FLOOR, 0
+        while taken < self._jobs:
+            claimed = await store.claim(
+                self._claims,
                 [LaneRequest(Lane("default", 2), floor, BATCH)],
                 ["noop"],
                 limit=BATCH,
                 lease_seconds=30.0,
                 worker_id=1,
                 max_errors=20,
-            ),
-            store.finish(settles, [(job, SUCCEEDED_EMPTY) for job in previous], max_errors=20),
-        )
-        taken += len(claimed)
-        if claimed and floors:
-            floor = min(Floor(job.due_at, job.id) for job in claimed)
-        previous = claimed
-    seconds = time.perf_counter() - started
-    await claims.close()
-    await settles.close()
-    return seconds
+            )
+            taken += len(claimed)
+            if claimed and self._floors:
+                floor = min(Floor(job.due_at, job.id) for job in claimed)
+            self._claimed += claimed
+            self._some.set()
+            while len(self._claimed) >= MOST_WAITING:
+                self._room.clear()
+                await self._room.wait()
+        await self._claims.close()
+
+    async def settle(self) -> None:
+        """Finish them as they come."""
+        settled = 0
+        while settled < self._jobs:
+            if len(self._claimed) < min(SETTLE_MOST, self._jobs - settled):
+                self._some.clear()
+                await self._some.wait()
+                continue
+            batch, self._claimed = self._claimed[:SETTLE_MOST], self._claimed[SETTLE_MOST:]
+            self._room.set()
+            await store.finish(
+                self._settles, [(job, SUCCEEDED_EMPTY) for job in batch], max_errors=20
+            )
+            settled += len(batch)
+        await self._settles.close()

@@ -1,10 +1,13 @@
 """A transaction held open for minutes under a steady load: what its dead rows do to starts and drain.
 
 While it holds an XID and a snapshot, PostgreSQL may remove no row that has gone since, nor any
-index entry of one: they pile up in front of the jobs that are due.
+index entry of one: they pile up in front of the jobs that are due. That is so in every database of the
+server: an XID holds back the vacuum of all of them. So the drains without a hold come before it begins,
+and what is held against them are medians, of runs that did not see the machine in the same mood.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -55,7 +58,8 @@ FROM pg_stat_user_tables WHERE relname = 'jobs_live'
 class Look:
     """What was seen in one moment."""
 
-    at: float
+    at: int
+    """On the clock of the waits, in whole seconds."""
     held: bool
     backlog: int
     sizes: tuple[float, ...]
@@ -75,12 +79,15 @@ class Watch:
         """Look until cancelled."""
         connection = await self.database.connect()
         try:
+            second = math.ceil(time.monotonic())
             while True:
-                await asyncio.sleep(1.0 - time.monotonic() % 1.0)
+                # Timers go off early too: what is left of this second would be slept for again.
+                await asyncio.sleep(second - time.monotonic())
                 sizes = await connection.fetchrow(SIZES)
                 assert sizes is not None
                 backlog = self.load.sent + self.load.waiting - self.starts.count
-                self.looks.append(Look(time.monotonic(), self.held, backlog, tuple(sizes)))
+                self.looks.append(Look(second, self.held, backlog, tuple(sizes)))
+                second = max(second + 1, math.ceil(time.monotonic()))
         finally:
             connection.terminate()
 
@@ -91,24 +98,28 @@ class Watch:
         return begin, begin + seconds
 
     def rows(self, first_second: int) -> list[tuple[float, ...]]:
-        """The looks as rows of the series, with what was started in the second before each."""
+        """The looks as rows of the series, with what was started in the second before each.
+
+        A second that was over before the look of the one before had its answer has no row.
+        """
         rows = []
-        for number, look in enumerate(self.looks):
+        for look in self.looks:
             waits = self.starts.waits(look.at - 1, look.at)
             rate = self.starts.started_between(look.at - 1, look.at)
             times = milliseconds(waits, 0.5, 0.99)
-            second = first_second + number
+            second = first_second + look.at - self.looks[0].at
             rows.append((second, float(look.held), rate, *times, look.backlog, *look.sizes))
         return rows
 
 
 async def measure(dsn: str, report: Report, scale: Scale) -> None:
-    """The load through the hold, once; drains at its end and on empty databases, in turn.
+    """Drains on empty databases; the load through the hold, once; drains at its end.
 
-    The drains want the machine for themselves: the steady load pauses for them, and the series too.
+    These want the machine for themselves: the steady load pauses for them, and the series too.
     """
     beside = max(1.0, BESIDE_SECONDS * scale.seconds)
     await _floor(dsn, report, beside)
+    await _drains_empty(dsn, report, scale)
     series = Series("held transaction", COLUMNS)
     report.series.append(series)
     async with fresh_database(dsn, settings()) as database, AsyncExitStack() as hold:
@@ -121,13 +132,13 @@ async def measure(dsn: str, report: Report, scale: Scale) -> None:
         for name, phase in (("before", before), ("during", during), ("end of", last)):
             _tell_starts(report, name, watch.starts, phase)
         series.rows += watch.rows(0)
-        await _drains(dsn, database, report, scale)
+        await _drains_held(database, report, scale)
         async with _watched(database, held=True) as watch:
             await hold.aclose()
             watch.held = False
             after = await watch.for_seconds(beside)
         _tell_starts(report, "after", watch.starts, after)
-        series.rows += watch.rows(len(series.rows))
+        series.rows += watch.rows(int(series.rows[-1][0]) + 1)
     for name in ("during", "end of", "after"):
         report.ratio(f"start p99 {name} / before the hold", _p99(name), _p99("before"))
 
@@ -160,36 +171,46 @@ def _tell_starts(report: Report, name: str, starts: Starts, phase: tuple[float, 
     report.figure(_p99(name), "ms", better="lower").runs.append(p99)
 
 
-async def _drains(dsn: str, held: Database, report: Report, scale: Scale) -> None:
-    """Ours and the floor, each behind the dead rows and in an empty database."""
+async def _ours(database: Database, jobs: int) -> float:
+    return (await drain_filled(database, jobs))[0]
 
-    async def ours(database: Database, jobs: int) -> float:
-        return (await drain_filled(database, jobs))[0]
 
-    async def without_floors(database: Database, jobs: int) -> float:
-        return await drain_filled_bare(database, jobs, floors=False)
+async def _without_floors(database: Database, jobs: int) -> float:
+    return await drain_filled_bare(database, jobs, floors=False)
 
-    for title, drain in (("drain", ours), ("drain, bare asyncpg", drain_filled_bare)):
-        await interleaved(
-            scale.runs,
-            partial(_drain_held, held, report, title, drain, scale.jobs),
-            partial(_drain_empty, dsn, report, title, drain, scale.jobs),
-        )
-        report.ratio(f"{title}: held / empty", f"{title}, {HELD}", f"{title}, {EMPTY}")
+
+DRAINS: dict[str, Drain] = {"drain": _ours, "drain, bare asyncpg": drain_filled_bare}
+
+
+async def _drains_empty(dsn: str, report: Report, scale: Scale) -> None:
+    """Ours and the floor in turn, each in an empty database."""
+
+    async def one(title: str, drain: Drain) -> None:
+        async with fresh_database(dsn, settings()) as database:
+            await _drain(database, report, f"{title}, {EMPTY}", drain, scale.jobs)
+
+    await interleaved(scale.runs, *(partial(one, *drain) for drain in DRAINS.items()))
+
+
+async def _drains_held(held: Database, report: Report, scale: Scale) -> None:
+    """The same behind the dead rows; and once without floors."""
+    await interleaved(
+        scale.runs,
+        *(
+            partial(_drain, held, report, f"{title}, {HELD}", drain, scale.jobs)
+            for title, drain in DRAINS.items()
+        ),
+    )
+    for title in DRAINS:
+        report.ratio_of_medians(f"{title}: held / empty", f"{title}, {HELD}", f"{title}, {EMPTY}")
     few = max(1, int(scale.jobs * NO_FLOORS_SHARE))
-    await _drain_held(held, report, "drain, bare asyncpg without floors", without_floors, few)
+    name = f"drain, bare asyncpg without floors, {HELD}"
+    await _drain(held, report, name, _without_floors, few)
 
 
-async def _drain_held(held: Database, report: Report, title: str, drain: Drain, jobs: int) -> None:
-    await fill(held, jobs)
-    report.figure(f"{title}, {HELD}", "jobs/s").runs.append(jobs / await drain(held, jobs))
-
-
-async def _drain_empty(dsn: str, report: Report, title: str, drain: Drain, jobs: int) -> None:
-    async with fresh_database(dsn, settings()) as database:
-        await fill(database, jobs)
-        rate = jobs / await drain(database, jobs)
-    report.figure(f"{title}, {EMPTY}", "jobs/s").runs.append(rate)
+async def _drain(database: Database, report: Report, name: str, drain: Drain, jobs: int) -> None:
+    await fill(database, jobs)
+    report.figure(name, "jobs/s").runs.append(jobs / await drain(database, jobs))
 
 
 @asynccontextmanager

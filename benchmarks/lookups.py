@@ -1,6 +1,7 @@
 """Look-ups: lists by every filter at every depth, statistics and single jobs, over a full history.
 
-Over the HTTP API of a serving process. Then each statement that these sent is explained: a
+Over the HTTP API of a serving process. Statistics also without it: what it answers may be kept from
+the call before, so that only those computed for each call tell what they cost. Then each statement that these sent is explained: a
 sequential scan of a partition that can grow fails the measurement.
 """
 
@@ -21,10 +22,12 @@ from service.api.cursors import encode_cursor
 from service.auth.principal import Role
 from service.auth.tokens import make_token
 from service.db.engine import Database
+from service.jobs import get_job_stats
 
 FIRST_PAGES: Final = 20
 DEEP_PAGES: Final = 50
 PAGES_FROM_A_PLACE: Final = 5
+STATISTICS: Final = 50
 SECONDS_A_LIST: Final = 6.0
 """A list that is slow is not followed for longer than this."""
 
@@ -105,6 +108,7 @@ async def measure(dsn: str, report: Report, scale: Scale) -> None:
             for _ in range(scale.runs):
                 await _lists(client, report, queries(now), last_id=4 * scale.history)
                 await _singles(client, report, last_id=4 * scale.history)
+                await _statistics(database, report)
         lists = {name: JobQuery.model_validate(query) for name, query in queries(now).items()}
         await examine(database, report, lists, last_id=4 * scale.history)
 
@@ -182,15 +186,30 @@ async def _singles(client: Client, report: Report, *, last_id: int) -> None:
     step = max(4, last_id // 200 // 4 * 4)
     ids = range(step, last_id, step)
     for name, paths in (
-        ("GET /admin/jobs/stats", ["/admin/jobs/stats"] * 50),
+        ("GET /admin/jobs/stats, perhaps kept", ["/admin/jobs/stats"] * STATISTICS),
         ("GET /jobs/{id}", [f"/jobs/{job_id}" for job_id in ids]),
         ("GET /admin/jobs/{id}", [f"/admin/jobs/{job_id}" for job_id in ids]),
     ):
         await client.get(paths[0])
-        times = [(await client.get(path))[0] for path in paths]
-        for label, share in (("p50", 0.5), ("p95", 0.95)):
-            figure = report.figure(f"{name}, {label}", "ms", better="lower")
-            figure.runs.append(_p(times, share))
+        _tell(report, name, [(await client.get(path))[0] for path in paths])
+
+
+async def _statistics(database: Database, report: Report) -> None:
+    """What the API asks for, with nothing in between that could keep it."""
+    cap = settings().count_cap
+    times = []
+    for _ in range(1 + STATISTICS):
+        async with database.sessions() as session:
+            began = time.perf_counter()
+            await get_job_stats(session, cap=cap)
+            times.append(time.perf_counter() - began)
+    _tell(report, "statistics, computed for each call", times[1:])  # the first prepared statements
+
+
+def _tell(report: Report, name: str, times: list[float]) -> None:
+    for label, share in (("p50", 0.5), ("p95", 0.95)):
+        figure = report.figure(f"{name}, {label}", "ms", better="lower")
+        figure.runs.append(_p(times, share))
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """What Linux tells of a process in `/proc`; there is no such thing on other systems."""
 
 import os
+import platform
 from pathlib import Path
 
 MIB = 1024.0
@@ -30,6 +31,16 @@ def peak_rss_mib(pid: int | str = "self") -> float:
 def forget_peak() -> None:
     """Count this process's peak from here on."""
     Path("/proc/self/clear_refs").write_text("5")
+
+
+def cpu_model() -> str:
+    """What the machine's processors are called, as far as they tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown")
 
 
 def _status(pid: int | str, name: str) -> float:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
+from benchmarks.proc import cpu_model
 from service.db.embedded import EmbeddedServer
 from service.db.engine import Database
 from service.db.migrate import upgrade
@@ -23,6 +24,16 @@ from service.settings import Environment, Settings
 
 PAYLOAD = {"user_id": 123456, "message": "x" * 160}
 """About 200 bytes of JSON."""
+
+SHOWN = (
+    "server_version",
+    "fsync",
+    "synchronous_commit",
+    "shared_buffers",
+    "max_wal_size",
+    "checkpoint_timeout",
+)
+"""Settings of the server that figures depend on."""
 
 
 @dataclass(slots=True)
@@ -59,6 +70,12 @@ class Scale:
     history: int
     """Finished jobs that stand behind the measurements of a full history."""
 
+    def __str__(self) -> str:
+        return (
+            f"{self.jobs:,} jobs, {self.seconds:g} seconds, {self.runs} runs, "
+            f"{self.history:,} jobs of history"
+        )
+
 
 @dataclass(slots=True)
 class Report:
@@ -80,6 +97,11 @@ class Report:
         """A figure of ours over a floor, run by run: both saw the machine in the same mood."""
         runs = zip(self.figure(ours, "").runs, self.figure(floor, "").runs, strict=True)
         self.figure(name, "×").runs = [mine / theirs for mine, theirs in runs]
+
+    def ratio_of_medians(self, name: str, ours: str, floor: str) -> None:
+        """The same where the runs could not be interleaved: one figure, with no spread of its own."""
+        ratio = self.figure(ours, "").median / self.figure(floor, "").median
+        self.figure(f"{name}, of medians", "×").runs = [ratio]
 
     def table(self) -> str:
         """For people: median and spread of each figure."""
@@ -137,16 +159,14 @@ async def describe(server_dsn: str) -> dict[str, str]:
     """The machine, the versions and the settings that the figures depend on."""
     connection = await asyncpg.connect(server_dsn)
     try:
-        shown = {
-            name: await connection.fetchval(f"SHOW {name}")
-            for name in ("server_version", "fsync", "synchronous_commit", "shared_buffers")
-        }
+        shown = {name: await connection.fetchval(f"SHOW {name}") for name in SHOWN}
     finally:
         await connection.close()
     commit = await asyncio.to_thread(_commit)
     return {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit or "unknown",
+        "CPU": cpu_model(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "PostgreSQL": ", ".join(f"{name} {value}" for name, value in shown.items()),
     }
