@@ -15,6 +15,8 @@ from tests.chaos.serving import bearer
 MAX_WAITING: Final = 500
 """Requests under way at once; beyond it the client itself would be what is slow."""
 REQUEST_SECONDS: Final = 15.0
+KEEPALIVE_SECONDS: Final = 2.0
+"""Shorter than the server's five: it must not hang up just as the next request is sent."""
 
 Body = Callable[[int], dict[str, Any]]
 """The request for job number n; its payload must hold that number."""
@@ -36,7 +38,11 @@ class Enqueuer:
     @asynccontextmanager
     async def going(self) -> AsyncIterator[None]:
         """Ask until the block ends; every request is answered, or given up, when it has."""
-        limits = httpx.Limits(max_connections=MAX_WAITING, max_keepalive_connections=50)
+        limits = httpx.Limits(
+            max_connections=MAX_WAITING,
+            max_keepalive_connections=50,
+            keepalive_expiry=KEEPALIVE_SECONDS,
+        )
         async with httpx.AsyncClient(
             base_url=self._url, headers=bearer(), timeout=REQUEST_SECONDS, limits=limits
         ) as client:

@@ -65,7 +65,8 @@ async def test_a_wrong_clock_starts_nothing_early_and_rescues_nobody(
     common = {"LEASE_SECONDS": LEASE_SECONDS, "HEARTBEAT_SECONDS": 0.5}
     common |= {"REMINDER_SCAN_SECONDS": 0.2, "SWEEP_SECONDS": 0.5, "MAINTENANCE_SECONDS": 0.5}
     wrong = deceived(trial, clock, **common)
-    await wrong.ready()  # and leads, since it was alone
+    await wrong.ready()
+    await until(wrong.leads, 20, what="leader whose clock is wrong")
     right = (await trial.workers(1, **common))[0]
     sql = await trial.connect()
     try:
@@ -74,6 +75,7 @@ async def test_a_wrong_clock_starts_nothing_early_and_rescues_nobody(
             delays, began = await enqueue_delayed(trial, form)
             await tells_a_wrong_time(wrong)
             await all_ended(sql, form.jobs // 5 * 3 // 4 + len(delays))
+            assert await wrong.leads()
         reminded = await sql.fetch(
             "SELECT count(*), count(DISTINCT payload ->> 'reminder_id') FROM background_jobs"
             " WHERE job_type = 'send_reminder'"

@@ -3,12 +3,14 @@
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
 
 from service.db import migrate
@@ -17,9 +19,10 @@ from service.jobs import Registry
 from service.settings import Settings
 from tests.chaos.reports import report
 from tests.chaos.serving import Serving, serving
-from tests.jobs.waiting import until
+from tests.jobs.waiting import until, until_true
 
 RATE: Final = 50
+"""Jobs a second; beside every fifth somebody reads the list of jobs."""
 LONGEST_SECONDS: Final = 1.0
 REVISIONS: Final = Path(__file__).with_name("revisions")
 """Migrations of the usual kinds, as a later release might bring them."""
@@ -32,6 +35,10 @@ DONE: Final = """
 INSERT INTO background_jobs (job_type, queue, payload, status, finished_at, attempts)
 SELECT 'mail', 'q' || n % 10, jsonb_build_object('n', n), 'SUCCESS', now(), 1
 FROM generate_series(1, $1::int) n"""
+
+POSTED: Final = """
+SELECT id, status, attempts, (result ->> 'n')::int FROM background_jobs
+WHERE job_type = 'mail' AND queue = 'default'"""
 
 FORMS: Final = [
     pytest.param(20_000, 2.0, id="short"),
@@ -46,7 +53,8 @@ class Clients:
     under_test: Serving
     seconds: list[float] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    posted: int = 0
+    acknowledged: dict[int, int] = field(default_factory=dict)
+    """By the id of each job the number in its payload."""
 
     @asynccontextmanager
     async def going(self) -> AsyncIterator[None]:
@@ -59,21 +67,29 @@ class Clients:
         began, sent = time.monotonic(), 0
         while True:
             sent += 1
-            group.create_task(self._request(sent))
+            group.create_task(self._post(sent))
+            if sent % 5 == 0:
+                group.create_task(self._read(sent))
             await asyncio.sleep(max(0.0, began + sent / RATE - time.monotonic()))
 
-    async def _request(self, number: int) -> None:
-        client = self.under_test.client
-        began = time.monotonic()
-        if number % 5:
-            answer = await self.under_test.post_job("mail", {"n": number})
-        else:
-            answer = await client.get(f"/admin/jobs?job_type=mail&queue=q{number % 10}&limit=10")
-        self.seconds.append(time.monotonic() - began)
+    async def _post(self, number: int) -> None:
+        answer = await self._timed(self.under_test.post_job("mail", {"n": number}))
         if answer.status_code == 201:
-            self.posted += 1
-        elif answer.status_code != 200:
+            self.acknowledged[answer.json()["id"]] = number
+        else:
             self.refused.append(answer.text)
+
+    async def _read(self, number: int) -> None:
+        path = f"/admin/jobs?job_type=mail&queue=q{number % 10}&limit=10"
+        answer = await self._timed(self.under_test.client.get(path))
+        if answer.status_code != 200:
+            self.refused.append(answer.text)
+
+    async def _timed(self, request: Awaitable[httpx.Response]) -> httpx.Response:
+        began = time.monotonic()
+        answer = await request
+        self.seconds.append(time.monotonic() - began)
+        return answer
 
 
 @pytest.fixture
@@ -96,9 +112,11 @@ async def test_no_request_waits_for_a_migration_and_old_workers_go_on_behind_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     handlers = Registry()
+    runs: Counter[int] = Counter()
 
     @handlers.handler("mail")
     async def mail(payload: Any) -> Any:
+        runs[payload["n"]] += 1
         return payload
 
     settings = make_settings(database_command_timeout_seconds=120.0)
@@ -118,9 +136,9 @@ async def test_no_request_waits_for_a_migration_and_old_workers_go_on_behind_it(
                     await migrate.upgrade(database, settings)
                     took = time.monotonic() - began
                 revision = await migrate.current_revision(database)
-                before = clients.posted
-                await until(lambda: _more_than(clients, before + RATE))
-            await until(lambda: _all_ran(sql, clients.posted))
+                before = len(clients.acknowledged)
+                await until_true(lambda: len(clients.acknowledged) > before + RATE)
+            stands = await until(lambda: _all_ran(sql, len(clients.acknowledged)))
             ready = await under_test.client.get("/health/ready")
     finally:
         await sql.close()
@@ -135,6 +153,8 @@ async def test_no_request_waits_for_a_migration_and_old_workers_go_on_behind_it(
     )
     assert revision == "9004"
     assert clients.refused == []
+    assert stands == {job_id: ("SUCCESS", 1, n) for job_id, n in clients.acknowledged.items()}
+    assert runs == Counter(clients.acknowledged.values())
     assert longest < LONGEST_SECONDS
     assert ready.status_code == 200, ready.text
 
@@ -159,10 +179,8 @@ async def long_reader(database: Database, seconds: float) -> AsyncIterator[None]
         await connection.close()
 
 
-async def _more_than(clients: Clients, count: int) -> bool:
-    return clients.posted > count
-
-
-async def _all_ran(sql: Any, count: int) -> bool:
-    ran = "SELECT count(*) FROM background_jobs WHERE status = 'SUCCESS' AND result IS NOT NULL"
-    return bool(await sql.fetchval(ran) == count)
+async def _all_ran(sql: Any, count: int) -> dict[int, tuple[str, int, int]]:
+    """What was posted, and stands, once so many have ended: status, attempts and result of each."""
+    rows = await sql.fetch(POSTED)
+    ended = sum(row["status"] not in {"PENDING", "RUNNING"} for row in rows)
+    return {row[0]: (row[1], row[2], row[3]) for row in rows} if ended >= count else {}

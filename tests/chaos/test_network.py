@@ -2,25 +2,37 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import httpx
 import pytest
 
 from service.db.engine import Database
 from service.jobs import Registry
 from service.jobs import maintenance as duties
 from service.settings import Settings
-from tests.chaos.serving import Serving, serving
+from tests.chaos.ledger import Event, Pen
+from tests.chaos.serving import bearer
+from tests.chaos.trial import WITNESS, Trial
 from tests.jobs.proxy import BOTH, Proxy, Way
-from tests.jobs.waiting import until, until_true
+from tests.jobs.waiting import until_true
 
 REQUESTS: Final = frozenset({Way.REQUESTS})
 ANSWERS: Final = frozenset({Way.ANSWERS})
-PAUSE_SECONDS: Final = 0.05
-"""Between two requests of one client: twenty a second."""
+RATE: Final = 20.0
+"""Enqueues a second, and readings of each kind."""
+OWN_RATE: Final = 2.0
+"""Enqueues a second whose refusals are read whole: `Enqueuer` keeps their status alone."""
+OWN_NUMBERS: Final = 1_000_000
+"""Far from those of `Enqueuer`, which counts from one."""
+READ: Final = ("/admin/jobs/stats", "/admin/jobs?status=PENDING")
+JOB_SECONDS: Final = (0.02, 0.2)
+LOOK_SECONDS: Final = 0.05
+MAX_RETRY_AFTER_SECONDS: Final = 2
 
 
 @asynccontextmanager
@@ -55,6 +67,7 @@ async def reset(proxy: Proxy, _: frozenset[Way]) -> AsyncIterator[None]:
     yield
     task.cancel()
     await asyncio.wait({task})
+    assert task.cancelled(), task.exception()
 
 
 @asynccontextmanager
@@ -70,159 +83,221 @@ async def stalled(proxy: Proxy, ways: frozenset[Way]) -> AsyncIterator[None]:
     proxy.flow()
 
 
-Fault = Callable[[Proxy, frozenset[Way]], Any]
+Fault = Callable[[Proxy, frozenset[Way]], AbstractAsyncContextManager[None]]
 ALL: Final[list[tuple[Fault, frozenset[Way]]]] = [
     *((fault, ways) for fault in (latency, bandwidth, half_open, stalled)
       for ways in (BOTH, REQUESTS, ANSWERS)),
     (cut, BOTH),
     (reset, BOTH),
 ]  # fmt: skip
-LONG: Final = [pytest.mark.chaos, pytest.mark.timeout(240)]
-SHORT: Final = {
-    "seconds": 0.5,
-    "hang_seconds": 3.0,
-    "settings": {
-        "query_timeout_seconds": 0.5,
-        "database_command_timeout_seconds": 1.0,
-        "database_connect_timeout_seconds": 1.0,
-        "lease_seconds": 3.0,
-        "heartbeat_seconds": 0.5,
+
+
+@dataclass(frozen=True)
+class Form:
+    """How long a fault lasts, how long a call may take, and the settings that go with these."""
+
+    seconds: float
+    limit_seconds: float
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+LONG: Final = Form(60.0, 15.0)
+"""The settings that the service has by itself."""
+SHORT: Final = Form(
+    0.5,
+    3.0,
+    {
+        "QUERY_TIMEOUT_SECONDS": 0.5,
+        "DATABASE_COMMAND_TIMEOUT_SECONDS": 1,
+        "DATABASE_CONNECT_TIMEOUT_SECONDS": 1,
+        "LEASE_SECONDS": 3,
+        "HEARTBEAT_SECONDS": 0.5,
     },
+)
+ENVIRONMENT: Final[dict[str, object]] = {
+    "HANDLER_MODULES": "tests.chaos.handlers",
+    "POLL_MAX_SECONDS": 0.2,
+    "MAX_LOST_LEASES": 100,
 }
-FULL: Final = {"seconds": 60.0, "hang_seconds": 15.0, "settings": {}}
-
-
-@dataclass
-class Clients:
-    """Post jobs and read, one after the other in each client, and keep the books of it."""
-
-    serving: Serving
-    acknowledged: set[int] = field(default_factory=set)
-    unsure: int = 0
-    longest_seconds: float = 0.0
-    refusals: list[tuple[int, str | None]] = field(default_factory=list)
-
-    async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._post())
-            group.create_task(self._read("/admin/jobs/stats"))
-            group.create_task(self._read("/admin/jobs?status=PENDING"))
-
-    async def _post(self) -> None:
-        while True:
-            answer = await self._timed("POST", "/jobs", {"job_type": "mail"})
-            if answer.status_code == 201:
-                self.acknowledged.add(answer.json()["id"])
-            else:
-                self.unsure += 1
-            await asyncio.sleep(PAUSE_SECONDS)
-
-    async def _read(self, path: str) -> None:
-        while True:
-            await self._timed("GET", path, None)
-            await asyncio.sleep(PAUSE_SECONDS)
-
-    async def _timed(self, method: str, path: str, body: Any) -> Any:
-        began = time.monotonic()
-        answer = await self.serving.client.request(method, path, json=body)
-        self.longest_seconds = max(self.longest_seconds, time.monotonic() - began)
-        if answer.status_code not in {200, 201}:
-            self.refusals.append((answer.status_code, answer.headers.get("retry-after")))
-        return answer
 
 
 def forms() -> list[Any]:
-    found = []
-    for fault, ways in ALL:
-        name = f"{fault.__name__}-{'+'.join(sorted(ways))}"
-        found.append(pytest.param([(fault, ways)], FULL, id=name, marks=LONG))
+    long = [pytest.mark.chaos, pytest.mark.timeout(300)]
+    found = [pytest.param([one], LONG, id=name_of(*one), marks=long) for one in ALL]
     few: list[tuple[Fault, frozenset[Way]]] = [
         (latency, BOTH),
         (bandwidth, BOTH),
         (half_open, REQUESTS),
         (reset, BOTH),
+        (half_open, ANSWERS),
+        (stalled, BOTH),
     ]
-    few += [(half_open, ANSWERS), (stalled, BOTH)]
-    return [*found, pytest.param(few, SHORT, id="short")]
+    return [*found, pytest.param(few, SHORT, id="short", marks=pytest.mark.timeout(120))]
+
+
+def name_of(fault: Fault, ways: frozenset[Way]) -> str:
+    return f"{fault.__name__}-{'+'.join(sorted(ways))}"
+
+
+@dataclass
+class Clients:
+    """Read, and now and then enqueue, at a steady rate whatever comes back; keep the books of it.
+
+    The checker must know of what they enqueue: `pen` is the ledger's.
+    """
+
+    url: str
+    pen: Pen
+    limit_seconds: float
+    answers: Counter[str] = field(default_factory=Counter)
+    """Status codes, and errors by their names."""
+    refusals: Counter[tuple[int, str]] = field(default_factory=Counter)
+    """Status and Retry-After."""
+    slowest_seconds: float = 0.0
+    well: dict[str, float] = field(default_factory=dict)
+    """By path: when the last request was sent that was answered as it should be."""
+
+    @asynccontextmanager
+    async def going(self) -> AsyncIterator[None]:
+        """Ask until the block ends."""
+        async with httpx.AsyncClient(
+            base_url=self.url,
+            headers=bearer(),
+            timeout=2 * self.limit_seconds,
+            # Given up before the server does: one that it just closes would be an error of ours.
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=2),
+        ) as client:
+            asking = asyncio.create_task(self._ask_all(client), name="clients")
+            try:
+                yield
+            finally:
+                asking.cancel()
+                await asyncio.wait({asking})
+            # A group one of whose requests failed otherwise than by its transport is not cancelled.
+            assert asking.cancelled(), asking.exception()
+
+    async def _ask_all(self, client: httpx.AsyncClient) -> None:
+        async with asyncio.TaskGroup() as group:
+            for path in READ:
+                group.create_task(self._read(client, path), name=path)
+            group.create_task(self._enqueue(client), name="/jobs")
+
+    async def _read(self, client: httpx.AsyncClient, path: str) -> None:
+        async with asyncio.TaskGroup() as requests:
+            while True:
+                requests.create_task(self._request(client, "GET", path))
+                await asyncio.sleep(1 / RATE)
+
+    async def _enqueue(self, client: httpx.AsyncClient) -> None:
+        async with asyncio.TaskGroup() as requests:
+            number = OWN_NUMBERS
+            while True:
+                requests.create_task(self._enqueue_one(client, number))
+                number += 1
+                await asyncio.sleep(1 / OWN_RATE)
+
+    async def _enqueue_one(self, client: httpx.AsyncClient, number: int) -> None:
+        payload = {"number": number, "seconds": JOB_SECONDS[0]}
+        body = {"job_type": "chaos.steady", "payload": payload}
+        self.pen.note(Event.OFFERED, detail=number)
+        answer = await self._request(client, "POST", "/jobs", json=body)
+        if answer is not None and answer.status_code == 201:
+            self.pen.note(Event.ACKNOWLEDGED, answer.json()["id"], detail=number)
+
+    async def _request(
+        self, client: httpx.AsyncClient, method: str, path: str, **options: Any
+    ) -> httpx.Response | None:
+        began = time.monotonic()
+        try:
+            answer = await client.request(method, path, **options)
+        except httpx.TransportError as error:
+            self.answers[type(error).__name__] += 1
+            return None
+        finally:
+            # Also of one that hung: by then it has timed out, or we have ended it.
+            self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
+        self.answers[str(answer.status_code)] += 1
+        if answer.status_code in {200, 201}:
+            self.well[path] = max(began, self.well.get(path, 0.0))
+        else:
+            self.refusals[answer.status_code, answer.headers.get("retry-after", "")] += 1
+        return answer
 
 
 @pytest.mark.parametrize(("faults", "form"), forms())
 async def test_no_call_hangs_and_no_restart_is_needed(
-    faults: list[tuple[Fault, frozenset[Way]]],
-    form: dict[str, Any],
-    pg_dsn: str,
-    database: Database,
-    make_settings: Callable[..., Settings],
+    trial: Trial, faults: Sequence[tuple[Fault, frozenset[Way]]], form: Form
 ) -> None:
-    handlers = Registry()
-
-    @handlers.handler("mail", max_retries=100)
-    async def mail(_: Any) -> str:
-        return "done"
-
-    proxy = Proxy(pg_dsn)
+    proxy = Proxy(trial.dsn)
     await proxy.start()
+    backs: dict[str, float] = {}
     try:
-        async with serving(
-            make_settings(poll_max_seconds=0.2, **form["settings"]), proxy.dsn, handlers=handlers
-        ) as under_test:
-            clients = Clients(under_test)
-            load = asyncio.create_task(clients.run())
+        service = trial.fleet.spawn(
+            proxy.dsn, "serve", module=WITNESS, **ENVIRONMENT, **form.settings
+        )
+        await service.ready()
+        clients = Clients(service.url, trial.pen, form.limit_seconds)
+        async with (
+            trial.load(service, rate=RATE, seconds=JOB_SECONDS) as enqueuer,
+            clients.going(),
+        ):
+            # A fault befalls what stands: first let every kind of call open its connections.
+            begun = await back_at_work(trial, clients)
             for fault, ways in faults:
-                async with fault(proxy, ways):
-                    await asyncio.sleep(form["seconds"])
-                await back_at_work(clients, database, seconds=form["hang_seconds"])
-            load.cancel()
-            await asyncio.wait({load})
-            await everything_ended(database)
-            assert under_test.worker is not None
-            assert under_test.worker.alive
+                name = name_of(fault, ways)
+                with trial.fault(name):
+                    async with fault(proxy, ways):
+                        await asyncio.sleep(form.seconds)
+                    backs[name] = await back_at_work(trial, clients)
+        await trial.at_rest(90)
+        alive = service.process.poll() is None
+        ended = await service.terminate()
     finally:
         await proxy.close()
-    assert clients.longest_seconds < form["hang_seconds"]
-    assert all(status == 503 and int(after or 99) <= 2 for status, after in clients.refusals)
-    await nothing_lost(database, clients)
+    answers = enqueuer.answers + clients.answers
+    slowest = max(enqueuer.slowest_seconds, clients.slowest_seconds)
+    trial.figures |= {
+        "answers": dict(answers),
+        "refusals": {f"{status} {after}": n for (status, after), n in clients.refusals.items()},
+        "slowest_request_seconds": round(slowest, 3),
+        "seconds_until_at_work": round(begun, 2),
+        "seconds_until_back_at_work": {name: round(back, 2) for name, back in backs.items()},
+    }
+    await trial.verdict()
+    assert alive, service.said()[-4000:]
+    assert ended == 0, service.said()[-4000:]
+    assert slowest < form.limit_seconds
+    assert answers.keys() <= {"200", "201", "503"}, answers
+    assert all(is_short(*refusal) for refusal in clients.refusals), clients.refusals
+    assert max(backs.values()) < form.limit_seconds
 
 
-async def back_at_work(clients: Clients, database: Database, *, seconds: float) -> None:
-    """Wait until a job that was asked for just now has been run."""
-    acknowledged = len(clients.acknowledged)
-    await until_true(lambda: len(clients.acknowledged) > acknowledged + 1, seconds=seconds)
-    newest = max(clients.acknowledged)
-    sql = await database.connect()
-    try:
-
-        async def done() -> bool:
-            status = "SELECT status FROM background_jobs WHERE id = $1"
-            return bool(await sql.fetchval(status, newest) == "SUCCESS")
-
-        await until(done, seconds=seconds)
-    finally:
-        await sql.close()
+def is_short(status: int, retry_after: str) -> bool:
+    """Whether a refusal says that all is well again soon."""
+    return status == 503 and 0 <= int(retry_after or -1) <= MAX_RETRY_AFTER_SECONDS
 
 
-async def everything_ended(database: Database) -> None:
-    sql = await database.connect()
-    try:
-
-        async def done() -> bool:
-            return not await sql.fetchval("SELECT count(*) FROM jobs_live")
-
-        await until(done, seconds=45)
-    finally:
-        await sql.close()
+async def back_at_work(trial: Trial, clients: Clients) -> float:
+    """Seconds from now until a job asked for since has been run, and everything can be read."""
+    since = time.monotonic()
+    while time.monotonic() < since + 2 * clients.limit_seconds:
+        if run_since(trial, since) and all(clients.well.get(path, 0.0) >= since for path in READ):
+            return time.monotonic() - since
+        await asyncio.sleep(LOOK_SECONDS)
+    return float("inf")
 
 
-async def nothing_lost(database: Database, clients: Clients) -> None:
-    sql = await database.connect()
-    try:
-        rows = await sql.fetch("SELECT id, status, result #>> '{}' FROM background_jobs")
-    finally:
-        await sql.close()
-    assert {(row[1], row[2]) for row in rows} == {("SUCCESS", "done")}
-    stored = {row[0] for row in rows}
-    assert clients.acknowledged <= stored
-    assert len(stored - clients.acknowledged) <= clients.unsure
+def run_since(trial: Trial, since: float) -> bool:
+    """Whether a job that was offered since then has succeeded, as its process was told."""
+    notes = [note for note in trial.ledger.notes() if note.at >= since]
+    offered = {note.detail for note in notes if note.event == Event.OFFERED}
+    taken = {
+        note.job_id for note in notes if note.event == Event.ACKNOWLEDGED and note.detail in offered
+    }
+    return any(
+        note.event == Event.ACCEPTED and note.detail == "succeeded" and note.job_id in taken
+        for note in notes
+    )
 
 
 async def test_a_leader_that_vanished_without_a_word_is_replaced(

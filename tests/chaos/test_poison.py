@@ -137,6 +137,13 @@ async def test_poison_ends_and_every_good_job_among_it_succeeds(trial: Trial, ti
     }
     await trial.verdict(allowed=frozenset({"SUCCESS", "DEAD_LETTER", "FAILED"}), results=False)
     assert Counter(ends[job_id] for job_id in good) == {"SUCCESS": len(good)}
+    # Poison has no result to speak of; the good ones' the verdict has left out with it.
+    results = {row.job_id: row.result for row in rows if row.job_id in good}
+    assert results == {
+        row.job_id: {"number": row.number, "lease_token": row.lease_token}
+        for row in rows
+        if row.job_id in good
+    }
     assert {starts[job_id] for job_id, kind in bad.items() if kind == "poison.exit"} <= {1, 2, 3}
     assert set(ward.deaths.values()) == {13}, trial.fleet.said()
     assert len(ward.deaths) <= times * CRASHES
@@ -152,15 +159,15 @@ async def test_poison_ends_and_every_good_job_among_it_succeeds(trial: Trial, ti
     assert set(exits) == {0}
 
 
-async def enqueue_mixed(trial: Trial, times: int) -> tuple[list[int], dict[int, str]]:
+async def enqueue_mixed(trial: Trial, times: int) -> tuple[set[int], dict[int, str]]:
     """Good jobs and bad ones in one queue, mixed by the trial's dice; the ids of each."""
-    good: list[int] = []
+    good: set[int] = set()
     bad: dict[int, str] = {}
     poison = [*BAD, ("poison.payload", {})] * times
     trial.random.shuffle(poison)
     for group in range(GROUPS):
         payloads = [{"seconds": trial.random.uniform(0, 0.1)} for _ in range(GOOD // GROUPS)]
-        good += await trial.enqueue("chaos.steady", payloads)
+        good |= set(await trial.enqueue("chaos.steady", payloads))
         for kind, payload in poison[group::GROUPS]:
             (job_id,) = await trial.enqueue(kind, [payload], max_retries=RETRIES.get(kind, 1))
             bad[job_id] = kind

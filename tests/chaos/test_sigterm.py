@@ -1,6 +1,7 @@
 """SIGTERM with every slot full: the process ends in time and gives back what it has not finished."""
 
 import time
+from collections import Counter
 from typing import Final
 
 import pytest
@@ -12,7 +13,9 @@ from tests.processes.fleet import Replica, until
 SLOTS: Final = 20
 LASTING: Final = 10
 """Jobs that no grace is long enough for."""
-GRACE_SECONDS: Final = 0.5
+GRACE_SECONDS: Final = 1.0
+QUICK_SECONDS: Final = (0.5, 0.8)
+"""Jobs that are still under way when the last has begun, and end within the grace."""
 LATE_SECONDS: Final = 2.0
 STOPS: Final = [
     pytest.param(2, id="short", marks=pytest.mark.timeout(90)),
@@ -40,12 +43,12 @@ async def test_sigterm_with_every_slot_full_ends_in_time_and_burns_no_attempt(
         process = trial.spawn(module=WITNESS, **environment)
         await process.ready()
         await under_way(trial, process, LASTING)
-        # These end within the grace; those that wait for the gate do not.
-        seconds = [trial.random.uniform(0.0, 0.4) for _ in range(SLOTS - LASTING)]
+        seconds = [trial.random.uniform(*QUICK_SECONDS) for _ in range(SLOTS - LASTING)]
         await trial.enqueue("chaos.steady", [{"seconds": one} for one in seconds])
         await under_way(trial, process, SLOTS)
         began = time.monotonic()
         with trial.fault("sigterm", process.pid):
+            assert running(trial, process) == SLOTS
             code = await process.terminate()
         took.append(time.monotonic() - began)
         assert code == 0, process.said()
@@ -67,9 +70,15 @@ async def test_sigterm_with_every_slot_full_ends_in_time_and_burns_no_attempt(
 
 
 async def under_way(trial: Trial, process: Replica, count: int) -> None:
-    """Wait until so many handlers of the process have begun."""
+    """Wait until so many handlers of the process have begun and not ended."""
 
-    async def begun() -> bool:
-        return sum(note.pid == process.pid for note in trial.ledger.of(Event.START)) >= count
+    async def enough() -> bool:
+        return running(trial, process) == count
 
-    await until(begun, 20, what=f"{count} jobs under way")
+    await until(enough, 20, what=f"{count} jobs under way")
+
+
+def running(trial: Trial, process: Replica) -> int:
+    """How many handlers of the process have begun and not ended."""
+    events = Counter(note.event for note in trial.ledger.notes() if note.pid == process.pid)
+    return events[Event.START] - events[Event.END]

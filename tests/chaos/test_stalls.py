@@ -15,7 +15,8 @@ from service.jobs import retry_dead_letter_job
 from service.jobs.model import JobId
 from service.settings import Settings
 from tests.chaos.ledger import Event
-from tests.chaos.trial import Trial
+from tests.chaos.trial import REPORTS_VARIABLE, WITNESS, Trial
+from tests.chaos.witness import UNFENCED_VARIABLE
 from tests.processes.fleet import Replica, until
 
 STALLS: Final = [
@@ -54,8 +55,33 @@ async def test_a_process_stopped_past_its_leases_records_nothing_when_it_goes_on
     assert counted["settle"] == stale
     assert 0 < sum(verdict.refused.get(word, 0) for word in SETTLES) <= stale
     # A heartbeat for a run whose outcome is under way is counted with that outcome.
-    assert 0 < counted["heartbeat"] <= verdict.refused["heartbeat"]
+    # Of each stall some handlers heed no cancellation: they are still there at the next heartbeat.
+    assert stalls <= counted["heartbeat"] <= verdict.refused["heartbeat"]
     assert 0 < counted["progress"] == verdict.refused["progress"]
+
+
+async def test_a_trial_whose_settles_are_not_fenced_does_not_pass(
+    trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(REPORTS_VARIABLE, str(tmp_path))  # no trial of the service as it is
+    leases: dict[str, object] = {"LEASE_SECONDS": 1, "HEARTBEAT_SECONDS": 0.3}
+    victim = trial.spawn(module=WITNESS, **leases, **{UNFENCED_VARIABLE: 1})
+    await victim.ready()
+    files = {name: str(tmp_path / name) for name in ("woken", "retried", "over")}
+    kind = {"fails": False, "obeys": True, "lasts": True}
+    ids = set(await trial.enqueue("chaos.stalling", [kind | files]))
+    await begun_times(trial, ids, 1)
+    await trial.workers(1, **leases)
+    with trial.fault("stopped", victim.pid):
+        os.kill(victim.pid, signal.SIGSTOP)
+        await begun_times(trial, ids, 2)
+        os.kill(victim.pid, signal.SIGCONT)
+    # Its lease is over, it gives the job back all the same, and is believed.
+    await settled(trial, "released", ids)
+    (tmp_path / "over").touch()
+    await trial.at_rest()
+    with pytest.raises(AssertionError, match=r"released under token .* was accepted after token"):
+        await trial.verdict()
 
 
 async def stall(trial: Trial, database: Database, workers: list[Replica], *, files: Path) -> int:

@@ -102,6 +102,8 @@ class Trial:
             yield enqueuer
         self.figures["answers"] = dict(enqueuer.answers)
         self.figures["slowest_request_seconds"] = round(enqueuer.slowest_seconds, 3)
+        # Whatever befell the service: no error of its own, no hang-up, and no answer that never came.
+        assert enqueuer.answers.keys() <= {"201", "503"}, enqueuer.answers
 
     async def enqueue(
         self, job_type: str, payloads: Sequence[dict[str, Any]], **options: Any
@@ -172,6 +174,7 @@ class Trial:
         verdict = check(self.ledger.notes(), await self.rows(), **options)
         self.report(verdict)
         assert verdict.flaws == [], f"{verdict.flaws[:20]}\n{self.fleet.said()}"
+        assert verdict.duplicated <= verdict.in_flight_at_faults
         return verdict
 
     def report(self, verdict: Verdict) -> None:

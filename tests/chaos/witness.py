@@ -13,12 +13,15 @@ from typing import Any, Final
 
 from service import cli
 from service.db.engine import Link
-from service.jobs import store
+from service.jobs import statements, store
 from service.jobs.model import JobId, LeaseToken
 from service.jobs.outcomes import Ended, Outcome, Released, Retried, Snoozed, Succeeded
 from service.jobs.store import ClaimedJob, Lease
 from tests.chaos.ledger import LEDGER_VARIABLE, Event, Pen
 
+UNFENCED_VARIABLE: Final = "WITNESS_UNFENCED"
+"""Where it is set the bug is planted that trials are there to see: settles ask for no token."""
+FENCE: Final = "AND b.lease_token = r.token"
 HEARTBEAT: Final = "heartbeat"
 PROGRESS: Final = "progress"
 
@@ -130,8 +133,18 @@ class Witness:
         store.write_progress = watched
 
 
+def unfence() -> None:
+    """Have settles in this process taken from whoever sends them."""
+    for name in ("FINISH", "REQUEUE"):
+        statement = getattr(statements, name)
+        assert FENCE in statement
+        setattr(statements, name, statement.replace(FENCE, ""))
+
+
 def main() -> int:
     """Run a command of the service, watched."""
+    if UNFENCED_VARIABLE in os.environ:
+        unfence()
     Witness(Pen(Path(os.environ[LEDGER_VARIABLE]))).watch()
     return cli.main()
 

@@ -163,13 +163,14 @@ class Proxy:
             with suppress(asyncio.CancelledError):
                 await self._join(reader, writer)
         finally:
+            # Also where a reset came before there was a pair: its client would wait for a greeting.
+            writer.transport.abort()
             self._tasks.discard(task)
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             server_reader, server_writer = await self._connect()
         except OSError:
-            writer.transport.abort()
             return
         pair = Pair(writer, server_writer)
         self._pairs.add(pair)
@@ -181,7 +182,6 @@ class Proxy:
             pass
         finally:
             self._pairs.discard(pair)
-            writer.transport.abort()
             server_writer.transport.abort()
 
     async def _requests(self, reader: asyncio.StreamReader, pair: Pair) -> None:
