@@ -26,16 +26,19 @@ test: $(VENV)/.dev ## Run the tests
 processes: $(VENV)/.dev ## Run the long tests: three replicas, 20,000 jobs, one of them killed
 	$(BIN)/python -m pytest -m slow
 
-simulation: $(VENV)/.dev ## Run 20,000 seeds of the simulation, some minutes (SIMULATION_SEED=7 for one of them)
+simulation: $(VENV)/.dev ## Simulate 20,000 seeds, and play long histories to PostgreSQL (SIMULATION_SEED=7 for one)
 	SIMULATION_SEEDS=$${SIMULATION_SEEDS:-20000} SIMULATION_TIMEOUT_SECONDS=3600 \
-		$(BIN)/python -m pytest tests/simulation/test_simulation.py
+		MODEL_SEQUENCES=200 STATE_MACHINE_EXAMPLES=200 \
+		$(BIN)/python -m pytest --timeout 3600 -m "not chaos" \
+		$(if $(SIMULATION_SEED),tests/simulation/test_simulation.py,tests/simulation tests/jobs/test_state_machine.py)
 
 chaos: $(VENV)/.dev ## Inject faults at length: some three hours (ARGS="-k poison" for some of them)
 	$(BIN)/python -m pytest -m chaos tests/chaos $(ARGS)
 
 security: $(VENV)/.dev $(VENV)/.security ## Attack the service, and look for weak places in its code
 	$(VENV)/security/bin/bandit --quiet --recursive --configfile pyproject.toml service alembic
-	$(BIN)/python -m pytest tests/security -m "security or not security"
+	$(BIN)/python -m pytest -m "not slow and not chaos" tests/security tests/auth \
+		tests/api/test_limits.py tests/api/test_policies.py
 
 audit: $(VENV)/.security ## Look up known vulnerabilities of what is locked (asks a service on the internet)
 	$(VENV)/security/bin/pip-audit --disable-pip --require-hashes -r locks/service.txt -r locks/embedded.txt
