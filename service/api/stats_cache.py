@@ -27,7 +27,7 @@ class StatsCache:
     """
 
     def __init__(self) -> None:
-        self._lock = asyncio.Lock()
+        self._turn = _Turn()
         self._stats: JobStats | None = None
         self._began = 0.0
         self._good_until = 0.0
@@ -47,7 +47,7 @@ class StatsCache:
         """
         asked = time.monotonic()
         async with asyncio.timeout_at(deadline):
-            await self._lock.acquire()
+            await self._turn.take()
         try:
             began = time.monotonic()
             # Those who waited for the lock while this query ran asked before or after it began.
@@ -60,4 +60,42 @@ class StatsCache:
             self._stats, self._began, self._good_until = stats, began, began + took + kept
             return stats
         finally:
-            self._lock.release()
+            self._turn.pass_on()
+
+
+class _Turn:
+    """A lock that whoever came last gets first.
+
+    An answer serves all who asked before its query began. And they have the most time left: oldest
+    first, a moment in which the database hangs would leave every one after it too little to be
+    answered in, for as long as so many ask.
+    """
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def take(self) -> None:
+        """Wait for the turn."""
+        if not self._taken:
+            self._taken = True
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._waiting.remove(turn)
+            else:
+                self.pass_on()
+            raise
+
+    def pass_on(self) -> None:
+        """Give the turn to the newest, if anybody waits."""
+        for turn in reversed(self._waiting):
+            if not turn.done():
+                self._waiting.remove(turn)
+                turn.set_result(None)
+                return
+        self._taken = False

@@ -106,3 +106,26 @@ async def test_dear_statistics_take_a_twentieth_of_one_connection_at_most(
         await cache.get(query)
         now += 1
     assert 0 < spent <= now / 20
+
+
+async def test_after_a_hang_those_who_ask_are_answered_at_once(database: Database) -> None:
+    cache, answer, queries = StatsCache(), await counted(database), 0
+    loop = asyncio.get_running_loop()
+
+    async def ask(deadline: float) -> JobStats:
+        async def query() -> JobStats:
+            nonlocal queries
+            queries += 1
+            async with asyncio.timeout_at(deadline):
+                await asyncio.sleep(1000 if queries == 1 else 0.1)
+            return answer
+
+        return await cache.get(query, deadline=deadline)
+
+    began = loop.time()
+    asked = [asyncio.create_task(ask(began + 0.3 + n / 10)) for n in range(50)]
+    told = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(told[0], TimeoutError)
+    # But for those whose own time was over before the second answer could come.
+    assert sum(one is answer for one in told) > 40
+    assert queries == 2
