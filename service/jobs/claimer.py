@@ -112,10 +112,10 @@ class Claimer:
         while not self._stopping.is_set():
             self.last_loop_at = time.monotonic()
             self._woken.clear()
-            if not await self._slots_ready():
-                continue
             try:
-                await self.recover()
+                await self.recover()  # with every slot taken too: what was lost waits for nobody
+                if not await self._slots_ready():
+                    continue
                 claimed, asked = await self.claim_once(self._settings.claim_batch_size)
             except DATABASE_ERRORS as error:
                 record_database_error("claim")

@@ -23,7 +23,7 @@ AT_ONCE: Final = 50
 
 ROOT: Final = Path(__file__).parents[2]
 
-KEPT: Final = (168, 285, 758, 982, 998, 1267)
+KEPT: Final = (168, 285, 758, 982, 998, 1267, 1555)
 """Seeds that once broke a rule; told again as stories in test_stories.py, since a seed tells another
 one whenever the simulation changes."""
 
