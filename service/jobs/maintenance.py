@@ -71,6 +71,8 @@ class Maintenance:
         self._leadership = database.link()
         self._link = database.link()
         self._leads_since: float | None = None
+        self._next_word = 0.0
+        """When the leader tells the server again that it is there."""
         self._next_slow = 0.0
         self._next_walk = 0.0
         self._walk_took = 0.0
@@ -148,26 +150,31 @@ class Maintenance:
         connection = await self._leadership.connection()
         if self._leads_since is not None:
             if connection.is_in_transaction():
-                await connection.execute(_STILL_THERE)
+                if time.monotonic() >= self._next_word:
+                    await self._say_so(connection)
                 return True
             # Another connection: the lock went with the old one.
             self._step_down()
             connection = await self._leadership.connection()
         if not connection.is_in_transaction():
             await connection.execute("BEGIN")
-            vanished = max(VANISHED_SECONDS, 2 * self._settings.maintenance_seconds)
-            await connection.execute(
-                f"SET LOCAL idle_in_transaction_session_timeout = {int(vanished * 1000)}"
-            )
         if not await connection.fetchval(statements.LEAD):
             await connection.execute("ROLLBACK")
             return False
-        await connection.execute(_STILL_THERE)
+        vanished = max(VANISHED_SECONDS, 2 * self._settings.maintenance_seconds)
+        await connection.execute(
+            f"SET LOCAL idle_in_transaction_session_timeout = {int(vanished * 1000)}"
+        )
+        await self._say_so(connection)
         self._leads_since = time.monotonic()
         self._next_slow = 0.0
         WORKER_LEADER.set(1)
         _log.info("maintenance_leader")
         return True
+
+    async def _say_so(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        await connection.execute(_STILL_THERE)
+        self._next_word = time.monotonic() + VANISHED_SECONDS / 4
 
     def _step_down(self) -> None:
         self._leadership.drop()
