@@ -105,7 +105,7 @@ LONG: Final = Form(60.0, 15.0)
 """The settings that the service has by itself."""
 SHORT: Final = Form(
     0.5,
-    3.0,
+    6.0,
     {
         "QUERY_TIMEOUT_SECONDS": 0.5,
         "DATABASE_COMMAND_TIMEOUT_SECONDS": 1,
