@@ -30,8 +30,8 @@ class Sweep:
     As a rule one step takes them all. While a long transaction keeps PostgreSQL from removing the
     index entries of jobs that have gone, each of those is walked, hundreds of thousands after some
     minutes: claims would wait for the sweep. Then each step takes a slice of the due times, as wide
-    as can be walked in some milliseconds. The next round begins as the last one did: as long as
-    there is so much to walk, no step takes the whole.
+    as can be walked in some milliseconds. The next round begins as the last one did, unless every
+    step of that was cheap: as long as there is so much to walk, no step takes the whole.
     """
 
     def __init__(self) -> None:
@@ -39,6 +39,8 @@ class Sweep:
         self._span = WHOLE
         self._top_span = WHOLE
         """Of the first slice of a round."""
+        self._cheap = True
+        """Whether every step of this round was cheap."""
         self._newest = -WHOLE
 
     @property
@@ -68,11 +70,13 @@ class Sweep:
         elif walked_seconds < CHEAP_STEP_SECONDS:
             wider = self._span * 4
             self._span = wider if wider <= MAX_SPAN_SECONDS else WHOLE
+        self._cheap = self._cheap and walked_seconds < CHEAP_STEP_SECONDS
         if below == WHOLE:
             self._top_span = self._span
         if full:
             return
         if low == -WHOLE:
-            self._below, self._span = WHOLE, self._top_span
+            self._below, self._span = WHOLE, WHOLE if self._cheap else self._top_span
+            self._cheap = True
         else:
             self._below = low
