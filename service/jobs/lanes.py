@@ -17,6 +17,10 @@ FLOOR_WINDOW_SECONDS: Final = 0.1
 """A floor is the lowest place claimed within this time: jobs committed a little late are still
 above it. Later ones wait for the next sweep."""
 
+HEAD_WINDOW_SECONDS: Final = 5.0
+"""What a listing did not see yet, though it was due before: jobs whose commit takes no longer than
+this are above the floor that it gives."""
+
 SLACK_SECONDS: Final = 0.001
 """A due time is not the same to the last digit as a number here and as a time in the database."""
 
@@ -77,7 +81,7 @@ class Lanes:
             state.fresh = False
         for head in listed:
             # What comes now is due now, where the head is due later.
-            place = min(head.due_at - SLACK_SECONDS, head.now - FLOOR_WINDOW_SECONDS)
+            place = min(head.due_at - SLACK_SECONDS, head.now - HEAD_WINDOW_SECONDS)
             self._state(head.lane).head = Floor(place, 0)
             if head.due_in_seconds <= 0:
                 self._sweep.saw(head.due_at)

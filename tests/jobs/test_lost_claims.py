@@ -1,6 +1,7 @@
 """A claim whose answer never came is given back at once: its lease costs no attempt."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -184,3 +185,21 @@ async def test_a_give_back_that_comes_late_leaves_alone_what_was_claimed_since(
     await link.close()
     row = await sql.fetchrow("SELECT * FROM background_jobs WHERE id = $1", job_id)
     assert (row["status"], row["lease_token"]) == ("RUNNING", running.lease_token)
+
+
+async def test_a_lost_claim_is_not_looked_for_once_its_lease_has_ended(
+    proxy: Proxy, proxied: Database, start_worker: StartWorker
+) -> None:
+    worker = await start_worker(database=proxied)
+    claimer = worker._engine.claimer
+    worker.stop_claiming()
+    await worker._claims.join(timeout_seconds=5)
+    await proxy.cut()  # whoever looked would be told of it
+    claimer._unsure_lanes = {LANE: NO_FLOOR}
+    claimer._unsure_until = time.monotonic() - claimer._settings.lease_seconds + 1
+    with pytest.raises(DATABASE_ERRORS):
+        await claimer.recover()
+    claimer._unsure_until -= 2
+    await claimer.recover()
+    assert claimer._unsure_lanes == {}
+    await proxy.start()
