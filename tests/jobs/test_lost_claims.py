@@ -9,6 +9,8 @@ import pytest
 from service.db.engine import DATABASE_ERRORS, Database
 from service.jobs import Registry, process_due_jobs, store
 from service.jobs.store import NO_FLOOR, ClaimedJob, Lane, LaneRequest
+from service.jobs.worker import Engine
+from service.settings import Settings
 from tests.jobs.conftest import Put, Quick, StartWorker
 from tests.jobs.proxy import Proxy
 from tests.jobs.waiting import occurs, until, until_ended, until_true
@@ -187,19 +189,14 @@ async def test_a_give_back_that_comes_late_leaves_alone_what_was_claimed_since(
     assert (row["status"], row["lease_token"]) == ("RUNNING", running.lease_token)
 
 
-async def test_a_lost_claim_is_not_looked_for_once_its_lease_has_ended(
-    proxy: Proxy, proxied: Database, start_worker: StartWorker
-) -> None:
-    worker = await start_worker(database=proxied)
-    claimer = worker._engine.claimer
-    worker.stop_claiming()
-    await worker._claims.join(timeout_seconds=5)
-    await proxy.cut()  # whoever looked would be told of it
+async def test_a_lost_claim_is_not_looked_for_once_its_lease_has_ended(settings: Settings) -> None:
+    nowhere = Database("postgresql://jobs@127.0.0.1:9/jobs", settings)
+    claimer = Engine(nowhere, settings).claimer
     claimer._unsure_lanes = {LANE: NO_FLOOR}
-    claimer._unsure_until = time.monotonic() - claimer._settings.lease_seconds + 1
+    claimer._unsure_until = time.monotonic() - settings.lease_seconds + 1
     with pytest.raises(DATABASE_ERRORS):
         await claimer.recover()
     claimer._unsure_until -= 2
     await claimer.recover()
     assert claimer._unsure_lanes == {}
-    await proxy.start()
+    await nowhere.close()
