@@ -113,7 +113,7 @@ def held(rows: Rows, *, floor: float | None) -> Figure:
         waits.axhline(floor, color=QUIET, linestyle="--", linewidth=1, label=label)
     _logarithmic(waits)
     waits.set_ylabel("enqueue to start, ms")
-    waits.set_title("1,000 jobs/s while a transaction is held open (shaded)", loc="left")
+    waits.set_title("1,000 jobs/s while a transaction is held open (shaded)", loc="left", pad=22)
     _line(rates, rows, "started jobs/s", OURS)
     _line(rates, rows, "backlog", FLOOR)
     rates.set_ylim(bottom=0)
