@@ -14,6 +14,9 @@ KEPT_FOR: Final = 20
 """A dear answer is kept for so many times what it took: a twentieth of one connection at most, as
 far as `MAX_KEPT_SECONDS` allows."""
 
+LEAST_SECONDS: Final = 0.1
+"""Whoever has less time left does not begin a query: it would only cut its connection."""
+
 MAX_KEPT_SECONDS: Final = 60.0
 """While a transaction is held open the live counts walk dead entries for seconds: kept for less, they
 would take most of a connection for as long as somebody watches. `JobStats.as_of` tells the age."""
@@ -43,7 +46,8 @@ class StatsCache:
         """The statistics, by `query` where none are kept.
 
         Raises:
-            TimeoutError: it is `deadline`, on the clock of the event loop, and others still ask.
+            TimeoutError: it is `deadline`, on the clock of the event loop, or too little is left of
+                the time until then, and others still ask.
         """
         asked = time.monotonic()
         async with asyncio.timeout_at(deadline):
@@ -54,6 +58,11 @@ class StatsCache:
             good = self._began >= asked or self._good_until > began
             if self._stats is not None and good and self._began >= self._forgotten:
                 return self._stats
+            if (
+                deadline is not None
+                and deadline - asyncio.get_running_loop().time() < LEAST_SECONDS
+            ):
+                raise TimeoutError
             stats = await query()
             took = time.monotonic() - began
             kept = 0.0 if took <= CHEAP_SECONDS else min(KEPT_FOR * took, MAX_KEPT_SECONDS)
