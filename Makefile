@@ -41,7 +41,7 @@ security: $(VENV)/.dev $(VENV)/.security ## Attack the service, and look for wea
 		tests/api/test_limits.py tests/api/test_policies.py
 
 audit: $(VENV)/.security ## Look up known vulnerabilities of what is locked (asks a service on the internet)
-	$(VENV)/security/bin/pip-audit --disable-pip --require-hashes -r locks/service.txt -r locks/embedded.txt
+	$(VENV)/security/bin/pip-audit --strict --disable-pip --require-hashes -r locks/service.txt -r locks/embedded.txt
 
 sbom: $(VENV)/.security ## Write dist/sbom.cdx.json: the packages of the container image, CycloneDX
 	mkdir -p dist
