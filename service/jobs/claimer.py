@@ -103,6 +103,7 @@ class Claimer:
         """Claim no more; what is claimed goes on."""
         self._stopping.set()
         self._woken.set()
+        self._slots.look_again()
 
     async def run(self) -> None:
         """Claim until stopped."""
@@ -344,7 +345,7 @@ class Claimer:
             batch = min(self._settings.claim_batch_size, max(1, self._slots.total // 4))
             await self._slots.wait_for(batch, GATHER_SECONDS)
         if self._slots.free == 0:
-            await self._slots.wait_for(1, self._settings.poll_max_seconds)
+            await self._slots.wait_for(1, self._settings.poll_max_seconds, unless=self._stopping)
             return False
         if self._settler.backlog_full:
             await asyncio.sleep(GATHER_SECONDS)

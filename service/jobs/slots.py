@@ -70,11 +70,20 @@ class Slots:
                 self.on_limit_freed()
         self._freed.set()
 
-    async def wait_for(self, wanted: int, timeout_seconds: float) -> None:
-        """Wait until `wanted` slots are free, or the time is over."""
+    def look_again(self) -> None:
+        """Let whoever waits look whether it still has a reason to."""
+        self._freed.set()
+
+    async def wait_for(
+        self, wanted: int, timeout_seconds: float, *, unless: asyncio.Event | None = None
+    ) -> None:
+        """Wait until `wanted` slots are free, the time is over, or there is no reason to any more.
+
+        Whoever sets `unless` says so with `look_again`.
+        """
         try:
             async with asyncio.timeout(timeout_seconds):
-                while self.free < wanted:
+                while self.free < wanted and not (unless and unless.is_set()):
                     self._freed.clear()
                     await self._freed.wait()
         except TimeoutError:

@@ -71,6 +71,24 @@ async def test_a_handler_still_running_after_the_grace_is_given_back_unburnt(
     assert (job["lease_until"], job["lost_leases"], job["last_error"]) == (None, 0, None)
 
 
+async def test_a_stop_does_not_wait_for_the_next_look_at_slots_that_are_all_taken(
+    handlers: Registry, put: Put, start_worker: StartWorker
+) -> None:
+    running = asyncio.Event()
+
+    @handlers.handler("mail")
+    async def handle(payload: Any) -> None:
+        running.set()
+        await asyncio.get_running_loop().create_future()
+
+    await put("mail")
+    worker = await start_worker(worker_concurrency=1, poll_max_seconds=60, shutdown_grace_seconds=0)
+    await occurs(running)
+    await asyncio.sleep(0.05)  # the claimer has found every slot taken
+    async with asyncio.timeout(5):
+        await worker.stop()
+
+
 async def test_the_grace_begins_when_claiming_stops_and_not_when_the_stop_is_waited_for(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
