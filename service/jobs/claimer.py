@@ -91,6 +91,10 @@ class Claimer:
         self.last_loop_at = time.monotonic()
         """When the loop last came round: /health/ready looks at it."""
 
+    def begin(self, now: float) -> None:
+        """The worker was entered at that time, epoch seconds by the database's clock."""
+        self._lanes.saw_time(now)
+
     def wake(self, lanes: Iterable[Lane]) -> None:
         """Jobs were committed in these lanes (or, with none, somewhere)."""
         known = list(lanes)
@@ -156,7 +160,8 @@ class Claimer:
         began = time.monotonic()
         requests = self._lanes.requests(most=most, from_floor=False)
         if not requests:
-            self._lanes.swept(CHEAP_STEP_SECONDS, full=False)
+            if self._lanes.known():
+                self._lanes.swept(CHEAP_STEP_SECONDS, full=False)
             self._next_sweep = began + MIN_SWEEP_SECONDS
             return 0
         jobs = await self._claim(requests, limit=most)

@@ -19,7 +19,7 @@ above it. Later ones wait for the next sweep."""
 
 HEAD_WINDOW_SECONDS: Final = 5.0
 """What a listing did not see yet, though it was due before: jobs whose commit takes no longer than
-this are above the floor that it gives."""
+this are above the floor that it gives. So are those that a wake-up tells of before any listing."""
 
 SLACK_SECONDS: Final = 0.001
 """A due time is not the same to the last digit as a number here and as a time in the database."""
@@ -50,6 +50,13 @@ class Lanes:
         """Lanes that were empty when they were last listed, the last `MAX_LANES` of them: whoever
         comes into one again is above its floor."""
         self._sweep = Sweep()
+        self._unlisted = NO_FLOOR
+        """Where a lane begins that only a wake-up named."""
+
+    def saw_time(self, now: float) -> None:
+        """What time it was just now by the database's clock, epoch seconds."""
+        self._sweep.saw(now)
+        self._unlisted = Floor(now - HEAD_WINDOW_SECONDS, 0)
 
     @property
     def served(self) -> list[str] | None:
@@ -83,8 +90,8 @@ class Lanes:
             # What comes now is due now, where the head is due later.
             place = min(head.due_at - SLACK_SECONDS, head.now - HEAD_WINDOW_SECONDS)
             self._state(head.lane).head = Floor(place, 0)
-            if head.due_in_seconds <= 0:
-                self._sweep.saw(head.due_at)
+        if listed:
+            self.saw_time(max(head.now for head in listed))
         for lane in list(islice(self._gone, max(0, len(self._gone) - MAX_LANES))):
             del self._gone[lane]
         return found
@@ -93,7 +100,7 @@ class Lanes:
         """Of a lane that claims ask for from now on, if they did not."""
         state = self._states.get(lane)
         if state is None:
-            state = self._states[lane] = self._gone.pop(lane, _LaneState())
+            state = self._states[lane] = self._gone.pop(lane, _LaneState(head=self._unlisted))
         return state
 
     def requests(self, *, most: int, from_floor: bool) -> list[LaneRequest]:

@@ -332,7 +332,7 @@ STATUS_OF: Final = "SELECT status FROM background_jobs WHERE id = $1"
 
 REGISTER_WORKER: Final = """
 INSERT INTO job_workers (name, queues, job_types, concurrency)
-VALUES ($1, $2::text[], $3::text[], $4) RETURNING id
+VALUES ($1, $2::text[], $3::text[], $4) RETURNING id, extract(epoch FROM now())::float8
 """
 
 WORKER_SEEN: Final = "UPDATE job_workers SET seen_at = now() WHERE id = $1"

@@ -246,11 +246,11 @@ async def write_progress(link: Link, job_id: JobId, token: LeaseToken, progress:
 
 async def register_worker(
     link: Link, *, name: str, queues: list[str], job_types: list[str], concurrency: int
-) -> int:
-    """Enter a worker; its id."""
+) -> tuple[int, float]:
+    """Enter a worker; its id, and what time it is by the database's clock, epoch seconds."""
     rows = await link.fetch(statements.REGISTER_WORKER, name, queues, job_types, concurrency)
-    worker_id: int = rows[0][0]
-    return worker_id
+    worker_id, now = rows[0]
+    return worker_id, now
 
 
 async def worker_seen(link: Link, worker_id: int) -> None:

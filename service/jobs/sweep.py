@@ -10,7 +10,7 @@ DEAR_STEP_SECONDS: Final = 0.01
 CHEAP_STEP_SECONDS: Final = 0.0025
 
 FIRST_SPAN_SECONDS: Final = 60.0
-"""The slice that follows when the whole became too dear for one step."""
+"""The first slice of a new sweep, and of one for which the whole became too dear."""
 
 MIN_SPAN_SECONDS: Final = 0.1
 MAX_SPAN_SECONDS: Final = 1e9
@@ -31,13 +31,14 @@ class Sweep:
     index entries of jobs that have gone, each of those is walked, hundreds of thousands after some
     minutes: claims would wait for the sweep. Then each step takes a slice of the due times, as wide
     as can be walked in some milliseconds. The next round begins as the last one did, unless every
-    step of that was cheap: as long as there is so much to walk, no step takes the whole.
+    step of that was cheap: as long as there is so much to walk, no step takes the whole. The first
+    round is of slices too: nobody knows yet what there is.
     """
 
     def __init__(self) -> None:
         self._below = WHOLE
-        self._span = WHOLE
-        self._top_span = WHOLE
+        self._span = FIRST_SPAN_SECONDS
+        self._top_span = FIRST_SPAN_SECONDS
         """Of the first slice of a round."""
         self._cheap = True
         """Whether every step of this round was cheap."""
@@ -53,7 +54,7 @@ class Sweep:
         return (low if low > OLDEST else -WHOLE), self._below
 
     def saw(self, due_at: float) -> None:
-        """A job that was due then was there: by the database's clock it is later now."""
+        """By the database's clock it is at least so late: a job that was due then was there, say."""
         self._newest = max(self._newest, due_at)
 
     def stepped(self, walked_seconds: float, *, full: bool) -> None:

@@ -96,13 +96,14 @@ class Engine:
         Raises:
             DATABASE_ERRORS: the database does not answer.
         """
-        self.worker_id = await store.register_worker(
+        self.worker_id, now = await store.register_worker(
             self.link,
             name=self.name,
             queues=list(self.settings.worker_queues),
             job_types=self.handlers.job_types(),
             concurrency=self.slots.total,
         )
+        self.claimer.begin(now)
         for loop in self.loops:
             loop.start()
 

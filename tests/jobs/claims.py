@@ -12,7 +12,7 @@ async def claim(
     """Claim as a worker does, and do nothing more; a lease of 0 s has run out already."""
     link = database.link()
     try:
-        worker_id = await store.register_worker(
+        worker_id, _ = await store.register_worker(
             link, name="gone", queues=["*"], job_types=job_types, concurrency=limit
         )
         return await store.claim(

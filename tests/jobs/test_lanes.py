@@ -166,11 +166,22 @@ def test_a_lane_that_was_empty_keeps_its_floor() -> None:
     assert request.floor.due_at > NOON - HEAD_WINDOW_SECONDS - 1
 
 
+def test_a_lane_that_only_a_wake_up_named_begins_at_what_came_lately() -> None:
+    lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
+    lanes.saw_time(NOON)
+    lanes.add([lane])
+    (request,) = lanes.requests(most=10, from_floor=True)
+    assert request.floor.due_at == NOON - HEAD_WINDOW_SECONDS
+    # What was there before is found by the listing, and by the sweep.
+    lanes.replace([LaneHead(lane, NOON - DAY, NOON)])
+    (request,) = lanes.requests(most=10, from_floor=True)
+    assert request.floor.due_at < NOON - DAY
+
+
 def test_a_slice_ends_where_the_claims_from_the_floor_begin() -> None:
     lanes = Lanes(("*",), Slots(10))
     behind, ahead = Lane("behind", 2), Lane("ahead", 2)
     lanes.replace([LaneHead(behind, NOON - DAY, NOON), LaneHead(ahead, NOON, NOON)])
-    lanes.swept(1.0, full=False)  # dear: slices from now on
     (request,) = lanes.requests(most=10, from_floor=False)
     assert request.lane == ahead
     assert request.due_before == pytest.approx(NOON - HEAD_WINDOW_SECONDS, abs=1)

@@ -160,7 +160,7 @@ async def test_a_give_back_that_comes_late_leaves_alone_what_was_claimed_since(
 ) -> None:
     job_id = await put("mail", queue=LANE.queue)
     link = database.link()
-    worker_id = await store.register_worker(
+    worker_id, _ = await store.register_worker(
         link, name="of the test", queues=["*"], job_types=["mail"], concurrency=1
     )
 

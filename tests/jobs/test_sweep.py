@@ -17,23 +17,28 @@ NOON = 1_800_000_000.0
 CHEAP, FAIR, DEAR = CHEAP_STEP_SECONDS / 2, DEAR_STEP_SECONDS / 2, DEAR_STEP_SECONDS * 100
 
 
-def dear_sweep() -> Sweep:
+def new_sweep() -> Sweep:
     sweep = Sweep()
     sweep.saw(NOON)
-    sweep.stepped(DEAR, full=False)
     return sweep
 
 
-def test_a_cheap_sweep_takes_everything_every_time() -> None:
-    sweep = Sweep()
-    sweep.saw(NOON)
+def test_a_new_sweep_begins_with_a_slice_since_nobody_knows_yet_what_there_is() -> None:
+    assert new_sweep().slice == (NOON - FIRST_SPAN_SECONDS, WHOLE)
+
+
+def test_a_cheap_sweep_takes_everything_every_time_but_in_its_first_round() -> None:
+    sweep = new_sweep()
+    assert len(round_of(sweep, CHEAP)) < 15
     for _ in range(3):
         assert sweep.slice == (-WHOLE, WHOLE)
         sweep.stepped(CHEAP, full=False)
 
 
 def test_a_dear_sweep_goes_on_in_slices_from_the_newest_down() -> None:
-    sweep = dear_sweep()
+    sweep = new_sweep()
+    round_of(sweep, CHEAP)
+    sweep.stepped(DEAR, full=False)
     low, below = sweep.slice
     assert (low, below) == (NOON - FIRST_SPAN_SECONDS, WHOLE)
     sweep.stepped(FAIR, full=False)
@@ -52,27 +57,28 @@ def round_of(sweep: Sweep, took: float) -> list[tuple[float, float]]:
 
 @pytest.mark.parametrize("took", [CHEAP, FAIR, DEAR])
 def test_slices_leave_no_gap_and_come_to_the_oldest_whatever_they_take(took: float) -> None:
-    slices = round_of(dear_sweep(), took)
+    slices = round_of(new_sweep(), took)
     assert slices[0][1] == WHOLE
     for (low, _), (_, below) in pairwise(slices):
         assert low == below
 
 
 def test_a_round_begins_as_the_last_one_did_and_not_with_the_whole() -> None:
-    sweep = dear_sweep()
+    sweep = new_sweep()
     sweep.stepped(FAIR, full=False)
     round_of(sweep, CHEAP)
     assert sweep.slice == (NOON - FIRST_SPAN_SECONDS, WHOLE)
 
 
 def test_after_a_round_that_was_cheap_throughout_the_whole_is_taken_again() -> None:
-    sweep = dear_sweep()
+    sweep = new_sweep()
+    round_of(sweep, DEAR)
     round_of(sweep, CHEAP)
     assert sweep.slice == (-WHOLE, WHOLE)
 
 
 def test_a_slice_with_more_in_it_is_taken_again() -> None:
-    sweep = dear_sweep()
+    sweep = new_sweep()
     _, below = sweep.slice
     sweep.stepped(FAIR, full=True)
     assert sweep.slice[1] == below
@@ -80,7 +86,7 @@ def test_a_slice_with_more_in_it_is_taken_again() -> None:
 
 @pytest.mark.parametrize("took", [DEAR, DEAR * 1000])
 def test_slices_shrink_while_they_are_dear_and_never_to_nothing(took: float) -> None:
-    sweep = dear_sweep()
+    sweep = new_sweep()
     for _ in range(50):
         sweep.stepped(took, full=True)
     low, below = sweep.slice
@@ -88,7 +94,7 @@ def test_slices_shrink_while_they_are_dear_and_never_to_nothing(took: float) -> 
 
 
 def test_what_was_seen_last_counts_by_the_clock_of_the_database() -> None:
-    sweep = dear_sweep()
+    sweep = new_sweep()
     sweep.saw(NOON + 5)
     sweep.saw(NOON - 5)
     assert sweep.slice == (NOON + 5 - FIRST_SPAN_SECONDS, WHOLE)

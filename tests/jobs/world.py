@@ -23,7 +23,7 @@ class World:
         self.runner = asyncio.Runner()
         self.database = Database(dsn, settings)
         self.link = self.database.link()
-        self.worker_id = self.do(
+        self.worker_id, _ = self.do(
             store.register_worker(
                 self.link, name="of the test", queues=["*"], job_types=[SERVED], concurrency=1
             )

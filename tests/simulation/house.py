@@ -28,7 +28,7 @@ class House:
         self.tables.last_worker_id += 1
         worker_id = self.tables.last_worker_id
         self.tables.workers[worker_id] = WorkerRow(worker_id, name, job_types, at.now)
-        return [(worker_id,)]
+        return [(worker_id, at.now / MICROSECONDS)]
 
     def worker_seen(self, at: Instant, worker_id: int) -> Answer:
         if worker_id in self.tables.workers:

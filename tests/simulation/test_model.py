@@ -227,11 +227,10 @@ class Player:
         if len(self._workers) < 2:
             types = self._rng.sample(TYPES, 2)
             name = f"w{len(self._workers)}"
-            self._workers.append(
-                await store.register_worker(
-                    self._link, name=name, queues=["*"], job_types=types, concurrency=1
-                )
+            worker_id, _ = await store.register_worker(
+                self._link, name=name, queues=["*"], job_types=types, concurrency=1
             )
+            self._workers.append(worker_id)
         elif self._rng.random() < 0.7:
             await store.worker_seen(self._link, self._rng.choice(self._workers))
         else:
