@@ -8,7 +8,7 @@ from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, Link
 from service.jobs import store
-from service.jobs.runner import Run, Runner
+from service.jobs.runner import LEASE_MARGIN, Run, Runner
 from service.jobs.settler import Settler
 from service.jobs.verdicts import Stop
 from service.observability.logging import get_logger
@@ -18,9 +18,6 @@ from service.settings import Settings
 BATCH: Final = 1000
 RETRY_SECONDS: Final = 0.5
 """Pause between heartbeats while the database does not answer."""
-
-MARGIN: Final = 0.1
-"""Share of the lease that is left when handlers are cancelled for want of a heartbeat."""
 
 _log = get_logger(__name__)
 
@@ -47,7 +44,7 @@ class Heartbeat:
         self._worker_id = worker_id
         self._lease_seconds = settings.lease_seconds
         self._every_seconds = settings.heartbeat_seconds
-        self._margin_seconds = settings.lease_seconds * MARGIN
+        self._margin_seconds = settings.lease_seconds * LEASE_MARGIN
 
     async def run(self) -> None:
         """Beat until cancelled."""

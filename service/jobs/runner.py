@@ -33,6 +33,9 @@ from service.settings import Settings
 STUCK_AFTER_SECONDS: Final = 5.0
 """A handler that still runs so long after it was cancelled is settled over its head."""
 
+LEASE_MARGIN: Final = 0.1
+"""Share of the lease that is left when handlers are cancelled for want of a heartbeat."""
+
 LAST_WORDS_SECONDS: Final = 1.0
 """How long handlers that were cancelled at shutdown may take to clean up."""
 
@@ -79,6 +82,10 @@ class Runner:
         worker_name: str,
     ) -> None:
         self._registry = registry
+        # A heartbeat that began before the run, and failed, is all that this was to be heard of.
+        self._least_lease_seconds = (
+            settings.heartbeat_seconds + settings.lease_seconds * LEASE_MARGIN
+        )
         self._slots = slots
         self._settle = settle
         self._link = link
@@ -198,10 +205,10 @@ class Runner:
 
         Raises:
             TooLate: it must not begin. Where the process stood still since the claim, another
-                worker may run the job by now.
+                worker may run the job by now, or before the next heartbeat.
         """
         now = time.monotonic()
-        if run.stop is not None or now >= run.lease_deadline:
+        if run.stop is not None or now + self._least_lease_seconds > run.lease_deadline:
             raise TooLate
         run.timeout_at = now + self._judge.timeout_seconds(run)
         self._deadlines.watch(run)

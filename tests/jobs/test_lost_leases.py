@@ -37,7 +37,10 @@ async def test_a_claim_that_ends_a_job_without_running_it_is_no_attempt(
 
 
 @pytest.mark.parametrize("kind", ["coroutine", "plain function"])
-@pytest.mark.parametrize("why", ["its lease has ended", "it was told to stop"])
+@pytest.mark.parametrize(
+    "why",
+    ["its lease has ended", "its lease ends before the next heartbeat", "it was told to stop"],
+)
 async def test_a_handler_does_not_begin_too_late(
     database: Database, handlers: Registry, put: Put, sql: Any, quick: Quick, kind: str, why: str
 ) -> None:
@@ -51,13 +54,16 @@ async def test_a_handler_does_not_begin_too_late(
     else:
         handlers.handler("mail")(ran.append)
     job_id = await put("mail")
-    engine = Engine(database, quick(), handlers=handlers)
+    settings = quick(lease_seconds=30, heartbeat_seconds=10)
+    engine = Engine(database, settings, handlers=handlers)
     await engine.start()
     (job,) = await claim(database, ["mail"])
     engine.slots.take(job.queue)
     now = time.monotonic()
     if why == "its lease has ended":
         engine.runner.start(job, lease_deadline=now)
+    elif why == "its lease ends before the next heartbeat":
+        engine.runner.start(job, lease_deadline=now + 10)
     else:
         engine.runner.start(job, lease_deadline=now + 30)
         (run,) = engine.runner.runs
