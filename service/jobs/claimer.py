@@ -2,19 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, Link
 from service.jobs import store
 from service.jobs.lanes import MAX_LANES, Lanes
+from service.jobs.last_chance import LastChance
 from service.jobs.loops import Pause
 from service.jobs.registry import Registry
 from service.jobs.runner import Runner
 from service.jobs.settler import Settler
 from service.jobs.slots import Slots
-from service.jobs.store import ClaimedJob, Floor, Lane, LaneRequest
+from service.jobs.store import ClaimedJob, Floor, Lane, LaneRequest, LastChances
 from service.jobs.sweep import CHEAP_STEP_SECONDS
 from service.observability.logging import get_logger
 from service.observability.metrics import observe_batch, record_database_error, record_event
@@ -44,8 +45,9 @@ EMPTY_CLAIM_SHARE: Final = 0.1
 UNSURE_SECONDS: Final = 2.0
 """How long after a claim's answer was lost its effect is looked for."""
 
-PUT_OFF_SECONDS: Final = 1.0
-"""How long a job on its last chance waits while another of them runs here."""
+HELD_BACK_SECONDS: Final = 0.25
+"""While a job on its last chance keeps the others out: how often is looked whether it still does,
+beside when the last slot becomes free."""
 
 _log = get_logger(__name__)
 
@@ -73,6 +75,7 @@ class Claimer:
         self._runner = runner
         self._settler = settler
         self._worker_id = worker_id
+        self._last_chance = LastChance(runner, max_lost_leases=settings.max_lost_leases)
         self._lanes = Lanes(settings.worker_queues, slots)
         self._woken = asyncio.Event()
         self._next_sweep = 0.0
@@ -143,9 +146,15 @@ class Claimer:
     async def claim_once(self, most: int) -> tuple[int, int]:
         """One claim and the start of what it brought; how many came, and how many could have."""
         async with self._slots.claiming:
+            if self.holds_back:
+                return 0, 0
             asked = min(most, self._slots.free)
             self.rest_seconds = 0.0
             claimed = 0
+            if asked and self._last_chance.is_due():
+                claimed = await self._claim_on_last_chance()
+                if claimed or self.holds_back:
+                    return claimed, asked
             if asked and time.monotonic() >= self._next_sweep:
                 whole = self._lanes.sweeps_whole
                 claimed = await self._sweep(asked)
@@ -153,6 +162,10 @@ class Claimer:
                     return claimed, asked
             if asked:
                 claimed += await self._claim_from_floors(asked - claimed)
+            if asked and not claimed and not self._last_chance.in_company:
+                self._last_chance.nothing_else()
+                if self._last_chance.is_due():
+                    claimed = await self._claim_on_last_chance()
             return claimed, asked
 
     async def _sweep(self, most: int) -> int:
@@ -197,10 +210,41 @@ class Claimer:
         self._fastest_claim = min(took_seconds, self._fastest_claim)
         return took_seconds - self._fastest_claim
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether a job on its last chance, or what must end before it begins, keeps all others out."""
+        return self._last_chance.holds_back()
+
     def _begin(self, jobs: list[ClaimedJob], *, began: float, from_floor: bool, full: bool) -> None:
         self._lanes.claimed(jobs, from_floor=from_floor, full=full)
         # The lease began no earlier than the statement: this process's view of it ends first.
         self._start(jobs, lease_deadline=began + self._settings.lease_seconds)
+
+    async def _claim_on_last_chance(self) -> int:
+        """Claim a job that may have no company, or see to it that it has none; how many came."""
+        which = LastChances(
+            self._last_chance.lost_leases,
+            self._registry.job_types(),
+            self._lanes.served,
+            self._slots.full_queues,
+        )
+        place = await store.first_on_last_chance(self._link, which)
+        if place is None:
+            self._last_chance.none_found()
+            return 0
+        if not self._last_chance.may_begin():
+            return 0
+        began = time.monotonic()
+        with self._unsure_of([place]):
+            jobs = await store.claim_on_last_chance(
+                self._link,
+                which,
+                lease_seconds=self._settings.lease_seconds,
+                worker_id=self._worker_id(),
+                max_errors=self._settings.max_error_entries,
+            )
+        self._start(jobs, lease_deadline=began + self._settings.lease_seconds)
+        return len(jobs)
 
     async def recover(self) -> None:
         """Give back what a claim took whose answer was lost, before its leases cost attempts.
@@ -242,8 +286,8 @@ class Claimer:
                 await pause.wait()
 
     async def _claim(self, requests: list[LaneRequest], *, limit: int) -> list[ClaimedJob]:
-        try:
-            jobs = await store.claim(
+        with self._unsure_of(requests):
+            return await store.claim(
                 self._link,
                 requests,
                 self._registry.job_types(),
@@ -251,33 +295,20 @@ class Claimer:
                 lease_seconds=self._settings.lease_seconds,
                 worker_id=self._worker_id(),
                 max_errors=self._settings.max_error_entries,
+                last_chance=self._last_chance.lost_leases,
             )
-            return await self._one_suspect(jobs) if any(job.lost_leases for job in jobs) else jobs
+
+    @contextmanager
+    def _unsure_of(self, requests: list[LaneRequest]) -> Iterator[None]:
+        """Where the statement within fails, the server may have carried it out, or be about to."""
+        try:
+            yield
         except BaseException:
-            # The server may have carried it out, or be about to.
             for request in requests:
                 floor = self._unsure_lanes.get(request.lane, request.floor)
                 self._unsure_lanes[request.lane] = min(floor, request.floor)
             self._unsure_until = time.monotonic() + UNSURE_SECONDS
             raise
-
-    async def _one_suspect(self, jobs: list[ClaimedJob]) -> list[ClaimedJob]:
-        """Those of `jobs` to begin now: one at most that ends if its worker dies once more.
-
-        What was in flight together when a worker died comes back together. Begun together again
-        and again, the job that kills its worker would take all the others with it.
-        """
-        last_chance = self._settings.max_lost_leases - 1
-        suspects = [job for job in jobs if 0 < last_chance == job.lost_leases]
-        if suspects and not any(
-            run.job.lost_leases == last_chance and not run.ended for run in self._runner.runs
-        ):
-            suspects.pop()
-        if suspects:
-            leases = {job.lease for job in suspects}
-            await store.put_off(self._link, leases, seconds=PUT_OFF_SECONDS)
-            jobs = [job for job in jobs if job.lease not in leases]
-        return jobs
 
     def _start(self, jobs: list[ClaimedJob], *, lease_deadline: float) -> None:
         for job in jobs:
@@ -337,6 +368,7 @@ class Claimer:
             self._listed_up_to = heads[-1].lane if more else None
         waits = [head.due_in_seconds for head in heads]
         self._next_due = now + min((wait for wait in waits if wait > 0), default=float("inf"))
+        self._last_chance.some_lost = any(head.some_lost for head in heads)
         return self._lanes.replace(heads)
 
     @property
@@ -349,6 +381,9 @@ class Claimer:
         if self._backlog:
             batch = min(self._settings.claim_batch_size, max(1, self._slots.total // 4))
             await self._slots.wait_for(batch, GATHER_SECONDS)
+        if self.holds_back:
+            await self._slots.wait_for(self._slots.total, HELD_BACK_SECONDS, unless=self._stopping)
+            return False
         if self._slots.free == 0:
             await self._slots.wait_for(1, self._settings.poll_max_seconds, unless=self._stopping)
             return False

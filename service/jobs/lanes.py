@@ -10,7 +10,15 @@ from typing import Final
 
 from service.jobs.model import JobId
 from service.jobs.slots import Slots
-from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneHead, LaneRequest
+from service.jobs.store import (
+    NO_FLOOR,
+    SLACK_SECONDS,
+    ClaimedJob,
+    Floor,
+    Lane,
+    LaneHead,
+    LaneRequest,
+)
 from service.jobs.sweep import WHOLE, Sweep
 
 FLOOR_WINDOW_SECONDS: Final = 0.1
@@ -20,9 +28,6 @@ above it. Later ones wait for the next sweep."""
 HEAD_WINDOW_SECONDS: Final = 5.0
 """What a listing did not see yet, though it was due before: jobs whose commit takes no longer than
 this are above the floor that it gives. So are those that a wake-up tells of before any listing."""
-
-SLACK_SECONDS: Final = 0.001
-"""A due time is not the same to the last digit as a number here and as a time in the database."""
 
 MAX_LANES: Final = 1000
 """Lanes listed at once. Where there are more, one listing goes on behind the last."""

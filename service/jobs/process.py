@@ -148,7 +148,8 @@ async def _run_due_of_listed(engine: Engine, summary: ProcessSummary, limit: int
         summary.processed += claimed
         if claimed:
             give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
-        if asked and not claimed and not (runner.runs and slots.withheld):
+        withheld = slots.withheld or engine.claimer.holds_back
+        if asked and not claimed and not (runner.runs and withheld):
             return
         if runner.runs:
             await runner.wait_for_one()

@@ -47,7 +47,12 @@ class Slots:
     @property
     def withheld(self) -> bool:
         """Whether some queue is at its limit: it may have due jobs although a claim found none."""
-        return any(self._used_by[queue] >= limit for queue, limit in self._limits.items())
+        return bool(self.full_queues)
+
+    @property
+    def full_queues(self) -> list[str]:
+        """Those that are at their limit."""
+        return [queue for queue, limit in self._limits.items() if self._used_by[queue] >= limit]
 
     def free_for(self, queue: str) -> int:
         """Slots that are free for jobs of one queue."""

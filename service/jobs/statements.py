@@ -92,7 +92,9 @@ SELECT id, created_at, next_run_at, unique_key FROM jobs_live WHERE unique_key =
 
 # -- claim ------------------------------------------------------------------------------------
 
-LANES: Final = """
+_SOME_LOST: Final = "EXISTS (SELECT FROM jobs_live s WHERE s.lost_leases > 0)"
+
+LANES: Final = f"""
 WITH RECURSIVE lane AS (
   (SELECT queue, priority, next_run_at FROM jobs_live
    WHERE (queue, priority) > ($2::text, $3::smallint)
@@ -102,17 +104,19 @@ WITH RECURSIVE lane AS (
     SELECT b.queue, b.priority, b.next_run_at FROM jobs_live b
     WHERE (b.queue, b.priority) > (l.queue, l.priority)
     ORDER BY b.queue, b.priority, b.next_run_at LIMIT 1) n)
-SELECT queue, priority, extract(epoch FROM next_run_at)::float8, extract(epoch FROM now())::float8
+SELECT queue, priority, extract(epoch FROM next_run_at)::float8, extract(epoch FROM now())::float8,
+  {_SOME_LOST}
 FROM lane LIMIT $1
 """
-"""The lanes that hold jobs, from a given one on, when the first of each is due, and what time it is.
+"""The lanes that hold jobs, from a given one on, when the first of each is due, what time it is, and
+whether any job has lost a lease.
 
 One index probe a lane.
 """
 
-LANES_OF: Final = """
+LANES_OF: Final = f"""
 SELECT q.queue, p.priority::smallint, extract(epoch FROM n.next_run_at)::float8,
-  extract(epoch FROM now())::float8
+  extract(epoch FROM now())::float8, {_SOME_LOST}
 FROM unnest($1::text[]) AS q(queue) CROSS JOIN generate_series(0, 9) AS p(priority)
 CROSS JOIN LATERAL (
   SELECT b.next_run_at FROM jobs_live b WHERE b.queue = q.queue AND b.priority = p.priority
@@ -123,6 +127,14 @@ CROSS JOIN LATERAL (
 _PLACE: Final = "b.next_run_at, (b.id + 0)"
 """Of a job in its lane, as jobs_live_claim has it. An index from which jobs could be found by `id` would
 be taken for the settles while the primary key is full of dead entries."""
+
+_NOT_LEASED: Final = "(b.lease_until IS NULL OR b.lease_until < now())"
+
+
+def _on_last_chance(lost_leases: str) -> str:
+    # Not by the number alone: where one lost lease is the last but one, a first run is no suspect.
+    return f"b.lost_leases > 0 AND b.lost_leases + (b.status = 'RUNNING')::int = {lost_leases}"
+
 
 _DUE: Final = f"""
 WITH due AS MATERIALIZED (
@@ -135,7 +147,7 @@ WITH due AS MATERIALIZED (
       AND ({_PLACE}) >= (to_timestamp(l.floor_at), l.floor_id)
       AND b.next_run_at < to_timestamp(l.due_before)
       AND b.job_type = ANY ($6::text[])
-      AND (b.lease_until IS NULL OR b.lease_until < now())
+      AND {_NOT_LEASED} AND NOT ({_on_last_chance("$12")})
     ORDER BY {_PLACE} LIMIT l.most FOR UPDATE SKIP LOCKED) j
   LIMIT $7)"""
 
@@ -145,23 +157,27 @@ pick AS (
     SELECT place, most, row_number() OVER (PARTITION BY queue ORDER BY turn) AS nth FROM due) d
   WHERE nth <= most)"""
 
-_TAKE: Final = f"""
+
+def _take(picked: str, *, seconds: str, worker: str, keep: str) -> str:
+    """Put what was picked under a new lease."""
+    return f"""
 UPDATE jobs_live b SET
   status = 'RUNNING', attempts = b.attempts + 1, started_at = now(), progress = NULL,
-  lease_until = (SELECT now() + make_interval(secs => $8)),
-  lease_token = (SELECT nextval('background_job_lease_tokens')), worker_id = $9,
+  lease_until = (SELECT now() + make_interval(secs => {seconds})),
+  lease_token = (SELECT nextval('background_job_lease_tokens')), worker_id = {worker},
   lost_leases = CASE b.status WHEN 'RUNNING' THEN b.lost_leases + 1 ELSE b.lost_leases END,
   last_error = CASE b.status WHEN 'RUNNING' THEN
     'LeaseLost: the worker stopped or stalled during attempt ' || b.attempts ELSE b.last_error END,
-  errors = CASE b.status WHEN 'RUNNING' THEN {_history("b.errors", _LEASE_LOST_ENTRY, keep="$10")} ELSE b.errors END
-WHERE b.ctid = ANY (ARRAY(SELECT place FROM {{picked}}))
+  errors = CASE b.status WHEN 'RUNNING' THEN {_history("b.errors", _LEASE_LOST_ENTRY, keep=keep)} ELSE b.errors END
+WHERE b.ctid = ANY (ARRAY(SELECT place FROM {picked}))
 RETURNING b.id, b.lease_token, b.queue, b.job_type, b.priority, b.attempts, b.max_retries,
   b.timeout_seconds, b.lost_leases, date_part('epoch', b.next_run_at),
   CASE WHEN isfinite(b.next_run_at) THEN date_part('epoch', now() - b.next_run_at) ELSE 0 END,
   b.payload::text, b.backoff::text
 """
 
-CLAIM: Final = _DUE + _TAKE.format(picked="due")
+
+CLAIM: Final = _DUE + _take("due", seconds="$8", worker="$9", keep="$10")
 """Take due jobs lane by lane, in the order given.
 
 No index holds a column that this changes: the update is HOT and writes no index entry. The floor
@@ -171,9 +187,28 @@ more buffers. A plain INSERT may have made a job due at -infinity: PostgreSQL be
 subtract that, and it would ruin the average of the delays.
 """
 
-CLAIM_WITHIN_LIMITS: Final = _DUE + _WITHIN_LIMITS + _TAKE.format(picked="pick")
+CLAIM_WITHIN_LIMITS: Final = (
+    _DUE + _WITHIN_LIMITS + _take("pick", seconds="$8", worker="$9", keep="$10")
+)
 """The same where a queue that may take fewer than the whole claim is asked for in several lanes: no
 more of it than it may take. The window costs a seventh of the claim, so others do without."""
+
+_FIRST_ON_LAST_CHANCE: Final = f"""
+FROM jobs_live b
+WHERE {_on_last_chance("$1")} AND b.next_run_at <= now() AND {_NOT_LEASED}
+  AND b.job_type = ANY ($2::text[]) AND b.queue <> ALL ($4::text[])
+  AND ($3::text[] IS NULL OR b.queue = ANY ($3))
+ORDER BY {_PLACE} LIMIT 1"""
+
+FIRST_ON_LAST_CHANCE: Final = f"""
+SELECT b.queue, b.priority, date_part('epoch', b.next_run_at) {_FIRST_ON_LAST_CHANCE}
+"""
+"""Where a job is that claims leave alone, since it ends if its worker dies once more."""
+
+CLAIM_ON_LAST_CHANCE: Final = f"""
+WITH due AS MATERIALIZED (
+  SELECT b.ctid AS place {_FIRST_ON_LAST_CHANCE} FOR UPDATE SKIP LOCKED)
+{_take("due", seconds="$5", worker="$6", keep="$7")}"""
 
 LOST_CLAIMS: Final = f"""
 SELECT j.id, j.lease_token
@@ -203,17 +238,6 @@ RETURNING b.id
 """
 """Give those back, by their tokens: cut off and carried out late, it must not meet what the worker
 has claimed since."""
-
-PUT_OFF: Final = f"""
-UPDATE jobs_live b SET
-  status = 'PENDING', attempts = b.attempts - 1, lease_until = NULL, worker_id = NULL,
-  started_at = NULL,
-  next_run_at = clock_timestamp() + make_interval(secs => $3 * (0.5 + random()))
-FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
-WHERE {_SAME} AND b.lease_token = r.token AND b.status = 'RUNNING'
-RETURNING b.id
-"""
-"""Give back what was claimed and not begun, for a while. Its lost leases go on counting."""
 
 # -- settle -----------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from service.db.engine import Link
 from service.jobs import statements
@@ -31,6 +31,9 @@ class Floor(NamedTuple):
 
 
 NO_FLOOR = Floor(float("-inf"), 0)
+
+SLACK_SECONDS = 0.001
+"""A due time is not the same to the last digit as a number here and as a time in the database."""
 
 LOST_CLAIMS_WALK = 10_000
 """Jobs of a lane that one look for lost claims walks: more than are in flight at once, as a rule."""
@@ -79,6 +82,8 @@ class LaneHead(NamedTuple):
     """Epoch seconds."""
     now: float
     """What time it was for the database."""
+    some_lost: bool = False
+    """Whether any job, of this lane or of another, has lost a lease."""
 
     @property
     def due_in_seconds(self) -> float:
@@ -99,13 +104,13 @@ class LaneRequest(NamedTuple):
 async def lanes(link: Link, *, limit: int, after: Lane | None = None) -> list[LaneHead]:
     """The lanes that hold jobs, in order, those behind `after`, `limit` at the most."""
     rows = await link.fetch(statements.LANES, limit, *(after or Lane("", -1)))
-    return [LaneHead(Lane(row[0], row[1]), row[2], row[3]) for row in rows]
+    return [LaneHead(Lane(row[0], row[1]), *row[2:]) for row in rows]
 
 
 async def lanes_of(link: Link, queues: list[str]) -> list[LaneHead]:
     """The lanes of these queues that hold jobs."""
     rows = await link.fetch(statements.LANES_OF, queues)
-    return [LaneHead(Lane(row[0], row[1]), row[2], row[3]) for row in rows]
+    return [LaneHead(Lane(row[0], row[1]), *row[2:]) for row in rows]
 
 
 async def lost_claims(
@@ -139,8 +144,12 @@ async def claim(
     lease_seconds: float,
     worker_id: int,
     max_errors: int,
+    last_chance: int = 0,
 ) -> list[ClaimedJob]:
-    """Take up to `limit` due jobs, lane by lane in the order given, under a new lease."""
+    """Take up to `limit` due jobs, lane by lane in the order given, under a new lease.
+
+    Those that have lost `last_chance` leases, where that is not 0, are left alone.
+    """
     bounded = Counter(request.lane.queue for request in requests if request.most < limit)
     rows = await link.fetch(
         statements.CLAIM_WITHIN_LIMITS
@@ -157,13 +166,45 @@ async def claim(
         worker_id,
         max_errors,
         [request.due_before for request in requests],
+        last_chance,
     )
     return [ClaimedJob(*row) for row in rows]
 
 
-async def put_off(link: Link, leases: Iterable[Lease], *, seconds: float) -> int:
-    """Give back claims that were not begun, to be due again in about so many seconds."""
-    return len(await link.fetch(statements.PUT_OFF, *_columns(leases), seconds))
+@dataclass(frozen=True, slots=True)
+class LastChances:
+    """Which jobs on their last chance a worker takes."""
+
+    lost_leases: int
+    """How many they have lost; the next one ends them."""
+    job_types: list[str]
+    queues: list[str] | None
+    """None for all."""
+    full_queues: list[str]
+    """Those of which no more may run here."""
+
+
+async def first_on_last_chance(link: Link, which: LastChances) -> LaneRequest | None:
+    """Where the first of them is that is due; None where there is none."""
+    rows = await link.fetch(statements.FIRST_ON_LAST_CHANCE, *_which(which))
+    if not rows:
+        return None
+    queue, priority, due_at = rows[0]
+    return LaneRequest(Lane(queue, priority), Floor(due_at - SLACK_SECONDS, 0), 1)
+
+
+async def claim_on_last_chance(
+    link: Link, which: LastChances, *, lease_seconds: float, worker_id: int, max_errors: int
+) -> list[ClaimedJob]:
+    """Take the first of them, if it is there still."""
+    rows = await link.fetch(
+        statements.CLAIM_ON_LAST_CHANCE, *_which(which), lease_seconds, worker_id, max_errors
+    )
+    return [ClaimedJob(*row) for row in rows]
+
+
+def _which(which: LastChances) -> tuple[Any, ...]:
+    return which.lost_leases, which.job_types, which.queues, which.full_queues
 
 
 async def finish(

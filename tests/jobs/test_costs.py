@@ -198,8 +198,10 @@ PLANS: dict[str, tuple[set[str], int]] = {
     "ENQUEUE": (set(), 0),
     "ENQUEUE_KEYED": (set(), 1),  # by key, of what came with the statement
     "STANDING": ({"jobs_live_unique_key"}, 0),
-    "LANES": ({"jobs_live_claim"}, 0),
-    "LANES_OF": ({"jobs_live_claim"}, 0),
+    "LANES": ({"jobs_live_claim", "jobs_live_lost"}, 0),
+    "LANES_OF": ({"jobs_live_claim", "jobs_live_lost"}, 0),
+    "FIRST_ON_LAST_CHANCE": ({"jobs_live_lost"}, 0),
+    "CLAIM_ON_LAST_CHANCE": ({"jobs_live_lost", "job_workers_pkey"}, 0),
     "CLAIM": ({"jobs_live_claim", "job_workers_pkey"}, 0),
     "EXTEND": ({"jobs_live_pkey"}, 0),
     "REQUEUE": ({"jobs_live_pkey"}, 0),

@@ -1,21 +1,37 @@
-"""Jobs that ended with their worker twice already begin one at a time."""
+"""Jobs that ended with their worker twice already begin one at a time, apart from all others."""
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks.plans import ExplainingLink
+import pytest
+
 from service.db.engine import Database
-from service.jobs import JobContext, NewJob, Registry, enqueue_batch, store
+from service.jobs import (
+    JobContext,
+    Registry,
+    last_chance,
+    process_due_jobs,
+)
 from service.jobs.model import JobId
-from tests.jobs.claims import claim
-from tests.jobs.conftest import Events, Put, StartWorker
+from tests.jobs.conftest import Events, Put, Quick, StartWorker
 from tests.jobs.waiting import until, until_true
 
 JOBS = 6
+HOUR = 3600
 LOST_TWICE = """
 UPDATE jobs_live SET status = 'RUNNING', attempts = 2, lost_leases = 1, lease_token = -id,
   started_at = now(), lease_until = now() - interval '1 second'"""
+
+
+def nothing_live(sql: Any) -> Callable[[], Awaitable[bool]]:
+    """Whether every job has ended."""
+
+    async def look() -> bool:
+        return not await sql.fetchval("SELECT count(*) FROM jobs_live")
+
+    return look
 
 
 class Ward:
@@ -26,13 +42,23 @@ class Ward:
         self.under_way: set[JobId] = set()
         self.begun: Counter[JobId] = Counter()
         self.most_at_once = 0
+        self.beside: set[JobId] = set()
+        """What ran beside a suspect, or as it began."""
+        self.others: set[JobId] = set()
+        self.others_go_on = asyncio.Event()
+        self.others_go_on.set()
         self.go_on = asyncio.Event()
         handlers.handler("mail", max_retries=9)(self._run)
 
     async def _run(self, _: Any, context: JobContext) -> None:
         self.begun[context.job_id] += 1
         if context.job_id not in self.suspects:
+            self.others.add(context.job_id)
+            self.beside |= self.others if self.under_way else set()
+            await self.others_go_on.wait()
+            self.others.discard(context.job_id)
             return
+        self.beside |= self.others
         self.under_way.add(context.job_id)
         self.most_at_once = max(self.most_at_once, len(self.under_way))
         await self.go_on.wait()
@@ -48,23 +74,106 @@ async def test_of_jobs_on_their_last_chance_one_at_a_time_begins_in_a_worker(
     others = [await put("mail") for _ in range(JOBS)]
     await start_worker(max_lost_leases=3)
     await until_true(lambda: len(ward.under_way) == 1)
-    # Those that are no suspects go on beside it.
-    await until_true(lambda: all(ward.begun[other] for other in others))
-    put_off = await sql.fetch(
-        "SELECT status, attempts, lost_leases FROM jobs_live WHERE attempts = 2"
-    )
-    assert {tuple(row) for row in put_off} == {("PENDING", 2, 2)}
+    await asyncio.sleep(0.3)
+    assert not any(ward.begun[other] for other in others)
+    left_alone = await sql.fetch("SELECT attempts, lost_leases FROM jobs_live WHERE attempts = 2")
+    assert [tuple(row) for row in left_alone] == [(2, 1)] * (JOBS - 1)
     ward.go_on.set()
-
-    async def all_ended() -> bool:
-        return not await sql.fetchval("SELECT count(*) FROM jobs_live")
-
-    await until(all_ended, seconds=30)
+    await until(nothing_live(sql), seconds=30)
     rows = await sql.fetch("SELECT status, count(*) FROM background_jobs GROUP BY 1")
     assert [tuple(row) for row in rows] == [("SUCCESS", 2 * JOBS)]
     assert ward.most_at_once == 1
+    assert ward.beside == set()
     assert set(ward.begun.values()) == {1}
     assert events("rescued", "mail") == JOBS
+
+
+async def test_a_worker_lets_its_handlers_end_before_a_last_chance(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    ward = Ward(handlers)
+    ward.others_go_on.clear()
+    ward.go_on.set()
+    others = [await put("mail") for _ in range(JOBS)]
+    await start_worker(max_lost_leases=3)
+    await until_true(lambda: len(ward.others) == JOBS)
+    ward.suspects = {await put("mail", delay_seconds=HOUR)}
+    await sql.execute(f"{LOST_TWICE}, next_run_at = now() WHERE id <> ALL ($1)", others)
+    await asyncio.sleep(0.3)
+    assert not ward.suspects & ward.begun.keys()
+    ward.others_go_on.set()
+    await until(nothing_live(sql), seconds=30)
+    assert ward.beside == set()
+    assert set(ward.begun.values()) == {1}
+
+
+async def test_a_last_chance_that_takes_long_holds_the_others_up_for_a_while_only(
+    handlers: Registry,
+    put: Put,
+    sql: Any,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(last_chance, "APART_SECONDS", 0.2)
+    ward = Ward(handlers)
+    ward.others_go_on.clear()
+    await put("mail")  # and one that does not end before it
+    await start_worker(max_lost_leases=3)
+    await until_true(lambda: len(ward.others) == 1)
+    ward.suspects = {await put("mail", delay_seconds=HOUR) for _ in range(2)}
+    await sql.execute(f"{LOST_TWICE}, next_run_at = now() WHERE id = ANY ($1)", list(ward.suspects))
+    await until_true(lambda: len(ward.under_way) == 1)
+    others = [await put("mail") for _ in range(JOBS)]
+    await until_true(lambda: all(ward.begun[other] for other in others))
+    assert len(ward.under_way) == ward.most_at_once == 1
+    ward.others_go_on.set()
+    ward.go_on.set()
+    await until(nothing_live(sql), seconds=30)
+    assert ward.most_at_once == 1
+
+
+async def test_a_pass_comes_to_the_end_of_jobs_on_their_last_chance(
+    database: Database, handlers: Registry, put: Put, sql: Any, quick: Quick
+) -> None:
+    ward = Ward(handlers)
+    ward.go_on.set()
+    ward.suspects = {await put("mail") for _ in range(JOBS)}
+    await sql.execute(LOST_TWICE)
+    for _ in range(JOBS):
+        await put("mail")
+    settings = quick(max_lost_leases=3)
+    summary = await process_due_jobs(database, settings=settings, handlers=handlers)
+    assert summary.succeeded == 2 * JOBS
+    assert ward.most_at_once == 1
+    assert set(ward.begun.values()) == {1}
+
+
+async def test_a_limited_queue_takes_its_jobs_on_their_last_chance_too(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    ward = Ward(handlers)
+    ward.go_on.set()
+    ward.suspects = {await put("mail", queue="narrow") for _ in range(2)}
+    await sql.execute(LOST_TWICE)
+    await start_worker(max_lost_leases=3, worker_queues="narrow:1")
+    await until(nothing_live(sql), seconds=30)
+    assert ward.most_at_once == 1
+
+
+async def test_one_that_another_worker_serves_keeps_nobody_from_claiming(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    ward = Ward(handlers)
+    await put("nobodys")
+    await put("mail", queue="elsewhere")
+    await sql.execute(LOST_TWICE)
+    ward.others_go_on.clear()
+    await start_worker(max_lost_leases=3, worker_queues="default")
+    for number in range(JOBS):
+        await put("mail")
+        await until_true(lambda: len(ward.others) == number + 1)  # noqa: B023 - used at once
+        await asyncio.sleep(0.3)
+    ward.others_go_on.set()
 
 
 async def test_those_that_lost_one_lease_begin_together(
@@ -77,15 +186,3 @@ async def test_those_that_lost_one_lease_begin_together(
     await until_true(lambda: len(ward.under_way) == JOBS)
     ward.go_on.set()
     await until_true(lambda: not ward.under_way)
-
-
-async def test_putting_jobs_off_only_probes(database: Database, sql: Any) -> None:
-    await enqueue_batch(sql, [NewJob("mail") for _ in range(20)])
-    jobs = await claim(database, ["mail"])
-    await sql.execute("VACUUM ANALYZE background_jobs")  # else planned as if there were many
-    link = ExplainingLink(database, modes=("generic",))
-    assert await store.put_off(link, [job.lease for job in jobs[:10]], seconds=1.0) == 10
-    await link.close()
-    [put_off] = link.explained
-    kinds = {node["Node Type"] for node in put_off.nodes()}
-    assert not kinds & {"Hash Join", "Merge Join", "Seq Scan"}, put_off.text

@@ -14,7 +14,9 @@ NAMES: Final = {value: name for name, value in vars(statements).items() if name.
 
 HEARTBEAT: Final = frozenset({statements.EXTEND, statements.WORKER_SEEN})
 SETTLE: Final = frozenset({statements.FINISH, statements.REQUEUE, statements.SETTLED_BEFORE})
-CLAIMS: Final = frozenset({statements.CLAIM, statements.CLAIM_WITHIN_LIMITS})
+CLAIMS: Final = frozenset(
+    {statements.CLAIM, statements.CLAIM_WITHIN_LIMITS, statements.CLAIM_ON_LAST_CHANCE}
+)
 CLAIMING: Final = CLAIMS | {statements.LOST_CLAIMS, statements.LANES, statements.LANES_OF}
 
 KEPT_EVENTS: Final = 250

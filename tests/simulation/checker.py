@@ -7,6 +7,7 @@ how, which attempts count.
 from typing import Any, Final
 
 from service.jobs.context import JobContext
+from service.jobs.last_chance import APART_SECONDS
 from service.jobs.model import TRANSITIONS, JobStatus
 from service.settings import Settings
 from tests.simulation.books import CLAIMING, CLAIMS, NAMES, Books, Claim
@@ -106,6 +107,7 @@ class Checker(Books):
             self.claims[row.id, row.lease_token] = self.holder[row.id] = claim
 
     _claim_within_limits = _claim
+    _claim_on_last_chance = _claim
 
     def _taken_over(self, before: Row, now: float) -> None:
         """A claim of a job that runs: its lease must have ended, and for a reason."""
@@ -149,8 +151,6 @@ class Checker(Books):
                 self.violate(f"job {row.id} was given back while {claim.token} ran it")
             claim.open = False
             self.attempts[row.id] -= 1
-
-    _put_off = _release_lost
 
     # -- settlements ------------------------------------------------------------------------------
 
@@ -242,9 +242,28 @@ class Checker(Books):
                 self.violate(
                     f"job {job_id} runs twice: in {other.process.name} and in {process.name}"
                 )
+        self._check_company(run, claim)
         self.runs[key] = run
         self.runs_of[job_id].append(run)
         return run
+
+    def _check_company(self, run: Run, claim: Claim) -> None:
+        """Nothing begins beside a job that one more lost lease ends, nor that beside others.
+
+        But where it has lost one only: a first loss is no suspicion.
+        """
+        last_chance = self._settings.max_lost_leases - 1
+        for key, other in self.runs.items():
+            if other.process is not run.process or other.ended or other.context.cancelled:
+                continue
+            lost = {claim.lost_leases, self.claims[key].lost_leases}
+            if (
+                last_chance > 1
+                and last_chance in lost
+                and self.now - other.started_at < APART_SECONDS
+            ):
+                ids = (run.context.job_id, other.context.job_id)
+                self.violate(f"jobs {ids} run side by side, one of them on its last chance")
 
     def run_ended(self, run: Run, how: str) -> None:
         """A handler is about to return or to raise."""

@@ -26,10 +26,8 @@ REFUSED: Final = "refused by the server"
 class Model:
     """Tables, and what each statement does to them."""
 
-    def __init__(self, *, chance: Callable[[], float] = lambda: 0.5) -> None:
+    def __init__(self) -> None:
         self.tables = Tables()
-        self._chance = chance
-        """What `random()` gives."""
         people, house = People(self.tables), House(self.tables)
         self._known: dict[str, Callable[..., Answer]] = {
             statements.LANES: self.lanes,
@@ -38,7 +36,8 @@ class Model:
             statements.CLAIM_WITHIN_LIMITS: self.claim_within_limits,
             statements.LOST_CLAIMS: self.lost_claims,
             statements.RELEASE_LOST: self.release_lost,
-            statements.PUT_OFF: self.put_off,
+            statements.FIRST_ON_LAST_CHANCE: self.first_on_last_chance,
+            statements.CLAIM_ON_LAST_CHANCE: self.claim_on_last_chance,
             statements.FINISH: self.finish,
             statements.REQUEUE: self.requeue,
             statements.SETTLED_BEFORE: self.settled_before,
@@ -87,14 +86,16 @@ class Model:
         each = [(queue, priority) for queue in queues for priority in range(10)]
         return [(*lane, *self._head(lane, at)) for lane in each if lane in found]
 
-    def _head(self, lane: tuple[str, int], at: Instant) -> tuple[float, float]:
-        return self.tables.lane(*lane)[0].next_run_at / MICROSECONDS, at.now / MICROSECONDS
+    def _head(self, lane: tuple[str, int], at: Instant) -> tuple[float, float, bool]:
+        some_lost = any(row.lost_leases > 0 for row in self.tables.live())
+        first = self.tables.lane(*lane)[0]
+        return first.next_run_at / MICROSECONDS, at.now / MICROSECONDS, some_lost
 
     def claim(  # noqa: PLR0917 - the statement's parameters
         self, at: Instant, queues: list[str], priorities: list[int], floors_at: list[float],
         floors_id: list[int], most: list[int], job_types: list[str], limit: int,
         lease_seconds: float, worker_id: int, keep: int, due_before: list[float],
-        *, within: bool = False,
+        last_chance: int, *, within: bool = False,
     ) -> Answer:  # fmt: skip
         due: list[tuple[Row, int]] = []
         for queue, priority, floor_at, floor_id, here, before in zip(
@@ -107,12 +108,48 @@ class Model:
                 if row.next_run_at <= at.now and row.place >= floor
                 and row.next_run_at < _place(before) and row.job_type in job_types
                 and (row.lease_until is None or row.lease_until < at.now)
+                and not _on_last_chance(row, last_chance)
             ]  # fmt: skip
             due += [(row, here) for row in lane[:here]]
         taken: list[Row] = []
         for row, here in due[:limit]:
             if not within or sum(other.queue == row.queue for other in taken) < here:
                 taken.append(row)
+        return self._taken(taken, at, lease_seconds, worker_id, keep)
+
+    def first_on_last_chance(
+        self, at: Instant, last_chance: int, job_types: list[str],
+        queues: list[str] | None, full_queues: list[str],
+    ) -> Answer:  # fmt: skip
+        return [
+            (row.queue, row.priority, row.next_run_at / MICROSECONDS)
+            for row in self._on_last_chance(at, last_chance, job_types, queues, full_queues)
+        ]
+
+    def claim_on_last_chance(
+        self, at: Instant, last_chance: int, job_types: list[str], queues: list[str] | None,
+        full_queues: list[str], lease_seconds: float, worker_id: int, keep: int,
+    ) -> Answer:  # fmt: skip
+        first = self._on_last_chance(at, last_chance, job_types, queues, full_queues)
+        return self._taken(first, at, lease_seconds, worker_id, keep)
+
+    def _on_last_chance(
+        self, at: Instant, last_chance: int, job_types: list[str],
+        queues: list[str] | None, full_queues: list[str],
+    ) -> list[Row]:  # fmt: skip
+        found = [
+            row
+            for row in self.tables.live()
+            if _on_last_chance(row, last_chance) and row.next_run_at <= at.now
+            and (row.lease_until is None or row.lease_until < at.now)
+            and row.job_type in job_types and row.queue not in full_queues
+            and (queues is None or row.queue in queues)
+        ]  # fmt: skip
+        return sorted(found, key=lambda row: row.place)[:1]
+
+    def _taken(
+        self, taken: list[Row], at: Instant, lease_seconds: float, worker_id: int, keep: int
+    ) -> Answer:
         self.tables.last_token += bool(taken)
         for row in taken:
             self._take(row, at, microseconds(lease_seconds), worker_id, keep)
@@ -171,13 +208,6 @@ class Model:
                 row.attempts -= 1
                 row.wait()
                 released.append((job_id,))
-        return released
-
-    def put_off(self, at: Instant, ids: list[int], tokens: list[int], seconds: float) -> Answer:
-        released = self.release_lost(at, ids, tokens)
-        for (job_id,) in released:
-            delay = microseconds(seconds * (0.5 + self._chance()))
-            self.tables.jobs[job_id].next_run_at = at.clock + delay
         return released
 
     # -- settle -----------------------------------------------------------------------------------
@@ -255,6 +285,11 @@ class Model:
             return []
         row.progress = progress
         return [(job_id,)]
+
+
+def _on_last_chance(row: Row, last_chance: int) -> bool:
+    lost = row.lost_leases + (row.status is JobStatus.RUNNING)
+    return row.lost_leases > 0 and lost == last_chance
 
 
 def _place(seconds: float) -> float:

@@ -50,7 +50,7 @@ class Server:
         self.loop = loop
         self.weather = weather
         self.checker = checker
-        self.model = Model(chance=weather.chance)
+        self.model = Model()
         self.up = True
         self.connections: list[Connection] = []
         self.leader: Connection | None = None

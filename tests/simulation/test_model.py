@@ -17,7 +17,7 @@ import pytest
 from service.db.engine import Link
 from service.jobs import NewJob, statements, store
 from service.jobs.new_job import encode_jobs
-from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneRequest, Lease
+from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneRequest, LastChances, Lease
 from tests.jobs.attempts import OUTCOMES, outcome_of
 from tests.simulation.clock import EPOCH
 from tests.simulation.model import Model
@@ -165,7 +165,17 @@ class Player:
         self._claims += await store.claim(
             self._link, requests, rng.sample(TYPES, rng.randint(1, 3)), limit=limit,
             lease_seconds=LEASE_SECONDS, worker_id=rng.choice(self._workers), max_errors=KEPT,
+            last_chance=rng.choice((0, 1, 2)),
         )  # fmt: skip
+        which = LastChances(
+            rng.choice((1, 2)), rng.sample(TYPES, rng.randint(1, 3)),
+            rng.choice((None, rng.sample(QUEUES, 1))), rng.sample(QUEUES, rng.randint(0, 1)),
+        )  # fmt: skip
+        if await store.first_on_last_chance(self._link, which) is not None:
+            self._claims += await store.claim_on_last_chance(
+                self._link, which,
+                lease_seconds=LEASE_SECONDS, worker_id=rng.choice(self._workers), max_errors=KEPT,
+            )  # fmt: skip
 
     def _floor(self) -> Floor:
         if not self._claims or self._rng.random() < 0.7:
@@ -202,10 +212,7 @@ class Player:
         worker = self._rng.choice(self._workers)
         lost = await store.lost_claims(self._link, floors, worker_id=worker, known=known)
         give_back = [*lost[:2], *self._leases()[:1]]
-        if self._rng.random() < 0.5:
-            await store.release_lost(self._link, give_back)
-        else:
-            await store.put_off(self._link, give_back, seconds=1.0)
+        await store.release_lost(self._link, give_back)
 
     async def _operate(self) -> None:
         rng, jobs = self._rng, self._both.model.tables.jobs

@@ -57,7 +57,7 @@ BAD_ENDS: Final = tuple(end for end in End if end is not End.WELL)
 FENCED: Final = (
     statements.CLAIM,
     statements.RELEASE_LOST,
-    statements.PUT_OFF,
+    statements.CLAIM_ON_LAST_CHANCE,
     statements.FINISH,
     statements.REQUEUE,
     statements.EXTEND,
@@ -103,10 +103,6 @@ class Weather:
     def connects(self) -> bool:
         """Whether the next connection comes about."""
         return self.over or self._rng.random() >= self._refuses_connections
-
-    def chance(self) -> float:
-        """A number from 0 to 1."""
-        return self._rng.random()
 
     def late_seconds(self) -> float:
         """How long after its client has gone a statement is carried out."""
