@@ -1,10 +1,11 @@
 """What clients send and get, field by field."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Self
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
@@ -80,7 +81,18 @@ _Whole = BeforeValidator(_whole_number)
 Priority = Annotated[int, Field(strict=True, ge=HIGHEST_PRIORITY, le=LOWEST_PRIORITY), _Whole]
 Retries = Annotated[int, Field(strict=True, ge=0, le=1000), _Whole]
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_iso_text)]
+
+def _has_utc(moment: datetime) -> datetime:
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(
+            f"{moment.isoformat()} lies outside the years 1 to 9999 in UTC: leave the bound out"
+        ) from None
+    return moment
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_iso_text), AfterValidator(_has_utc)]
 """ISO 8601 with a time zone."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=100)]

@@ -130,6 +130,15 @@ def is_driven(filters: JobFilters) -> bool:
     )
 
 
+def is_scattered(filters: JobFilters) -> bool:
+    """Whether conditions must be checked on rows that an index gives from all over the table."""
+    active = filters.active()
+    drives = [_driving(filters, group, statuses) for group, statuses in _touched(filters)]
+    return filters.error is not None or any(
+        drive.answers & {"job_type", "queue"} and not active <= drive.answers for drive in drives
+    )
+
+
 def _candidates(filters: JobFilters, columns: str) -> str:
     union = " UNION ALL ".join(
         f"(SELECT {columns} FROM background_jobs WHERE {part} LIMIT :scan)"
@@ -215,6 +224,10 @@ def _driving(
     primary key, and is as small as the backlog.
     """
     free = frozenset({"statuses"}) if statuses == group else frozenset()
+    if filters.unique_key is not None and group is LIVE:
+        # One at the most: to ask for an order would be to ask for the primary key, walked whole.
+        one = f"{_CONDITIONS['unique_key']} AND id < :before AND id > :above"
+        return _Drive(one, free | {"unique_key"})
     if filters.unique_key is not None:
         return _by_id(_CONDITIONS["unique_key"], free | {"unique_key"})
     if filters.error is not None and group is DONE:

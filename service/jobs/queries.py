@@ -22,6 +22,7 @@ from service.jobs.lookups import (
     JobFilters,
     count_looked,
     is_driven,
+    is_scattered,
     kept_count,
     look,
     slackened,
@@ -53,8 +54,8 @@ JUMP_AFTER: Final = FIRST_STEP
 """Rows looked at before the creation times of a filter are trusted to say where to look."""
 
 
-ERROR_CAP: Final = 2_000
-"""Rows that a count looks at where it must read the text of each error."""
+SCATTERED_CAP: Final = 2_000
+"""Rows that a count looks at where each of them must be read from another page of the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +206,8 @@ async def _count(session: AsyncSession, filters: JobFilters, *, cap: int) -> tup
         if not wanted:
             return kept, True
         counted = JobFilters(statuses=wanted, job_type=filters.job_type, queue=filters.queue)
-    if filters.error is not None:
-        cap = min(cap, ERROR_CAP)
+    if is_scattered(counted):
+        cap = min(cap, SCATTERED_CAP)
     statement, values = count_looked(counted)
     step = {"before": MAX_ID, "above": -1, "scan": cap + 1}
     row = (await session.execute(statement, values | step)).one()

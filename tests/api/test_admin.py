@@ -140,6 +140,15 @@ async def test_a_time_with_an_unescaped_plus_is_understood(
     assert [one["id"] for one in answer.json()["jobs"]] == [job]
 
 
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
+async def test_a_time_outside_the_calendar_is_refused_with_the_rule(
+    client: httpx.AsyncClient, viewer: dict[str, str], moment: str
+) -> None:
+    answer = await client.get("/admin/jobs", params={"due_before": moment}, headers=viewer)
+    assert answer.status_code == 422
+    assert "years 1 to 9999 in UTC" in answer.text
+
+
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
 async def test_the_first_and_the_last_moment_of_all_are_times_too(
     client: httpx.AsyncClient,

@@ -129,6 +129,7 @@ async def test_no_look_up_reads_a_partition_from_end_to_end(filled: AsyncSession
 async def test_a_step_of_a_driven_look_up_reads_no_more_rows_than_it_returns(
     filled: AsyncSession,
 ) -> None:
+    await filled.execute(lookups.BY_INDEX)
     for filters in (
         JobFilters(),
         JobFilters(statuses=DONE, job_type="rare"),
@@ -138,6 +139,7 @@ async def test_a_step_of_a_driven_look_up_reads_no_more_rows_than_it_returns(
         JobFilters(statuses={JobStatus.FAILED}),
         JobFilters(statuses={JobStatus.CANCELLED}),
         JobFilters(unique_key="key-13"),
+        JobFilters(unique_key="nobodys"),
     ):
         assert lookups.is_driven(filters), filters
         plan = await explain(filled, filters, scan=51)
