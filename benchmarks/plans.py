@@ -127,9 +127,16 @@ async def run_all(link: Link) -> None:
         max_errors=20,
         last_chance=2,
     )
-    lost = store.LastChances(2, ["noop"], None, [])
-    await store.first_on_last_chance(link, lost)
-    await store.claim_on_last_chance(link, lost, lease_seconds=30.0, worker_id=1, max_errors=20)
+    await store.first_on_last_chance(link, ["noop"], lost_leases=2, queues=None)
+    await store.claim_on_last_chance(
+        link,
+        LaneRequest(lane, NO_FLOOR, 1),
+        ["noop"],
+        lost_leases=2,
+        lease_seconds=30.0,
+        worker_id=1,
+        max_errors=20,
+    )
     await store.extend(link, [job.lease for job in jobs], lease_seconds=30.0)
     failed, succeeded = jobs[: BATCH // 5], jobs[BATCH // 5 :]
     await store.requeue(link, [(job, FAILED) for job in failed], max_errors=20)

@@ -9,14 +9,12 @@ from typing import Final
 from service.db.engine import DATABASE_ERRORS, Link
 from service.jobs import store
 from service.jobs.lanes import MAX_LANES, Lanes
-from service.jobs.last_chance import LastChance
 from service.jobs.loops import Pause
 from service.jobs.registry import Registry
 from service.jobs.runner import Runner
 from service.jobs.settler import Settler
 from service.jobs.slots import Slots
-from service.jobs.store import ClaimedJob, Floor, Lane, LaneRequest, LastChances
-from service.jobs.sweep import CHEAP_STEP_SECONDS
+from service.jobs.store import ClaimedJob, Floor, Lane, LaneRequest
 from service.observability.logging import get_logger
 from service.observability.metrics import observe_batch, record_database_error, record_event
 from service.settings import Settings
@@ -75,7 +73,7 @@ class Claimer:
         self._runner = runner
         self._settler = settler
         self._worker_id = worker_id
-        self._last_chance = LastChance(runner, max_lost_leases=settings.max_lost_leases)
+        self._last_chance = slots.last_chance
         self._lanes = Lanes(settings.worker_queues, slots)
         self._woken = asyncio.Event()
         self._next_sweep = 0.0
@@ -162,7 +160,7 @@ class Claimer:
                     return claimed, asked
             if asked:
                 claimed += await self._claim_from_floors(asked - claimed)
-            if asked and not claimed and not self._last_chance.in_company:
+            if asked and not claimed and self.some_lost:
                 self._last_chance.nothing_else()
                 if self._last_chance.is_due():
                     claimed = await self._claim_on_last_chance()
@@ -173,8 +171,7 @@ class Claimer:
         began = time.monotonic()
         requests = self._lanes.requests(most=most, from_floor=False)
         if not requests:
-            if self._lanes.known():
-                self._lanes.swept(CHEAP_STEP_SECONDS, full=False)
+            self._lanes.skip_slice()
             self._next_sweep = began + MIN_SWEEP_SECONDS
             return 0
         jobs = await self._claim(requests, limit=most)
@@ -211,6 +208,11 @@ class Claimer:
         return took_seconds - self._fastest_claim
 
     @property
+    def some_lost(self) -> bool:
+        """Whether there may be jobs that other claims leave alone."""
+        return self._last_chance.some_lost
+
+    @property
     def holds_back(self) -> bool:
         """Whether a job on its last chance, or what must end before it begins, keeps all others out."""
         return self._last_chance.holds_back()
@@ -222,23 +224,24 @@ class Claimer:
 
     async def _claim_on_last_chance(self) -> int:
         """Claim a job that may have no company, or see to it that it has none; how many came."""
-        which = LastChances(
-            self._last_chance.lost_leases,
-            self._registry.job_types(),
-            self._lanes.served,
-            self._slots.full_queues,
+        lost_leases, job_types = self._last_chance.lost_leases, self._registry.job_types()
+        first = await store.first_on_last_chance(
+            self._link, job_types, lost_leases=lost_leases, queues=self._lanes.served
         )
-        place = await store.first_on_last_chance(self._link, which)
-        if place is None:
+        if first is None:
             self._last_chance.none_found()
             return 0
-        if not self._last_chance.may_begin():
+        if not self._last_chance.may_begin(first.id, first.job_type):
             return 0
+        if self._slots.free_for(first.request.lane.queue) <= 0:
+            return 0  # what is not waited for any more has them all
         began = time.monotonic()
-        with self._unsure_of([place]):
+        with self._unsure_of([first.request]):
             jobs = await store.claim_on_last_chance(
                 self._link,
-                which,
+                first.request,
+                job_types,
+                lost_leases=lost_leases,
                 lease_seconds=self._settings.lease_seconds,
                 worker_id=self._worker_id(),
                 max_errors=self._settings.max_error_entries,
@@ -382,7 +385,7 @@ class Claimer:
             batch = min(self._settings.claim_batch_size, max(1, self._slots.total // 4))
             await self._slots.wait_for(batch, GATHER_SECONDS)
         if self.holds_back:
-            await self._slots.wait_for(self._slots.total, HELD_BACK_SECONDS, unless=self._stopping)
+            await self._wait_held_back()
             return False
         if self._slots.free == 0:
             await self._slots.wait_for(1, self._settings.poll_max_seconds, unless=self._stopping)
@@ -391,6 +394,13 @@ class Claimer:
             await asyncio.sleep(GATHER_SECONDS)
             return False
         return True
+
+    async def _wait_held_back(self) -> None:
+        if self._slots.used:
+            total = self._slots.total
+            await self._slots.wait_for(total, HELD_BACK_SECONDS, unless=self._stopping)
+        else:
+            await asyncio.sleep(GATHER_SECONDS)  # an outcome is being recorded
 
     async def _rest(self) -> None:
         """Rest after a claim that walked far and found nothing; no wake-up cuts it short."""

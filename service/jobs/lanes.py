@@ -164,6 +164,12 @@ class Lanes:
         """A claim below the floors was made: the next sweeps what comes after it."""
         self._sweep.stepped(walked_seconds, full=full)
 
+    def skip_slice(self) -> None:
+        """No lane has anything for this sweep in the next slice."""
+        if self._states:
+            highest = max(self._floor(lane).due_at for lane in self._states)
+            self._sweep.skip_to(highest + SLACK_SECONDS)
+
     def _floor(self, lane: Lane) -> Floor:
         state = self._states[lane]
         recent = state.recent

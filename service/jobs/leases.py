@@ -8,7 +8,7 @@ from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, Link
 from service.jobs import store
-from service.jobs.runner import LEASE_MARGIN, Run, Runner
+from service.jobs.runner import HEARTBEAT_RETRY_SECONDS, LEASE_MARGIN, Run, Runner
 from service.jobs.settler import Settler
 from service.jobs.verdicts import Stop
 from service.observability.logging import get_logger
@@ -16,9 +16,6 @@ from service.observability.metrics import record_database_error, record_event
 from service.settings import Settings
 
 BATCH: Final = 1000
-RETRY_SECONDS: Final = 0.5
-"""Pause between heartbeats while the database does not answer."""
-
 _log = get_logger(__name__)
 
 
@@ -51,7 +48,7 @@ class Heartbeat:
         pause = self._every_seconds
         while True:
             await asyncio.sleep(min(pause, self._seconds_left()))
-            bound = max(self._every_seconds, RETRY_SECONDS)
+            bound = max(self._every_seconds, HEARTBEAT_RETRY_SECONDS)
             try:
                 # A beat that hangs must not make us late for the end of a lease.
                 async with asyncio.timeout(min(bound, self._seconds_left())):
@@ -59,7 +56,7 @@ class Heartbeat:
             except DATABASE_ERRORS as error:
                 record_database_error("heartbeat")
                 _log.warning("heartbeat_failed", error=type(error).__name__)
-                pause = min(RETRY_SECONDS, self._every_seconds)
+                pause = min(HEARTBEAT_RETRY_SECONDS, self._every_seconds)
             else:
                 pause = self._every_seconds
             self._cancel_expiring()

@@ -8,6 +8,7 @@ from typing import Final
 from service.db.engine import Database
 from service.errors import Unavailable
 from service.jobs import store
+from service.jobs.claimer import HELD_BACK_SECONDS
 from service.jobs.lanes import MAX_LANES
 from service.jobs.maintenance import fail_unserved
 from service.jobs.model import JobStatus
@@ -148,11 +149,16 @@ async def _run_due_of_listed(engine: Engine, summary: ProcessSummary, limit: int
         summary.processed += claimed
         if claimed:
             give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
-        withheld = slots.withheld or engine.claimer.holds_back
+        withheld = slots.withheld or engine.claimer.some_lost
         if asked and not claimed and not (runner.runs and withheld):
             return
         if runner.runs:
-            await runner.wait_for_one()
+            held_back = HELD_BACK_SECONDS if engine.claimer.holds_back else None
+            await runner.wait_for_one(held_back)
+            if engine.claimer.some_lost:
+                await engine.settler.flushed(SLOT_WAIT_SECONDS)  # until then they are company
+        elif engine.claimer.holds_back and time.monotonic() < give_up_at:
+            await asyncio.sleep(HELD_BACK_SECONDS)
         elif not asked:
             # A worker of this process has every slot, and takes those that become free as well.
             await slots.wait_for(1, give_up_at - time.monotonic())

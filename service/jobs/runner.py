@@ -36,6 +36,9 @@ STUCK_AFTER_SECONDS: Final = 5.0
 LEASE_MARGIN: Final = 0.1
 """Share of the lease that is left when handlers are cancelled for want of a heartbeat."""
 
+HEARTBEAT_RETRY_SECONDS: Final = 0.5
+"""Pause between heartbeats while the database does not answer; one may hang for so long at least."""
+
 LAST_WORDS_SECONDS: Final = 1.0
 """How long handlers that were cancelled at shutdown may take to clean up."""
 
@@ -84,7 +87,8 @@ class Runner:
         self._registry = registry
         # A heartbeat that began before the run, and failed, is all that this was to be heard of.
         self._least_lease_seconds = (
-            settings.heartbeat_seconds + settings.lease_seconds * LEASE_MARGIN
+            max(settings.heartbeat_seconds, HEARTBEAT_RETRY_SECONDS)
+            + settings.lease_seconds * LEASE_MARGIN
         )
         self._slots = slots
         self._settle = settle
@@ -128,11 +132,11 @@ class Runner:
         loop.call_soon(run.task.cancel)
         run.abandon_timer = loop.call_later(STUCK_AFTER_SECONDS, self._abandon, run)
 
-    async def wait_for_one(self) -> None:
+    async def wait_for_one(self, timeout_seconds: float | None = None) -> None:
         """Wait until one of the running handlers has ended; returns at once where none runs."""
         tasks = self._tasks()
         if tasks:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
 
     async def drain(self, grace_seconds: float) -> None:
         """Let running handlers finish for `grace_seconds`; cancel and release what is left."""

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Self
 
+from service.jobs.last_chance import LastChance
+
 
 class Slots:
     """The jobs that one process may run at once; `limits` bounds single queues below that.
@@ -12,8 +14,12 @@ class Slots:
     asyncio.Semaphore hands out one permit a call; a claim takes as many as are free.
     """
 
-    def __init__(self, total: int, limits: dict[str, int] | None = None) -> None:
+    def __init__(
+        self, total: int, limits: dict[str, int] | None = None, *, max_lost_leases: int = 0
+    ) -> None:
         self.total = total
+        self.last_chance = LastChance(max_lost_leases)
+        """Whether some job keeps all others from the slots."""
         self._limits = dict(limits or {})
         self._used = 0
         self._used_by: Counter[str] = Counter()
@@ -25,14 +31,14 @@ class Slots:
         takes slots."""
 
     @classmethod
-    def parse(cls, total: int, queues: tuple[str, ...]) -> Self:
+    def parse(cls, total: int, queues: tuple[str, ...], *, max_lost_leases: int) -> Self:
         """From `WORKER_QUEUES`: `emails:5` bounds the queue `emails` at 5."""
         limits = {}
         for entry in queues:
             name, _, limit = entry.partition(":")
             if limit:
                 limits[name] = int(limit)
-        return cls(total, limits)
+        return cls(total, limits, max_lost_leases=max_lost_leases)
 
     @property
     def used(self) -> int:
@@ -47,12 +53,7 @@ class Slots:
     @property
     def withheld(self) -> bool:
         """Whether some queue is at its limit: it may have due jobs although a claim found none."""
-        return bool(self.full_queues)
-
-    @property
-    def full_queues(self) -> list[str]:
-        """Those that are at their limit."""
-        return [queue for queue, limit in self._limits.items() if self._used_by[queue] >= limit]
+        return any(self._used_by[queue] >= limit for queue, limit in self._limits.items())
 
     def free_for(self, queue: str) -> int:
         """Slots that are free for jobs of one queue."""

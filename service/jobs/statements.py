@@ -132,7 +132,7 @@ _NOT_LEASED: Final = "(b.lease_until IS NULL OR b.lease_until < now())"
 
 
 def _on_last_chance(lost_leases: str) -> str:
-    # Not by the number alone: where one lost lease is the last but one, a first run is no suspect.
+    # The first part says that the index of these holds them all.
     return f"b.lost_leases > 0 AND b.lost_leases + (b.status = 'RUNNING')::int = {lost_leases}"
 
 
@@ -193,22 +193,26 @@ CLAIM_WITHIN_LIMITS: Final = (
 """The same where a queue that may take fewer than the whole claim is asked for in several lanes: no
 more of it than it may take. The window costs a seventh of the claim, so others do without."""
 
-_FIRST_ON_LAST_CHANCE: Final = f"""
+_DUE_ON_LAST_CHANCE: Final = f"""
 FROM jobs_live b
 WHERE {_on_last_chance("$1")} AND b.next_run_at <= now() AND {_NOT_LEASED}
-  AND b.job_type = ANY ($2::text[]) AND b.queue <> ALL ($4::text[])
-  AND ($3::text[] IS NULL OR b.queue = ANY ($3))
-ORDER BY {_PLACE} LIMIT 1"""
+  AND b.job_type = ANY ($2::text[])"""
 
 FIRST_ON_LAST_CHANCE: Final = f"""
-SELECT b.queue, b.priority, date_part('epoch', b.next_run_at) {_FIRST_ON_LAST_CHANCE}
+SELECT b.id, b.job_type, b.queue, b.priority, date_part('epoch', b.next_run_at) {_DUE_ON_LAST_CHANCE}
+  AND ($3::text[] IS NULL OR b.queue = ANY ($3))
+ORDER BY {_PLACE} LIMIT 1
 """
-"""Where a job is that claims leave alone, since it ends if its worker dies once more."""
+"""The first job that claims leave alone, since it ends if its worker dies once more."""
 
 CLAIM_ON_LAST_CHANCE: Final = f"""
 WITH due AS MATERIALIZED (
-  SELECT b.ctid AS place {_FIRST_ON_LAST_CHANCE} FOR UPDATE SKIP LOCKED)
-{_take("due", seconds="$5", worker="$6", keep="$7")}"""
+  SELECT b.ctid AS place {_DUE_ON_LAST_CHANCE}
+    AND b.queue || '' = $3 AND b.priority + 0 = $4 AND b.next_run_at >= to_timestamp($5)
+  ORDER BY {_PLACE} LIMIT 1 FOR UPDATE SKIP LOCKED)
+{_take("due", seconds="$6", worker="$7", keep="$8")}"""
+"""Take it, or one like it from the same lane, above it: a claim whose answer is lost is looked for
+there. Put so that the lane is no condition of the claim index, which holds the whole backlog."""
 
 LOST_CLAIMS: Final = f"""
 SELECT j.id, j.lease_token

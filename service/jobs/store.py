@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from service.db.engine import Link
 from service.jobs import statements
@@ -171,40 +171,49 @@ async def claim(
     return [ClaimedJob(*row) for row in rows]
 
 
-@dataclass(frozen=True, slots=True)
-class LastChances:
-    """Which jobs on their last chance a worker takes."""
+class OnLastChance(NamedTuple):
+    """A job that ends if it loses one more lease, and what to ask for it."""
 
-    lost_leases: int
-    """How many they have lost; the next one ends them."""
-    job_types: list[str]
-    queues: list[str] | None
-    """None for all."""
-    full_queues: list[str]
-    """Those of which no more may run here."""
+    id: JobId
+    job_type: str
+    request: LaneRequest
 
 
-async def first_on_last_chance(link: Link, which: LastChances) -> LaneRequest | None:
-    """Where the first of them is that is due; None where there is none."""
-    rows = await link.fetch(statements.FIRST_ON_LAST_CHANCE, *_which(which))
+async def first_on_last_chance(
+    link: Link, job_types: list[str], *, lost_leases: int, queues: list[str] | None
+) -> OnLastChance | None:
+    """The first that is due and has lost so many leases, of all queues or of these."""
+    rows = await link.fetch(statements.FIRST_ON_LAST_CHANCE, lost_leases, job_types, queues)
     if not rows:
         return None
-    queue, priority, due_at = rows[0]
-    return LaneRequest(Lane(queue, priority), Floor(due_at - SLACK_SECONDS, 0), 1)
+    job_id, job_type, queue, priority, due_at = rows[0]
+    request = LaneRequest(Lane(queue, priority), Floor(due_at - SLACK_SECONDS, 0), 1)
+    return OnLastChance(job_id, job_type, request)
 
 
 async def claim_on_last_chance(
-    link: Link, which: LastChances, *, lease_seconds: float, worker_id: int, max_errors: int
+    link: Link,
+    request: LaneRequest,
+    job_types: list[str],
+    *,
+    lost_leases: int,
+    lease_seconds: float,
+    worker_id: int,
+    max_errors: int,
 ) -> list[ClaimedJob]:
-    """Take the first of them, if it is there still."""
+    """Take the first such job from a place on, if one is there still."""
     rows = await link.fetch(
-        statements.CLAIM_ON_LAST_CHANCE, *_which(which), lease_seconds, worker_id, max_errors
+        statements.CLAIM_ON_LAST_CHANCE,
+        lost_leases,
+        job_types,
+        request.lane.queue,
+        request.lane.priority,
+        request.floor.due_at,
+        lease_seconds,
+        worker_id,
+        max_errors,
     )
     return [ClaimedJob(*row) for row in rows]
-
-
-def _which(which: LastChances) -> tuple[Any, ...]:
-    return which.lost_leases, which.job_types, which.queues, which.full_queues
 
 
 async def finish(

@@ -43,6 +43,8 @@ class Sweep:
         self._cheap = True
         """Whether every step of this round was cheap."""
         self._newest = -WHOLE
+        self._cheap_below = DEAR_STEP_SECONDS
+        """Steps that took less are cheap: until one was dear, all others; from then on few."""
 
     @property
     def slice(self) -> tuple[float, float]:
@@ -68,16 +70,29 @@ class Sweep:
         if walked_seconds > DEAR_STEP_SECONDS:
             narrower = self._span * max(DEAR_STEP_SECONDS / walked_seconds, 0.1)
             self._span = min(max(narrower, MIN_SPAN_SECONDS), FIRST_SPAN_SECONDS)
-        elif walked_seconds < CHEAP_STEP_SECONDS:
+            self._cheap_below = CHEAP_STEP_SECONDS
+        elif walked_seconds < self._cheap_below:
             wider = self._span * 4
             self._span = wider if wider <= MAX_SPAN_SECONDS else WHOLE
-        self._cheap = self._cheap and walked_seconds < CHEAP_STEP_SECONDS
+        self._cheap = self._cheap and walked_seconds < self._cheap_below
         if below == WHOLE:
             self._top_span = self._span
         if full:
             return
         if low == -WHOLE:
-            self._below, self._span = WHOLE, WHOLE if self._cheap else self._top_span
-            self._cheap = True
+            self._begin_round()
         else:
             self._below = low
+
+    def skip_to(self, below: float) -> None:
+        """Go on from there, or from the end of the slice: there is nothing for a step in between."""
+        low, _ = self.slice
+        below = min(low, below)
+        if below > OLDEST:
+            self._below = below
+        else:
+            self._begin_round()
+
+    def _begin_round(self) -> None:
+        self._below, self._span = WHOLE, WHOLE if self._cheap else self._top_span
+        self._cheap = True

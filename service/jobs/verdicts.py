@@ -54,7 +54,7 @@ class BadPayload(Exception):
 
 
 class TooLate(Exception):
-    """The run was told to stop, or its lease ended, before its handler could begin."""
+    """The run was told to stop, or its lease would end too soon, before its handler could begin."""
 
 
 @dataclass(slots=True, eq=False)

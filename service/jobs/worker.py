@@ -15,7 +15,7 @@ from service.jobs.loops import Loop
 from service.jobs.maintenance import Maintenance
 from service.jobs.outcomes import Outcome
 from service.jobs.registry import Registry, registry
-from service.jobs.runner import Runner
+from service.jobs.runner import Run, Runner
 from service.jobs.settler import Settler
 from service.jobs.slots import Slots
 from service.jobs.wakeup import Subscription, hear
@@ -52,7 +52,11 @@ class Engine:
         self.handlers = handlers
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self.worker_id = 0
-        self.slots = slots or Slots.parse(settings.worker_concurrency, settings.worker_queues)
+        self.slots = slots or Slots.parse(
+            settings.worker_concurrency,
+            settings.worker_queues,
+            max_lost_leases=settings.max_lost_leases,
+        )
         self._links = {
             duty: database.link() for duty in ("claim", "lanes", "settle", "heartbeat", "progress")
         }
@@ -104,8 +108,13 @@ class Engine:
             concurrency=self.slots.total,
         )
         self.claimer.begin(now)
+        self.slots.last_chance.join(self._under_way)
         for loop in self.loops:
             loop.start()
+
+    def _under_way(self) -> set[Run]:
+        """Handlers that run, and outcomes that are not recorded: not those settled over their head."""
+        return {run for run in self.runner.runs if not run.ended} | self.settler.unsettled()
 
     async def open(self) -> None:
         """Connect for what cannot wait until others give a connection back.
@@ -134,6 +143,7 @@ class Engine:
             _log.warning("worker_stop_not_recorded", error=type(error).__name__)
         for link in self._links.values():
             await link.close()
+        self.slots.last_chance.leave(self._under_way)
 
     def tally(self, count: Callable[[Outcome], None]) -> None:
         """Have every recorded outcome told to `count`."""

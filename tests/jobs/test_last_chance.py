@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +11,12 @@ import pytest
 from service.db.engine import Database
 from service.jobs import (
     JobContext,
+    NewJob,
     Registry,
+    enqueue_batch,
     last_chance,
     process_due_jobs,
+    store,
 )
 from service.jobs.model import JobId
 from tests.jobs.conftest import Events, Put, Quick, StartWorker
@@ -148,16 +152,91 @@ async def test_a_pass_comes_to_the_end_of_jobs_on_their_last_chance(
     assert set(ward.begun.values()) == {1}
 
 
-async def test_a_limited_queue_takes_its_jobs_on_their_last_chance_too(
+async def test_a_limited_queue_with_a_backlog_takes_its_jobs_on_their_last_chance_too(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
     ward = Ward(handlers)
-    ward.go_on.set()
     ward.suspects = {await put("mail", queue="narrow") for _ in range(2)}
     await sql.execute(LOST_TWICE)
-    await start_worker(max_lost_leases=3, worker_queues="narrow:1")
-    await until(nothing_live(sql), seconds=30)
-    assert ward.most_at_once == 1
+
+    @handlers.handler("slow")
+    async def slow(_: Any) -> None:
+        await asyncio.sleep(0.3)
+
+    await enqueue_batch(sql, [NewJob("slow", queue="narrow", priority=0) for _ in range(60)])
+    await start_worker(max_lost_leases=3, worker_queues="narrow:1,another")
+    await until_true(lambda: len(ward.under_way) == 1)
+    assert await sql.fetchval("SELECT count(*) FROM jobs_live WHERE job_type = 'slow'") > 30
+    ward.go_on.set()
+
+
+async def test_a_worker_whose_last_chance_another_took_goes_on(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    ward = Ward(handlers)
+    ward.others_go_on.clear()
+    await put("mail")
+    await start_worker(max_lost_leases=3, worker_concurrency=10)
+    await until_true(lambda: len(ward.others) == 1)
+    lost = await put("mail", delay_seconds=HOUR)
+    await sql.execute(f"{LOST_TWICE}, next_run_at = now() WHERE id = $1", lost)
+    held_back = await put("mail", queue="another", delay_seconds=1)
+    await asyncio.sleep(1.5)
+    assert not ward.begun[held_back]
+    await sql.execute("DELETE FROM jobs_live WHERE id = $1", lost)  # as if it had succeeded there
+    await until_true(lambda: bool(ward.begun[held_back]))
+    assert not ward.begun[lost]
+    ward.others_go_on.set()
+
+
+def attempt(lost_leases: int) -> Any:
+    """As far as it is looked at."""
+    return SimpleNamespace(job=SimpleNamespace(lost_leases=lost_leases))
+
+
+def test_a_job_whose_outcome_is_not_recorded_is_company() -> None:
+    under_way = [attempt(2)]
+    chance = last_chance.LastChance(3)
+    chance.join(lambda: under_way)
+    chance.some_lost = True
+    assert not chance.is_due()
+    under_way[:] = [attempt(0)]
+    assert chance.is_due()
+    assert not chance.may_begin(1, "mail")
+    assert chance.holds_back()
+    under_way.clear()
+    assert not chance.holds_back()
+    assert chance.is_due()
+    assert chance.may_begin(1, "mail")
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_with_so_few_losses_allowed_there_is_no_suspicion(most: int) -> None:
+    chance = last_chance.LastChance(most)
+    chance.some_lost = True
+    assert not chance.is_due()
+
+
+async def test_a_claim_of_a_last_chance_takes_it_from_the_lane_that_it_names(
+    database: Database, put: Put, sql: Any
+) -> None:
+    """Where its answer is lost, it is looked for there."""
+    first = await put("mail", queue="a")
+    second = await put("mail", queue="b")
+    await sql.execute(LOST_TWICE)
+    link = database.link()
+    which: dict[str, Any] = {"lost_leases": 2}
+    found = await store.first_on_last_chance(link, ["mail"], queues=None, **which)
+    assert found is not None
+    assert found.id == first
+    common = which | {"lease_seconds": 30, "worker_id": 1, "max_errors": 9}
+    for taken in ([first], []):
+        jobs = await store.claim_on_last_chance(link, found.request, ["mail"], **common)
+        assert [job.id for job in jobs] == taken
+    found = await store.first_on_last_chance(link, ["mail"], queues=["a"], **which)
+    assert found is None
+    assert await sql.fetchval("SELECT lost_leases FROM jobs_live WHERE id = $1", second) == 1
+    await link.close()
 
 
 async def test_one_that_another_worker_serves_keeps_nobody_from_claiming(

@@ -65,15 +65,31 @@ def test_slices_leave_no_gap_and_come_to_the_oldest_whatever_they_take(took: flo
 
 def test_a_round_begins_as_the_last_one_did_and_not_with_the_whole() -> None:
     sweep = new_sweep()
-    sweep.stepped(FAIR, full=False)
-    round_of(sweep, CHEAP)
-    assert sweep.slice == (NOON - FIRST_SPAN_SECONDS, WHOLE)
+    sweep.stepped(DEAR, full=False)
+    round_of(sweep, FAIR)
+    assert sweep.slice == (NOON - FIRST_SPAN_SECONDS / 10, WHOLE)
 
 
 def test_after_a_round_that_was_cheap_throughout_the_whole_is_taken_again() -> None:
     sweep = new_sweep()
     round_of(sweep, DEAR)
     round_of(sweep, CHEAP)
+    assert sweep.slice == (-WHOLE, WHOLE)
+
+
+def test_what_no_lane_has_anything_in_is_skipped_and_changes_nothing_else() -> None:
+    sweep = new_sweep()
+    sweep.skip_to(NOON - 86_400)
+    low, below = sweep.slice
+    assert below == NOON - 86_400
+    assert below - low == pytest.approx(0.02 * 86_400)  # so far down: no less
+    sweep.skip_to(-WHOLE)
+    assert sweep.slice == (-WHOLE, WHOLE)
+
+
+def test_a_first_round_none_of_whose_steps_was_dear_ends_in_the_whole() -> None:
+    sweep = new_sweep()
+    assert len(round_of(sweep, FAIR)) < 15
     assert sweep.slice == (-WHOLE, WHOLE)
 
 

@@ -7,7 +7,7 @@ how, which attempts count.
 from typing import Any, Final
 
 from service.jobs.context import JobContext
-from service.jobs.last_chance import APART_SECONDS
+from service.jobs.last_chance import APART_SECONDS, FEWEST_LOST_LEASES
 from service.jobs.model import TRANSITIONS, JobStatus
 from service.settings import Settings
 from tests.simulation.books import CLAIMING, CLAIMS, NAMES, Books, Claim
@@ -248,17 +248,14 @@ class Checker(Books):
         return run
 
     def _check_company(self, run: Run, claim: Claim) -> None:
-        """Nothing begins beside a job that one more lost lease ends, nor that beside others.
-
-        But where it has lost one only: a first loss is no suspicion.
-        """
+        """Nothing begins beside a job that one more lost lease ends, nor that beside others."""
         last_chance = self._settings.max_lost_leases - 1
         for key, other in self.runs.items():
             if other.process is not run.process or other.ended or other.context.cancelled:
                 continue
             lost = {claim.lost_leases, self.claims[key].lost_leases}
             if (
-                last_chance > 1
+                last_chance >= FEWEST_LOST_LEASES
                 and last_chance in lost
                 and self.now - other.started_at < APART_SECONDS
             ):

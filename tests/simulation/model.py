@@ -118,34 +118,37 @@ class Model:
         return self._taken(taken, at, lease_seconds, worker_id, keep)
 
     def first_on_last_chance(
-        self, at: Instant, last_chance: int, job_types: list[str],
-        queues: list[str] | None, full_queues: list[str],
-    ) -> Answer:  # fmt: skip
+        self, at: Instant, last_chance: int, job_types: list[str], queues: list[str] | None
+    ) -> Answer:
+        found = self._on_last_chance(at, last_chance, job_types)
         return [
-            (row.queue, row.priority, row.next_run_at / MICROSECONDS)
-            for row in self._on_last_chance(at, last_chance, job_types, queues, full_queues)
-        ]
+            (row.id, row.job_type, row.queue, row.priority, row.next_run_at / MICROSECONDS)
+            for row in found
+            if queues is None or row.queue in queues
+        ][:1]
 
-    def claim_on_last_chance(
-        self, at: Instant, last_chance: int, job_types: list[str], queues: list[str] | None,
-        full_queues: list[str], lease_seconds: float, worker_id: int, keep: int,
+    def claim_on_last_chance(  # noqa: PLR0917 - the statement's parameters
+        self, at: Instant, last_chance: int, job_types: list[str], queue: str, priority: int,
+        floor_at: float, lease_seconds: float, worker_id: int, keep: int,
     ) -> Answer:  # fmt: skip
-        first = self._on_last_chance(at, last_chance, job_types, queues, full_queues)
-        return self._taken(first, at, lease_seconds, worker_id, keep)
+        found = self._on_last_chance(at, last_chance, job_types)
+        taken = [
+            row
+            for row in found
+            if (row.queue, row.priority) == (queue, priority)
+            and row.next_run_at >= _place(floor_at)
+        ][:1]
+        return self._taken(taken, at, lease_seconds, worker_id, keep)
 
-    def _on_last_chance(
-        self, at: Instant, last_chance: int, job_types: list[str],
-        queues: list[str] | None, full_queues: list[str],
-    ) -> list[Row]:  # fmt: skip
+    def _on_last_chance(self, at: Instant, last_chance: int, job_types: list[str]) -> list[Row]:
         found = [
             row
             for row in self.tables.live()
             if _on_last_chance(row, last_chance) and row.next_run_at <= at.now
             and (row.lease_until is None or row.lease_until < at.now)
-            and row.job_type in job_types and row.queue not in full_queues
-            and (queues is None or row.queue in queues)
+            and row.job_type in job_types
         ]  # fmt: skip
-        return sorted(found, key=lambda row: row.place)[:1]
+        return sorted(found, key=lambda row: row.place)
 
     def _taken(
         self, taken: list[Row], at: Instant, lease_seconds: float, worker_id: int, keep: int

@@ -17,7 +17,7 @@ import pytest
 from service.db.engine import Link
 from service.jobs import NewJob, statements, store
 from service.jobs.new_job import encode_jobs
-from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneRequest, LastChances, Lease
+from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneRequest, Lease
 from tests.jobs.attempts import OUTCOMES, outcome_of
 from tests.simulation.clock import EPOCH
 from tests.simulation.model import Model
@@ -167,13 +167,12 @@ class Player:
             lease_seconds=LEASE_SECONDS, worker_id=rng.choice(self._workers), max_errors=KEPT,
             last_chance=rng.choice((0, 1, 2)),
         )  # fmt: skip
-        which = LastChances(
-            rng.choice((1, 2)), rng.sample(TYPES, rng.randint(1, 3)),
-            rng.choice((None, rng.sample(QUEUES, 1))), rng.sample(QUEUES, rng.randint(0, 1)),
-        )  # fmt: skip
-        if await store.first_on_last_chance(self._link, which) is not None:
+        types, lost = rng.sample(TYPES, rng.randint(1, 3)), rng.choice((1, 2))
+        queues = rng.choice((None, rng.sample(QUEUES, 1)))
+        first = await store.first_on_last_chance(self._link, types, lost_leases=lost, queues=queues)
+        if first is not None:
             self._claims += await store.claim_on_last_chance(
-                self._link, which,
+                self._link, first.request, types, lost_leases=lost,
                 lease_seconds=LEASE_SECONDS, worker_id=rng.choice(self._workers), max_errors=KEPT,
             )  # fmt: skip
 
