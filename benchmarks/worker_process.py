@@ -19,6 +19,7 @@ from operator import itemgetter
 
 import uvloop
 
+from benchmarks.drain import BATCH, SETTLE_MOST
 from benchmarks.scenario import settings
 from service.db.engine import Database
 from service.heap import tune_garbage_collection
@@ -35,7 +36,6 @@ SEND_SECONDS = 0.02
 READY = (-1.0, -1.0)
 PAIR_BYTES = 16
 START_SECONDS = 30.0
-BATCH = 200
 BARE_SWEEP_SECONDS = 0.1
 BARE_REST_SECONDS = 0.002
 """A bare worker's pause after a claim that was not full."""
@@ -191,35 +191,51 @@ async def _work(
 
 
 async def _work_bare(database: Database, pairs: "array[float]", over: asyncio.Event) -> None:
-    """Claim and finish on two connections, as the worker does; look again after a moment's rest."""
-    claims, settles = database.link(), database.link()
+    """Claim on one connection, finish on another, neither waiting for the other's answer."""
+    waiting: list[ClaimedJob] = []
+    async with asyncio.TaskGroup() as both:
+        both.create_task(_claim_bare(database, pairs, waiting, over))
+        both.create_task(_settle_bare(database, waiting, over))
+
+
+async def _claim_bare(
+    database: Database, pairs: "array[float]", waiting: list[ClaimedJob], over: asyncio.Event
+) -> None:
+    link = database.link()
     floor, next_sweep = NO_FLOOR, 0.0
-    previous: list[ClaimedJob] = []
     while not over.is_set():
         if (now := time.monotonic()) >= next_sweep:  # what was committed late is below the floor
             floor, next_sweep = NO_FLOOR, now + BARE_SWEEP_SECONDS
-        claimed, _ = await asyncio.gather(
-            store.claim(
-                claims,
-                [LaneRequest(Lane("default", 2), floor, BATCH)],
-                [JOB_TYPE],
-                limit=BATCH,
-                lease_seconds=30.0,
-                worker_id=1,
-                max_errors=20,
-            ),
-            store.finish(settles, [(job, SUCCEEDED_EMPTY) for job in previous], max_errors=20),
+        claimed = await store.claim(
+            link,
+            [LaneRequest(Lane("default", 2), floor, BATCH)],
+            [JOB_TYPE],
+            limit=BATCH,
+            lease_seconds=30.0,
+            worker_id=1,
+            max_errors=20,
         )
         for job in claimed:
             pairs.append(json.loads(job.payload)[SINCE])
             pairs.append(time.monotonic())
         if claimed:
             floor = min(Floor(job.due_at, job.id) for job in claimed)
+            waiting += claimed
         if len(claimed) < BATCH:
             await asyncio.sleep(BARE_REST_SECONDS)
-        previous = claimed
-    await claims.close()
-    await settles.close()
+    await link.close()
+
+
+async def _settle_bare(database: Database, waiting: list[ClaimedJob], over: asyncio.Event) -> None:
+    link = database.link()
+    while waiting or not over.is_set():
+        batch = waiting[:SETTLE_MOST]
+        del waiting[:SETTLE_MOST]
+        if batch:
+            await store.finish(link, [(job, SUCCEEDED_EMPTY) for job in batch], max_errors=20)
+        else:
+            await asyncio.sleep(BARE_REST_SECONDS)
+    await link.close()
 
 
 if __name__ == "__main__":
