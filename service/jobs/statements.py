@@ -277,7 +277,8 @@ WITH r AS (
     AS r(id, token, delay_seconds, refund, failure)),
 back AS (
 UPDATE jobs_live b SET
-  status = 'PENDING', attempts = b.attempts - r.refund, lost_leases = 0,
+  status = 'PENDING', attempts = b.attempts - r.refund,
+  lost_leases = CASE WHEN r.refund = 1 AND r.delay_seconds IS NULL THEN b.lost_leases ELSE 0 END,
   next_run_at = CASE WHEN r.delay_seconds IS NULL THEN b.next_run_at
     ELSE clock_timestamp() + make_interval(secs => r.delay_seconds) END,
   lease_until = NULL, worker_id = NULL, started_at = NULL,
@@ -289,8 +290,8 @@ RETURNING b.id, r.token)
 SELECT id, token FROM r EXCEPT ALL SELECT id, token FROM back
 """
 """Retry, snooze and release: back to PENDING, fenced by the tokens. The answer tells the leases
-that were lost. The token stays until the next
-claim: SETTLED_BEFORE knows by it what was carried out."""
+that were lost. The token stays until the next claim: SETTLED_BEFORE knows by it what was carried
+out. Lost leases go on counting after a release: the handler did not come to an end of its own."""
 
 SETTLED_BEFORE: Final = """
 SELECT d.id, d.lease_token FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)

@@ -100,9 +100,9 @@ class ReferenceJob:
             case "failed":
                 self.end(JobStatus.FAILED, event="error", attempt=self.attempts)
             case "release":
-                place = self.due_at
+                place, lost_leases = self.due_at, self.lost_leases
                 self.put_back(refund=True, due=True)
-                self.due_at = place
+                self.due_at, self.lost_leases = place, lost_leases
             case _:
                 snoozed = kind == "snooze"
                 self.put_back(refund=snoozed, due=kind == "retry_now", failed=not snoozed)

@@ -72,3 +72,20 @@ async def test_a_handler_does_not_begin_too_late(
     assert (row["attempts"], row["lost_leases"], row["errors"]) == (0, 0, None)
     assert (ran, engine.slots.used) == ([], 0)
     await engine.stop(grace_seconds=0)
+
+
+async def test_a_job_that_is_given_back_has_lost_as_many_leases_as_before(
+    database: Database, handlers: Registry, put: Put, sql: Any, quick: Quick
+) -> None:
+    """Else poison that is given back now and then would kill more workers than it may."""
+    handlers.handler("mail")(lambda _: None)
+    job_id = await put("mail")
+    await claim(database, ["mail"], lease_seconds=0)
+    (job,) = await claim(database, ["mail"])
+    engine = Engine(database, quick(), handlers=handlers)
+    await engine.start()
+    engine.slots.take(job.queue)
+    engine.runner.start(job, lease_deadline=time.monotonic())
+    row = await until_job(sql, job_id, where="status = 'PENDING'")
+    assert (row["attempts"], row["lost_leases"]) == (1, 1)
+    await engine.stop(grace_seconds=0)

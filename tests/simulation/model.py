@@ -250,7 +250,8 @@ class Model:
                 lost.append((job_id, token))
                 continue
             row.attempts -= refund
-            row.lost_leases = 0
+            if not refund or delay is not None:  # it came to an end of its own
+                row.lost_leases = 0
             if delay is not None:
                 row.next_run_at = at.clock + microseconds(delay)
             row.wait()
