@@ -84,6 +84,8 @@ class Claimer:
         self._unsure_until = 0.0
         self._unsure_lanes: dict[Lane, Floor] = {}
         """Where claims looked whose answers were lost, and from where on."""
+        self._full_queues: set[str] = set()
+        """Those whose jobs on their last chance found no slot, though nothing else was begun."""
         self._fastest_claim = float("inf")
         self._empty_claim_walked = 0.0
         self._stopping = asyncio.Event()
@@ -144,27 +146,26 @@ class Claimer:
     async def claim_once(self, most: int) -> tuple[int, int]:
         """One claim and the start of what it brought; how many came, and how many could have."""
         async with self._slots.claiming:
-            if self.holds_back:
+            if self.holds_back():
                 return 0, 0
             asked = min(most, self._slots.free)
             self.rest_seconds = 0.0
             claimed = 0
             if asked and self._last_chance.is_due():
                 claimed = await self._claim_on_last_chance()
-                if claimed or self.holds_back:
-                    return claimed, asked
+                if claimed or self.holds_back():
+                    return claimed, claimed
+            whole = False
             if asked and time.monotonic() >= self._next_sweep:
                 whole = self._lanes.sweeps_whole
                 claimed = await self._sweep(asked)
-                if whole or claimed >= asked:
-                    return claimed, asked
-            if asked:
+            if claimed < asked and not whole:
                 claimed += await self._claim_from_floors(asked - claimed)
             if asked and not claimed and self.some_lost:
                 self._last_chance.nothing_else()
                 if self._last_chance.is_due():
                     claimed = await self._claim_on_last_chance()
-            return claimed, asked
+            return claimed, asked if claimed or not self.holds_back() else 0
 
     async def _sweep(self, most: int) -> int:
         """Claim what lies below the floors, or a slice of it: late commits, expired leases."""
@@ -212,7 +213,6 @@ class Claimer:
         """Whether there may be jobs that other claims leave alone."""
         return self._last_chance.some_lost
 
-    @property
     def holds_back(self) -> bool:
         """Whether a job on its last chance, or what must end before it begins, keeps all others out."""
         return self._last_chance.holds_back()
@@ -225,28 +225,40 @@ class Claimer:
     async def _claim_on_last_chance(self) -> int:
         """Claim a job that may have no company, or see to it that it has none; how many came."""
         lost_leases, job_types = self._last_chance.lost_leases, self._registry.job_types()
+        self._full_queues = {
+            queue for queue in self._full_queues if self._slots.free_for(queue) <= 0
+        }
         first = await store.first_on_last_chance(
-            self._link, job_types, lost_leases=lost_leases, queues=self._lanes.served
+            self._link,
+            job_types,
+            lost_leases=lost_leases,
+            queues=self._lanes.served,
+            but_not=self._full_queues,
         )
         if first is None:
             self._last_chance.none_found()
             return 0
         if not self._last_chance.may_begin(first.id, first.job_type):
             return 0
-        if self._slots.free_for(first.request.lane.queue) <= 0:
-            return 0  # what is not waited for any more has them all
-        began = time.monotonic()
-        with self._unsure_of([first.request]):
-            jobs = await store.claim_on_last_chance(
-                self._link,
-                first.request,
-                job_types,
-                lost_leases=lost_leases,
-                lease_seconds=self._settings.lease_seconds,
-                worker_id=self._worker_id(),
-                max_errors=self._settings.max_error_entries,
-            )
-        self._start(jobs, lease_deadline=began + self._settings.lease_seconds)
+        try:
+            if self._slots.free_for(first.request.lane.queue) <= 0:
+                # What is not waited for any more has them all: the next look is for others.
+                self._full_queues.add(first.request.lane.queue)
+                return 0
+            began = time.monotonic()
+            with self._unsure_of([first.request]):
+                jobs = await store.claim_on_last_chance(
+                    self._link,
+                    first.request,
+                    job_types,
+                    lost_leases=lost_leases,
+                    lease_seconds=self._settings.lease_seconds,
+                    worker_id=self._worker_id(),
+                    max_errors=self._settings.max_error_entries,
+                )
+            self._start(jobs, lease_deadline=began + self._settings.lease_seconds)
+        finally:
+            self._last_chance.answered()
         return len(jobs)
 
     async def recover(self) -> None:
@@ -384,7 +396,7 @@ class Claimer:
         if self._backlog:
             batch = min(self._settings.claim_batch_size, max(1, self._slots.total // 4))
             await self._slots.wait_for(batch, GATHER_SECONDS)
-        if self.holds_back:
+        if self.holds_back():
             await self._wait_held_back()
             return False
         if self._slots.free == 0:

@@ -166,8 +166,9 @@ class Lanes:
 
     def skip_slice(self) -> None:
         """No lane has anything for this sweep in the next slice."""
-        if self._states:
-            highest = max(self._floor(lane).due_at for lane in self._states)
+        free = [lane for lane in self._states if self._slots.free_for(lane.queue) > 0]
+        if free:  # else it is not known what the slice holds
+            highest = max(self._floor(lane).due_at for lane in free)
             self._sweep.skip_to(highest + SLACK_SECONDS)
 
     def _floor(self, lane: Lane) -> Floor:

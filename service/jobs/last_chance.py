@@ -46,6 +46,8 @@ class LastChance:
         self._until = 0.0
         self._begun = False
         """Whether the job runs, or the handlers are waited for still."""
+        self._asked = False
+        """Whether it is being claimed."""
 
     def join(self, under_way: UnderWay) -> None:
         """An engine of this process begins: what it runs is company."""
@@ -61,7 +63,7 @@ class LastChance:
             return False
         now = time.monotonic()
         if self._begun:
-            if self._runs() and now < self._until:
+            if self._asked or (self._runs() and now < self._until):
                 return True
         elif self.some_lost:
             return self.in_company and now < min(self._until, self._next_look)
@@ -91,8 +93,12 @@ class LastChance:
         if self.in_company and now < self._until:
             self._next_look = now + LOOK_SECONDS  # another worker may take it meanwhile
             return False
-        self._begun, self._until = True, now + APART_SECONDS
+        self._begun, self._asked, self._until = True, True, now + APART_SECONDS
         return True
+
+    def answered(self) -> None:
+        """What `may_begin` allowed was done: the job runs, or there is none."""
+        self._asked = False
 
     def nothing_else(self) -> None:
         """No other job is due: such a job need not wait for its turn."""

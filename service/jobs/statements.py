@@ -200,7 +200,7 @@ WHERE {_on_last_chance("$1")} AND b.next_run_at <= now() AND {_NOT_LEASED}
 
 FIRST_ON_LAST_CHANCE: Final = f"""
 SELECT b.id, b.job_type, b.queue, b.priority, date_part('epoch', b.next_run_at) {_DUE_ON_LAST_CHANCE}
-  AND ($3::text[] IS NULL OR b.queue = ANY ($3))
+  AND ($3::text[] IS NULL OR b.queue = ANY ($3)) AND b.queue <> ALL ($4::text[])
 ORDER BY {_PLACE} LIMIT 1
 """
 """The first job that claims leave alone, since it ends if its worker dies once more."""

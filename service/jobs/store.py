@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -180,10 +180,17 @@ class OnLastChance(NamedTuple):
 
 
 async def first_on_last_chance(
-    link: Link, job_types: list[str], *, lost_leases: int, queues: list[str] | None
+    link: Link,
+    job_types: list[str],
+    *,
+    lost_leases: int,
+    queues: list[str] | None,
+    but_not: Collection[str] = (),
 ) -> OnLastChance | None:
-    """The first that is due and has lost so many leases, of all queues or of these."""
-    rows = await link.fetch(statements.FIRST_ON_LAST_CHANCE, lost_leases, job_types, queues)
+    """The first that is due and has lost so many leases, of all queues or of these, but some."""
+    rows = await link.fetch(
+        statements.FIRST_ON_LAST_CHANCE, lost_leases, job_types, queues, sorted(but_not)
+    )
     if not rows:
         return None
     job_id, job_type, queue, priority, due_at = rows[0]

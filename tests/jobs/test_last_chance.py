@@ -189,6 +189,46 @@ async def test_a_worker_whose_last_chance_another_took_goes_on(
     ward.others_go_on.set()
 
 
+async def test_a_full_queue_keeps_no_last_chance_of_another_waiting(
+    handlers: Registry,
+    put: Put,
+    sql: Any,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(last_chance, "APART_SECONDS", 0.2)
+    ward = Ward(handlers)
+    ward.others_go_on.clear()
+    await put("mail", queue="narrow")
+    await start_worker(max_lost_leases=3, worker_queues="narrow:1,another")
+    await until_true(lambda: len(ward.others) == 1)
+    narrow = await put("mail", queue="narrow", delay_seconds=HOUR)
+    other = await put("mail", queue="another", delay_seconds=HOUR)
+    ward.suspects = {narrow, other}
+    await sql.execute(f"{LOST_TWICE}, next_run_at = now() WHERE id = ANY ($1)", [narrow, other])
+    await until_true(lambda: ward.under_way == {other}, seconds=10)
+    ward.others_go_on.set()
+    ward.go_on.set()
+    await until(nothing_live(sql), seconds=30)
+
+
+async def test_a_pass_takes_every_last_chance_however_many_looks_that_needs(
+    database: Database, handlers: Registry, put: Put, sql: Any, quick: Quick
+) -> None:
+    ran: list[Any] = []
+
+    @handlers.handler("mail")
+    async def handle(payload: Any) -> None:
+        await asyncio.sleep(0.12)  # each look is a step of the sweep too, which ends its round
+        ran.append(payload)
+
+    for number in range(20):
+        await put("mail", number)
+    await sql.execute(LOST_TWICE)
+    summary = await process_due_jobs(database, settings=quick(max_lost_leases=3), handlers=handlers)
+    assert (summary.succeeded, len(ran)) == (20, 20)
+
+
 def attempt(lost_leases: int) -> Any:
     """As far as it is looked at."""
     return SimpleNamespace(job=SimpleNamespace(lost_leases=lost_leases))
@@ -208,6 +248,9 @@ def test_a_job_whose_outcome_is_not_recorded_is_company() -> None:
     assert not chance.holds_back()
     assert chance.is_due()
     assert chance.may_begin(1, "mail")
+    assert chance.holds_back()  # while it is being claimed
+    chance.answered()
+    assert not chance.holds_back()
 
 
 @pytest.mark.parametrize("most", [1, 2])

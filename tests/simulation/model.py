@@ -118,13 +118,14 @@ class Model:
         return self._taken(taken, at, lease_seconds, worker_id, keep)
 
     def first_on_last_chance(
-        self, at: Instant, last_chance: int, job_types: list[str], queues: list[str] | None
-    ) -> Answer:
+        self, at: Instant, last_chance: int, job_types: list[str],
+        queues: list[str] | None, but_not: list[str],
+    ) -> Answer:  # fmt: skip
         found = self._on_last_chance(at, last_chance, job_types)
         return [
             (row.id, row.job_type, row.queue, row.priority, row.next_run_at / MICROSECONDS)
             for row in found
-            if queues is None or row.queue in queues
+            if (queues is None or row.queue in queues) and row.queue not in but_not
         ][:1]
 
     def claim_on_last_chance(  # noqa: PLR0917 - the statement's parameters

@@ -169,7 +169,10 @@ class Player:
         )  # fmt: skip
         types, lost = rng.sample(TYPES, rng.randint(1, 3)), rng.choice((1, 2))
         queues = rng.choice((None, rng.sample(QUEUES, 1)))
-        first = await store.first_on_last_chance(self._link, types, lost_leases=lost, queues=queues)
+        first = await store.first_on_last_chance(
+            self._link, types, lost_leases=lost, queues=queues,
+            but_not=rng.sample(QUEUES, rng.randint(0, 1)),
+        )  # fmt: skip
         if first is not None:
             self._claims += await store.claim_on_last_chance(
                 self._link, first.request, types, lost_leases=lost,
