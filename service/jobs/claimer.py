@@ -2,19 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, Link
 from service.jobs import store
 from service.jobs.lanes import MAX_LANES, Lanes
 from service.jobs.loops import Pause
+from service.jobs.lost_answers import LostAnswers
 from service.jobs.registry import Registry
 from service.jobs.runner import Runner
 from service.jobs.settler import Settler
 from service.jobs.slots import Slots
-from service.jobs.store import ClaimedJob, Floor, Lane, LaneRequest
+from service.jobs.store import ClaimedJob, Lane, LaneRequest
 from service.observability.logging import get_logger
 from service.observability.metrics import observe_batch, record_database_error, record_event
 from service.settings import Settings
@@ -39,9 +40,6 @@ MIN_SWEEP_SECONDS: Final = 0.1
 DEAR_CLAIM_SECONDS: Final = 0.02
 EMPTY_CLAIM_SHARE: Final = 0.1
 """Share of the time that dear claims may take which bring nothing."""
-
-UNSURE_SECONDS: Final = 2.0
-"""How long after a claim's answer was lost its effect is looked for."""
 
 HELD_BACK_SECONDS: Final = 0.25
 """While a job on its last chance keeps the others out: how often is looked whether it still does,
@@ -74,6 +72,12 @@ class Claimer:
         self._settler = settler
         self._worker_id = worker_id
         self._last_chance = slots.last_chance
+        self.lost_answers = LostAnswers(
+            link,
+            worker_id=worker_id,
+            lease_seconds=settings.lease_seconds,
+            held=lambda: runner.runs | settler.unsettled(),
+        )
         self._lanes = Lanes(settings.worker_queues, slots)
         self._woken = asyncio.Event()
         self._next_sweep = 0.0
@@ -81,9 +85,6 @@ class Claimer:
         self._next_due = float("inf")
         self._backlog = False
         self._listed_up_to: Lane | None = None
-        self._unsure_until = 0.0
-        self._unsure_lanes: dict[Lane, Floor] = {}
-        """Where claims looked whose answers were lost, and from where on."""
         self._full_queues: set[str] = set()
         """Those whose jobs on their last chance found no slot, though nothing else was begun."""
         self._fastest_claim = float("inf")
@@ -121,7 +122,9 @@ class Claimer:
             self.last_loop_at = time.monotonic()
             self._woken.clear()
             try:
-                await self.recover()  # with every slot taken too: what was lost waits for nobody
+                await (
+                    self.lost_answers.recover()
+                )  # with every slot taken too: what was lost waits for nobody
                 if not await self._slots_ready():
                     continue
                 claimed, asked = await self.claim_once(self._settings.claim_batch_size)
@@ -140,7 +143,9 @@ class Claimer:
                 await self._idle(GATHER_SECONDS)
             else:
                 await self._rest()
-                await self._idle(min(pause, self._seconds_until_due(pause), self._seconds_unsure()))
+                await self._idle(
+                    min(pause, self._seconds_until_due(pause), self.lost_answers.seconds_until_look)
+                )
                 pause = min(pause * 2, self._settings.poll_max_seconds)
 
     async def claim_once(self, most: int) -> tuple[int, int]:
@@ -246,7 +251,7 @@ class Claimer:
                 self._full_queues.add(first.request.lane.queue)
                 return 0
             began = time.monotonic()
-            with self._unsure_of([first.request]):
+            with self.lost_answers.expected([first.request]):
                 jobs = await store.claim_on_last_chance(
                     self._link,
                     first.request,
@@ -261,47 +266,8 @@ class Claimer:
             self._last_chance.answered()
         return len(jobs)
 
-    async def recover(self) -> None:
-        """Give back what a claim took whose answer was lost, before its leases cost attempts.
-
-        Raises:
-            DATABASE_ERRORS: the database still does not answer; to be tried again.
-        """
-        if time.monotonic() > self._unsure_until + self._settings.lease_seconds:
-            self._unsure_lanes.clear()  # whoever looks for lost leases finds them
-        if not self._unsure_lanes:
-            return
-        last = time.monotonic() > self._unsure_until
-        held = self._runner.runs | self._settler.unsettled()
-        lost = await store.lost_claims(
-            self._link,
-            dict(sorted(self._unsure_lanes.items())),
-            worker_id=self._worker_id(),
-            known=sorted({run.job.lease_token for run in held}),
-        )
-        if lost and (given_back := await store.release_lost(self._link, lost)):
-            _log.warning("claim_given_back", jobs=given_back)
-        if last:
-            self._unsure_lanes.clear()
-
-    async def recover_wholly(self) -> None:
-        """Do so until the lost claim cannot be carried out any more: nobody comes after this.
-
-        Raises:
-            DATABASE_ERRORS: the database did not answer in all that time.
-        """
-        pause = Pause(longest_seconds=UNSURE_SECONDS / 4)
-        while self._unsure_lanes:
-            try:
-                await self.recover()
-            except DATABASE_ERRORS:
-                if time.monotonic() > self._unsure_until:
-                    raise
-            if self._unsure_lanes:
-                await pause.wait()
-
     async def _claim(self, requests: list[LaneRequest], *, limit: int) -> list[ClaimedJob]:
-        with self._unsure_of(requests):
+        with self.lost_answers.expected(requests):
             return await store.claim(
                 self._link,
                 requests,
@@ -312,18 +278,6 @@ class Claimer:
                 max_errors=self._settings.max_error_entries,
                 last_chance=self._last_chance.lost_leases,
             )
-
-    @contextmanager
-    def _unsure_of(self, requests: list[LaneRequest]) -> Iterator[None]:
-        """Where the statement within fails, the server may have carried it out, or be about to."""
-        try:
-            yield
-        except BaseException:
-            for request in requests:
-                floor = self._unsure_lanes.get(request.lane, request.floor)
-                self._unsure_lanes[request.lane] = min(floor, request.floor)
-            self._unsure_until = time.monotonic() + UNSURE_SECONDS
-            raise
 
     def _start(self, jobs: list[ClaimedJob], *, lease_deadline: float) -> None:
         for job in jobs:
@@ -420,9 +374,6 @@ class Claimer:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.rest_seconds):
                     await self._stopping.wait()
-
-    def _seconds_unsure(self) -> float:
-        return UNSURE_SECONDS if self._unsure_lanes else float("inf")
 
     def _seconds_until_due(self, pause: float) -> float:
         wait = self._next_due + LISTING_SLACK_SECONDS - time.monotonic()

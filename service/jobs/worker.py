@@ -136,7 +136,7 @@ class Engine:
         for loop in self.loops:
             await loop.stop()
         try:
-            await self.claimer.recover_wholly()
+            await self.claimer.lost_answers.recover_wholly()
             await store.worker_stopped(self.link, self.worker_id, forget=forget)
         except DATABASE_ERRORS as error:
             record_database_error("stop")

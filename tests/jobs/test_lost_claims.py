@@ -84,7 +84,7 @@ async def test_a_claim_that_takes_effect_after_the_first_look_for_it_is_given_ba
         await proxy.cut()
         await proxy.start()
         claimer = worker._engine.claimer
-        await until_true(lambda: bool(claimer._unsure_lanes))
+        await until_true(lambda: bool(claimer.lost_answers._lanes))
         # It has come round twice since: the statement, which goes on, was looked for in vain.
         for _ in range(2):
             before = worker.last_loop_at
@@ -192,11 +192,11 @@ async def test_a_give_back_that_comes_late_leaves_alone_what_was_claimed_since(
 async def test_a_lost_claim_is_not_looked_for_once_its_lease_has_ended(settings: Settings) -> None:
     nowhere = Database("postgresql://jobs@127.0.0.1:9/jobs", settings)
     claimer = Engine(nowhere, settings).claimer
-    claimer._unsure_lanes = {LANE: NO_FLOOR}
-    claimer._unsure_until = time.monotonic() - settings.lease_seconds + 1
+    claimer.lost_answers._lanes = {LANE: NO_FLOOR}
+    claimer.lost_answers._until = time.monotonic() - settings.lease_seconds + 1
     with pytest.raises(DATABASE_ERRORS):
-        await claimer.recover()
-    claimer._unsure_until -= 2
-    await claimer.recover()
-    assert claimer._unsure_lanes == {}
+        await claimer.lost_answers.recover()
+    claimer.lost_answers._until -= 2
+    await claimer.lost_answers.recover()
+    assert claimer.lost_answers._lanes == {}
     await nowhere.close()

@@ -7,10 +7,12 @@ from typing import Any, Final
 import pytest
 
 from service.db.engine import DATABASE_ERRORS
-from service.jobs import claimer as claimer_module
+from service.jobs import lost_answers
 from service.jobs.claimer import Claimer
 from service.jobs.deadlines import Deadlines
+from service.jobs.last_chance import LastChance
 from service.jobs.leases import Heartbeat
+from service.jobs.lost_answers import LostAnswers
 from service.jobs.model import JobStatus
 from service.jobs.runner import Run, Runner
 from service.jobs.settler import Settler
@@ -39,14 +41,14 @@ def leases_end_too_early(patch: Patch) -> None:
 
 
 def lost_claims_are_not_looked_for(patch: Patch) -> None:
-    async def recover(self: Claimer) -> None:
-        self._unsure_lanes.clear()
+    async def recover(self: LostAnswers) -> None:
+        self._lanes.clear()
 
-    patch.setattr(Claimer, "recover", recover)
+    patch.setattr(LostAnswers, "recover", recover)
 
 
 def lost_claims_are_looked_for_once(patch: Patch) -> None:
-    patch.setattr(claimer_module, "UNSURE_SECONDS", -1.0)
+    patch.setattr(lost_answers, "UNSURE_SECONDS", -1.0)
 
 
 def a_slot_is_forgotten_of_what_is_not_run(patch: Patch) -> None:
@@ -173,11 +175,16 @@ def a_give_back_takes_whatever_claim_there_is(patch: Patch) -> None:
     patch.setattr(Model, "release_lost", release)
 
 
+def a_last_chance_has_company(patch: Patch) -> None:
+    patch.setattr(LastChance, "in_company", False)
+
+
 def nobody_is_known_to_serve_anything(patch: Patch) -> None:
     patch.setattr(House, "served_types", lambda *_: [])
 
 
 BUGS: Final[list[Callable[[Patch], None]]] = [
+    a_last_chance_has_company,
     no_fence,
     leases_end_too_early,
     lost_claims_are_not_looked_for,
