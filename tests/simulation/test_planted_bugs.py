@@ -10,7 +10,6 @@ from service.db.engine import DATABASE_ERRORS
 from service.jobs import lost_answers
 from service.jobs.claimer import Claimer
 from service.jobs.deadlines import Deadlines
-from service.jobs.last_chance import LastChance
 from service.jobs.leases import Heartbeat
 from service.jobs.lost_answers import LostAnswers
 from service.jobs.model import JobStatus
@@ -175,16 +174,11 @@ def a_give_back_takes_whatever_claim_there_is(patch: Patch) -> None:
     patch.setattr(Model, "release_lost", release)
 
 
-def a_last_chance_has_company(patch: Patch) -> None:
-    patch.setattr(LastChance, "in_company", False)
-
-
 def nobody_is_known_to_serve_anything(patch: Patch) -> None:
     patch.setattr(House, "served_types", lambda *_: [])
 
 
 BUGS: Final[list[Callable[[Patch], None]]] = [
-    a_last_chance_has_company,
     no_fence,
     leases_end_too_early,
     lost_claims_are_not_looked_for,
