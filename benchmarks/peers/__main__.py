@@ -235,6 +235,7 @@ async def main(arguments: argparse.Namespace) -> None:
         versions += [f"{name}=={version}" for name, version in packages.items()]
         report.machine["peers"] = ", ".join(versions)
         report.machine["jobs"] = f"{arguments.jobs}, payload {len(json.dumps(PAYLOAD))} bytes"
+        report.machine["runs"] = f"{arguments.runs}, in turn; latency for {arguments.seconds:g} s"
         comparison = Comparison(dsn, report, arguments)
         for mode in arguments.modes:
             await comparison.measure(mode)
