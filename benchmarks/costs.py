@@ -62,7 +62,7 @@ class Meter:
         await action()
         statements = self.counter.executed.total()
         after = await self._cluster()
-        self._add(f"{name}: WAL", "B/job", (after["wal_bytes"] - before["wal_bytes"]) / jobs)
+        self._add(f"{name}: WAL", "B/job", float(after["wal_bytes"] - before["wal_bytes"]) / jobs)
         kinds = await record_types(self.server_dsn, before["lsn"], after["lsn"])
         records = sum(kind.record_bytes for kind in kinds)
         if kinds:

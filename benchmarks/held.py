@@ -35,7 +35,9 @@ NO_FLOORS_SHARE = 0.1
 """Of the jobs: without floors each takes much longer."""
 FLOOR_P99 = f"start at {RATE_PER_SECOND}/s, bare asyncpg, no hold, p99"
 HELD, EMPTY = "at the end of the hold", "no hold"
-Drain = Callable[[Database, int], Awaitable[float]]
+Drain = Callable[[Database, int], Awaitable[tuple[float, float]]]
+"""Seconds until all was done, and until the first job was begun where that is known, or 0."""
+BEGUN = "drain, from its first job on"
 COLUMNS = (
     "second",
     "held",
@@ -171,15 +173,20 @@ def _tell_starts(report: Report, name: str, starts: Starts, phase: tuple[float, 
     report.figure(_p99(name), "ms", better="lower").runs.append(p99)
 
 
-async def _ours(database: Database, jobs: int) -> float:
-    return (await drain_filled(database, jobs))[0]
+async def _ours(database: Database, jobs: int) -> tuple[float, float]:
+    seconds, handlers = await drain_filled(database, jobs)
+    return seconds, handlers.first_at
 
 
-async def _without_floors(database: Database, jobs: int) -> float:
-    return await drain_filled_bare(database, jobs, floors=False)
+async def _bare(database: Database, jobs: int) -> tuple[float, float]:
+    return await drain_filled_bare(database, jobs), 0.0
 
 
-DRAINS: dict[str, Drain] = {"drain": _ours, "drain, bare asyncpg": drain_filled_bare}
+async def _without_floors(database: Database, jobs: int) -> tuple[float, float]:
+    return await drain_filled_bare(database, jobs, floors=False), 0.0
+
+
+DRAINS: dict[str, Drain] = {"drain": _ours, "drain, bare asyncpg": _bare}
 
 
 async def _drains_empty(dsn: str, report: Report, scale: Scale) -> None:
@@ -187,7 +194,7 @@ async def _drains_empty(dsn: str, report: Report, scale: Scale) -> None:
 
     async def one(title: str, drain: Drain) -> None:
         async with fresh_database(dsn, settings()) as database:
-            await _drain(database, report, f"{title}, {EMPTY}", drain, scale.jobs)
+            await _drain(database, report, title, EMPTY, drain, scale.jobs)
 
     await interleaved(scale.runs, *(partial(one, *drain) for drain in DRAINS.items()))
 
@@ -197,20 +204,27 @@ async def _drains_held(held: Database, report: Report, scale: Scale) -> None:
     await interleaved(
         scale.runs,
         *(
-            partial(_drain, held, report, f"{title}, {HELD}", drain, scale.jobs)
+            partial(_drain, held, report, title, HELD, drain, scale.jobs)
             for title, drain in DRAINS.items()
         ),
     )
-    for title in DRAINS:
+    for title in (*DRAINS, BEGUN):
         report.ratio_of_medians(f"{title}: held / empty", f"{title}, {HELD}", f"{title}, {EMPTY}")
     few = max(1, int(scale.jobs * NO_FLOORS_SHARE))
-    name = f"drain, bare asyncpg without floors, {HELD}"
-    await _drain(held, report, name, _without_floors, few)
+    name = "drain, bare asyncpg without floors"
+    await _drain(held, report, name, HELD, _without_floors, few)
 
 
-async def _drain(database: Database, report: Report, name: str, drain: Drain, jobs: int) -> None:
+async def _drain(
+    database: Database, report: Report, title: str, where: str, drain: Drain, jobs: int
+) -> None:
     await fill(database, jobs)
-    report.figure(name, "jobs/s").runs.append(jobs / await drain(database, jobs))
+    seconds, first = await drain(database, jobs)
+    report.figure(f"{title}, {where}", "jobs/s").runs.append(jobs / seconds)
+    if first:
+        figure = report.figure(f"worker start to its first job, {where}", "ms", better="lower")
+        figure.runs.append(1000 * first)
+        report.figure(f"{BEGUN}, {where}", "jobs/s").runs.append(jobs / (seconds - first))
 
 
 @asynccontextmanager
