@@ -70,8 +70,9 @@ class Handlers(Registry):
         super().__init__()
         self.succeeded = 0
         self.failed = 0
-        self.first_at = 0.0
-        """When the first job ran, by `time.perf_counter`."""
+        self.first_after_seconds = 0.0
+        """How long after this was made the first job ran."""
+        self._made_at = time.perf_counter()
         self.done = asyncio.Event()
         """Set when as many runs as there are jobs have succeeded."""
         self._jobs = jobs
@@ -81,8 +82,8 @@ class Handlers(Registry):
 
     async def _noop(self, _payload: object) -> None:
         self.succeeded += 1
-        if not self.first_at:
-            self.first_at = time.perf_counter()
+        if self.succeeded == 1:
+            self.first_after_seconds = time.perf_counter() - self._made_at
         if self.succeeded == self._jobs:
             self.done.set()
 
@@ -138,10 +139,7 @@ async def drain(dsn: str, jobs: int, load: Load = PLAIN) -> float:
 
 
 async def drain_filled(database: Database, jobs: int, load: Load = PLAIN) -> tuple[float, Handlers]:
-    """The same for jobs that stand in a database already; the seconds, and who counted the runs.
-
-    The latter's `first_at` counts from the start of the worker then.
-    """
+    """The same for jobs that stand in a database already; the seconds, and who counted the runs."""
     handlers = Handlers(load, jobs)
     worker = Worker(database, load.settings(), handlers=handlers)
     started = time.perf_counter()
@@ -149,7 +147,6 @@ async def drain_filled(database: Database, jobs: int, load: Load = PLAIN) -> tup
     async with asyncio.timeout(bound_seconds(jobs)):
         await handlers.done.wait()
     await worker.stop()  # returns when every outcome is recorded
-    handlers.first_at -= started
     return time.perf_counter() - started, handlers
 
 

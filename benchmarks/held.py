@@ -175,7 +175,7 @@ def _tell_starts(report: Report, name: str, starts: Starts, phase: tuple[float, 
 
 async def _ours(database: Database, jobs: int) -> tuple[float, float]:
     seconds, handlers = await drain_filled(database, jobs)
-    return seconds, handlers.first_at
+    return seconds, handlers.first_after_seconds
 
 
 async def _bare(database: Database, jobs: int) -> tuple[float, float]:

@@ -87,7 +87,7 @@ def _has_utc(moment: datetime) -> datetime:
         moment.astimezone(UTC)
     except OverflowError:
         raise ValueError(
-            f"{moment.isoformat()} lies outside the years 1 to 9999 in UTC: leave the bound out"
+            f"{moment.isoformat()} lies outside the years 1 to 9999 in UTC: give a time within them"
         ) from None
     return moment
 

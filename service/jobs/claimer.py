@@ -122,9 +122,8 @@ class Claimer:
             self.last_loop_at = time.monotonic()
             self._woken.clear()
             try:
-                await (
-                    self.lost_answers.recover()
-                )  # with every slot taken too: what was lost waits for nobody
+                # With every slot taken too: what was lost waits for nobody.
+                await self.lost_answers.recover()
                 if not await self._slots_ready():
                     continue
                 claimed, asked = await self.claim_once(self._settings.claim_batch_size)
@@ -151,14 +150,14 @@ class Claimer:
     async def claim_once(self, most: int) -> tuple[int, int]:
         """One claim and the start of what it brought; how many came, and how many could have."""
         async with self._slots.claiming:
-            if self.holds_back():
+            if self._last_chance.holds_back():
                 return 0, 0
             asked = min(most, self._slots.free)
             self.rest_seconds = 0.0
             claimed = 0
             if asked and self._last_chance.is_due():
                 claimed = await self._claim_on_last_chance()
-                if claimed or self.holds_back():
+                if claimed or self._last_chance.holds_back():
                     return claimed, claimed
             whole = False
             if asked and time.monotonic() >= self._next_sweep:
@@ -166,11 +165,11 @@ class Claimer:
                 claimed = await self._sweep(asked)
             if claimed < asked and not whole:
                 claimed += await self._claim_from_floors(asked - claimed)
-            if asked and not claimed and self.some_lost:
+            if asked and not claimed and self._last_chance.some_lost:
                 self._last_chance.nothing_else()
                 if self._last_chance.is_due():
                     claimed = await self._claim_on_last_chance()
-            return claimed, asked if claimed or not self.holds_back() else 0
+            return claimed, asked if claimed or not self._last_chance.holds_back() else 0
 
     async def _sweep(self, most: int) -> int:
         """Claim what lies below the floors, or a slice of it: late commits, expired leases."""
@@ -212,15 +211,6 @@ class Claimer:
         """How long a claim walked: what the fastest of all took is the way there and back."""
         self._fastest_claim = min(took_seconds, self._fastest_claim)
         return took_seconds - self._fastest_claim
-
-    @property
-    def some_lost(self) -> bool:
-        """Whether there may be jobs that other claims leave alone."""
-        return self._last_chance.some_lost
-
-    def holds_back(self) -> bool:
-        """Whether a job on its last chance, or what must end before it begins, keeps all others out."""
-        return self._last_chance.holds_back()
 
     def _begin(self, jobs: list[ClaimedJob], *, began: float, from_floor: bool, full: bool) -> None:
         self._lanes.claimed(jobs, from_floor=from_floor, full=full)
@@ -350,7 +340,7 @@ class Claimer:
         if self._backlog:
             batch = min(self._settings.claim_batch_size, max(1, self._slots.total // 4))
             await self._slots.wait_for(batch, GATHER_SECONDS)
-        if self.holds_back():
+        if self._last_chance.holds_back():
             await self._wait_held_back()
             return False
         if self._slots.free == 0:

@@ -72,10 +72,10 @@ class LastChance:
 
     def is_due(self) -> bool:
         """Whether to look for such a job now."""
-        if not self.some_lost or not self.lost_leases or self._runs():
+        if not self.some_lost or not self.lost_leases:
             return False
         waits = self._since is not None and not self._begun
-        return waits or time.monotonic() >= self._next_look
+        return (waits or time.monotonic() >= self._next_look) and not self._runs()
 
     def none_found(self) -> None:
         """There is none for this worker, or none any more: the others have their turn."""

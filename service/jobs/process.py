@@ -149,16 +149,16 @@ async def _run_due_of_listed(engine: Engine, summary: ProcessSummary, limit: int
         summary.processed += claimed
         if claimed:
             give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
-        withheld = slots.withheld or engine.claimer.some_lost
+        withheld = slots.withheld or slots.last_chance.some_lost
         if asked and not claimed and not (runner.runs and withheld):
             return
         if runner.runs:
-            held_back = HELD_BACK_SECONDS if engine.claimer.holds_back() else None
+            held_back = HELD_BACK_SECONDS if slots.last_chance.holds_back() else None
             await runner.wait_for_one(held_back)
             give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
-            if engine.claimer.some_lost:
+            if slots.last_chance.some_lost:
                 await engine.settler.flushed(SLOT_WAIT_SECONDS)  # until then they are company
-        elif engine.claimer.holds_back() and time.monotonic() < give_up_at:
+        elif slots.last_chance.holds_back() and time.monotonic() < give_up_at:
             await asyncio.sleep(HELD_BACK_SECONDS)
         elif not asked:
             # A worker of this process has every slot, and takes those that become free as well.

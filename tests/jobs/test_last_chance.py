@@ -15,6 +15,7 @@ from service.jobs import (
     Registry,
     enqueue_batch,
     last_chance,
+    process,
     process_due_jobs,
     store,
 )
@@ -27,6 +28,17 @@ HOUR = 3600
 LOST_TWICE = """
 UPDATE jobs_live SET status = 'RUNNING', attempts = 2, lost_leases = 1, lease_token = -id,
   started_at = now(), lease_until = now() - interval '1 second'"""
+
+
+async def lose_two(sql: Any, *job_ids: JobId) -> None:
+    """These are due now, and lost their second lease just now."""
+    await sql.execute(f"{LOST_TWICE}, next_run_at = now() WHERE id = ANY ($1)", list(job_ids))
+
+
+@pytest.fixture
+def soon_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Company is waited for, and kept out, for a fifth of a second only."""
+    monkeypatch.setattr(last_chance, "APART_SECONDS", 0.2)
 
 
 def nothing_live(sql: Any) -> Callable[[], Awaitable[bool]]:
@@ -98,11 +110,12 @@ async def test_a_worker_lets_its_handlers_end_before_a_last_chance(
     ward = Ward(handlers)
     ward.others_go_on.clear()
     ward.go_on.set()
-    others = [await put("mail") for _ in range(JOBS)]
+    for _ in range(JOBS):
+        await put("mail")
     await start_worker(max_lost_leases=3)
     await until_true(lambda: len(ward.others) == JOBS)
     ward.suspects = {await put("mail", delay_seconds=HOUR)}
-    await sql.execute(f"{LOST_TWICE}, next_run_at = now() WHERE id <> ALL ($1)", others)
+    await lose_two(sql, *ward.suspects)
     await asyncio.sleep(0.3)
     assert not ward.suspects & ward.begun.keys()
     ward.others_go_on.set()
@@ -111,21 +124,17 @@ async def test_a_worker_lets_its_handlers_end_before_a_last_chance(
     assert set(ward.begun.values()) == {1}
 
 
+@pytest.mark.usefixtures("soon_over")
 async def test_a_last_chance_that_takes_long_holds_the_others_up_for_a_while_only(
-    handlers: Registry,
-    put: Put,
-    sql: Any,
-    start_worker: StartWorker,
-    monkeypatch: pytest.MonkeyPatch,
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
-    monkeypatch.setattr(last_chance, "APART_SECONDS", 0.2)
     ward = Ward(handlers)
     ward.others_go_on.clear()
     await put("mail")  # and one that does not end before it
     await start_worker(max_lost_leases=3)
     await until_true(lambda: len(ward.others) == 1)
     ward.suspects = {await put("mail", delay_seconds=HOUR) for _ in range(2)}
-    await sql.execute(f"{LOST_TWICE}, next_run_at = now() WHERE id = ANY ($1)", list(ward.suspects))
+    await lose_two(sql, *ward.suspects)
     await until_true(lambda: len(ward.under_way) == 1)
     others = [await put("mail") for _ in range(JOBS)]
     await until_true(lambda: all(ward.begun[other] for other in others))
@@ -150,6 +159,32 @@ async def test_a_pass_comes_to_the_end_of_jobs_on_their_last_chance(
     assert summary.succeeded == 2 * JOBS
     assert ward.most_at_once == 1
     assert set(ward.begun.values()) == {1}
+
+
+async def test_a_pass_in_the_process_of_a_worker_gives_its_last_chance_no_company(
+    database: Database,
+    handlers: Registry,
+    put: Put,
+    sql: Any,
+    quick: Quick,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "SLOT_WAIT_SECONDS", 0.5)
+    ward = Ward(handlers)
+    ward.suspects = {await put("mail")}
+    await sql.execute(LOST_TWICE)
+    worker = await start_worker(max_lost_leases=3)
+    await until_true(lambda: len(ward.under_way) == 1)
+    other = await put("mail")
+    settings = quick(max_lost_leases=3)
+    summary = await process_due_jobs(
+        database, settings=settings, handlers=handlers, slots=worker.slots
+    )
+    assert (summary.processed, ward.begun[other]) == (0, 0)
+    ward.go_on.set()
+    await until(nothing_live(sql), seconds=30)
+    assert ward.beside == set()
 
 
 async def test_a_limited_queue_with_a_backlog_takes_its_jobs_on_their_last_chance_too(
@@ -179,7 +214,7 @@ async def test_a_worker_whose_last_chance_another_took_goes_on(
     await start_worker(max_lost_leases=3, worker_concurrency=10)
     await until_true(lambda: len(ward.others) == 1)
     lost = await put("mail", delay_seconds=HOUR)
-    await sql.execute(f"{LOST_TWICE}, next_run_at = now() WHERE id = $1", lost)
+    await lose_two(sql, lost)
     held_back = await put("mail", queue="another", delay_seconds=1)
     await asyncio.sleep(1.5)
     assert not ward.begun[held_back]
@@ -189,14 +224,10 @@ async def test_a_worker_whose_last_chance_another_took_goes_on(
     ward.others_go_on.set()
 
 
+@pytest.mark.usefixtures("soon_over")
 async def test_a_full_queue_keeps_no_last_chance_of_another_waiting(
-    handlers: Registry,
-    put: Put,
-    sql: Any,
-    start_worker: StartWorker,
-    monkeypatch: pytest.MonkeyPatch,
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
-    monkeypatch.setattr(last_chance, "APART_SECONDS", 0.2)
     ward = Ward(handlers)
     ward.others_go_on.clear()
     await put("mail", queue="narrow")
@@ -205,7 +236,7 @@ async def test_a_full_queue_keeps_no_last_chance_of_another_waiting(
     narrow = await put("mail", queue="narrow", delay_seconds=HOUR)
     other = await put("mail", queue="another", delay_seconds=HOUR)
     ward.suspects = {narrow, other}
-    await sql.execute(f"{LOST_TWICE}, next_run_at = now() WHERE id = ANY ($1)", [narrow, other])
+    await lose_two(sql, narrow, other)
     await until_true(lambda: ward.under_way == {other}, seconds=10)
     ward.others_go_on.set()
     ward.go_on.set()

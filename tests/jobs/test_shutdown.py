@@ -22,6 +22,18 @@ async def row(sql: Any, job_id: int) -> Any:
     return await sql.fetchrow("SELECT * FROM background_jobs WHERE id = $1", job_id)
 
 
+def endless(handlers: Registry) -> asyncio.Event:
+    """A handler that goes on until it is cancelled; the event tells that it has begun."""
+    running = asyncio.Event()
+
+    @handlers.handler("mail")
+    async def handle(_: Any) -> None:
+        running.set()
+        await asyncio.get_running_loop().create_future()
+
+    return running
+
+
 async def test_a_running_handler_may_finish_within_the_grace(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
@@ -74,13 +86,7 @@ async def test_a_handler_still_running_after_the_grace_is_given_back_unburnt(
 async def test_a_stop_does_not_wait_for_the_next_look_at_slots_that_are_all_taken(
     handlers: Registry, put: Put, start_worker: StartWorker
 ) -> None:
-    running = asyncio.Event()
-
-    @handlers.handler("mail")
-    async def handle(payload: Any) -> None:
-        running.set()
-        await asyncio.get_running_loop().create_future()
-
+    running = endless(handlers)
     await put("mail")
     worker = await start_worker(worker_concurrency=1, poll_max_seconds=60, shutdown_grace_seconds=0)
     await occurs(running)
@@ -92,13 +98,7 @@ async def test_a_stop_does_not_wait_for_the_next_look_at_slots_that_are_all_take
 async def test_the_grace_begins_when_claiming_stops_and_not_when_the_stop_is_waited_for(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
-    running = asyncio.Event()
-
-    @handlers.handler("mail")
-    async def handle(payload: Any) -> None:
-        running.set()
-        await asyncio.get_running_loop().create_future()
-
+    running = endless(handlers)
     job_id = await put("mail")
     worker = await start_worker(shutdown_grace_seconds=60)
     await occurs(running)
