@@ -8,7 +8,7 @@ from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, Link
 from service.jobs import store
-from service.jobs.lanes import MAX_LANES, Lanes
+from service.jobs.lanes import HEAD_WINDOW_SECONDS, MAX_LANES, Lanes
 from service.jobs.loops import Pause
 from service.jobs.lost_answers import LostAnswers
 from service.jobs.registry import Registry
@@ -30,6 +30,16 @@ LISTING_SHARE: Final = 0.02
 """The same for listing the lanes."""
 
 MAX_LISTING_PAUSE_SECONDS: Final = 60.0
+
+DEAR_LISTING_SECONDS: Final = 0.1
+"""After one that took longer comes a rest of `REST_SHARE`, whoever asks: a new process's first, say."""
+
+REST_SHARE: Final = 0.05
+
+LOOK_AHEAD_SECONDS: Final = 0.05
+"""How long a new worker waits for its first listing, before it looks where jobs came lately."""
+
+LOOK_AHEAD_QUEUES: Final = 100
 
 LISTING_SLACK_SECONDS: Final = 0.005
 """How much too early a due time may seem: the way of the answer, and timers that go off early. A
@@ -116,6 +126,7 @@ class Claimer:
     async def run(self) -> None:
         """Claim until stopped."""
         self._slots.on_limit_freed = self._woken.set
+        await self._look_ahead()
         failures = Pause()
         pause = self._settings.poll_min_seconds
         while not self._stopping.is_set():
@@ -146,6 +157,21 @@ class Claimer:
                     min(pause, self._seconds_until_due(pause), self.lost_answers.seconds_until_look)
                 )
                 pause = min(pause * 2, self._settings.poll_max_seconds)
+
+    async def _look_ahead(self) -> None:
+        """Begin where jobs came lately, if it takes a while to list what there is."""
+        await self._idle(LOOK_AHEAD_SECONDS)
+        if self._lanes.known():
+            return
+        with suppress(*DATABASE_ERRORS):
+            self._lanes.add(
+                await store.late_lanes(
+                    self._link,
+                    self._lanes.served,
+                    within_seconds=HEAD_WINDOW_SECONDS,
+                    limit=LOOK_AHEAD_QUEUES,
+                )
+            )
 
     async def claim_once(self, most: int) -> tuple[int, int]:
         """One claim and the start of what it brought; how many came, and how many could have."""
@@ -303,12 +329,17 @@ class Claimer:
             if found or self._next_due < known_due - LISTING_SLACK_SECONDS:
                 self._woken.set()
             took = time.monotonic() - began
+            await self._rest_from_listing(took)
             # One that was slow says nothing: the network may have been, or this process stood still.
             dear, last_took = min(took, last_took), took
             pause = max(self._settings.poll_max_seconds, dear / LISTING_SHARE)
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(pause, MAX_LISTING_PAUSE_SECONDS)):
                     await self._list_now.wait()
+
+    async def _rest_from_listing(self, took: float) -> None:
+        if took > DEAR_LISTING_SECONDS:
+            await asyncio.sleep(min(took / REST_SHARE, self._settings.sweep_seconds))
 
     async def list_lanes(self) -> bool:
         """Look which lanes there are; whether one is due that was unknown.

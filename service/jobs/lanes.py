@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,8 +22,10 @@ from service.jobs.store import (
 from service.jobs.sweep import WHOLE, Sweep
 
 FLOOR_WINDOW_SECONDS: Final = 0.1
-"""A floor is the lowest place claimed within this time: jobs committed a little late are still
-above it. Later ones wait for the next sweep."""
+FLOOR_WINDOW_JOBS: Final = 1000
+"""A floor is the lowest place claimed within this time, by the claims that brought the last so many
+jobs: jobs committed a little late are still above it. Later ones wait for the next sweep. What was
+claimed is walked by each claim from the floor; while it cannot be removed it is dear to walk."""
 
 HEAD_WINDOW_SECONDS: Final = 5.0
 """What a listing did not see yet, though it was due before: jobs whose commit takes no longer than
@@ -35,10 +37,13 @@ MAX_LANES: Final = 1000
 
 @dataclass(slots=True)
 class _LaneState:
-    recent: deque[tuple[float, Floor]] = field(default_factory=deque)
-    """When (monotonic) and where the last claims began; the floor is the lowest of them."""
+    recent: deque[tuple[float, int, Floor]] = field(default_factory=deque)
+    """When (monotonic), with how many jobs, and where the last claims began; the floor is the lowest
+    of them."""
     head: Floor = NO_FLOOR
     """Where the first job was when lanes were last listed: all that was there lies above it."""
+    listed: bool = False
+    """Whether it ever was in a listing, or only a wake-up named it."""
     fresh: bool = False
     """Whether a wake-up named the lane, or a claim found jobs in it, since lanes were last listed:
     where a listing does not reach it, it stays until the next."""
@@ -92,9 +97,13 @@ class Lanes:
             (self._states if state.fresh else self._gone)[lane] = state
             state.fresh = False
         for head in listed:
+            state = self._state(head.lane)
             # What comes now is due now, where the head is due later.
-            place = min(head.due_at - SLACK_SECONDS, head.now - HEAD_WINDOW_SECONDS)
-            self._state(head.lane).head = Floor(place, 0)
+            state.head = Floor(min(head.first_at, head.now - HEAD_WINDOW_SECONDS), 0)
+            if not state.listed:
+                # It was claimed from where jobs came lately: now it is known where it begins.
+                state.recent.clear()
+                state.listed = True
         if listed:
             self.saw_time(max(head.now for head in listed))
         for lane in list(islice(self._gone, max(0, len(self._gone) - MAX_LANES))):
@@ -139,8 +148,10 @@ class Lanes:
         full says that there is more down there, and takes the floors down with it.
         """
         lowest: dict[tuple[str, int], tuple[float, JobId]] = {}
+        many: Counter[tuple[str, int]] = Counter()
         for job in jobs:
             lane, place = (job.queue, job.priority), (job.due_at, job.id)
+            many[lane] += 1
             if lane not in lowest or place < lowest[lane]:
                 lowest[lane] = place
         now = time.monotonic()
@@ -150,10 +161,10 @@ class Lanes:
                 continue
             state.fresh = True
             self._sweep.saw(place[0])
-            if from_floor or full or not state.recent:
+            if from_floor or full:
                 if full and not from_floor:
                     state.recent.clear()
-                state.recent.append((now, Floor(*place)))
+                state.recent.append((now, many[lane], Floor(*place)))
 
     @property
     def sweeps_whole(self) -> bool:
@@ -175,7 +186,8 @@ class Lanes:
         state = self._states[lane]
         recent = state.recent
         limit = time.monotonic() - FLOOR_WINDOW_SECONDS
-        while len(recent) > 1 and recent[0][0] < limit:
-            recent.popleft()
-        claimed = min((place for _, place in recent), default=NO_FLOOR)
+        behind = sum(jobs for _, jobs, _ in recent)
+        while len(recent) > 1 and (recent[0][0] < limit or behind > FLOOR_WINDOW_JOBS):
+            behind -= recent.popleft()[1]
+        claimed = min((place for _, _, place in recent), default=NO_FLOOR)
         return max(claimed, state.head)

@@ -85,6 +85,8 @@ class Maintenance:
     async def run(self) -> None:
         """Lead, or wait to lead, until cancelled."""
         pause = Pause()
+        # Walking the lanes would take the server's time from this process's first claims.
+        self._next_walk = time.monotonic() + self._settings.maintenance_seconds
         try:
             while True:
                 try:
@@ -243,6 +245,7 @@ class Maintenance:
             [head.lane.queue for head in self._heads],
             [head.lane.priority for head in self._heads],
             self._settings.count_cap,
+            [head.first_at for head in self._heads],
         )
         set_queue_gauges(QueueReading(*row) for row in rows)
 
@@ -269,7 +272,7 @@ async def fail_unserved(
         max_errors: entries that a job's history keeps.
         limit: jobs to fail at the most.
     """
-    due = [head.lane for head in heads if head.due_in_seconds <= 0]
+    due = [head for head in heads if head.due_in_seconds <= 0]
     if not due:
         return []
     # A worker is seen once a heartbeat, a third of the lease at the most: one missed is no absence.
@@ -279,13 +282,14 @@ async def fail_unserved(
     served.update(row[0] for row in rows)
     rows = await link.fetch(
         statements.FAIL_UNSERVED,
-        [lane.queue for lane in due],
-        [lane.priority for lane in due],
+        [head.lane.queue for head in due],
+        [head.lane.priority for head in due],
         sorted(served),
         grace_seconds,
         WALK_ROWS,
         limit,
         max_errors,
+        [head.first_at for head in due],
     )
     for _, job_type in rows:
         record_event("failed", job_type, "no_handler")

@@ -124,6 +124,20 @@ CROSS JOIN LATERAL (
 """
 """The same for queues known by name."""
 
+LATE_LANES: Final = """
+SELECT q.queue, p.priority::smallint
+FROM (SELECT DISTINCT queue FROM job_stats WHERE $1::text[] IS NULL OR queue = ANY ($1) LIMIT $2) q
+CROSS JOIN generate_series(0, 9) AS p(priority)
+CROSS JOIN LATERAL (
+  SELECT FROM jobs_live b WHERE b.queue = q.queue AND b.priority = p.priority
+    AND b.next_run_at BETWEEN now() - make_interval(secs => $3) AND now()
+  ORDER BY b.next_run_at DESC LIMIT 1) n
+"""
+"""Lanes of queues where jobs have ended, that hold one which became due within $3 seconds.
+
+However much of what has ended lies dead in a lane: only what came so lately is walked.
+"""
+
 _PLACE: Final = "b.next_run_at, (b.id + 0)"
 """Of a job in its lane, as jobs_live_claim has it. An index from which jobs could be found by `id` would
 be taken for the settles while the primary key is full of dead entries."""
@@ -441,10 +455,12 @@ WHERE CASE WHEN w.stopped_at IS NULL THEN w.seen_at > now() - make_interval(secs
 
 FAIL_UNSERVED: Final = f"""
 WITH head AS MATERIALIZED (
-  SELECT j.ctid AS place, j.job_type FROM unnest($1::text[], $2::smallint[]) AS l(queue, priority)
+  SELECT j.ctid AS place, j.job_type
+  FROM unnest($1::text[], $2::smallint[], $8::float8[]) AS l(queue, priority, first_at)
   CROSS JOIN LATERAL (
     SELECT b.ctid, b.job_type FROM jobs_live b
     WHERE b.queue = l.queue AND b.priority = l.priority AND b.status = 'PENDING'
+      AND b.next_run_at >= to_timestamp(l.first_at)
       AND b.next_run_at <= now() - make_interval(secs => $4)
     ORDER BY {_PLACE} LIMIT $5) j),
 unserved AS MATERIALIZED (
@@ -468,11 +484,13 @@ SELECT l.queue, count(*) FILTER (WHERE d.status = 'PENDING'),
   count(*) FILTER (WHERE d.status = 'RUNNING'),
   COALESCE(extract(epoch FROM now())
            - extract(epoch FROM min(d.next_run_at) FILTER (WHERE d.status = 'PENDING')), 0)::float8
-FROM unnest($1::text[], $2::smallint[]) AS l(queue, priority)
+FROM unnest($1::text[], $2::smallint[], $4::float8[]) AS l(queue, priority, first_at)
 LEFT JOIN LATERAL (
   SELECT b.status, b.next_run_at FROM jobs_live b
   WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
+    AND b.next_run_at >= to_timestamp(l.first_at)
   ORDER BY {_PLACE} LIMIT $3) d ON true
 GROUP BY l.queue
 """
-"""Due and running jobs of each queue and the age of the oldest due one; each lane's look is capped."""
+"""Due and running jobs of each queue and the age of the oldest due one; each lane's look is capped,
+and begins where its first job was listed: not at what is dead before it."""

@@ -90,6 +90,11 @@ class LaneHead(NamedTuple):
         """How long until the first job is due; negative where it has been for some time."""
         return self.due_at - self.now
 
+    @property
+    def first_at(self) -> float:
+        """From when on a look at the lane passes no job, epoch seconds."""
+        return self.due_at - SLACK_SECONDS
+
 
 class LaneRequest(NamedTuple):
     """What one claim asks of one lane: from where, how many at the most, and up to where."""
@@ -111,6 +116,17 @@ async def lanes_of(link: Link, queues: list[str]) -> list[LaneHead]:
     """The lanes of these queues that hold jobs."""
     rows = await link.fetch(statements.LANES_OF, queues)
     return [LaneHead(Lane(row[0], row[1]), *row[2:]) for row in rows]
+
+
+async def late_lanes(
+    link: Link, queues: list[str] | None, *, within_seconds: float, limit: int
+) -> list[Lane]:
+    """Lanes that hold a job which became due so lately, of queues in which jobs have ended.
+
+    Of `limit` queues at the most: what is missing, a listing tells.
+    """
+    rows = await link.fetch(statements.LATE_LANES, queues, limit, within_seconds)
+    return [Lane(*row) for row in rows]
 
 
 async def lost_claims(

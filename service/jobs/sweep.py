@@ -9,7 +9,7 @@ DEAR_STEP_SECONDS: Final = 0.01
 
 CHEAP_STEP_SECONDS: Final = 0.0025
 
-FIRST_SPAN_SECONDS: Final = 60.0
+FIRST_SPAN_SECONDS: Final = 1.0
 """The first slice of a new sweep, and of one for which the whole became too dear."""
 
 MIN_SPAN_SECONDS: Final = 0.1

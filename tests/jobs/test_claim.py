@@ -128,7 +128,9 @@ async def test_a_job_due_at_infinity_or_since_ever_keeps_no_other_from_being_run
         " RETURNING id"
     )
     link = database.link()
-    [(_, due, _, age)] = await link.fetch(statements.QUEUE_GAUGES, ["forever"], [2], 10)
+    [(_, due, _, age)] = await link.fetch(
+        statements.QUEUE_GAUGES, ["forever"], [2], 10, [float("-inf")]
+    )
     assert (due, age) == (1, float("inf"))
     await link.close()
     await start_worker(worker_queues=queues)

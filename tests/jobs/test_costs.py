@@ -216,7 +216,8 @@ async def full_of_dead_entries(database: Database) -> AsyncIterator[None]:
     holder, sql = await database.connect(), await database.connect()
     await holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()")
     insert = (
-        "INSERT INTO jobs_live (job_type, payload) SELECT 'noop', '{}' FROM generate_series(1, $1)"
+        "INSERT INTO jobs_live (job_type, payload, next_run_at)"
+        " SELECT 'noop', '{}', now() - interval '1 hour' FROM generate_series(1, $1)"
     )
     await sql.execute(insert, 60_000)
     await sql.execute("DELETE FROM jobs_live")
@@ -241,6 +242,24 @@ async def test_a_job_is_found_by_the_primary_key_alone_while_that_is_full_of_dea
         indexes = {node["Index Name"] for node in one.nodes() if "Index Name" in node}
         sorts = sum("Sort" in node["Node Type"] for node in one.nodes())
         assert (indexes, sorts) == PLANS[one.name], one.text
+
+
+async def test_what_is_dead_in_a_lane_is_walked_by_the_listing_alone(database: Database) -> None:
+    link = ExplainingLink(database, modes=("generic",))
+    async with full_of_dead_entries(database):
+        sql = await database.connect()
+        await sql.execute("UPDATE jobs_live SET next_run_at = now()")
+        await sql.execute("INSERT INTO job_stats VALUES ('default', 'noop', 'SUCCESS', now(), 1)")
+        await sql.close()
+        [head] = await store.lanes(link, limit=9)
+        due = [head.lane.queue], [head.lane.priority]
+        await store.late_lanes(link, None, within_seconds=600, limit=9)
+        await link.fetch(statements.QUEUE_GAUGES, *due, 1000, [head.first_at])
+        await link.fetch(statements.FAIL_UNSERVED, *due, ["noop"], 0, 100, 9, 9, [head.first_at])
+    await link.close()
+    read = {one.name: one.root["Shared Hit Blocks"] for one in link.explained}
+    assert read.pop("LANES") > 1_000
+    assert max(read.values()) < 200, read
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from service.db.engine import Database
-from service.jobs import NewJob, Registry, enqueue_batch, process_due_jobs
-from service.jobs.lanes import HEAD_WINDOW_SECONDS, MAX_LANES, Lanes
+from service.jobs import NewJob, Registry, enqueue_batch, process_due_jobs, store
+from service.jobs.claimer import DEAR_LISTING_SECONDS
+from service.jobs.lanes import FLOOR_WINDOW_JOBS, HEAD_WINDOW_SECONDS, MAX_LANES, Lanes
 from service.jobs.maintenance import Maintenance
+from service.jobs.model import JobId, LeaseToken
 from service.jobs.slots import Slots
-from service.jobs.store import Lane, LaneHead
+from service.jobs.store import ClaimedJob, Lane, LaneHead
 from service.jobs.worker import Engine
 from service.observability import metrics
 from tests.jobs.claims import claim
@@ -28,6 +30,15 @@ def _names_of_this_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(metrics, "known_queue", metrics.LabelBound(10))
     yield
     metrics.clear_queue_gauges()
+
+
+def claimed_job(job_id: int, *, due_at: float) -> ClaimedJob:
+    """As a claim brings it, of the lane of jobs that say nothing."""
+    return ClaimedJob(
+        id=JobId(job_id), lease_token=LeaseToken(job_id), queue="default", job_type="mail", priority=2, attempt=1,
+        max_retries=None, timeout_seconds=None, lost_leases=0, due_at=due_at, late_seconds=0.0,
+        payload="null", backoff=None,
+    )  # fmt: skip
 
 
 async def crowd(sql: Any) -> None:
@@ -182,9 +193,84 @@ def test_a_slice_ends_where_the_claims_from_the_floor_begin() -> None:
     lanes = Lanes(("*",), Slots(10))
     behind, ahead = Lane("behind", 2), Lane("ahead", 2)
     lanes.replace([LaneHead(behind, NOON - DAY, NOON), LaneHead(ahead, NOON, NOON)])
+    assert lanes.requests(most=10, from_floor=False) == []  # the first slice is above all floors
+    lanes.skip_slice()
     (request,) = lanes.requests(most=10, from_floor=False)
     assert request.lane == ahead
     assert request.due_before == pytest.approx(NOON - HEAD_WINDOW_SECONDS, abs=1)
+
+
+def test_a_lane_begins_where_it_is_first_listed_whatever_was_claimed_above_before() -> None:
+    lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
+    lanes.saw_time(NOON)
+    lanes.add([lane])
+    lanes.claimed([claimed_job(1, due_at=NOON - 1)], from_floor=True, full=False)
+    for floor in (NOON - DAY, NOON - 1, NOON - 1):
+        lanes.replace([LaneHead(lane, NOON - DAY, NOON)])
+        # A sweep of what came lately finds something meanwhile.
+        lanes.claimed([claimed_job(2, due_at=NOON - 1)], from_floor=False, full=False)
+        (request,) = lanes.requests(most=10, from_floor=True)
+        assert request.floor.due_at == pytest.approx(floor, abs=0.1)
+        lanes.claimed([claimed_job(3, due_at=NOON - 1)], from_floor=True, full=False)
+
+
+def test_a_floor_lies_below_what_was_claimed_just_now_but_not_below_thousands_of_jobs() -> None:
+    lanes, lane = Lanes(("*",), Slots(10_000)), Lane("default", 2)
+    lanes.replace([LaneHead(lane, NOON - DAY, NOON)])
+    batch = FLOOR_WINDOW_JOBS // 4
+    for turn in range(8):
+        jobs = [claimed_job(turn * batch + n, due_at=NOON + turn) for n in range(batch)]
+        lanes.claimed(jobs, from_floor=True, full=True)
+    (request,) = lanes.requests(most=10, from_floor=True)
+    assert request.floor == (NOON + 4, 4 * batch)
+
+
+# -- where a new process begins -------------------------------------------------------------------
+
+
+async def test_where_the_first_listing_takes_long_a_worker_begins_where_jobs_came_lately(
+    handlers: Registry,
+    put: Put,
+    sql: Any,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handlers.handler("mail")(lambda _: None)
+    worker = await start_worker()
+    await until_ended(sql, await put("mail", queue="busy", priority=7))
+    await worker.stop()
+    job_id, _ = await put("mail", queue="busy", priority=3), await put("mail", queue="new")
+
+    async def never(*_: object, **__: object) -> list[LaneHead]:
+        await asyncio.sleep(60)
+        return []
+
+    monkeypatch.setattr(store, "lanes", never)
+    await start_worker()
+    assert (await until_ended(sql, job_id))["status"] == "SUCCESS"
+    # Of a queue in which no job ever ended, only the listing tells.
+    assert await sql.fetchval("SELECT queue FROM jobs_live") == "new"
+
+
+async def test_after_a_listing_that_took_long_comes_a_rest_whoever_asks(
+    database: Database, handlers: Registry, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listings = 0
+
+    async def dear(*_: object, **__: object) -> list[LaneHead]:
+        nonlocal listings
+        listings += 1
+        await asyncio.sleep(2 * DEAR_LISTING_SECONDS)
+        return []
+
+    monkeypatch.setattr(store, "lanes", dear)
+    claimer = Engine(database, quick(sweep_seconds=60), handlers=handlers).claimer
+    watching = asyncio.create_task(claimer.watch_lanes())
+    for _ in range(100):
+        claimer.wake([])  # something came somewhere
+        await asyncio.sleep(0.01)
+    watching.cancel()
+    assert listings == 1
 
 
 async def test_a_worker_forgets_lanes_that_are_empty(

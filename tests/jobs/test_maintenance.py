@@ -1,6 +1,7 @@
 """The leader's duties: one leader, partitions, retention, counts that are exact."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -307,6 +308,20 @@ async def test_counts_are_exact_after_a_mixture_of_everything(
         types = await sql.fetch("SELECT job_type, count(*) FROM background_jobs GROUP BY job_type")
         assert stats.by_type == dict(types)
         assert stats.total == 24
+
+
+async def test_a_new_process_that_leads_walks_the_lanes_after_its_first_claims(
+    database: Database, handlers: Registry, sql: Any, quick: Quick
+) -> None:
+    await enqueue_batch(sql, [NewJob("mail", queue="deep")])
+    one = Maintenance(database, quick(maintenance_seconds=30), handlers=handlers)
+    running = asyncio.create_task(one.run())
+    await until(lambda: days(sql))
+    running.cancel()
+    await asyncio.wait([running])
+    assert one._heads == []
+    assert one._next_walk > time.monotonic()
+    await one.close()
 
 
 async def test_the_leader_shows_how_deep_each_queue_is(sql: Any, maintenance: Maintenance) -> None:

@@ -17,7 +17,9 @@ SETTLE: Final = frozenset({statements.FINISH, statements.REQUEUE, statements.SET
 CLAIMS: Final = frozenset(
     {statements.CLAIM, statements.CLAIM_WITHIN_LIMITS, statements.CLAIM_ON_LAST_CHANCE}
 )
-CLAIMING: Final = CLAIMS | {statements.LOST_CLAIMS, statements.LANES, statements.LANES_OF}
+CLAIMING: Final = CLAIMS | {
+    statements.LOST_CLAIMS, statements.LANES, statements.LANES_OF, statements.LATE_LANES,
+}  # fmt: skip
 
 KEPT_EVENTS: Final = 250
 

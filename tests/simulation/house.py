@@ -13,6 +13,7 @@ from tests.simulation.rows import (
     entry,
     microseconds,
     moment,
+    time_of,
 )
 
 
@@ -55,17 +56,17 @@ class House:
             served.update(worker.job_types if serves else ())
         return [(job_type,) for job_type in sorted(served)]
 
-    def fail_unserved(
+    def fail_unserved(  # noqa: PLR0917 - the statement's parameters
         self, at: Instant, queues: list[str], priorities: list[int], served: list[str],
-        grace: float, walk: int, limit: int, keep: int,
+        grace: float, walk: int, limit: int, keep: int, first_at: list[float],
     ) -> Answer:  # fmt: skip
         heads: list[Row] = []
-        for queue, priority in zip(queues, priorities, strict=True):
+        for queue, priority, first in zip(queues, priorities, first_at, strict=True):
             lane = [
                 row
                 for row in self.tables.lane(queue, priority)
                 if row.status is JobStatus.PENDING
-                and row.next_run_at <= at.now - microseconds(grace)
+                and time_of(first) <= row.next_run_at <= at.now - microseconds(grace)
             ]
             heads += lane[:walk]
         failed = [row for row in heads if row.job_type not in served][:limit]
@@ -77,15 +78,18 @@ class House:
         return [(row.id, row.job_type) for row in failed]
 
     def queue_gauges(
-        self, at: Instant, queues: list[str], priorities: list[int], cap: int
-    ) -> Answer:
+        self, at: Instant, queues: list[str], priorities: list[int], cap: int,
+        first_at: list[float],
+    ) -> Answer:  # fmt: skip
         answer: Answer = []
         for wanted in dict.fromkeys(queues):
             due: list[Row] = []
-            for queue, priority in zip(queues, priorities, strict=True):
+            for queue, priority, first in zip(queues, priorities, first_at, strict=True):
                 if queue == wanted:
                     lane = self.tables.lane(queue, priority)
-                    due += [row for row in lane if row.next_run_at <= at.now][:cap]
+                    due += [row for row in lane if time_of(first) <= row.next_run_at <= at.now][
+                        :cap
+                    ]
             waiting = [row for row in due if row.status is JobStatus.PENDING]
             oldest = max((at.now - row.next_run_at for row in waiting), default=0) / MICROSECONDS
             answer.append((wanted, len(waiting), len(due) - len(waiting), oldest))

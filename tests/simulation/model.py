@@ -4,7 +4,6 @@ What each means is told by its SQL; test_model.py plays the same sequences to bo
 """
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any, Final
@@ -15,7 +14,16 @@ from service.jobs import statements
 from service.jobs.model import JobStatus
 from tests.simulation.house import House
 from tests.simulation.people import People
-from tests.simulation.rows import MICROSECONDS, Answer, Instant, Row, Tables, entry, microseconds
+from tests.simulation.rows import (
+    MICROSECONDS,
+    Answer,
+    Instant,
+    Row,
+    Tables,
+    entry,
+    microseconds,
+    time_of,
+)
 
 Nulls = list[str | None]
 
@@ -28,10 +36,13 @@ class Model:
 
     def __init__(self) -> None:
         self.tables = Tables()
+        self._ended_in: set[str] = set()
+        """Queues in which jobs have ended: those that have counts."""
         people, house = People(self.tables), House(self.tables)
         self._known: dict[str, Callable[..., Answer]] = {
             statements.LANES: self.lanes,
             statements.LANES_OF: self.lanes_of,
+            statements.LATE_LANES: self.late_lanes,
             statements.CLAIM: self.claim,
             statements.CLAIM_WITHIN_LIMITS: self.claim_within_limits,
             statements.LOST_CLAIMS: self.lost_claims,
@@ -72,7 +83,13 @@ class Model:
             asyncpg.PostgresError: PostgreSQL would refuse it, and nothing was done.
         """
         self.tables.changes.clear()
-        return self._known[statement](at, *args)
+        answer = self._known[statement](at, *args)
+        self._ended_in.update(
+            change.after.queue
+            for change in self.tables.changes
+            if change.after and not change.after.live
+        )
+        return answer
 
     # -- claim ------------------------------------------------------------------------------------
 
@@ -85,6 +102,18 @@ class Model:
         found = {(row.queue, row.priority) for row in self.tables.live()}
         each = [(queue, priority) for queue in queues for priority in range(10)]
         return [(*lane, *self._head(lane, at)) for lane in each if lane in found]
+
+    def late_lanes(
+        self, at: Instant, queues: list[str] | None, limit: int, within: float
+    ) -> Answer:
+        since = at.now - microseconds(within)
+        counted = sorted(self._ended_in if queues is None else self._ended_in.intersection(queues))
+        lanes = {
+            (row.queue, row.priority)
+            for row in self.tables.live()
+            if since <= row.next_run_at <= at.now
+        }
+        return [lane for lane in sorted(lanes) if lane[0] in counted[:limit]]
 
     def _head(self, lane: tuple[str, int], at: Instant) -> tuple[float, float, bool]:
         some_lost = any(row.lost_leases > 0 for row in self.tables.live())
@@ -101,12 +130,12 @@ class Model:
         for queue, priority, floor_at, floor_id, here, before in zip(
             queues, priorities, floors_at, floors_id, most, due_before, strict=True
         ):
-            floor = (_place(floor_at), floor_id)
+            floor = (time_of(floor_at), floor_id)
             lane = [
                 row
                 for row in self.tables.lane(queue, priority)
                 if row.next_run_at <= at.now and row.place >= floor
-                and row.next_run_at < _place(before) and row.job_type in job_types
+                and row.next_run_at < time_of(before) and row.job_type in job_types
                 and (row.lease_until is None or row.lease_until < at.now)
                 and not _on_last_chance(row, last_chance)
             ]  # fmt: skip
@@ -137,7 +166,7 @@ class Model:
             row
             for row in found
             if (row.queue, row.priority) == (queue, priority)
-            and row.next_run_at >= _place(floor_at)
+            and row.next_run_at >= time_of(floor_at)
         ][:1]
         return self._taken(taken, at, lease_seconds, worker_id, keep)
 
@@ -192,7 +221,7 @@ class Model:
         for queue, priority, floor_at, floor_id in zip(
             queues, priorities, floors_at, floors_id, strict=True
         ):
-            floor = (_place(floor_at), floor_id)
+            floor = (time_of(floor_at), floor_id)
             lane = self.tables.lane(queue, priority)
             found += [
                 row for row in lane if row.next_run_at <= at.now and row.place >= floor
@@ -295,8 +324,3 @@ class Model:
 def _on_last_chance(row: Row, last_chance: int) -> bool:
     lost = row.lost_leases + (row.status is JobStatus.RUNNING)
     return row.lost_leases > 0 and lost == last_chance
-
-
-def _place(seconds: float) -> float:
-    """As `to_timestamp` reads it: infinity is a time as well."""
-    return seconds if math.isinf(seconds) else microseconds(seconds)

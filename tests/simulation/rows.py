@@ -1,5 +1,6 @@
 """What the model keeps: rows of jobs and of workers, and the times that a statement sees."""
 
+import math
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,11 @@ _BEGINNING: Final = datetime.fromtimestamp(0, UTC)
 def microseconds(seconds: float) -> int:
     """As `make_interval(secs => …)` rounds."""
     return round(seconds * MICROSECONDS)
+
+
+def time_of(seconds: float) -> float:
+    """As `to_timestamp` reads it: infinity is a time as well."""
+    return seconds if math.isinf(seconds) else microseconds(seconds)
 
 
 def moment(at: int) -> datetime:

@@ -251,8 +251,11 @@ class Player:
         await store.lanes(self._link, limit=self._rng.randint(1, 5))
         await store.lanes(self._link, limit=10, after=self._rng.choice(LANES))
         await store.lanes_of(self._link, self._rng.sample(("a", "b", "none"), 2))
+        some = self._rng.sample([None, ["a"], ["b", "none"]], 1)[0]
+        await store.late_lanes(self._link, some, within_seconds=self._rng.choice((1, 20)), limit=9)
         queues, priorities = [lane.queue for lane in LANES], [lane.priority for lane in LANES]
-        await self._link.fetch(statements.QUEUE_GAUGES, queues, priorities, 3)
+        firsts = [self._floor().due_at for _ in LANES]
+        await self._link.fetch(statements.QUEUE_GAUGES, queues, priorities, 3, firsts)
 
     async def _lead(self) -> None:
         alive, grace = self._rng.choice((5.0, 30.0)), self._rng.choice((0.0, 20.0))
@@ -261,6 +264,7 @@ class Player:
         await self._link.fetch(
             statements.FAIL_UNSERVED, [lane.queue for lane in lanes],
             [lane.priority for lane in lanes], sorted(row[0] for row in served), grace, 5, 2, KEPT,
+            [self._floor().due_at for _ in lanes],
         )  # fmt: skip
 
 
