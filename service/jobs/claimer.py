@@ -31,15 +31,13 @@ LISTING_SHARE: Final = 0.02
 
 MAX_LISTING_PAUSE_SECONDS: Final = 60.0
 
-DEAR_LISTING_SECONDS: Final = 0.1
-"""After one that took longer comes a rest of `REST_SHARE`, whoever asks: a new process's first, say."""
+DEAR_LISTING_SECONDS: Final = 0.25
+"""After one that took longer, `SWEEP_SECONDS` pass until the next, whoever asks for it."""
 
-REST_SHARE: Final = 0.05
-
-LOOK_AHEAD_SECONDS: Final = 0.05
-"""How long a new worker waits for its first listing, before it looks where jobs came lately."""
-
-LOOK_AHEAD_QUEUES: Final = 100
+FIRST_LISTING_SECONDS: Final = 0.05
+RECENT_QUEUES: Final = 100
+"""How long a new worker waits for its first listing, before it looks where jobs came recently; and in
+how many queues."""
 
 LISTING_SLACK_SECONDS: Final = 0.005
 """How much too early a due time may seem: the way of the answer, and timers that go off early. A
@@ -92,6 +90,8 @@ class Claimer:
         self._woken = asyncio.Event()
         self._next_sweep = 0.0
         self._list_now = asyncio.Event()
+        self._listed = False
+        """Whether `watch_lanes` has listed them once."""
         self._next_due = float("inf")
         self._backlog = False
         self._listed_up_to: Lane | None = None
@@ -126,7 +126,7 @@ class Claimer:
     async def run(self) -> None:
         """Claim until stopped."""
         self._slots.on_limit_freed = self._woken.set
-        await self._look_ahead()
+        await self._find_first_lanes()
         failures = Pause()
         pause = self._settings.poll_min_seconds
         while not self._stopping.is_set():
@@ -158,20 +158,26 @@ class Claimer:
                 )
                 pause = min(pause * 2, self._settings.poll_max_seconds)
 
-    async def _look_ahead(self) -> None:
-        """Begin where jobs came lately, if it takes a while to list what there is."""
-        await self._idle(LOOK_AHEAD_SECONDS)
-        if self._lanes.known():
-            return
-        with suppress(*DATABASE_ERRORS):
-            self._lanes.add(
-                await store.late_lanes(
-                    self._link,
-                    self._lanes.served,
-                    within_seconds=HEAD_WINDOW_SECONDS,
-                    limit=LOOK_AHEAD_QUEUES,
-                )
+    async def _find_first_lanes(self) -> None:
+        """Begin where jobs came recently, if the first listing takes a while."""
+        until = time.monotonic() + FIRST_LISTING_SECONDS
+        while (left := until - time.monotonic()) > 0:
+            if self._listed or self._lanes.known() or self._stopping.is_set():
+                return
+            self._woken.clear()
+            await self._idle(left)
+        try:
+            lanes = await store.recent_lanes(
+                self._link,
+                self._lanes.served,
+                within_seconds=HEAD_WINDOW_SECONDS,
+                limit=RECENT_QUEUES,
             )
+        except DATABASE_ERRORS as error:
+            record_database_error("lanes")
+            _log.warning("listing_failed", error=type(error).__name__)
+            return
+        self._lanes.add(lanes)
 
     async def claim_once(self, most: int) -> tuple[int, int]:
         """One claim and the start of what it brought; how many came, and how many could have."""
@@ -230,6 +236,8 @@ class Claimer:
         if not jobs and dear > DEAR_CLAIM_SECONDS:
             # They walked far: jobs of types that are served elsewhere.
             self.rest_seconds = min(dear / EMPTY_CLAIM_SHARE, self._settings.sweep_seconds)
+        if len(jobs) < most:
+            self._lanes.exhausted(requests, jobs, began=began)
         self._begin(jobs, began=began, from_floor=True, full=len(jobs) >= most)
         return len(jobs)
 
@@ -239,7 +247,7 @@ class Claimer:
         return took_seconds - self._fastest_claim
 
     def _begin(self, jobs: list[ClaimedJob], *, began: float, from_floor: bool, full: bool) -> None:
-        self._lanes.claimed(jobs, from_floor=from_floor, full=full)
+        self._lanes.claimed(jobs, began=began, from_floor=from_floor, full=full)
         # The lease began no earlier than the statement: this process's view of it ends first.
         self._start(jobs, lease_deadline=began + self._settings.lease_seconds)
 
@@ -326,20 +334,19 @@ class Claimer:
                 await failures.wait()
                 continue
             failures.reset()
-            if found or self._next_due < known_due - LISTING_SLACK_SECONDS:
+            if found or not self._listed or self._next_due < known_due - LISTING_SLACK_SECONDS:
                 self._woken.set()
             took = time.monotonic() - began
-            await self._rest_from_listing(took)
             # One that was slow says nothing: the network may have been, or this process stood still.
-            dear, last_took = min(took, last_took), took
+            # But the very first is taken at its word where others would follow at once.
+            rest_after = min(took, last_took) if self._listed else took
+            dear, last_took, self._listed = min(took, last_took), took, True
+            rest = self._settings.sweep_seconds if rest_after > DEAR_LISTING_SECONDS else 0.0
+            await asyncio.sleep(rest)
             pause = max(self._settings.poll_max_seconds, dear / LISTING_SHARE)
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(pause, MAX_LISTING_PAUSE_SECONDS)):
+                async with asyncio.timeout(min(pause, MAX_LISTING_PAUSE_SECONDS) - rest):
                     await self._list_now.wait()
-
-    async def _rest_from_listing(self, took: float) -> None:
-        if took > DEAR_LISTING_SECONDS:
-            await asyncio.sleep(min(took / REST_SHARE, self._settings.sweep_seconds))
 
     async def list_lanes(self) -> bool:
         """Look which lanes there are; whether one is due that was unknown.

@@ -29,7 +29,7 @@ claimed is walked by each claim from the floor; while it cannot be removed it is
 
 HEAD_WINDOW_SECONDS: Final = 5.0
 """What a listing did not see yet, though it was due before: jobs whose commit takes no longer than
-this are above the floor that it gives. So are those that a wake-up tells of before any listing."""
+this are above the floor that it gives. So are those in lanes that are known before any listing."""
 
 MAX_LANES: Final = 1000
 """Lanes listed at once. Where there are more, one listing goes on behind the last."""
@@ -42,8 +42,9 @@ class _LaneState:
     of them."""
     head: Floor = NO_FLOOR
     """Where the first job was when lanes were last listed: all that was there lies above it."""
-    listed: bool = False
-    """Whether it ever was in a listing, or only a wake-up named it."""
+    listed_at: float = float("-inf")
+    """When (monotonic) it came into a listing for the first time, having been claimed from before, as a
+    wake-up or a look at what is recent had named it, or not."""
     fresh: bool = False
     """Whether a wake-up named the lane, or a claim found jobs in it, since lanes were last listed:
     where a listing does not reach it, it stays until the next."""
@@ -61,7 +62,7 @@ class Lanes:
         comes into one again is above its floor."""
         self._sweep = Sweep()
         self._unlisted = NO_FLOOR
-        """Where a lane begins that only a wake-up named."""
+        """Where a lane begins that no listing told of: at what came recently."""
 
     def saw_time(self, now: float) -> None:
         """What time it was just now by the database's clock, epoch seconds."""
@@ -100,10 +101,10 @@ class Lanes:
             state = self._state(head.lane)
             # What comes now is due now, where the head is due later.
             state.head = Floor(min(head.first_at, head.now - HEAD_WINDOW_SECONDS), 0)
-            if not state.listed:
-                # It was claimed from where jobs came lately: now it is known where it begins.
+            if state.listed_at == float("-inf"):
+                # It was claimed from where jobs came recently: now it is known where it begins.
                 state.recent.clear()
-                state.listed = True
+                state.listed_at = time.monotonic()
         if listed:
             self.saw_time(max(head.now for head in listed))
         for lane in list(islice(self._gone, max(0, len(self._gone) - MAX_LANES))):
@@ -141,8 +142,10 @@ class Lanes:
                     requests.append(LaneRequest(lane, Floor(low, 0), free, due_before))
         return requests
 
-    def claimed(self, jobs: Iterable[ClaimedJob], *, from_floor: bool, full: bool) -> None:
-        """Note where a claim began in each lane.
+    def claimed(
+        self, jobs: Iterable[ClaimedJob], *, began: float, from_floor: bool, full: bool
+    ) -> None:
+        """Note where a claim that was sent at `began` (monotonic) found jobs in each lane.
 
         A sweep that found a few stragglers leaves the floors where they are; one that came back
         full says that there is more down there, and takes the floors down with it.
@@ -161,10 +164,27 @@ class Lanes:
                 continue
             state.fresh = True
             self._sweep.saw(place[0])
-            if from_floor or full:
+            if (from_floor or full) and began >= state.listed_at:
                 if full and not from_floor:
                     state.recent.clear()
                 state.recent.append((now, many[lane], Floor(*place)))
+
+    def exhausted(
+        self, requests: Iterable[LaneRequest], jobs: Iterable[ClaimedJob], *, began: float
+    ) -> None:
+        """A claim from the floors brought all that there was for it: fewer jobs than it asked for.
+
+        Where that was nothing, and nothing before, the next one begins at what came recently: what
+        lies below, like a job that runs for hours, need not be walked time and again.
+        """
+        many = Counter(job.queue for job in jobs)
+        now = time.monotonic()
+        for lane, _, most, _ in requests:
+            state = self._states.get(lane)
+            if state is None or state.recent or began < state.listed_at:
+                continue
+            if many[lane.queue] < most:
+                state.recent.append((now, 0, self._unlisted))
 
     @property
     def sweeps_whole(self) -> bool:

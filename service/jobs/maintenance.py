@@ -40,6 +40,9 @@ FOLD_ABOVE_ROWS: Final = 500
 SLOW_DUTY_SECONDS: Final = 60.0
 """How often the duties run that need no hurry: partitions and retention."""
 
+FIRST_CLAIMS_SECONDS: Final = 5.0
+"""Bound on how long a new process leaves the leadership to others."""
+
 MIN_ALIVE_SECONDS: Final = 30.0
 """Workers may have other leases than ours."""
 
@@ -85,9 +88,9 @@ class Maintenance:
     async def run(self) -> None:
         """Lead, or wait to lead, until cancelled."""
         pause = Pause()
-        # Walking the lanes would take the server's time from this process's first claims.
-        self._next_walk = time.monotonic() + self._settings.maintenance_seconds
         try:
+            # What there is to do would take the server's time from this process's first claims.
+            await asyncio.sleep(min(self._settings.maintenance_seconds, FIRST_CLAIMS_SECONDS))
             while True:
                 try:
                     if await self._lead():

@@ -124,18 +124,20 @@ CROSS JOIN LATERAL (
 """
 """The same for queues known by name."""
 
-LATE_LANES: Final = """
+RECENT_LANES: Final = """
 SELECT q.queue, p.priority::smallint
-FROM (SELECT DISTINCT queue FROM job_stats WHERE $1::text[] IS NULL OR queue = ANY ($1) LIMIT $2) q
+FROM (SELECT unnest($1::text[]) AS queue
+      UNION ALL (SELECT DISTINCT queue FROM job_stats WHERE $1 IS NULL LIMIT $2)) q
 CROSS JOIN generate_series(0, 9) AS p(priority)
 CROSS JOIN LATERAL (
   SELECT FROM jobs_live b WHERE b.queue = q.queue AND b.priority = p.priority
     AND b.next_run_at BETWEEN now() - make_interval(secs => $3) AND now()
   ORDER BY b.next_run_at DESC LIMIT 1) n
 """
-"""Lanes of queues where jobs have ended, that hold one which became due within $3 seconds.
+"""Lanes of these queues, or else of those in which jobs have ended, that hold a job which became due
+within the last $3 seconds.
 
-However much of what has ended lies dead in a lane: only what came so lately is walked.
+However much of what has ended lies dead in a lane, no more of it is walked; and the kept counts.
 """
 
 _PLACE: Final = "b.next_run_at, (b.id + 0)"

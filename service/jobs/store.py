@@ -92,7 +92,7 @@ class LaneHead(NamedTuple):
 
     @property
     def first_at(self) -> float:
-        """From when on a look at the lane passes no job, epoch seconds."""
+        """From when on a look at the lane misses no job, epoch seconds."""
         return self.due_at - SLACK_SECONDS
 
 
@@ -118,14 +118,14 @@ async def lanes_of(link: Link, queues: list[str]) -> list[LaneHead]:
     return [LaneHead(Lane(row[0], row[1]), *row[2:]) for row in rows]
 
 
-async def late_lanes(
+async def recent_lanes(
     link: Link, queues: list[str] | None, *, within_seconds: float, limit: int
 ) -> list[Lane]:
-    """Lanes that hold a job which became due so lately, of queues in which jobs have ended.
+    """Lanes of these queues that hold a job which became due so recently.
 
-    Of `limit` queues at the most: what is missing, a listing tells.
+    With None of `limit` queues in which jobs have ended: what is missing, a listing tells.
     """
-    rows = await link.fetch(statements.LATE_LANES, queues, limit, within_seconds)
+    rows = await link.fetch(statements.RECENT_LANES, queues, limit, within_seconds)
     return [Lane(*row) for row in rows]
 
 

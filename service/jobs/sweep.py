@@ -10,7 +10,10 @@ DEAR_STEP_SECONDS: Final = 0.01
 CHEAP_STEP_SECONDS: Final = 0.0025
 
 FIRST_SPAN_SECONDS: Final = 1.0
-"""The first slice of a new sweep, and of one for which the whole became too dear."""
+"""The first slice of a new sweep."""
+
+DEAR_SPAN_SECONDS: Final = 60.0
+"""The first slice after the whole, or a wider one, was too dear."""
 
 MIN_SPAN_SECONDS: Final = 0.1
 MAX_SPAN_SECONDS: Final = 1e9
@@ -69,7 +72,7 @@ class Sweep:
         low, below = self.slice
         if walked_seconds > DEAR_STEP_SECONDS:
             narrower = self._span * max(DEAR_STEP_SECONDS / walked_seconds, 0.1)
-            self._span = min(max(narrower, MIN_SPAN_SECONDS), FIRST_SPAN_SECONDS)
+            self._span = min(max(narrower, MIN_SPAN_SECONDS), DEAR_SPAN_SECONDS)
             self._cheap_below = CHEAP_STEP_SECONDS
         elif walked_seconds < self._cheap_below:
             wider = self._span * 4

@@ -122,7 +122,7 @@ class Engine:
         Raises:
             DATABASE_ERRORS: the database does not answer, or has no connection left.
         """
-        for duty in ("settle", "heartbeat"):
+        for duty in ("settle", "heartbeat", "lanes"):
             await self._links[duty].connection()
 
     async def stop(self, *, grace_seconds: float, forget: bool = False) -> None:

@@ -1,6 +1,7 @@
 """What is claimed, in which order, by whom, and at what cost."""
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -228,7 +229,7 @@ async def test_under_a_backlog_claims_go_on_from_the_floor(database: Database, s
     (sweep,) = lanes.requests(most=10, from_floor=True)
     assert sweep.floor == NO_FLOOR
     jobs = await claim(database, ["mail"], limit=10)
-    lanes.claimed(jobs, from_floor=False, full=True)
+    lanes.claimed(jobs, began=time.monotonic(), from_floor=False, full=True)
     (request,) = lanes.requests(most=10, from_floor=True)
     assert request.floor == Floor(jobs[0].due_at, jobs[0].id)
 

@@ -253,7 +253,7 @@ async def test_what_is_dead_in_a_lane_is_walked_by_the_listing_alone(database: D
         await sql.close()
         [head] = await store.lanes(link, limit=9)
         due = [head.lane.queue], [head.lane.priority]
-        await store.late_lanes(link, None, within_seconds=600, limit=9)
+        await store.recent_lanes(link, None, within_seconds=600, limit=9)
         await link.fetch(statements.QUEUE_GAUGES, *due, 1000, [head.first_at])
         await link.fetch(statements.FAIL_UNSERVED, *due, ["noop"], 0, 100, 9, 9, [head.first_at])
     await link.close()

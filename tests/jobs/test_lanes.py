@@ -1,6 +1,7 @@
 """Every lane is found: beside a backlog, beyond the first thousand, without being told of."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,10 +33,10 @@ def _names_of_this_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     metrics.clear_queue_gauges()
 
 
-def claimed_job(job_id: int, *, due_at: float) -> ClaimedJob:
-    """As a claim brings it, of the lane of jobs that say nothing."""
+def claimed_job(job_id: int, *, due_at: float, queue: str = "default") -> ClaimedJob:
+    """As a claim brings it."""
     return ClaimedJob(
-        id=JobId(job_id), lease_token=LeaseToken(job_id), queue="default", job_type="mail", priority=2, attempt=1,
+        id=JobId(job_id), lease_token=LeaseToken(job_id), queue=queue, job_type="mail", priority=2, attempt=1,
         max_retries=None, timeout_seconds=None, lost_leases=0, due_at=due_at, late_seconds=0.0,
         payload="null", backoff=None,
     )  # fmt: skip
@@ -70,8 +71,8 @@ async def test_a_worker_with_a_backlog_finds_what_came_into_other_queues(
     # By a driver's connection: nobody is told of them.
     await put("mail", "delayed", queue="third", delay_seconds=0.3)
     await put("mail", "urgent", queue="other", priority=0)
-    await occurs(urgent, seconds=5)
-    await occurs(delayed, seconds=5)
+    await occurs(urgent, seconds=10)
+    await occurs(delayed, seconds=10)
     assert await sql.fetchval("SELECT count(*) FROM jobs_live WHERE queue = 'default'") > 1_000
 
 
@@ -145,7 +146,7 @@ async def test_a_lane_with_a_backlog_is_kept_while_a_listing_goes_on_behind_it(
     lanes.replace([LaneHead(busy, NOON - 1, NOON)])
     for _ in range(3):
         jobs = await claim(database, ["mail"], limit=5)
-        lanes.claimed(jobs, from_floor=False, full=False)
+        lanes.claimed(jobs, began=time.monotonic(), from_floor=False, full=False)
         lanes.replace([LaneHead(behind, NOON - 1, NOON)])
         assert set(lanes.known()) == {busy, behind}
     # It brought nothing since: gone, unless it is listed.
@@ -204,14 +205,36 @@ def test_a_lane_begins_where_it_is_first_listed_whatever_was_claimed_above_befor
     lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
     lanes.saw_time(NOON)
     lanes.add([lane])
-    lanes.claimed([claimed_job(1, due_at=NOON - 1)], from_floor=True, full=False)
+    job = claimed_job(1, due_at=NOON - 1)
+    before = time.monotonic()
+    lanes.claimed([job], began=before, from_floor=True, full=False)
     for floor in (NOON - DAY, NOON - 1, NOON - 1):
         lanes.replace([LaneHead(lane, NOON - DAY, NOON)])
-        # A sweep of what came lately finds something meanwhile.
-        lanes.claimed([claimed_job(2, due_at=NOON - 1)], from_floor=False, full=False)
+        # What had been sent before is answered meanwhile; a sweep finds something that came recently.
+        lanes.claimed([job], began=before, from_floor=True, full=False)
+        lanes.claimed([job], began=before, from_floor=False, full=True)
+        lanes.claimed([job], began=time.monotonic(), from_floor=False, full=False)
         (request,) = lanes.requests(most=10, from_floor=True)
         assert request.floor.due_at == pytest.approx(floor, abs=0.1)
-        lanes.claimed([claimed_job(3, due_at=NOON - 1)], from_floor=True, full=False)
+        lanes.claimed([job], began=time.monotonic(), from_floor=True, full=False)
+
+
+def test_a_lane_whose_head_runs_for_hours_is_not_walked_from_there_time_and_again() -> None:
+    lanes, lane, full = Lanes(("*",), Slots(10)), Lane("default", 2), Lane("full", 2)
+    lanes.replace([LaneHead(each, NOON - DAY, NOON) for each in (lane, full)])
+    asked = lanes.requests(most=2, from_floor=True)
+    assert {request.floor.due_at < NOON - DAY for request in asked} == {True}
+    jobs = [claimed_job(n, due_at=NOON - DAY, queue="full") for n in range(2)]
+    lanes.exhausted(asked, jobs, began=time.monotonic())
+    floors = {each.lane: each.floor for each in lanes.requests(most=2, from_floor=True)}
+    assert floors[lane].due_at == NOON - HEAD_WINDOW_SECONDS
+    assert floors[full].due_at < NOON - DAY
+    # Not by a claim that was sent before the lane was listed.
+    late = Lane("late", 2)
+    lanes.replace([LaneHead(late, NOON - DAY, NOON)])
+    lanes.exhausted(lanes.requests(most=2, from_floor=True), [], began=0.0)
+    (request,) = (each for each in lanes.requests(most=2, from_floor=True) if each.lane == late)
+    assert request.floor.due_at < NOON - DAY
 
 
 def test_a_floor_lies_below_what_was_claimed_just_now_but_not_below_thousands_of_jobs() -> None:
@@ -220,7 +243,7 @@ def test_a_floor_lies_below_what_was_claimed_just_now_but_not_below_thousands_of
     batch = FLOOR_WINDOW_JOBS // 4
     for turn in range(8):
         jobs = [claimed_job(turn * batch + n, due_at=NOON + turn) for n in range(batch)]
-        lanes.claimed(jobs, from_floor=True, full=True)
+        lanes.claimed(jobs, began=time.monotonic(), from_floor=True, full=True)
     (request,) = lanes.requests(most=10, from_floor=True)
     assert request.floor == (NOON + 4, 4 * batch)
 
@@ -228,7 +251,7 @@ def test_a_floor_lies_below_what_was_claimed_just_now_but_not_below_thousands_of
 # -- where a new process begins -------------------------------------------------------------------
 
 
-async def test_where_the_first_listing_takes_long_a_worker_begins_where_jobs_came_lately(
+async def test_where_the_first_listing_takes_long_a_worker_begins_where_jobs_came_recently(
     handlers: Registry,
     put: Put,
     sql: Any,

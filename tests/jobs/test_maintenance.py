@@ -25,6 +25,7 @@ from service.jobs import (
     process_due_jobs,
     retry_dead_letter_job,
 )
+from service.jobs import maintenance as maintenance_module
 from service.jobs.maintenance import Maintenance
 from tests.jobs.conftest import Quick
 from tests.jobs.waiting import until, until_true
@@ -310,17 +311,17 @@ async def test_counts_are_exact_after_a_mixture_of_everything(
         assert stats.total == 24
 
 
-async def test_a_new_process_that_leads_walks_the_lanes_after_its_first_claims(
-    database: Database, handlers: Registry, sql: Any, quick: Quick
+async def test_a_new_process_leads_after_its_first_claims(
+    database: Database, handlers: Registry, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await enqueue_batch(sql, [NewJob("mail", queue="deep")])
-    one = Maintenance(database, quick(maintenance_seconds=30), handlers=handlers)
+    monkeypatch.setattr(maintenance_module, "FIRST_CLAIMS_SECONDS", 0.5)
+    one = Maintenance(database, quick(maintenance_seconds=300), handlers=handlers)
+    began = time.monotonic()
     running = asyncio.create_task(one.run())
-    await until(lambda: days(sql))
+    await until_true(lambda: one._leads_since is not None)
+    assert time.monotonic() - began >= 0.5
     running.cancel()
     await asyncio.wait([running])
-    assert one._heads == []
-    assert one._next_walk > time.monotonic()
     await one.close()
 
 

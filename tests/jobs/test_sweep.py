@@ -6,6 +6,7 @@ import pytest
 
 from service.jobs.sweep import (
     CHEAP_STEP_SECONDS,
+    DEAR_SPAN_SECONDS,
     DEAR_STEP_SECONDS,
     FIRST_SPAN_SECONDS,
     MIN_SPAN_SECONDS,
@@ -40,9 +41,9 @@ def test_a_dear_sweep_goes_on_in_slices_from_the_newest_down() -> None:
     round_of(sweep, CHEAP)
     sweep.stepped(DEAR, full=False)
     low, below = sweep.slice
-    assert (low, below) == (NOON - FIRST_SPAN_SECONDS, WHOLE)
+    assert (low, below) == (NOON - DEAR_SPAN_SECONDS, WHOLE)
     sweep.stepped(FAIR, full=False)
-    assert sweep.slice == (low - FIRST_SPAN_SECONDS, low)
+    assert sweep.slice == (low - DEAR_SPAN_SECONDS, low)
 
 
 def round_of(sweep: Sweep, took: float) -> list[tuple[float, float]]:

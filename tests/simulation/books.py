@@ -18,7 +18,7 @@ CLAIMS: Final = frozenset(
     {statements.CLAIM, statements.CLAIM_WITHIN_LIMITS, statements.CLAIM_ON_LAST_CHANCE}
 )
 CLAIMING: Final = CLAIMS | {
-    statements.LOST_CLAIMS, statements.LANES, statements.LANES_OF, statements.LATE_LANES,
+    statements.LOST_CLAIMS, statements.LANES, statements.LANES_OF, statements.RECENT_LANES,
 }  # fmt: skip
 
 KEPT_EVENTS: Final = 250

@@ -42,7 +42,7 @@ class Model:
         self._known: dict[str, Callable[..., Answer]] = {
             statements.LANES: self.lanes,
             statements.LANES_OF: self.lanes_of,
-            statements.LATE_LANES: self.late_lanes,
+            statements.RECENT_LANES: self.recent_lanes,
             statements.CLAIM: self.claim,
             statements.CLAIM_WITHIN_LIMITS: self.claim_within_limits,
             statements.LOST_CLAIMS: self.lost_claims,
@@ -103,17 +103,17 @@ class Model:
         each = [(queue, priority) for queue in queues for priority in range(10)]
         return [(*lane, *self._head(lane, at)) for lane in each if lane in found]
 
-    def late_lanes(
+    def recent_lanes(
         self, at: Instant, queues: list[str] | None, limit: int, within: float
     ) -> Answer:
         since = at.now - microseconds(within)
-        counted = sorted(self._ended_in if queues is None else self._ended_in.intersection(queues))
+        counted = sorted(self._ended_in)[:limit] if queues is None else queues
         lanes = {
             (row.queue, row.priority)
             for row in self.tables.live()
             if since <= row.next_run_at <= at.now
         }
-        return [lane for lane in sorted(lanes) if lane[0] in counted[:limit]]
+        return [lane for lane in sorted(lanes) if lane[0] in counted]
 
     def _head(self, lane: tuple[str, int], at: Instant) -> tuple[float, float, bool]:
         some_lost = any(row.lost_leases > 0 for row in self.tables.live())

@@ -252,7 +252,9 @@ class Player:
         await store.lanes(self._link, limit=10, after=self._rng.choice(LANES))
         await store.lanes_of(self._link, self._rng.sample(("a", "b", "none"), 2))
         some = self._rng.sample([None, ["a"], ["b", "none"]], 1)[0]
-        await store.late_lanes(self._link, some, within_seconds=self._rng.choice((1, 20)), limit=9)
+        await store.recent_lanes(
+            self._link, some, within_seconds=self._rng.choice((1, 20)), limit=9
+        )
         queues, priorities = [lane.queue for lane in LANES], [lane.priority for lane in LANES]
         firsts = [self._floor().due_at for _ in LANES]
         await self._link.fetch(statements.QUEUE_GAUGES, queues, priorities, 3, firsts)
