@@ -29,7 +29,7 @@ BATCH: Final = 1000
 MAX_BATCHES: Final = 200
 """What one round of a duty drops at the most, in batches."""
 
-WALK_SHARE: Final = 0.05
+WALK_SHARE: Final = 0.02
 """Share of the time that walking the lanes may take: for unserved types, and for the gauges."""
 
 MAX_WALK_PAUSE_SECONDS: Final = 60.0
