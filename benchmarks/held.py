@@ -31,8 +31,8 @@ LAST_SECONDS = 60.0
 """The end of the hold, whose starts are told apart."""
 WARM_UP_SECONDS = 2.0
 CATCH_UP_SECONDS = 120.0
-NO_FLOORS_SHARE = 0.1
-"""Of the jobs: without floors each takes much longer."""
+MOST_WITHOUT_FLOORS = 15_000
+"""Jobs: without floors each takes much longer."""
 FLOOR_P99 = f"start at {RATE_PER_SECOND}/s, bare asyncpg, no hold, p99"
 HELD, EMPTY = "at the end of the hold", "no hold"
 Drain = Callable[[Database, int], Awaitable[tuple[float, float]]]
@@ -210,7 +210,7 @@ async def _drains_held(held: Database, report: Report, scale: Scale) -> None:
     )
     for title in (*DRAINS, BEGUN):
         report.ratio_of_medians(f"{title}: held / empty", f"{title}, {HELD}", f"{title}, {EMPTY}")
-    few = max(1, int(scale.jobs * NO_FLOORS_SHARE))
+    few = min(scale.jobs, MOST_WITHOUT_FLOORS)
     name = "drain, bare asyncpg without floors"
     await _drain(held, report, name, HELD, _without_floors, few)
 

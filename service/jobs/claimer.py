@@ -8,7 +8,8 @@ from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, Link
 from service.jobs import store
-from service.jobs.lanes import HEAD_WINDOW_SECONDS, MAX_LANES, Lanes
+from service.jobs.lanes import Lanes
+from service.jobs.listing import Listing
 from service.jobs.loops import Pause
 from service.jobs.lost_answers import LostAnswers
 from service.jobs.registry import Registry
@@ -26,22 +27,8 @@ GATHER_SECONDS: Final = 0.003
 SWEEP_SHARE: Final = 0.05
 """Share of the time that sweeps may take: dear ones (dead index entries) come more rarely."""
 
-LISTING_SHARE: Final = 0.02
-"""The same for listing the lanes."""
-
-MAX_LISTING_PAUSE_SECONDS: Final = 60.0
-
-DEAR_LISTING_SECONDS: Final = 0.25
-"""After one that took longer, `SWEEP_SECONDS` pass until the next, whoever asks for it."""
-
 FIRST_LISTING_SECONDS: Final = 0.05
-RECENT_QUEUES: Final = 100
-"""How long a new worker waits for its first listing, before it looks where jobs came recently; and in
-how many queues."""
-
-LISTING_SLACK_SECONDS: Final = 0.005
-"""How much too early a due time may seem: the way of the answer, and timers that go off early. A
-claim that came before it would wait for the next look."""
+"""How long a new worker waits for its first listing, before it looks where jobs came recently."""
 
 MIN_SWEEP_SECONDS: Final = 0.1
 
@@ -74,7 +61,6 @@ class Claimer:
         self._settings = settings
         self._registry = registry
         self._link = link
-        self._lanes_link = lanes_link
         self._slots = slots
         self._runner = runner
         self._settler = settler
@@ -88,13 +74,15 @@ class Claimer:
         )
         self._lanes = Lanes(settings.worker_queues, slots)
         self._woken = asyncio.Event()
+        self.listing = Listing(
+            settings,
+            link=lanes_link,
+            lanes=self._lanes,
+            last_chance=slots.last_chance,
+            wake=self._woken.set,
+        )
         self._next_sweep = 0.0
-        self._list_now = asyncio.Event()
-        self._listed = False
-        """Whether `watch_lanes` has listed them once."""
-        self._next_due = float("inf")
         self._backlog = False
-        self._listed_up_to: Lane | None = None
         self._full_queues: set[str] = set()
         """Those whose jobs on their last chance found no slot, though nothing else was begun."""
         self._fastest_claim = float("inf")
@@ -114,7 +102,7 @@ class Claimer:
         known = list(lanes)
         self._lanes.add(known)
         if not known:
-            self._list_now.set()
+            self.listing.ask()
         self._woken.set()
 
     def stop(self) -> None:
@@ -153,31 +141,19 @@ class Claimer:
                 await self._idle(GATHER_SECONDS)
             else:
                 await self._rest()
-                await self._idle(
-                    min(pause, self._seconds_until_due(pause), self.lost_answers.seconds_until_look)
-                )
+                until_due = self.listing.seconds_until_due() or pause
+                await self._idle(min(pause, until_due, self.lost_answers.seconds_until_look))
                 pause = min(pause * 2, self._settings.poll_max_seconds)
 
     async def _find_first_lanes(self) -> None:
         """Begin where jobs came recently, if the first listing takes a while."""
         until = time.monotonic() + FIRST_LISTING_SECONDS
         while (left := until - time.monotonic()) > 0:
-            if self._listed or self._lanes.known() or self._stopping.is_set():
+            if self.listing.listed or self._lanes.known() or self._stopping.is_set():
                 return
             self._woken.clear()
             await self._idle(left)
-        try:
-            lanes = await store.recent_lanes(
-                self._link,
-                self._lanes.served,
-                within_seconds=HEAD_WINDOW_SECONDS,
-                limit=RECENT_QUEUES,
-            )
-        except DATABASE_ERRORS as error:
-            record_database_error("lanes")
-            _log.warning("listing_failed", error=type(error).__name__)
-            return
-        self._lanes.add(lanes)
+        await self.listing.add_recent(self._link)
 
     async def claim_once(self, most: int) -> tuple[int, int]:
         """One claim and the start of what it brought; how many came, and how many could have."""
@@ -315,64 +291,6 @@ class Claimer:
         if jobs:
             observe_batch("claim", len(jobs))
 
-    async def watch_lanes(self) -> None:
-        """List the lanes over and over, until cancelled.
-
-        On a connection of its own: while dead index entries cannot be removed a listing walks them,
-        and no claim shall wait for that.
-        """
-        failures = Pause()
-        last_took = 0.0
-        while True:
-            self._list_now.clear()
-            began, known_due = time.monotonic(), self._next_due
-            try:
-                found = await self.list_lanes()
-            except DATABASE_ERRORS as error:
-                record_database_error("lanes")
-                _log.warning("listing_failed", error=type(error).__name__)
-                await failures.wait()
-                continue
-            failures.reset()
-            if found or not self._listed or self._next_due < known_due - LISTING_SLACK_SECONDS:
-                self._woken.set()
-            took = time.monotonic() - began
-            # One that was slow says nothing: the network may have been, or this process stood still.
-            # But the very first is taken at its word where others would follow at once.
-            rest_after = min(took, last_took) if self._listed else took
-            dear, last_took, self._listed = min(took, last_took), took, True
-            rest = self._settings.sweep_seconds if rest_after > DEAR_LISTING_SECONDS else 0.0
-            await asyncio.sleep(rest)
-            pause = max(self._settings.poll_max_seconds, dear / LISTING_SHARE)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(pause, MAX_LISTING_PAUSE_SECONDS) - rest):
-                    await self._list_now.wait()
-
-    async def list_lanes(self) -> bool:
-        """Look which lanes there are; whether one is due that was unknown.
-
-        Where there are more than `MAX_LANES`, the next call goes on behind those of this one.
-        """
-        now = time.monotonic()
-        served = self._lanes.served
-        if served is not None:
-            heads = await store.lanes_of(self._lanes_link, served)
-        else:
-            heads = await store.lanes(self._lanes_link, limit=MAX_LANES, after=self._listed_up_to)
-            more = len(heads) == MAX_LANES
-            if more and self._listed_up_to is None:
-                _log.warning("many_lanes", more_than=MAX_LANES)
-            self._listed_up_to = heads[-1].lane if more else None
-        waits = [head.due_in_seconds for head in heads]
-        self._next_due = now + min((wait for wait in waits if wait > 0), default=float("inf"))
-        self._last_chance.some_lost = any(head.some_lost for head in heads)
-        return self._lanes.replace(heads)
-
-    @property
-    def listed_all(self) -> bool:
-        """Whether the last listing came to the last lane."""
-        return self._listed_up_to is None
-
     async def _slots_ready(self) -> bool:
         """Wait for free slots, and for room among the unsettled; False to look again."""
         if self._backlog:
@@ -402,10 +320,6 @@ class Claimer:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.rest_seconds):
                     await self._stopping.wait()
-
-    def _seconds_until_due(self, pause: float) -> float:
-        wait = self._next_due + LISTING_SLACK_SECONDS - time.monotonic()
-        return wait if wait > 0 else pause
 
     async def _idle(self, seconds: float) -> None:
         try:

@@ -135,9 +135,9 @@ class Passes:
 async def _run_due(engine: Engine, summary: ProcessSummary, limit: int) -> None:
     """Claim and run, from as many lanes as there are."""
     while summary.processed < limit:
-        await engine.claimer.list_lanes()
+        await engine.claimer.listing.once()
         await _run_due_of_listed(engine, summary, limit)
-        if engine.claimer.listed_all:
+        if engine.claimer.listing.complete:
             return
 
 

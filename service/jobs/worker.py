@@ -164,7 +164,7 @@ class Worker:
         claimer = self._engine.claimer
         self._claims = Loop("claimer", claimer.run)
         self._others = [
-            Loop("lanes", claimer.watch_lanes),
+            Loop("lanes", claimer.listing.watch),
             Loop("maintenance", self._maintenance.run),
         ]
         if settings.database_listen:

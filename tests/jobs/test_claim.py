@@ -316,7 +316,7 @@ async def test_two_dear_claims_that_find_nothing_are_followed_by_a_rest_in_propo
     worker.stop_claiming()
     await worker._claims.join(timeout_seconds=5)
     await put("foreign", {"n": 1})
-    await engine_claimer.list_lanes()
+    await engine_claimer.listing.once()
     engine_claimer._fastest_claim = 0.0  # as if the way to the database took nothing
     engine_claimer._next_sweep = float("inf")
     monkeypatch.setattr(claimer, "DEAR_CLAIM_SECONDS", 10**9)

@@ -9,8 +9,8 @@ import pytest
 
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, enqueue_batch, process_due_jobs, store
-from service.jobs.claimer import DEAR_LISTING_SECONDS
 from service.jobs.lanes import FLOOR_WINDOW_JOBS, HEAD_WINDOW_SECONDS, MAX_LANES, Lanes
+from service.jobs.listing import DEAR_LISTING_SECONDS
 from service.jobs.maintenance import Maintenance
 from service.jobs.model import JobId, LeaseToken
 from service.jobs.slots import Slots
@@ -99,8 +99,8 @@ async def test_a_worker_bound_to_a_queue_lists_that_alone(
     engine = Engine(database, quick(worker_queues="y,z:3"), handlers=handlers)
     await engine.start()
     try:
-        assert await engine.claimer.list_lanes()
-        assert engine.claimer.listed_all
+        assert await engine.claimer.listing.once()
+        assert engine.claimer.listing.complete
         assert set(engine.claimer._lanes.known()) == {Lane("z", 7), Lane("z", 2)}
     finally:
         await engine.stop(grace_seconds=0)
@@ -288,7 +288,7 @@ async def test_after_a_listing_that_took_long_comes_a_rest_whoever_asks(
 
     monkeypatch.setattr(store, "lanes", dear)
     claimer = Engine(database, quick(sweep_seconds=60), handlers=handlers).claimer
-    watching = asyncio.create_task(claimer.watch_lanes())
+    watching = asyncio.create_task(claimer.listing.watch())
     for _ in range(100):
         claimer.wake([])  # something came somewhere
         await asyncio.sleep(0.01)
