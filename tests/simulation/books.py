@@ -72,6 +72,7 @@ class Books:
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
+        self._closed = False
         self.trace: deque[tuple[Any, ...]] = deque(maxlen=KEPT_EVENTS)
         self.digest = 0
         """Of everything that happened: the same seed gives the same."""
@@ -94,8 +95,14 @@ class Books:
     def now(self) -> float:
         return self._loop.time()
 
+    def close(self) -> None:
+        """Write down no more: what is left is thrown away in an order that no seed decides."""
+        self._closed = True
+
     def note(self, *event: Any) -> None:
         """One line of the trace."""
+        if self._closed:
+            return
         line = (round(self.now - 1000, 4), *event)
         self.trace.append(line)
         self.digest = crc32(repr(line).encode(), self.digest)

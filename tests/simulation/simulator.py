@@ -64,6 +64,7 @@ class Simulator:
         except (Violation, Spinning, Exception) as error:
             raise Failed(report(seed, error, checker)) from error
         finally:
+            checker.close()
             simulation.loop.abandon()
             random.setstate(state)
             HANDLERS_STUCK.set(0)  # those of processes that were killed
