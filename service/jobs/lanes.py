@@ -31,6 +31,8 @@ HEAD_WINDOW_SECONDS: Final = 5.0
 """What a listing did not see yet, though it was due before: jobs whose commit takes no longer than
 this are above the floor that it gives. So are those in lanes that are known before any listing."""
 
+NOT_LISTED: Final = float("-inf")
+
 MAX_LANES: Final = 1000
 """Lanes listed at once. Where there are more, one listing goes on behind the last."""
 
@@ -42,9 +44,9 @@ class _LaneState:
     of them."""
     head: Floor = NO_FLOOR
     """Where the first job was when lanes were last listed: all that was there lies above it."""
-    listed_at: float = float("-inf")
-    """When (monotonic) it came into a listing for the first time, having been claimed from before, as a
-    wake-up or a look at what is recent had named it, or not."""
+    listed_at: float = NOT_LISTED
+    """When (monotonic) it was listed for the first time. Until then it is claimed from where jobs came
+    recently."""
     fresh: bool = False
     """Whether a wake-up named the lane, or a claim found jobs in it, since lanes were last listed:
     where a listing does not reach it, it stays until the next."""
@@ -101,8 +103,7 @@ class Lanes:
             state = self._state(head.lane)
             # What comes now is due now, where the head is due later.
             state.head = Floor(min(head.first_at, head.now - HEAD_WINDOW_SECONDS), 0)
-            if state.listed_at == float("-inf"):
-                # It was claimed from where jobs came recently: now it is known where it begins.
+            if state.listed_at == NOT_LISTED:  # now it is known where it begins
                 state.recent.clear()
                 state.listed_at = time.monotonic()
         if listed:

@@ -84,10 +84,11 @@ class Listing:
                 self._wake()
             took = time.monotonic() - began
             # One that was slow says nothing: the network may have been, or this process stood still.
-            # But the very first is taken at its word where others would follow at once.
-            rest_after = min(took, last_took) if self.listed else took
-            dear, last_took, self.listed = min(took, last_took), took, True
-            rest = self._settings.sweep_seconds if rest_after > DEAR_LISTING_SECONDS else 0.0
+            dear, last_took = min(took, last_took), took
+            # But the first is taken at its word: a second is asked for as soon as LISTEN stands.
+            rests = (dear if self.listed else took) > DEAR_LISTING_SECONDS
+            rest = self._settings.sweep_seconds if rests else 0.0
+            self.listed = True
             await asyncio.sleep(rest)
             pause = max(self._settings.poll_max_seconds, dear / LISTING_SHARE)
             with suppress(TimeoutError):

@@ -137,7 +137,7 @@ CROSS JOIN LATERAL (
 """Lanes of these queues, or else of those in which jobs have ended, that hold a job which became due
 within the last $3 seconds.
 
-However much of what has ended lies dead in a lane, no more of it is walked; and the kept counts.
+However much lies dead in a lane, only what became due so recently is walked; beside that, the counts.
 """
 
 _PLACE: Final = "b.next_run_at, (b.id + 0)"

@@ -122,6 +122,7 @@ class Engine:
         Raises:
             DATABASE_ERRORS: the database does not answer, or has no connection left.
         """
+        # Claims wait a little for the first listing: that shall not have to connect before it.
         for duty in ("settle", "heartbeat", "lanes"):
             await self._links[duty].connection()
 
