@@ -15,14 +15,15 @@ from service.jobs import Backoff, JobContext, NewJob, PermanentError, register_h
 _SOON: Final = Backoff(base_seconds=2, factor=2, cap_seconds=10)
 """Retries that one can watch."""
 
-# job type: share of the mix
+# job type: of each twenty jobs of the mix
 MIX: Final = {
-    "demo.ok": 70,
-    "demo.slow": 15,
-    "demo.flaky": 10,
-    "demo.dies": 3,
-    "demo.permanent": 2,
+    "demo.ok": 13,
+    "demo.slow": 3,
+    "demo.flaky": 2,
+    "demo.dies": 1,
+    "demo.permanent": 1,
 }
+MIX_SIZE: Final = sum(MIX.values())
 
 
 class DemoPayload(BaseModel):
@@ -72,9 +73,23 @@ async def dies(payload: DemoPayload) -> None:
 
 
 def mix(jobs: int, *, seed: int | None = None) -> Iterator[NewJob]:
-    """So many jobs in the proportions of `MIX`, in random order."""
+    """So many jobs in the proportions of `MIX`, in random order.
+
+    Each twenty hold every kind in its share, and begin with one of each: five jobs show them all.
+    """
     chance = random.Random(seed)  # noqa: S311 - a lively mix, not cryptography
     for number in range(jobs):
-        (job_type,) = chance.choices(list(MIX), weights=list(MIX.values()))
+        position = number % MIX_SIZE
+        if position == 0:
+            dealt = _deal(chance)
         payload = {"number": number, "seconds": chance.choice((0.5, 1, 2)), "failures": 1}
-        yield NewJob(job_type, payload)
+        yield NewJob(dealt[position], payload)
+
+
+def _deal(chance: random.Random) -> list[str]:
+    """Twenty job types, one of each first."""
+    kinds = list(MIX)
+    rest = [kind for kind, share in MIX.items() for _ in range(share - 1)]
+    chance.shuffle(kinds)
+    chance.shuffle(rest)
+    return kinds + rest
