@@ -5,9 +5,10 @@ from importlib.metadata import entry_points
 from typing import Final
 
 from service.errors import ConfigurationError
+from service.jobs.model import DEFAULT_QUEUE
 from service.jobs.registry import registry
 from service.observability.logging import get_logger
-from service.observability.metrics import known_job_type
+from service.observability.metrics import expect_job_types, known_queue
 from service.settings import Environment, Settings
 
 ENTRY_POINT_GROUP: Final = "finmind_jobs.handlers"
@@ -38,6 +39,8 @@ def load_handlers(settings: Settings) -> list[str]:
                 f"{source}: module {name!r} cannot be imported: {type(error).__name__}: {error}"
             ) from error
     job_types = registry.job_types()
-    known_job_type.reserve(job_types)
+    expect_job_types(job_types)
+    served = {entry.partition(":")[0] for entry in settings.worker_queues} - {"*"}
+    known_queue.reserve(registry.queues() | served | {DEFAULT_QUEUE})
     _log.info("handlers_loaded", modules=[name for name, _ in modules], job_types=job_types)
     return job_types

@@ -10,6 +10,7 @@ import asyncpg
 
 from service.db.engine import DATABASE_ERRORS, Database, Link
 from service.jobs import partitions, statements, store
+from service.jobs.created_jobs import CreatedJobs
 from service.jobs.lanes import MAX_LANES
 from service.jobs.loops import Pause
 from service.jobs.registry import Registry
@@ -19,6 +20,7 @@ from service.observability.metrics import (
     WORKER_LEADER,
     QueueReading,
     clear_queue_gauges,
+    known_queue,
     record_database_error,
     record_event,
     set_queue_gauges,
@@ -73,6 +75,7 @@ class Maintenance:
         self._handlers = handlers
         self._leadership = database.link()
         self._link = database.link()
+        self._created_jobs = CreatedJobs(self._link)
         self._leads_since: float | None = None
         self._next_word = 0.0
         """When the leader tells the server again that it is there."""
@@ -128,7 +131,7 @@ class Maintenance:
             # One that was slow says nothing: the network may have been, or this process stood still.
             dear, self._walk_took = min(took, self._walk_took), took
             self._next_walk = began + min(dear / WALK_SHARE, MAX_WALK_PAUSE_SECONDS)
-        await self._each(self._fold_stats)
+        await self._each(self._fold_stats, self._count_created)
         if began >= self._next_slow:
             await self._each(self._make_partitions, self._apply_retention)
             self._next_slow = began + SLOW_DUTY_SECONDS
@@ -172,6 +175,7 @@ class Maintenance:
         )
         await self._say_so(connection)
         self._leads_since = time.monotonic()
+        self._created_jobs.forget()
         self._next_slow = 0.0
         WORKER_LEADER.set(1)
         _log.info("maintenance_leader")
@@ -217,6 +221,9 @@ class Maintenance:
         if rows >= limit:
             self._folded_rows = (await self._link.fetch(statements.FOLD_STATS))[0][0]
 
+    async def _count_created(self) -> None:
+        await self._created_jobs.count()
+
     async def _list_lanes(self) -> None:
         self._heads = []
         self._heads = await store.lanes(self._link, limit=MAX_LANES)
@@ -240,15 +247,20 @@ class Maintenance:
             _log.error("no_handler", job_type=job_type)
 
     async def _read_gauges(self) -> None:
-        if not self._heads:
+        # The queues that somebody serves by name: a crowd of others may stand before them in the list.
+        rows = await self._link.fetch(statements.SERVED_QUEUES, MAX_LANES)
+        known_queue.reserve(row[0] for row in rows)
+        served = await store.lanes_of(self._link, sorted(known_queue.reserved)[:MAX_LANES])
+        heads = {head.lane: head for head in (*self._heads, *served)}.values()
+        if not heads:
             set_queue_gauges(())
             return
         rows = await self._link.fetch(
             statements.QUEUE_GAUGES,
-            [head.lane.queue for head in self._heads],
-            [head.lane.priority for head in self._heads],
+            [head.lane.queue for head in heads],
+            [head.lane.priority for head in heads],
             self._settings.count_cap,
-            [head.first_at for head in self._heads],
+            [head.first_at for head in heads],
         )
         set_queue_gauges(QueueReading(*row) for row in rows)
 

@@ -115,6 +115,10 @@ class Registry:
         """Every job type with a handler here, sorted."""
         return sorted(self._specs)
 
+    def queues(self) -> set[str]:
+        """The queues that handlers name for their jobs."""
+        return {spec.queue for spec in self._specs.values() if spec.queue is not None}
+
 
 registry = Registry()
 """The process's own registry: what `register_handler` fills and workers use unless told otherwise."""

@@ -437,6 +437,20 @@ SELECT count(*) FROM gone
 """
 """Days that never had a partition, since nobody led: the same days as are dropped whole."""
 
+CREATED_IDS: Final = """
+SELECT COALESCE(pg_sequence_last_value('background_job_ids'::regclass), 0),
+  pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint
+FROM pg_current_snapshot() s
+"""
+"""The newest id that was given out, the oldest transaction that still writes, and the next one."""
+
+CREATED_BETWEEN: Final = """
+SELECT b.job_type, count(*) FROM unnest($1::bigint[], $2::bigint[]) AS c(after, up_to)
+CROSS JOIN LATERAL (
+  SELECT j.job_type FROM background_jobs j WHERE j.id > c.after AND j.id <= c.up_to) b
+GROUP BY 1
+"""
+
 DROP_IDEMPOTENCY_KEYS: Final = """
 WITH gone AS (
   DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
@@ -454,6 +468,12 @@ WHERE CASE WHEN w.stopped_at IS NULL THEN w.seen_at > now() - make_interval(secs
            ELSE w.stopped_at > now() - make_interval(secs => $2) END
 """
 """Types that some worker serves: seen within $1 seconds, or stopped within the grace of $2."""
+
+SERVED_QUEUES: Final = """
+SELECT DISTINCT split_part(q, ':', 1) FROM job_workers w, unnest(w.queues) q
+WHERE q <> '*' AND w.stopped_at IS NULL AND w.seen_at > now() - interval '1 minute' LIMIT $1
+"""
+"""Queues that some worker was told to serve: `WORKER_QUEUES`, without limits."""
 
 FAIL_UNSERVED: Final = f"""
 WITH head AS MATERIALIZED (

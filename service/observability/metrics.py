@@ -10,7 +10,7 @@ this process or of Prometheus. Types that this process has handlers for are alwa
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,7 +23,9 @@ OTHER: Final = "other"
 
 RUN_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+    1800.0, 3600.0, 14_400.0, 86_400.0,
 )  # fmt: skip
+"""Up to a day, the longest timeout that a job may have."""
 DELAY_BUCKETS: Final = (
     0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0,
 )  # fmt: skip
@@ -42,6 +44,11 @@ class LabelBound:
         """Name these for ever, whatever clients send: a process's own configuration."""
         self._reserved |= frozenset(values)
 
+    @property
+    def reserved(self) -> frozenset[str]:
+        """The names that are always shown."""
+        return self._reserved
+
     def __call__(self, value: str) -> str:
         """The value itself while there is room for it, else `other`."""
         if value in self._seen or value in self._reserved:
@@ -53,6 +60,7 @@ class LabelBound:
 
 
 known_job_type: Final = LabelBound()
+"""Types that this process has handlers for: see `expect_job_types`."""
 known_queue: Final = LabelBound()
 known_channel: Final = LabelBound(20)
 
@@ -107,6 +115,11 @@ JOB_EVENTS: Final = Counter(
     "finmind_job_events_total",
     "Events in the life of jobs: enqueued, succeeded, retried, dead_lettered, failed, manual_retry, cancelled, snoozed, released, rescued, stale_settle, stale_heartbeat, stale_progress; `status` is `ok` or the reason.",
     ["event", "job_type", "status"],
+)
+JOBS_CREATED: Final = Counter(
+    "finmind_jobs_created_total",
+    "Jobs that were created, over REST, from Python or by SQL in whatever process: the leader counts them from the table, some seconds late, and over 10,000 a round from a sample.",
+    ["job_type"],
 )
 RUN_SECONDS: Final = FastHistogram(
     "finmind_job_run_seconds",
@@ -178,6 +191,25 @@ JWKS_FETCHES: Final = Counter(
     "finmind_jwks_fetches_total", "Fetches of the JWKS: `ok` or `failed`.", ["outcome"]
 )
 
+EVENT_STATUSES: Final[dict[str, tuple[str, ...]]] = {
+    "enqueued": ("ok",),
+    "succeeded": ("ok",),
+    "retried": ("error", "timeout", "retry_after", "cancelled_itself"),
+    "dead_lettered": (
+        "error", "timeout", "retry_after", "cancelled_itself", "lease_lost", "poison",
+    ),
+    "failed": ("permanent", "bad_payload", "bad_result", "no_handler"),
+    "manual_retry": ("ok",),
+    "cancelled": ("ok",),
+    "snoozed": ("ok",),
+    "released": ("ok",),
+    "rescued": ("ok",),
+    "stale_settle": ("lease_lost",),
+    "stale_heartbeat": ("lease_lost",),
+    "stale_progress": ("lease_lost",),
+}  # fmt: skip
+"""What `finmind_job_events_total` can count, and with which `status`."""
+
 _event_children: dict[tuple[str, str, str], Counter] = {}
 
 
@@ -190,6 +222,29 @@ def record_event(event: str, job_type: str, status: str = "ok", count: int = 1) 
         if known == job_type:  # the others are without bound
             _event_children[(event, job_type, status)] = child
     child.inc(count)
+
+
+def expect_job_types(job_types: Iterable[str]) -> None:
+    """Name these types for ever, and show each of their events from 0 on.
+
+    A series that first appears at 60 has not increased as far as Prometheus knows: the first burst
+    of failures would set off no alert.
+    """
+    names = list(job_types)
+    known_job_type.reserve(names)
+    for name in names:
+        for event, statuses in EVENT_STATUSES.items():
+            for status in statuses:
+                record_event(event, name, status, 0)
+
+
+def jobs_created(jobs_by_type: Mapping[str, int]) -> None:
+    """Count jobs that the leader found in the table."""
+    for job_type, jobs in jobs_by_type.items():
+        known = known_job_type(job_type)
+        JOBS_CREATED.labels(known).inc(jobs)
+        # It may be a type that nobody handles: of that no process knows before its jobs fail.
+        record_event("failed", known, "no_handler", 0)
 
 
 def observe_run(job_type: str, seconds: float) -> None:
@@ -235,10 +290,17 @@ _shown_queues: set[str] = set()
 
 
 def set_queue_gauges(rows: Iterable[QueueReading]) -> None:
-    """Show these queues and no others; those beyond the bound are summed up as `other`."""
+    """Show these queues and no others; those beyond the bound are summed up as `other`.
+
+    Configured and served queues come first, then those that hold most: a crowd of names that some
+    client chose hides no queue of the service's own.
+    """
+    named = known_queue.reserved
+    readings = sorted(rows, key=lambda row: (row.queue not in named, -row.depth - row.running))
     merged: dict[str, QueueReading] = {}
-    for row in rows:
-        name = known_queue(row.queue)
+    for position, row in enumerate(readings):
+        shown = row.queue in named or position < MAX_LABEL_VALUES
+        name = row.queue if shown else OTHER
         before = merged.get(name, QueueReading(name, 0, 0, 0.0))
         merged[name] = QueueReading(
             name,

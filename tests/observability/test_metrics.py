@@ -89,12 +89,13 @@ def test_queues_that_vanished_are_shown_no_more() -> None:
     assert sample("finmind_queue_depth", queue="b") is None
 
 
-@pytest.mark.usefixtures("small_bounds")
-def test_queues_beyond_the_bound_are_summed_up() -> None:
+def test_queues_beyond_the_bound_are_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MAX_LABEL_VALUES", 3)
     metrics.set_queue_gauges([reading(f"q{number}", number) for number in range(6)])
-    assert sample("finmind_queue_depth", queue=OTHER) == 3 + 4 + 5
-    assert sample("finmind_queue_oldest_due_seconds", queue=OTHER) == 5
+    assert sample("finmind_queue_depth", queue=OTHER) == 0 + 1 + 2
+    assert sample("finmind_queue_oldest_due_seconds", queue=OTHER) == 2
     assert sample("finmind_queue_running", queue=OTHER) == 3
+    metrics.clear_queue_gauges()
 
 
 def test_the_exposition_is_what_prometheus_parses() -> None:
@@ -156,3 +157,56 @@ def test_the_catalogue_names_what_is_counted_and_nothing_else(name: str, counted
     named = re.match(r"[^:]+: ([\w, ]+)", documentation)
     assert named is not None
     assert set(named[1].split(", ")) == counted
+
+
+def reasons_given() -> set[str]:
+    """The reasons that stand in the engine's source, literally."""
+    return {
+        keyword.value.value
+        for file in (SOURCE / "jobs").rglob("*.py")
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call)
+        for keyword in call.keywords
+        if keyword.arg == "reason"
+        if isinstance(keyword.value, ast.Constant) and isinstance(keyword.value.value, str)
+    }
+
+
+def test_every_event_and_reason_can_be_shown_from_0_on() -> None:
+    (documentation,) = (
+        doc.documentation for doc in metrics.catalogue() if doc.name == "finmind_job_events_total"
+    )
+    assert all(event in documentation for event in metrics.EVENT_STATUSES)
+    known = {status for statuses in metrics.EVENT_STATUSES.values() for status in statuses}
+    assert reasons_given() <= known
+
+
+def test_an_expected_type_shows_its_failures_before_the_first() -> None:
+    metrics.expect_job_types(["test.expected"])
+    for event, status in (("dead_lettered", "error"), ("failed", "bad_payload")):
+        labels = {"event": event, "job_type": "test.expected", "status": status}
+        assert sample("finmind_job_events_total", **labels) == 0
+
+
+def test_a_reserved_queue_is_shown_whatever_crowd_is_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "known_queue", LabelBound())
+    metrics.known_queue.reserve(["the-real-one"])
+    crowd = [reading(f"q{number}", 10) for number in range(2 * metrics.MAX_LABEL_VALUES)]
+    metrics.set_queue_gauges([*crowd, reading("the-real-one", 1)])
+    assert sample("finmind_queue_depth", queue="the-real-one") == 1
+    assert sample("finmind_queue_depth", queue=OTHER) == (metrics.MAX_LABEL_VALUES + 1) * 10
+    metrics.clear_queue_gauges()
+
+
+def test_the_longest_queues_are_shown_though_others_were_shown_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "known_queue", LabelBound())
+    metrics.set_queue_gauges(reading(f"old{n}", 1) for n in range(metrics.MAX_LABEL_VALUES))
+    metrics.set_queue_gauges(
+        [*(reading(f"old{n}", 1) for n in range(metrics.MAX_LABEL_VALUES)), reading("new", 9)]
+    )
+    assert sample("finmind_queue_depth", queue="new") == 9
+    metrics.clear_queue_gauges()
