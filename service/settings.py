@@ -216,7 +216,10 @@ class Settings(BaseSettings):
         0.1, ge=0, le=1, description="Delays vary by this share up and down; 0 turns it off."
     )
     max_payload_bytes: int = Field(
-        262_144, ge=1024, le=16_777_216, description="Largest payload or result of a job, as JSON."
+        262_144,
+        ge=1024,
+        le=16_777_216,
+        description="Largest payload or result of a job, as PostgreSQL writes its JSON: with a space after each comma and colon, and 1e308 as 309 digits.",
     )
     max_error_entries: int = Field(
         20, ge=1, le=1000, description="Entries kept in a job's error history; the oldest go first."

@@ -2,35 +2,55 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, Final
 
-from pydantic import BaseModel
-from pydantic_core import from_json
+from pydantic_core import from_json, to_jsonable_python
 
 from service.errors import PayloadError
 
-_ENCODER: Final = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=True
-)
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+_WITH_EXPONENT: Final = re.compile(r"-?(\d)(?:\.(\d+))?e([+-]\d+)")
+
+MAX_GROWTH: Final = 55
+"""How many times as long a JSON text can be at the most where PostgreSQL writes it: `5e-324` has 6
+characters here and 326 there."""
+
+
+def _jsonable(value: object) -> object:
+    """What pydantic makes of a value that JSON lacks: a datetime, a UUID, a dataclass, a model."""
+    if isinstance(value, Iterator):
+        # pydantic would run it, here on the event loop; it may have no end.
+        what = type(value).__name__
+        raise ValueError(f"a {what} holds no values yet: make it a list")  # noqa: TRY004 - see `_encoded`
+    return to_jsonable_python(value)
+
+
+_ENCODER: Final = json.JSONEncoder(
+    ensure_ascii=False,
+    allow_nan=False,
+    separators=(",", ":"),
+    check_circular=True,
+    default=_jsonable,
+)
 
 
 def dump_json(value: object, *, what: str, max_bytes: int) -> str:
     """The value as JSON text that jsonb accepts.
 
     Args:
-        value: anything that JSON can hold, or a pydantic model.
+        value: anything that JSON can hold, or that pydantic can turn into it: models, dataclasses,
+            datetimes, UUIDs, decimals, enumerations, sets.
         what: the word for it in an error, such as `payload` or `result`.
-        max_bytes: the longest text allowed, in bytes of UTF-8.
+        max_bytes: the longest text allowed, in bytes of UTF-8 as PostgreSQL writes it.
 
     Raises:
-        PayloadError: NaN or infinity, NUL, a lone surrogate, a type that JSON lacks, nested too
+        PayloadError: NaN or infinity, NUL, a lone surrogate, a type without a JSON form, nested too
             deep, or too long.
     """
     try:
-        if isinstance(value, BaseModel):
-            value = value.model_dump(mode="json")
-        text = _ENCODER.encode(value)
+        text = _encoded(value)
         size = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError as error:
         raise PayloadError(
@@ -40,16 +60,17 @@ def dump_json(value: object, *, what: str, max_bytes: int) -> str:
         ) from None
     except RecursionError:
         raise PayloadError(f"the {what} is nested too deep", field=what) from None
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # a model's or dataclass's own code may raise anything
         raise PayloadError(
-            f"the {what} is not JSON: {error}. Allowed are objects, lists, strings, finite numbers, "
-            "true, false and null",
+            f"the {what} is not JSON: {str(error)[:300]}. Allowed are objects, lists, strings, finite "
+            "numbers, true, false, null, and what pydantic writes as these",
             field=what,
         ) from None
-    if size > max_bytes:
+    if size * MAX_GROWTH > max_bytes and (size := size + _growth(text)) > max_bytes:
         raise PayloadError(
-            f"the {what} takes {size} bytes as JSON; at most {max_bytes} are allowed "
-            "(MAX_PAYLOAD_BYTES). Store large data elsewhere and pass a reference",
+            f"the {what} takes {size} bytes as PostgreSQL writes it, where 1e308 has 309 digits; at "
+            f"most {max_bytes} are allowed (MAX_PAYLOAD_BYTES). Store large data elsewhere and pass "
+            "a reference",
             field=what,
         )
     if "\\u0000" in text and _NUL.search(text):
@@ -57,6 +78,28 @@ def dump_json(value: object, *, what: str, max_bytes: int) -> str:
             f"the {what} holds a NUL character (\\u0000), which PostgreSQL cannot store", field=what
         )
     return text
+
+
+def _encoded(value: object) -> str:
+    try:
+        return _ENCODER.encode(value)
+    except TypeError:
+        # A key that JSON lacks, such as a UUID or a date: the encoder asks `_jsonable` for values
+        # alone.
+        return _ENCODER.encode(to_jsonable_python(value))
+
+
+def _growth(text: str) -> int:
+    """How many more bytes jsonb's text of a JSON text has: spaces, and numbers written in full."""
+    bare = _STRING.sub("", text)
+    growth = bare.count(",") + bare.count(":")
+    if "e" in bare:
+        for number in _WITH_EXPONENT.finditer(bare):
+            _, decimals, exponent = number.groups("")
+            before, after = 1 + int(exponent), len(decimals) - int(exponent)
+            digits = max(before, 1) + (1 + after if after > 0 else 0)
+            growth += digits + number[0].startswith("-") - len(number[0])
+    return growth
 
 
 def load_json(text: str) -> Any:

@@ -58,7 +58,7 @@ async def enqueue(
     Args:
         session: a SQLAlchemy `AsyncSession` or `AsyncConnection`, or an asyncpg connection.
         job_type: the name of its handler.
-        payload: JSON or a pydantic model; for it and all that follows see `NewJob`.
+        payload: JSON, or what pydantic turns into it; for it and all that follows see `NewJob`.
         queue: the lane.
         priority: 0 (most urgent) to 9.
         max_retries: retries after the first attempt.

@@ -38,7 +38,7 @@ class NewJob:
 
     Args:
         job_type: the name of its handler.
-        payload: JSON (or a pydantic model) handed to the handler; `{}` where None.
+        payload: JSON, or what pydantic turns into it, handed to the handler; `{}` where None.
         queue: the lane; where None, the handler's own or `default`.
         priority: 0 (most urgent) to 9; 2 where None.
         max_retries: retries after the first attempt, 0 to 1000; the handler's where None.
