@@ -86,6 +86,11 @@ lock: python ## Bring the locks in line with pyproject.toml (UV_FLAGS=--upgrade 
 	$(UV_COMPILE) pyproject.toml --extra bench --extra embedded -c locks/dev.txt -o locks/bench.txt
 	$(UV_COMPILE) --group security -o locks/security.txt
 
+wheel: $(VENV)/.dev ## Build dist/*.whl, to install elsewhere
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--no-index --wheel-dir dist .
+	@ls dist/*.whl
+
 clean: ## Remove what was made; the data in .data stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .bench dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

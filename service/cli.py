@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError
@@ -64,6 +65,15 @@ def _number(low: float, high: float, kind: Callable[[str], T]) -> Callable[[str]
 
     parse.__name__ = "number"
     return parse
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time: expected one with a zone, such as 2026-03-01T09:00:00Z"
+        ) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -131,6 +141,7 @@ def _add_job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue")
     parser.add_argument("--priority", type=int, help="0, most urgent, to 9")
     parser.add_argument("--max-retries", type=int)
-    parser.add_argument("--delay", type=float, metavar="SECONDS")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS")
+    parser.add_argument("--run-at", type=_time, metavar="TIME", help="such as 2026-03-01T09:00:00Z")
+    parser.add_argument("--delay-seconds", "--delay", type=float, metavar="SECONDS")
+    parser.add_argument("--timeout-seconds", "--timeout", type=float, metavar="SECONDS")
     parser.add_argument("--unique-key")

@@ -135,8 +135,9 @@ def enqueue(settings: Settings, arguments: argparse.Namespace) -> int:
         queue=arguments.queue,
         priority=arguments.priority,
         max_retries=arguments.max_retries,
-        delay_seconds=arguments.delay,
-        timeout_seconds=arguments.timeout,
+        run_at=arguments.run_at,
+        delay_seconds=arguments.delay_seconds,
+        timeout_seconds=arguments.timeout_seconds,
         unique_key=arguments.unique_key,
     )
 
@@ -145,7 +146,10 @@ def enqueue(settings: Settings, arguments: argparse.Namespace) -> int:
             (enqueued,) = await enqueue_batch(session, [job])
         print(enqueued.id)
         if not enqueued.created:
-            say("A live job already has this unique key: that is its id.")
+            say(
+                f"Nothing was enqueued: job {enqueued.id} is live and has the unique key "
+                f"{arguments.unique_key!r}."
+            )
 
     _with_database(settings, run)
     return 0

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
@@ -431,20 +432,36 @@ def test_an_api_key_is_shown_once_listed_and_revoked(run: Run, pg_dsn: str) -> N
 async def test_enqueue_prints_the_id_of_a_durable_job(
     run: Run, pg_dsn: str, session: AsyncSession
 ) -> None:
-    arguments = ("--payload", '{"n": 1}', "--queue", "emails", "--priority", "0", "--delay", "60")
+    arguments = ["--payload", '{"n": 1}', "--queue", "emails", "--priority", "0"]
+    arguments += ["--run-at", "2031-03-01T09:00:00+01:00", "--timeout-seconds", "60"]
     done = run("enqueue", "mail.send", *arguments, "--unique-key", "k", DATABASE_URL=pg_dsn)
     row = (
         await session.execute(
-            text("SELECT job_type, queue, priority, payload FROM background_jobs WHERE id = :id"),
+            text(
+                "SELECT job_type, queue, priority, payload, next_run_at, timeout_seconds"
+                " FROM background_jobs WHERE id = :id"
+            ),
             {"id": int(done.stdout)},
         )
     ).one()
-    assert tuple(row) == ("mail.send", "emails", 0, {"n": 1})
+    due = datetime(2031, 3, 1, 8, tzinfo=UTC)
+    assert tuple(row) == ("mail.send", "emails", 0, {"n": 1}, due, 60.0)
+    again = run("enqueue", "mail.send", "--unique-key", "k", DATABASE_URL=pg_dsn)
+    assert again.stdout == done.stdout
+    assert again.stderr == (
+        f"Nothing was enqueued: job {int(done.stdout)} is live and has the unique key 'k'.\n"
+    )
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("x", "--payload", "{"), ("x y",), ("x", "--priority", "10"), ("x", "--queue", "a b")],
+    [
+        ("x", "--payload", "{"),
+        ("x y",),
+        ("x", "--priority", "10"),
+        ("x", "--queue", "a b"),
+        ("x", "--run-at", "2031-03-01T09:00:00"),
+    ],
 )
 def test_enqueue_refuses_bad_input_in_one_line(
     run: Run, pg_dsn: str, arguments: tuple[str, ...]

@@ -249,7 +249,9 @@ class JobOut(JobSummaryOut):
 
     payload: Any = Field(description="What its handler is given.")
     result: Any = Field(description="What its handler returned.")
-    progress: Any = Field(description="What its handler reported last; null before that.")
+    progress: Any = Field(
+        description="What its handler reported last, and how far it came; null before that, and once it succeeded."
+    )
     timeout_seconds: float | None = Field(
         description="What was asked for this very job. null: what its handler says where it runs, "
         "else `DEFAULT_TIMEOUT_SECONDS` (300)."

@@ -278,7 +278,7 @@ kept AS (
     max_retries, lost_leases, queue, job_type, new_status, unique_key,
     CASE WHEN failure IS NULL THEN last_error
       ELSE {_last_error("failure")} END,
-    payload, new_result, progress, backoff,
+    payload, new_result, CASE WHEN new_status <> 'SUCCESS' THEN progress END, backoff,
     CASE WHEN failure IS NULL THEN errors ELSE {_history("errors", "failure", keep="$6")} END
   FROM gone RETURNING id, lease_token, queue, job_type, status, finished_at),
 counted AS ({_COUNT.format(sign="", source="kept")})

@@ -6,7 +6,7 @@ from typing import Any
 from prometheus_client import REGISTRY
 
 from service.db.engine import Database
-from service.jobs import JobContext, Registry
+from service.jobs import JobContext, PermanentError, Registry
 from tests.jobs.conftest import Put, StartWorker
 from tests.jobs.proxy import Proxy
 from tests.jobs.waiting import occurs, until_ended
@@ -31,11 +31,12 @@ async def test_a_database_that_is_away_is_counted_and_the_attempt_goes_on(
         await proxy.cut()
         answers.append(await ctx.progress(0.5))
         await proxy.start()
+        raise PermanentError("over")
 
     job_id = await put("mail")
     await start_worker(database=proxied)
     job = await until_ended(sql, job_id)
-    assert (job["status"], job["attempts"]) == ("SUCCESS", 1)
+    assert (job["status"], job["attempts"]) == ("FAILED", 1)
     assert answers == [True, True]
     assert job["progress"]["fraction"] == 0.1
     assert failures() > before
@@ -54,6 +55,7 @@ async def test_progress_is_written_although_its_connection_was_cut(
         running.set()
         await go_on.wait()
         answers.append(await ctx.progress(0.5, "half"))
+        raise PermanentError("over")
 
     job_id = await put("mail")
     await start_worker()
@@ -66,7 +68,7 @@ async def test_progress_is_written_although_its_connection_was_cut(
     assert len(cut) == 1
     go_on.set()
     job = await until_ended(sql, job_id)
-    assert (job["status"], answers) == ("SUCCESS", [True])
+    assert (job["status"], answers) == ("FAILED", [True])
     assert job["progress"] == {"fraction": 0.5, "message": "half"}
     # asyncpg may notice the cut before the statement; then there is no error to count.
     assert failures() - before <= 1

@@ -69,6 +69,8 @@ class Model:
             statements.TODAY: house.today,
             statements.DAY_LEAVES: house.day_leaves,
             statements.DROP_OLD_WORKERS: lambda _: [],
+            statements.SERVED_QUEUES: lambda *_: [],
+            statements.CREATED_IDS: lambda _: [(0, 1, 1)],
         }
         for housekeeping in (
             statements.STATS_ROWS, statements.FOLD_STATS, statements.DROP_DEAD_BEFORE,
@@ -262,6 +264,8 @@ class Model:
             told = json.loads(failure) if failure else None
             row.attempts -= bool(told and told["event"] == "lease_lost")
             row.result = result
+            if status is None:
+                row.progress = None
             row.end(JobStatus(status or "SUCCESS"), at)
             if told:
                 row.fail(told, keep=keep)
