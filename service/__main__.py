@@ -2,7 +2,12 @@
 
 import sys
 
-from service.cli import main
-
 if __name__ == "__main__":
+    try:
+        from service.cli import main
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"error: {sys.executable} has no package {error.name!r}, which the service needs: use the "
+            "Python of its environment, .venv/bin/python -m service (`make run` makes it)"
+        )
     sys.exit(main())

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,6 +23,7 @@ from service.jobs.wakeup import sender_for
 from service.observability.logging import configure_logging
 from service.settings import Environment, Settings
 from tests import databases
+from tests.running import COMMAND, ROOT, Run, Running, Start, postgres_of
 
 TEST_SECRET = "a-secret-of-the-tests-of-at-least-32-bytes"
 RELAXED = ("fsync = off", "full_page_writes = off", "autovacuum_naptime = '1h'")
@@ -78,6 +80,61 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
 def settings(make_settings: Callable[..., Settings]) -> Settings:
     """Settings for tests, without overrides."""
     return make_settings()
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """A newcomer's environment: nothing set but where the data goes and a free port."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "DATA_DIR": str(tmp_path / "data"),
+        "PORT": "0",
+        "WORKER_PORT": "0",
+    }
+
+
+@pytest.fixture
+def run(environment: dict[str, str], tmp_path: Path) -> Run:
+    """Run one command to its end."""
+
+    def run(*arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            env=environment | extra,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
+    """Start a long-running command; whatever is left of it is killed after the test."""
+    started: list[Running] = []
+
+    def start(*arguments: str, **extra: str) -> Running:
+        process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            env=environment | extra,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(Running(process))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.process.kill()
+        running.process.communicate(timeout=10)
+    for process in postgres_of(tmp_path):
+        process.kill()
 
 
 @pytest.fixture(scope="session")

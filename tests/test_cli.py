@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import shlex
 import signal
@@ -10,13 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
 import httpx
-import psutil
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -24,101 +21,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from service.auth.tokens import TokenVerifier
 from service.settings import Settings
 from tests.conftest import TEST_SECRET
+from tests.running import COMMAND, ROOT, Run, Start, postgres_of
 
-ROOT = Path(__file__).parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-COMMAND = (sys.executable, "-m", "service")
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-Start = Callable[..., "Running"]
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """A newcomer's environment: nothing set but where the data goes and a free port."""
-    return {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "DATA_DIR": str(tmp_path / "data"),
-        "PORT": "0",
-        "WORKER_PORT": "0",
-    }
-
-
-@pytest.fixture
-def run(environment: dict[str, str], tmp_path: Path) -> Run:
-    """Run one command to its end."""
-
-    def run(*arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [*COMMAND, *arguments],
-            env=environment | extra,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
-        )
-
-    return run
-
-
-class Running:
-    """A long-running command."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self.process = process
-        self.seen = ""
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        """Read what it says until `pattern` is there; the test's time-out bounds it."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.seen += line
-            if found := re.search(pattern, line):
-                return found
-        raise AssertionError(f"ended without {pattern!r}:\n{self.seen}")
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send the signal; the exit code."""
-        self.process.send_signal(number)
-        rest, _ = self.process.communicate(timeout=40)
-        self.seen += rest
-        return self.process.returncode
-
-
-@pytest.fixture
-def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
-    """Start a long-running command; whatever is left of it is killed after the test."""
-    started: list[Running] = []
-
-    def start(*arguments: str, **extra: str) -> Running:
-        process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            env=environment | extra,
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        started.append(Running(process))
-        return started[-1]
-
-    yield start
-    for running in started:
-        running.process.kill()
-        running.process.communicate(timeout=10)
-    for process in postgres_of(tmp_path):
-        process.kill()
-
-
-def postgres_of(tmp_path: Path) -> list[psutil.Process]:
-    return [
-        process
-        for process in psutil.process_iter(["cmdline", "status"])
-        if str(tmp_path / "data" / "postgres") in (process.info["cmdline"] or [])
-        and process.info["status"] != psutil.STATUS_ZOMBIE
-    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
