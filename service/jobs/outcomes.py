@@ -1,6 +1,7 @@
 """How an attempt can end, and what a handler may raise to choose it."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,8 @@ ENGINE_FOLDER: Final = str(Path(__file__).parent / "_").removesuffix("_")
 
 MAX_MESSAGE_CHARS: Final = 2_000
 MAX_TRACEBACK_CHARS: Final = 8_000
+MAX_CAUSES: Final = 10
+"""Errors of one group that its message names."""
 
 
 class PermanentError(Exception):
@@ -49,6 +52,44 @@ def asked_seconds(error: RetryAfter | Snooze) -> float:
     if not math.isfinite(seconds):
         raise ValueError(f"it is {seconds}")
     return clamp_delay(seconds)
+
+
+def deciding(error: BaseException) -> BaseException:
+    """The error that decides what becomes of the job: of a group, the strictest in it.
+
+    A PermanentError comes before all others, then the RetryAfter with the longest delay. A Snooze
+    counts only where nothing failed: where every error of the group is one.
+    """
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, PermanentError):
+            return cause
+    asking: list[RetryAfter | Snooze] = [one for one in causes if isinstance(one, RetryAfter)]
+    if not asking:
+        asking = [one for one in causes if isinstance(one, Snooze)]
+        if len(asking) < len(causes):
+            return error
+    return max(asking, key=_seconds_or_none)
+
+
+def _seconds_or_none(error: RetryAfter | Snooze) -> float:
+    try:
+        return asked_seconds(error)
+    except ValueError:
+        return -1.0
+
+
+def _causes(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """What failed in a group and in those inside it, in order."""
+    waiting: list[BaseException] = [group]
+    while waiting:
+        error = waiting.pop()
+        if isinstance(error, BaseExceptionGroup):
+            waiting += reversed(error.exceptions)
+        else:
+            yield error
 
 
 def clamp_delay(seconds: float) -> float:
@@ -159,6 +200,17 @@ def _drop_columns(told: TracebackException) -> None:
 
 
 def _words_of(error: BaseException) -> str:
+    words = _own_words_of(error)
+    if not isinstance(error, BaseExceptionGroup):
+        return words
+    causes = list(_causes(error))
+    named = [f"{type(cause).__name__}: {_own_words_of(cause)}" for cause in causes[:MAX_CAUSES]]
+    if len(causes) > MAX_CAUSES:
+        named.append(f"and {len(causes) - MAX_CAUSES} more")
+    return f"{words}: {'; '.join(named)}"
+
+
+def _own_words_of(error: BaseException) -> str:
     try:
         return str(error)
     except Exception as broken:  # of the handler's own error class

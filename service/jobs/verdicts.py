@@ -25,6 +25,7 @@ from service.jobs.outcomes import (
     Succeeded,
     asked_seconds,
     clean_text,
+    deciding,
 )
 from service.jobs.registry import HandlerSpec
 from service.jobs.store import ClaimedJob
@@ -145,16 +146,16 @@ class Judge:
             return Released()
         if stop is Stop.TIMEOUT:
             return self._failed(attempt, error, reason="timeout")
-        if stop is not None and not isinstance(error, PermanentError | Snooze):
+        if stop is not None and not isinstance(deciding(error), PermanentError | Snooze):
             # Drivers turn a cancellation in the middle of a call into an error of their own: that
             # is our doing, not the job's.
             return Released()
         return self._by_kind(attempt, error)
 
     def _by_kind(self, attempt: Attempt, error: BaseException) -> Outcome:
-        match error:
-            case Snooze() | RetryAfter():
-                return self._asked(attempt, error)
+        match deciding(error):
+            case Snooze() | RetryAfter() as asked:
+                return self._asked(attempt, error, asked)
             case PermanentError():
                 return self._permanent(attempt, error, reason="permanent")
             case BadPayload():
@@ -162,14 +163,14 @@ class Judge:
             case _:
                 return self._failed(attempt, error, reason="error")
 
-    def _asked(self, attempt: Attempt, error: Snooze | RetryAfter) -> Outcome:
+    def _asked(self, attempt: Attempt, error: BaseException, asked: Snooze | RetryAfter) -> Outcome:
         try:
-            seconds = asked_seconds(error)
+            seconds = asked_seconds(asked)
         except ValueError as problem:
             _log.warning("bad_delay", job_id=attempt.job.id, job_type=attempt.job.job_type)
             note = f"its `seconds` must be a finite number, so the backoff applies: {problem}"
             return self._failed(attempt, error, reason="error", note=note)
-        if isinstance(error, Snooze):
+        if isinstance(asked, Snooze):
             return Snoozed(seconds)
         return self._failed(attempt, error, delay_seconds=seconds, reason="retry_after")
 
