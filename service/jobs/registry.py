@@ -50,7 +50,8 @@ class Registry:
         """Register the decorated function for `job_type`.
 
         The function takes the payload, and the `JobContext` where it has a second parameter.
-        It may be a coroutine function, or a plain one, which then runs in a thread.
+        It may be a coroutine function, or a plain one, which then runs in a thread; what that
+        returns is awaited where it can be.
 
         Args:
             job_type: the name that jobs are enqueued under.
@@ -138,14 +139,59 @@ def _is_async(function: Callable[..., Any]) -> bool:
 
 
 def _takes_context(job_type: str, function: Callable[..., Any]) -> bool:
+    """Whether a handler is called with the context as well as with the payload.
+
+    Raises:
+        ConfigurationError: no call with these can work.
+    """
+
+    def refused(why: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"handler {job_type!r} ({_origin(function)}): {why}; expected (payload) or (payload, ctx)"
+        )
+
+    if _is_generator(function):
+        raise refused(
+            "it is a generator function, whose body a call does not run: return, not yield"
+        )
+    parameters = _parameters(function)
     positional = [
         parameter
-        for parameter in inspect.signature(function).parameters.values()
+        for parameter in parameters
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
     required = [parameter for parameter in positional if parameter.default is parameter.empty]
-    if not len(positional) >= 1 or len(required) > 2:
-        raise ConfigurationError(
-            f"handler {job_type!r} ({_origin(function)}): expected (payload) or (payload, context)"
+    if not positional or len(required) > 2:
+        raise refused(
+            f"{len(required)} arguments are required by position (a decorator that takes *args "
+            "must use functools.wraps)"
         )
+    for parameter in parameters:
+        by_keyword = parameter.kind is parameter.KEYWORD_ONLY
+        if by_keyword and parameter.default is parameter.empty:
+            raise refused(f"{parameter.name} is keyword-only, and nothing is passed by keyword")
+        if parameter.default is None and _is_context(parameter):
+            raise refused(
+                f"{parameter.name}=None would always be None: the context is handed to a second "
+                "parameter without a default"
+            )
     return len(required) == 2
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Those of the function that is called; of what it wraps where it passes all on."""
+    own = list(inspect.signature(function, follow_wrapped=False).parameters.values())
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in own):
+        return list(inspect.signature(function).parameters.values())
+    return own
+
+
+def _is_context(parameter: inspect.Parameter) -> bool:
+    return parameter.name in {"ctx", "context"} or "JobContext" in str(parameter.annotation)
+
+
+def _is_generator(function: Callable[..., Any]) -> bool:
+    return any(
+        inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called)
+        for called in (function, getattr(function, "__call__", None))  # noqa: B004 - as above
+    )

@@ -166,6 +166,8 @@ class Runner:
                 value = await run.spec.function(*arguments)
             else:
                 value = await self._in_thread(run, arguments)
+            if value is not None and hasattr(value, "__await__"):
+                value = await value  # of a plain decorator around a coroutine function
             outcome = self._judge.returned(run, value, run.stop)
         except asyncio.CancelledError as error:
             outcome = self._judge.cancelled(run, error, run.stop)
@@ -295,6 +297,8 @@ async def _to_its_end(call: asyncio.Future[Any]) -> Any:
                 raise  # not by us, who ask once: the process ends
             cancelled = error
     if cancelled is not None and call.exception() is None:
+        if asyncio.iscoroutine(call.result()):
+            call.result().close()  # nobody will await it
         raise cancelled
     return call.result()
 

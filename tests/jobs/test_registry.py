@@ -1,6 +1,6 @@
 """What may be registered, and what is refused at import rather than at run time."""
 
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -104,3 +104,94 @@ def test_a_limit_out_of_range_is_refused(handlers: Registry, limits: dict[str, A
 def test_a_signature_that_cannot_be_called_is_refused(handlers: Registry, function: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"expected \(payload\)"):
         handlers.handler("mail")(function)
+
+
+def generate(payload: Any) -> Any:
+    yield payload
+
+
+async def generate_asynchronously(payload: Any) -> Any:
+    yield payload
+
+
+class Generator:
+    def __call__(self, payload: Any) -> Any:
+        yield payload
+
+
+def keyword_only(payload: Any, *, ctx: JobContext) -> None: ...
+def keyword_only_none(payload: Any, *, ctx: JobContext | None = None) -> None: ...
+def none_by_name(payload: Any, ctx: Any = None) -> None: ...
+def none_by_annotation(payload: Any, job: "JobContext | None" = None) -> None: ...
+def needs_a_keyword(payload: Any, *, client: Any) -> None: ...
+
+
+def without_wraps(function: Any) -> Any:
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (generate, "generator function"),
+        (generate_asynchronously, "generator function"),
+        (partial(generate), "generator function"),
+        (Generator(), "generator function"),
+        (keyword_only, "ctx is keyword-only"),
+        (needs_a_keyword, "client is keyword-only"),
+        (keyword_only_none, "ctx=None would always be None"),
+        (none_by_name, "ctx=None would always be None"),
+        (none_by_annotation, "job=None would always be None"),
+        (without_wraps(handle), r"must use functools\.wraps"),
+    ],
+)
+def test_what_could_not_work_is_refused_when_it_is_registered(
+    handlers: Registry, function: Any, words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=rf"handler 'mail'.*{words}.*\(payload, ctx\)"):
+        handlers.handler("mail")(function)
+    assert handlers.get("mail") is None
+
+
+def passing_all_on(function: Any) -> Any:
+    @wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def making_the_context(function: Any) -> Any:
+    @wraps(function)
+    def wrapper(payload: Any) -> Any:
+        return function(payload, "made up")
+
+    return wrapper
+
+
+def with_a_client(client: Any, payload: Any, ctx: JobContext) -> None: ...
+def with_an_option(payload: Any, tries: int = 3, *, client: Any = None) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "takes_context"),
+    [
+        (passing_all_on(handle), False),
+        (passing_all_on(handle_with_context), True),
+        (making_the_context(handle_with_context), False),
+        (partial(with_a_client, "client"), True),
+        (partial(needs_a_keyword, client="client"), False),
+        (with_an_option, False),
+        (lambda payload, *rest: None, False),
+    ],
+)
+def test_decorators_and_partials_are_called_with_what_they_take(
+    handlers: Registry, function: Any, takes_context: bool
+) -> None:
+    handlers.handler("mail")(function)
+    spec = handlers.get("mail")
+    assert spec is not None
+    assert spec.takes_context is takes_context
