@@ -4,11 +4,11 @@
     ├── ConfigurationError        the service cannot start as it is configured
     ├── InvalidInput         422  a value breaks a rule; the message names both
     │   └── PayloadError     422  a payload or result that JSON or PostgreSQL cannot hold
-    ├── Unauthenticated      401  no credential, or one that does not hold
+    ├── Unauthenticated      401  no credential, or one that is not valid
     ├── Forbidden            403  a credential without the needed permission
     ├── NotFound             404  no such job, reminder or key
     ├── Conflict             409  the thing is in a state that does not allow this
-    ├── TooManyFailures      429  a credential that does not hold, after too many such
+    ├── TooManyFailures      429  a credential that is not valid, after too many such
     └── Unavailable          503  the database cannot answer just now; try again
 
 Domain code raises these; `service.api.error_handlers` alone turns them into HTTP answers.
@@ -53,7 +53,7 @@ class PayloadError(InvalidInput):
 
 
 class Unauthenticated(FinMindError):
-    """No credential was given, or the one given does not hold (`credential_given`)."""
+    """No credential was given, or the one given is not valid (`credential_given`)."""
 
     status = 401
     title = "Not authenticated"
@@ -93,7 +93,7 @@ class Conflict(FinMindError):
 
 
 class TooManyFailures(FinMindError):
-    """A credential does not hold, and too many from its source did not before."""
+    """A credential is not valid, like too many from its source before."""
 
     status = 429
     title = "Too many failed sign-ins"

@@ -45,8 +45,8 @@ class Authenticator:
         `source` is the address that it came from. A credential that holds is taken from anywhere.
 
         Raises:
-            Unauthenticated: none, more than one, or one that does not hold.
-            TooManyFailures: it does not hold, like too many from this source before.
+            Unauthenticated: none, more than one, or one that is not valid.
+            TooManyFailures: it is not valid, like too many from this source before.
             Unavailable: the identity provider cannot be reached.
         """
         try:

@@ -47,7 +47,7 @@ class RequirePermission:
         """The caller, if they hold the permission.
 
         Raises:
-            Unauthenticated: no credential, or one that does not hold.
+            Unauthenticated: no credential, or one that is not valid.
             Forbidden: it holds, without the permission.
         """
         return await self.authorise(request)

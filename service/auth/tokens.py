@@ -58,7 +58,7 @@ class TokenVerifier:
         """The principal that the token speaks for.
 
         Raises:
-            Unauthenticated: the token does not hold; the message says what is wrong with it.
+            Unauthenticated: the token is not valid; the message says what is wrong with it.
             Unavailable: the identity provider's keys cannot be had.
         """
         known = self._verified.get(token)
@@ -101,17 +101,15 @@ class TokenVerifier:
         except jwt.InvalidSignatureError as error:
             signer = "this server's JWT_SECRET" if self._jwks is None else "a key of JWT_JWKS_URL"
             raise _refused(
-                f"The token's signature does not hold: was it signed with {signer}?"
+                f"The token's signature is not valid: was it signed with {signer}?"
             ) from error
         except jwt.InvalidAlgorithmError as error:
-            raise _refused(
-                f"The token does not hold: it is not signed with {algorithm}."
-            ) from error
+            raise _refused(f"The token is not valid: it is not signed with {algorithm}.") from error
         except jwt.DecodeError as error:
-            raise _refused("The token does not hold: it is not a whole JWT.") from error
+            raise _refused("The token is not valid: it is not a complete JWT.") from error
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             # PyJWT lets a few errors of json and int through for odd claims: `exp: Infinity`.
-            raise _refused("The token does not hold.") from error
+            raise _refused("The token is not valid.") from error
         return claims
 
     async def _key(self, token: str) -> tuple[jwt.PyJWK | str, str]:
@@ -120,7 +118,7 @@ class TokenVerifier:
         header = jwt.get_unverified_header(token)
         key_id = header.get("kid")
         if not isinstance(key_id, str | None):
-            raise _refused("The token does not hold.")
+            raise _refused("The token is not valid.")
         key = await self._jwks.key(key_id)
         return key, key.algorithm_name
 

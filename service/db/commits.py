@@ -60,7 +60,7 @@ def _hook_commits(dialect: Dialect) -> None:
                 call()
             except Exception:
                 # The rows are there: an error would tell the caller that they are not.
-                _log.exception("after_commit failed")
+                _log.exception("after_commit_failed")
 
     dialect.do_commit = do_commit  # type: ignore[method-assign]
 

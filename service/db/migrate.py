@@ -56,14 +56,12 @@ async def upgrade(database: Database, settings: Settings, revision: str = "head"
         current = await connection.run_sync(_current)
         if current is not None and current not in revisions():
             logger.warning(
-                "The schema is at revision %s, which this version does not know: "
-                "running on a newer schema",
-                current,
+                "schema_is_newer", extra={"revision": current, "newest_known": head_revision()}
             )
             return
         await _run(connection, settings, lambda config: command.upgrade(config, target))
         if current != target:
-            logger.info("Migrated the schema from %s to %s", current or "nothing", target)
+            logger.info("schema_migrated", extra={"before": current, "after": target})
 
 
 async def prepare(database: Database, settings: Settings) -> None:
@@ -204,7 +202,9 @@ async def _run(
             await connection.rollback()
             if not _is_lock_conflict(error):
                 raise
-            logger.warning("Migration waits for a table lock (try %d of %d)", attempt, ATTEMPTS)
+            logger.warning(
+                "migration_waits_for_lock", extra={"attempt": attempt, "attempts": ATTEMPTS}
+            )
             await asyncio.sleep(PAUSE_SECONDS)
         else:
             return

@@ -19,7 +19,7 @@ from service.jobs.outcomes import Outcome
 from service.jobs.registry import Registry
 from service.jobs.slots import Slots
 from service.jobs.store import ClaimedJob
-from service.jobs.verdicts import Attempt, BadPayload, Judge, Stop, TooLate
+from service.jobs.verdicts import Attempt, InvalidPayload, Judge, Stop, TooLate
 from service.observability.logging import JOB_FIELDS, get_logger
 from service.observability.metrics import (
     HANDLERS_STUCK,
@@ -189,7 +189,7 @@ class Runner:
             try:
                 payload = spec.payload_model.model_validate_json(run.job.payload)
             except ValidationError as error:
-                raise BadPayload(_problems(error)) from None
+                raise InvalidPayload(_problems(error)) from None
         if not spec.takes_context:
             return (payload,)
         run.context = self._context(run)

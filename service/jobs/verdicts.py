@@ -50,7 +50,7 @@ class HandlerTimeout(Exception):
     """The handler did not end within its time-out."""
 
 
-class BadPayload(Exception):
+class InvalidPayload(Exception):
     """The handler's payload model refused the payload."""
 
 
@@ -158,7 +158,7 @@ class Judge:
                 return self._asked(attempt, error, asked)
             case PermanentError():
                 return self._permanent(attempt, error, reason="permanent")
-            case BadPayload():
+            case InvalidPayload():
                 return self._permanent(attempt, error, reason="bad_payload")
             case _:
                 return self._failed(attempt, error, reason="error")

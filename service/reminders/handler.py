@@ -21,10 +21,10 @@ from service.observability.metrics import record_database_error, reminder_event
 from service.reminders import repository
 from service.reminders.channels import (
     Channel,
-    Deferred,
+    ChannelNotConfigured,
     Delivery,
-    NotConfigured,
-    Refused,
+    PermanentDeliveryError,
+    TemporaryDeliveryError,
     build_channels,
 )
 from service.reminders.model import Reminder, ReminderId, ReminderStatus
@@ -69,7 +69,7 @@ class ReminderSender:
         try:
             # No transaction is open here: the other side may take its time.
             accepted_as = await self._channels[channel].deliver(delivery)
-        except (Refused, Deferred) as error:
+        except (PermanentDeliveryError, TemporaryDeliveryError) as error:
             await self._record_failure(delivery, channel, error, context=context)
             raise _as_job_error(error) from None
         await self._record_sent(delivery, channel, attempt=context.attempt)
@@ -106,12 +106,12 @@ class ReminderSender:
         self,
         delivery: Delivery,
         channel: ChannelName,
-        error: Refused | Deferred,
+        error: PermanentDeliveryError | TemporaryDeliveryError,
         *,
         context: JobContext,
     ) -> None:
         """Show the failure on the reminder. That it fails must not hide the failure itself."""
-        last = isinstance(error, Refused) or context.is_last_attempt
+        last = isinstance(error, PermanentDeliveryError) or context.is_last_attempt
         try:
             async with self._transaction() as session:
                 await repository.mark_failed_attempt(
@@ -161,19 +161,19 @@ def _why_skip(reminder: Reminder | None, delivery_id: UUID) -> str | None:
     return None
 
 
-def _as_job_error(error: Refused | Deferred) -> Exception:
-    if isinstance(error, Refused):
+def _as_job_error(error: PermanentDeliveryError | TemporaryDeliveryError) -> Exception:
+    if isinstance(error, PermanentDeliveryError):
         return PermanentError(str(error))
     if error.retry_after_seconds is not None:
         return RetryAfter(error.retry_after_seconds, str(error))
     return error
 
 
-def _reason(error: Refused | Deferred) -> str:
+def _reason(error: PermanentDeliveryError | TemporaryDeliveryError) -> str:
     match error:
-        case NotConfigured():
+        case ChannelNotConfigured():
             return "not_configured"
-        case Refused():
+        case PermanentDeliveryError():
             return "refused"
         case _:
             return "deferred"

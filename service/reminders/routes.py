@@ -35,7 +35,7 @@ class RequireEither(RequirePermission):
         """The caller, if they hold one of the two.
 
         Raises:
-            Unauthenticated: no credential, or one that does not hold.
+            Unauthenticated: no credential, or one that is not valid.
             Forbidden: it holds, without either permission.
         """
         try:

@@ -159,7 +159,7 @@ async def test_a_call_that_fails_does_not_make_the_commit_fail(
         await after_commit(session, fail)
         await after_commit(session, lambda: calls.append("called"))
     assert calls == ["called"]
-    assert "after_commit failed" in caplog.text
+    assert "after_commit_failed" in caplog.text
     async with database.sessions() as session:
         assert await session.scalar(text("SELECT count(*) FROM kept")) == 0
 

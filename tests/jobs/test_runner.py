@@ -669,7 +669,7 @@ async def test_a_payload_that_its_model_refuses_fails_the_job_and_shows_no_value
     await start_worker()
     job = await until_ended(sql, job_id)
     assert (job["status"], job["attempts"]) == ("FAILED", 1)
-    assert job["last_error"].startswith("BadPayload: to: Value error, needs an @; secret: ")
+    assert job["last_error"].startswith("InvalidPayload: to: Value error, needs an @; secret: ")
     assert "hunter2" not in str(job["errors"])
     await until_true(lambda: events("failed", "runner.model", "bad_payload") == 1)
 

@@ -7,7 +7,13 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
-from service.reminders.channels import Deferred, Delivery, EmailChannel, NotConfigured, Refused
+from service.reminders.channels import (
+    ChannelNotConfigured,
+    Delivery,
+    EmailChannel,
+    PermanentDeliveryError,
+    TemporaryDeliveryError,
+)
 from service.settings import Settings
 
 from .servers import Mailbox, make_certificate, running_mailbox
@@ -83,7 +89,7 @@ async def test_a_recipient_that_is_no_address_never_reaches_the_server(
 ) -> None:
     async with running_mailbox() as mailbox:
         email = channel(make_settings, mailbox.url())
-        with pytest.raises(Refused, match="not an e-mail address"):
+        with pytest.raises(PermanentDeliveryError, match="not an e-mail address"):
             await email.deliver(Delivery(1, DELIVERY.delivery_id, recipient, "hello"))
     assert mailbox.attempts == 0
 
@@ -102,7 +108,7 @@ async def test_a_refused_log_in_is_retried_and_shows_no_password(
     async with running_mailbox() as mailbox:
         mailbox.login_ok = False
         email = channel(make_settings, mailbox.url(login="ada:hunter2"))
-        with pytest.raises(Deferred, match="refused the log-in: 535") as refusal:
+        with pytest.raises(TemporaryDeliveryError, match="refused the log-in: 535") as refusal:
             await email.deliver(DELIVERY)
     assert "hunter2" not in str(refusal.value)
     assert mailbox.mails == []
@@ -131,7 +137,7 @@ async def test_a_certificate_nobody_vouches_for_is_not_trusted(
     server: ssl.SSLContext = make_certificate(tmp_path).server
     options = {"tls": server} if scheme == "smtp+ssl" else {"tls_context": server}
     async with running_mailbox(**options) as mailbox:
-        with pytest.raises(Deferred, match="certificate could not be verified"):
+        with pytest.raises(TemporaryDeliveryError, match="certificate could not be verified"):
             await channel(make_settings, mailbox.url(scheme, "ada:hunter2")).deliver(DELIVERY)
     assert mailbox.logins == []
     assert mailbox.mails == []
@@ -141,7 +147,7 @@ async def test_starttls_is_never_given_up_where_the_server_does_not_offer_it(
     make_settings: MakeSettings,
 ) -> None:
     async with running_mailbox() as mailbox:
-        with pytest.raises(Deferred):
+        with pytest.raises(TemporaryDeliveryError):
             await channel(make_settings, mailbox.url("smtp+starttls", "a:b")).deliver(DELIVERY)
     assert mailbox.logins == []
     assert mailbox.mails == []
@@ -151,10 +157,10 @@ async def test_starttls_is_never_given_up_where_the_server_does_not_offer_it(
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
-        ("550 5.1.1 No such user", Refused),
-        ("554 5.7.1 Spam", Refused),
-        ("451 4.7.1 Greylisted, try later", Deferred),
-        ("452 4.2.2 Mailbox full", Deferred),
+        ("550 5.1.1 No such user", PermanentDeliveryError),
+        ("554 5.7.1 Spam", PermanentDeliveryError),
+        ("451 4.7.1 Greylisted, try later", TemporaryDeliveryError),
+        ("452 4.2.2 Mailbox full", TemporaryDeliveryError),
     ],
 )
 async def test_5xx_for_the_mail_is_final_and_4xx_is_not(
@@ -173,7 +179,9 @@ async def test_5xx_for_the_mail_is_final_and_4xx_is_not(
 async def test_a_server_that_is_down_is_tried_again(make_settings: MakeSettings) -> None:
     async with running_mailbox() as mailbox:
         url = mailbox.url()
-    with pytest.raises(Deferred, match=r"could not be reached \(ConnectionRefusedError\)"):
+    with pytest.raises(
+        TemporaryDeliveryError, match=r"could not be reached \(ConnectionRefusedError\)"
+    ):
         await channel(make_settings, url).deliver(DELIVERY)
 
 
@@ -189,7 +197,7 @@ async def test_a_server_that_says_nothing_is_given_up_in_time(make_settings: Mak
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     url = f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
-        with pytest.raises(Deferred, match=r"did not answer within 0\.2 s"):
+        with pytest.raises(TemporaryDeliveryError, match=r"did not answer within 0\.2 s"):
             await channel(make_settings, url, smtp_timeout_seconds=0.2).deliver(DELIVERY)
         await asyncio.wait_for(client_left.wait(), 5)
     finally:
@@ -214,6 +222,6 @@ async def test_mail_that_was_accepted_counts_although_the_good_bye_fails(
 
 
 async def test_a_channel_without_settings_names_them(make_settings: MakeSettings) -> None:
-    with pytest.raises(NotConfigured) as refusal:
+    with pytest.raises(ChannelNotConfigured) as refusal:
         await EmailChannel(make_settings()).deliver(DELIVERY)
     assert str(refusal.value) == "E-mail is not configured: set SMTP_URL and EMAIL_FROM"

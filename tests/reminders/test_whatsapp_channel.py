@@ -7,7 +7,13 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
-from service.reminders.channels import Deferred, Delivery, NotConfigured, Refused, WhatsAppChannel
+from service.reminders.channels import (
+    ChannelNotConfigured,
+    Delivery,
+    PermanentDeliveryError,
+    TemporaryDeliveryError,
+    WhatsAppChannel,
+)
 from service.reminders.channels.whatsapp import parse_retry_after
 from service.settings import Settings
 
@@ -59,7 +65,7 @@ async def test_a_4xx_is_final_and_quotes_twilio_without_the_token(
 ) -> None:
     answer = Answer(status, {"code": 21211, "message": "Bad 'To'\r\nhunter2 is no number"})
     async with running_twilio(answer) as twilio:
-        with pytest.raises(Refused) as refusal:
+        with pytest.raises(PermanentDeliveryError) as refusal:
             await channel(make_settings, twilio.url).deliver(DELIVERY)
     assert str(refusal.value) == (
         f"Twilio answered {status} (error 21211): Bad 'To' *** is no number"
@@ -79,7 +85,9 @@ async def test_429_and_5xx_are_tried_again_when_twilio_says(
     make_settings: MakeSettings, status: int, headers: dict[str, str], seconds: float | None
 ) -> None:
     async with running_twilio(Answer(status, {"message": "Busy"}, headers)) as twilio:
-        with pytest.raises(Deferred, match=f"Twilio answered {status}: Busy") as later:
+        with pytest.raises(
+            TemporaryDeliveryError, match=f"Twilio answered {status}: Busy"
+        ) as later:
             await channel(make_settings, twilio.url).deliver(DELIVERY)
     assert later.value.retry_after_seconds == seconds
 
@@ -89,7 +97,7 @@ async def test_a_redirect_is_not_followed(make_settings: MakeSettings) -> None:
         running_twilio(Answer(201, {"sid": "SM1"})) as elsewhere,
         running_twilio(Answer(307, {}, {"location": elsewhere.url})) as twilio,
     ):
-        with pytest.raises(Deferred, match="307"):
+        with pytest.raises(TemporaryDeliveryError, match="307"):
             await channel(make_settings, twilio.url).deliver(DELIVERY)
         assert elsewhere.calls == []
 
@@ -104,12 +112,12 @@ async def test_an_answer_that_is_no_json_still_counts_as_accepted(
 async def test_no_twilio_at_all_is_tried_again(make_settings: MakeSettings) -> None:
     async with running_twilio(Answer(201)) as twilio:
         url = twilio.url
-    with pytest.raises(Deferred, match=r"could not be reached \(ConnectError\)"):
+    with pytest.raises(TemporaryDeliveryError, match=r"could not be reached \(ConnectError\)"):
         await channel(make_settings, url).deliver(DELIVERY)
 
 
 async def test_a_channel_without_settings_names_them(make_settings: MakeSettings) -> None:
-    with pytest.raises(NotConfigured) as refusal:
+    with pytest.raises(ChannelNotConfigured) as refusal:
         await WhatsAppChannel(make_settings()).deliver(DELIVERY)
     assert str(refusal.value) == (
         "WhatsApp is not configured: "

@@ -21,7 +21,13 @@ from pydantic import SecretStr
 
 from service.auth.tokens import TokenVerifier
 from service.errors import Unauthenticated, Unavailable
-from service.reminders.channels import Deferred, Delivery, EmailChannel, Refused, WhatsAppChannel
+from service.reminders.channels import (
+    Delivery,
+    EmailChannel,
+    PermanentDeliveryError,
+    TemporaryDeliveryError,
+    WhatsAppChannel,
+)
 from service.settings import Settings
 from tests.api.conftest import Auth
 from tests.auth.conftest import JwksServer, jwks_server
@@ -116,7 +122,7 @@ async def test_a_mail_server_is_the_only_one_that_a_recipient_leads_to(
         for recipient in (
             "eve@rebinding.test", "eve@127.0.0.1", "eve@localhost", "eve@[127.0.0.1]", "eve@2130706433",
         ):  # fmt: skip
-            with contextlib.suppress(Refused):
+            with contextlib.suppress(PermanentDeliveryError):
                 await channel.deliver(Delivery(1, ID, recipient, "hello"))
     assert trap.calls == 0
     assert set(trap.names) <= {"127.0.0.1"}
@@ -153,7 +159,7 @@ async def test_no_redirect_of_a_provider_is_followed(
     async with running_twilio(
         Answer(status, {}, {"location": f"http://127.0.0.1:{trap.port}/"})
     ) as twilio:
-        with pytest.raises(Deferred):
+        with pytest.raises(TemporaryDeliveryError):
             await whatsapp(make_settings, twilio.url).deliver(Delivery(1, ID, "+14155238886", "hi"))
     assert trap.calls == 0
 
@@ -214,7 +220,7 @@ async def test_no_recipient_is_more_than_one_address(
                     )
                     assert answer.status_code == 422, recipient
                 # As it would be, had somebody written it into the table.
-                with pytest.raises(Refused):
+                with pytest.raises(PermanentDeliveryError):
                     await channel.deliver(Delivery(1, ID, recipient, "hello"))
     assert mailbox.attempts == 0
 

@@ -1,6 +1,12 @@
 """The ways a reminder can go out: one file each, all of the shape in `delivery.py`."""
 
-from service.reminders.channels.delivery import Channel, Deferred, Delivery, NotConfigured, Refused
+from service.reminders.channels.delivery import (
+    Channel,
+    ChannelNotConfigured,
+    Delivery,
+    PermanentDeliveryError,
+    TemporaryDeliveryError,
+)
 from service.reminders.channels.email import EmailChannel
 from service.reminders.channels.log import LogChannel
 from service.reminders.channels.whatsapp import WhatsAppChannel
@@ -9,12 +15,12 @@ from service.settings import Settings
 
 __all__ = [
     "Channel",
-    "Deferred",
+    "ChannelNotConfigured",
     "Delivery",
     "EmailChannel",
     "LogChannel",
-    "NotConfigured",
-    "Refused",
+    "PermanentDeliveryError",
+    "TemporaryDeliveryError",
     "WhatsAppChannel",
     "build_channels",
 ]

@@ -1,11 +1,11 @@
 """What a channel is given, what it answers, and the two ways in which it may say no.
 
     DeliveryError
-    ├── Deferred             not now: a down server, a full mailbox, a rate limit; try again
-    └── Refused              never: the recipient or the message is not accepted
-        └── NotConfigured    the operator has not set this channel up
+    ├── TemporaryDeliveryError             not now: a down server, a full mailbox, a rate limit; try again
+    └── PermanentDeliveryError              never: the recipient or the message is not accepted
+        └── ChannelNotConfigured    the operator has not set this channel up
 
-`NotConfigured` is of the permanent kind on purpose: no retry mends a missing setting, the
+`ChannelNotConfigured` is of the permanent kind on purpose: no retry mends a missing setting, the
 operator sees a FAILED job at once instead of ten minutes later, and a retry by hand delivers it
 once the setting is there.
 
@@ -47,8 +47,8 @@ class Channel(Protocol):
         """Send; return once the other side has accepted, with its own name for it or None.
 
         Raises:
-            Deferred: trying again later may help.
-            Refused: trying again cannot help.
+            TemporaryDeliveryError: trying again later may help.
+            PermanentDeliveryError: trying again cannot help.
         """
         ...
 
@@ -57,7 +57,7 @@ class DeliveryError(Exception):
     """The channel did not accept the message."""
 
 
-class Deferred(DeliveryError):
+class TemporaryDeliveryError(DeliveryError):
     """Not accepted now. `retry_after_seconds` is what the other side asked for, already bounded."""
 
     def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
@@ -65,11 +65,11 @@ class Deferred(DeliveryError):
         self.retry_after_seconds = retry_after_seconds
 
 
-class Refused(DeliveryError):
+class PermanentDeliveryError(DeliveryError):
     """Not accepted, and never will be as it stands."""
 
 
-class NotConfigured(Refused):
+class ChannelNotConfigured(PermanentDeliveryError):
     """The channel lacks settings; the message names them."""
 
     def __init__(self, channel: str, missing: list[str]) -> None:

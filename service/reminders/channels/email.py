@@ -16,10 +16,10 @@ import aiosmtplib
 from service import addresses
 from service.addresses import SmtpServer, is_email
 from service.reminders.channels.delivery import (
-    Deferred,
+    ChannelNotConfigured,
     Delivery,
-    NotConfigured,
-    Refused,
+    PermanentDeliveryError,
+    TemporaryDeliveryError,
     quote_reply,
 )
 from service.settings import Settings
@@ -54,14 +54,14 @@ class EmailChannel:
         """Hand the message to the mail server; returns its Message-ID.
 
         Raises:
-            Refused: 5xx for the recipient or the message, or the channel is not configured.
-            Deferred: anything else. A 5xx earlier in the talk (greeting, log-in, sender) speaks
+            PermanentDeliveryError: 5xx for the recipient or the message, or the channel is not configured.
+            TemporaryDeliveryError: anything else. A 5xx earlier in the talk (greeting, log-in, sender) speaks
                 of this service and not of the reminder: it can be mended before the last retry.
         """
         if self._server is None or self._sender is None:
-            raise NotConfigured("E-mail", ["SMTP_URL", "EMAIL_FROM"])
+            raise ChannelNotConfigured("E-mail", ["SMTP_URL", "EMAIL_FROM"])
         if not is_email(delivery.recipient):
-            raise Refused("The recipient is not an e-mail address")
+            raise PermanentDeliveryError("The recipient is not an e-mail address")
         message = compose(delivery, self._sender)
         client = self._client(self._server)
         try:
@@ -104,30 +104,40 @@ class EmailChannel:
         # Not socket.getfqdn(), the library's default: it may block on DNS.
         return self._sender.domain if self._sender else "localhost"
 
-    def _explain(self, error: Exception) -> Deferred | Refused:
+    def _explain(self, error: Exception) -> TemporaryDeliveryError | PermanentDeliveryError:
         if isinstance(error, aiosmtplib.SMTPRecipientsRefused) and error.recipients:
             error = error.recipients[0]
         if isinstance(error, aiosmtplib.SMTPResponseException):
             return self._explain_answer(error)
         if _certificate_trouble(error):
-            return Deferred("The mail server's certificate could not be verified")
+            return TemporaryDeliveryError("The mail server's certificate could not be verified")
         match error:
             case TimeoutError():
-                return Deferred(f"The mail server did not answer within {self._timeout:g} s")
+                return TemporaryDeliveryError(
+                    f"The mail server did not answer within {self._timeout:g} s"
+                )
             case aiosmtplib.SMTPServerDisconnected():
-                return Deferred("The mail server closed the connection")
+                return TemporaryDeliveryError("The mail server closed the connection")
             case OSError():
                 reason = type(error.__cause__ or error).__name__
-                return Deferred(f"The mail server could not be reached ({reason})")
+                return TemporaryDeliveryError(f"The mail server could not be reached ({reason})")
             case _:
-                return Deferred(f"The mail could not be sent: {self._quote(str(error))}")
+                return TemporaryDeliveryError(
+                    f"The mail could not be sent: {self._quote(str(error))}"
+                )
 
-    def _explain_answer(self, error: aiosmtplib.SMTPResponseException) -> Deferred | Refused:
+    def _explain_answer(
+        self, error: aiosmtplib.SMTPResponseException
+    ) -> TemporaryDeliveryError | PermanentDeliveryError:
         what, about_the_mail = next(
             (words, about) for kind, words, about in _ANSWERS if isinstance(error, kind)
         )
         words = f"The mail server {what}: {error.code} {self._quote(error.message)}".rstrip()
-        return Refused(words) if about_the_mail and error.code >= 500 else Deferred(words)
+        return (
+            PermanentDeliveryError(words)
+            if about_the_mail and error.code >= 500
+            else TemporaryDeliveryError(words)
+        )
 
     def _quote(self, text: str) -> str:
         password = self._server.password if self._server else None
@@ -138,7 +148,7 @@ def compose(delivery: Delivery, sender: Address) -> EmailMessage:
     """The mail: no value in it can add a header, and its Message-ID is the delivery's own.
 
     Raises:
-        Refused: written out it would have other headers than these; see `_subject_words`.
+        PermanentDeliveryError: written out it would have other headers than these; see `_subject_words`.
     """
     message = EmailMessage(policy=_POLICY)
     message["From"] = sender
@@ -149,7 +159,7 @@ def compose(delivery: Delivery, sender: Address) -> EmailMessage:
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers, please
     message.set_content(re.sub(r"\r\n?", "\n", delivery.message))
     if BytesHeaderParser().parsebytes(message.as_bytes()).keys() != message.keys():
-        raise Refused("The message cannot be written as a mail")
+        raise PermanentDeliveryError("The message cannot be written as a mail")
     return message
 
 

@@ -12,10 +12,10 @@ from urllib.parse import quote
 import httpx
 
 from service.reminders.channels.delivery import (
-    Deferred,
+    ChannelNotConfigured,
     Delivery,
-    NotConfigured,
-    Refused,
+    PermanentDeliveryError,
+    TemporaryDeliveryError,
     quote_reply,
 )
 from service.settings import Settings
@@ -44,20 +44,24 @@ class WhatsAppChannel:
         """Hand the message to Twilio; returns Twilio's id of it.
 
         Raises:
-            Refused: a 4xx other than 429, or the channel is not configured.
-            Deferred: 429, 5xx, no answer; with Retry-After where one was given.
+            PermanentDeliveryError: a 4xx other than 429, or the channel is not configured.
+            TemporaryDeliveryError: 429, 5xx, no answer; with Retry-After where one was given.
         """
         if not (self._sid and self._token and self._sender):
-            raise NotConfigured(
+            raise ChannelNotConfigured(
                 "WhatsApp", ["TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_WHATSAPP_FROM"]
             )
         try:
             async with asyncio.timeout(self._timeout), self._client(self._sid, self._token) as http:
                 response, body = await self._post(http, self._sid, delivery)
         except (TimeoutError, httpx.TimeoutException):
-            raise Deferred(f"Twilio did not answer within {self._timeout:g} s") from None
+            raise TemporaryDeliveryError(
+                f"Twilio did not answer within {self._timeout:g} s"
+            ) from None
         except (httpx.HTTPError, OSError) as error:
-            raise Deferred(f"Twilio could not be reached ({type(error).__name__})") from None
+            raise TemporaryDeliveryError(
+                f"Twilio could not be reached ({type(error).__name__})"
+            ) from None
         return self._read(response, body)
 
     def _client(self, sid: str, token: str) -> httpx.AsyncClient:
@@ -104,8 +108,8 @@ class WhatsAppChannel:
         reason = quote_reply(reason, secrets=(self._token, self._sid))
         words = f"Twilio answered {status}{f' (error {code})' if code else ''}: {reason}"
         if 400 <= status < 500 and status != httpx.codes.TOO_MANY_REQUESTS:
-            raise Refused(words)
-        raise Deferred(
+            raise PermanentDeliveryError(words)
+        raise TemporaryDeliveryError(
             words, retry_after_seconds=parse_retry_after(response.headers.get("Retry-After"))
         )
 
