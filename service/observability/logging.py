@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, TextIO
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
+from service.observability.log_writer import LogWriter
 from service.settings import Settings
 
 REDACTED: Final = "[redacted]"
@@ -78,11 +79,12 @@ def configure_logging(settings: Settings, *, stream: TextIO | None = None) -> No
             renderer,
         ],
     )
-    handler = logging.StreamHandler(stream)
+    handler = _handler(stream)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     for old in [h for h in root.handlers if isinstance(h.formatter, type(formatter))]:
         root.removeHandler(old)
+        old.close()
     root.addHandler(handler)
     root.setLevel(level)
     _quiet_libraries(level)
@@ -96,6 +98,13 @@ def configure_logging(settings: Settings, *, stream: TextIO | None = None) -> No
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+
+
+def _handler(stream: TextIO) -> logging.Handler:
+    try:
+        return LogWriter(stream)
+    except OSError:  # it has no file descriptor: a stream in memory, which keeps nobody waiting
+        return logging.StreamHandler(stream)
 
 
 def _quiet_libraries(level: int) -> None:

@@ -179,6 +179,10 @@ REMINDER_EVENTS: Final = Counter(
     "Events in the life of reminders: created, enqueued, sent, retried, failed, cancelled; `status` is `ok` or the reason.",
     ["event", "channel", "status"],
 )
+LOG_LINES_DROPPED: Final = Counter(
+    "finmind_log_lines_dropped_total",
+    "Log lines that were dropped, since nobody read the log or its disk was full.",
+)
 EVENT_LOOP_LAG: Final = Gauge(
     "finmind_event_loop_lag_seconds", "Longest stall of the event loop in the last 10 seconds."
 )
