@@ -38,7 +38,7 @@ SELECT pg_current_wal_lsn()::text AS lsn, pg_current_wal_lsn() - '0/0'::pg_lsn A
 UPDATES = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'jobs_live'"
 FINISHED = """
 SELECT sum(pg_table_size(relid)) AS table_bytes, sum(pg_indexes_size(relid)) AS index_bytes
-FROM pg_partition_tree('jobs_done') WHERE isleaf
+FROM pg_partition_tree('finmind_jobs.jobs_done') WHERE isleaf
 """
 OTHERS = """
 SELECT count(*) FROM pg_stat_activity
@@ -144,7 +144,7 @@ async def _come_to_rest(database: Database) -> None:
     """So that no phase pays for what stood before: but for the page images of a checkpoint."""
     link = database.link()
     await partitions.make_ahead(link, days=7)
-    await link.fetch("ANALYZE jobs_live")
+    await link.fetch("ANALYZE finmind_jobs.jobs_live")
     await link.fetch("CHECKPOINT")
     await link.close()
 

@@ -120,7 +120,7 @@ async def fill(database: Database, jobs: int, load: Load = PLAIN) -> None:
     # Made once a day by whoever leads; in a new database it would fall into the measurement.
     await partitions.make_ahead(link, days=7)
     connection = await link.connection()
-    await connection.execute("ANALYZE jobs_live", timeout=FILL_SECONDS)
+    await connection.execute("ANALYZE finmind_jobs.jobs_live", timeout=FILL_SECONDS)
     await connection.execute("CHECKPOINT", timeout=FILL_SECONDS)
     await link.close()
 
@@ -168,7 +168,7 @@ async def check(database: Database, jobs: int, load: Load, *, succeeded: int, fa
         "SELECT count(*) FILTER (WHERE status = 'SUCCESS'),"
         " count(*) FILTER (WHERE status = 'SUCCESS' AND attempts = 2),"
         " count(*) FILTER (WHERE status <> 'SUCCESS' OR attempts NOT IN (1, 2))"
-        " FROM background_jobs",
+        " FROM finmind_jobs.background_jobs",
         timeout=FILL_SECONDS,
     )
     await connection.close()

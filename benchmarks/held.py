@@ -234,7 +234,7 @@ async def _held(database: Database) -> AsyncIterator[None]:
     try:
         await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         await connection.execute("SELECT pg_current_xact_id()")
-        await connection.execute("SELECT count(*) FROM job_workers")
+        await connection.execute("SELECT count(*) FROM finmind_jobs.job_workers")
         yield
         await connection.execute("ROLLBACK")
     finally:

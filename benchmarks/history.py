@@ -69,7 +69,7 @@ async def fill(database: Database, contents: Contents) -> None:
             )
         await first.execute(_COUNTS)
         await first.fetchval("SELECT setval('background_job_ids', $1)", max(4 * slots + 2, 1))
-        await first.execute("VACUUM (ANALYZE) background_jobs, job_stats")
+        await first.execute("VACUUM (ANALYZE) finmind_jobs.background_jobs, finmind_jobs.job_stats")
         await first.execute("CHECKPOINT")
     finally:
         await link.close()
@@ -123,7 +123,7 @@ due AS (
   SELECT *, CASE WHEN chance < 0.02 THEN least(created_at + chance * interval '50 hours', now())
     ELSE created_at END AS next_run_at
   FROM drawn)
-INSERT INTO background_jobs (id, created_at, next_run_at, started_at, finished_at, lease_token,
+INSERT INTO finmind_jobs.background_jobs (id, created_at, next_run_at, started_at, finished_at, lease_token,
   worker_id, priority, attempts, queue, job_type, status, unique_key, last_error, payload, errors)
 SELECT id, created_at, next_run_at, next_run_at + interval '3 ms',
   least(next_run_at + interval '50 ms', now()), id, 1,
@@ -139,7 +139,7 @@ FROM due"""
 
 _DEAD = f"""
 WITH drawn AS MATERIALIZED ({_drawn(1)})
-INSERT INTO background_jobs (id, created_at, next_run_at, started_at, finished_at, lease_token,
+INSERT INTO finmind_jobs.background_jobs (id, created_at, next_run_at, started_at, finished_at, lease_token,
   worker_id, attempts, queue, job_type, status, unique_key, last_error, payload, errors)
 SELECT id, created_at, created_at, created_at, least(created_at + interval '11 minutes', now()),
   id, 1, CASE WHEN chance < 0.2 THEN 1 ELSE 4 END, queue, job_type,
@@ -152,12 +152,12 @@ FROM drawn"""
 
 _SCHEDULED = f"""
 WITH drawn AS MATERIALIZED ({_drawn(2)})
-INSERT INTO background_jobs (id, created_at, next_run_at, queue, job_type, unique_key, payload)
+INSERT INTO finmind_jobs.background_jobs (id, created_at, next_run_at, queue, job_type, unique_key, payload)
 SELECT id, created_at, now() + interval '1 hour' + chance * interval '30 days', queue, job_type,
   CASE WHEN n % 20 = 0 THEN 'later:' || id END, payload
 FROM drawn"""
 
 _COUNTS = """
-INSERT INTO job_stats (queue, job_type, status, day, jobs)
+INSERT INTO finmind_jobs.job_stats (queue, job_type, status, day, jobs)
 SELECT queue, job_type, status, (finished_at AT TIME ZONE 'UTC')::date, count(*)
-FROM background_jobs WHERE finished_at IS NOT NULL GROUP BY 1, 2, 3, 4"""
+FROM finmind_jobs.background_jobs WHERE finished_at IS NOT NULL GROUP BY 1, 2, 3, 4"""

@@ -150,7 +150,7 @@ async def explain(dsn: str, scale: Scale) -> None:
             await enqueue_many(session, (NewJob("noop", PAYLOAD) for _ in range(scale.jobs)))
         plain, explaining = database.link(), ExplainingLink(database)
         await partitions.make_ahead(plain, days=7)
-        await plain.fetch("VACUUM ANALYZE background_jobs")
+        await plain.fetch("VACUUM ANALYZE finmind_jobs.background_jobs")
         await plain.close()
         await run_all(explaining)
         await explaining.close()

@@ -76,7 +76,7 @@ async def _measure_state(
 
     async def drain(label: str, state: State, database: Database) -> None:
         # What the runs before left behind is not of this state.
-        await _administer(database, "VACUUM jobs_live")
+        await _administer(database, "VACUUM finmind_jobs.jobs_live")
         async with state.around(database):
             await fill_queue(database, scale.jobs)
             seconds, _ = await drain_filled(database, scale.jobs)
@@ -109,7 +109,7 @@ async def _readers(database: Database) -> AsyncIterator[None]:
                 # One row comes back: the readers' cost is the server's, not this process's. And
                 # what they read is in their snapshot: the newest ids would cost them more and more.
                 await connection.fetch(
-                    "SELECT count(payload->>'message') FROM background_jobs"
+                    "SELECT count(payload->>'message') FROM finmind_jobs.background_jobs"
                     " WHERE status = 'SUCCESS' AND id <= $1",
                     4 * READER_ROWS,
                 )

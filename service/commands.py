@@ -54,7 +54,7 @@ def migrate(settings: Settings, arguments: argparse.Namespace) -> int:
                 f"{arguments.to} is behind {current}: going back drops data; add --back to do it"
             )
         if arguments.sql:
-            print(migrations.render_sql(current, arguments.to) or "-- nothing to do")
+            print(migrations.render_sql(current, arguments.to, schema=database.schema))
         elif back:
             await migrations.downgrade(database, settings, arguments.to)
         else:

@@ -32,6 +32,10 @@ type_list = Annotated[tuple[str, ...], NoDecode]
 """A comma-separated list in the environment."""
 
 
+DEFAULT_SCHEMA: Final = "finmind_jobs"
+SCHEMA_PATTERN: Final = r"^[a-z_][a-z0-9_]{0,62}$"
+"""What a schema may be called: it stands in the text of statements."""
+
 CHANNELS: Final = (
     ("smtp_url", "email_from"),
     ("twilio_account_sid", "twilio_auth_token", "twilio_whatsapp_from"),
@@ -86,6 +90,11 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         None,
         description="`postgresql://user:password@host:port/name`. Without it an embedded PostgreSQL 18 is started under `DATA_DIR` (never in production).",
+    )
+    database_schema: str = Field(
+        DEFAULT_SCHEMA,
+        pattern=SCHEMA_PATTERN,
+        description="Schema that the tables are in; the migration makes it. While the default has none, those that an earlier version made in `public` are used. Set it for the processes that enqueue as well.",
     )
     database_pool_size: int = Field(
         10,

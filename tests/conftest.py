@@ -171,7 +171,9 @@ def template_database(server_dsn: str) -> Iterator[Template]:
     settings = IsolatedSettings(environment=Environment.TEST, jwt_secret=SecretStr(TEST_SECRET))
 
     async def build() -> str:
-        await databases.execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE template0")
+        await databases.execute(
+            server_dsn, f"CREATE DATABASE {name} TEMPLATE template0", databases.search_path(name)
+        )
         database = Database(dsn, settings)
         try:
             await upgrade(database, settings)
@@ -189,7 +191,9 @@ def template_database(server_dsn: str) -> Iterator[Template]:
 async def empty_dsn(server_dsn: str) -> AsyncIterator[str]:
     """DSN of a fresh database without a schema."""
     name = databases.new_name()
-    await databases.execute(server_dsn, f"CREATE DATABASE {name} TEMPLATE template0")
+    await databases.execute(
+        server_dsn, f"CREATE DATABASE {name} TEMPLATE template0", databases.search_path(name)
+    )
     yield databases.with_database(server_dsn, name)
     await databases.execute(server_dsn, f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -203,7 +207,9 @@ async def pg_dsn(server_dsn: str, template_database: Template) -> AsyncIterator[
         name = databases.new_name()
         # STRATEGY: FILE_COPY and WAL_LOG were measured alike, so it stays at the default.
         await databases.execute(
-            server_dsn, f"CREATE DATABASE {name} TEMPLATE {template_database.name}"
+            server_dsn,
+            f"CREATE DATABASE {name} TEMPLATE {template_database.name}",
+            databases.search_path(name),
         )
     dsn = databases.with_database(server_dsn, name)
     yield dsn

@@ -24,7 +24,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()"""
 DAY_PARTITIONS = r"SELECT relname FROM pg_class WHERE relname ~ '^jobs_done_\d{8}$'"
 
 TOUCHED = """
-SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+SELECT relname FROM pg_class WHERE relnamespace = 'finmind_jobs'::regnamespace AND relkind = 'r'
   AND (pg_relation_size(oid) > 0 OR reltuples <> -1) AND relname <> 'alembic_version'"""
 
 SEQUENCES = """
@@ -44,16 +44,16 @@ SELECT md5(string_agg(line, E'\\n' ORDER BY line)) FROM (
     a.attstorage, a.attstattarget, a.attoptions, pg_get_expr(d.adbin, d.adrelid))
   FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
     LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-  WHERE c.relnamespace = 'public'::regnamespace AND a.attnum > 0
+  WHERE c.relnamespace = 'finmind_jobs'::regnamespace AND a.attnum > 0
   UNION ALL
   SELECT concat_ws(' ', 'constraint', conrelid::regclass, conname, pg_get_constraintdef(oid))
-  FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+  FROM pg_constraint WHERE connamespace = 'finmind_jobs'::regnamespace
   UNION ALL
   SELECT concat_ws(' ', 'trigger', tgrelid::regclass, tgname, tgenabled, pg_get_triggerdef(oid))
   FROM pg_trigger
   UNION ALL
   SELECT concat_ws(' ', 'function', oid::regprocedure, md5(prosrc))
-  FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+  FROM pg_proc WHERE pronamespace = 'finmind_jobs'::regnamespace
   UNION ALL
   SELECT concat_ws(' ', 'sequence', seqrelid::regclass, seqstart, seqincrement, seqcache)
   FROM pg_sequence
@@ -64,7 +64,7 @@ SELECT md5(string_agg(line, E'\\n' ORDER BY line)) FROM (
   SELECT concat_ws(' ', 'extension', extname) FROM pg_extension
   UNION ALL
   SELECT concat_ws(' ', 'statistics', starelid::regclass) FROM pg_statistic s
-    JOIN pg_class c ON c.oid = s.starelid WHERE c.relnamespace = 'public'::regnamespace
+    JOIN pg_class c ON c.oid = s.starelid WHERE c.relnamespace = 'finmind_jobs'::regnamespace
   UNION ALL
   SELECT concat_ws(' ', 'revision', version_num) FROM alembic_version) lines"""
 """Of all that a test can change, save what rows there are: schema, settings, statistics."""
@@ -73,6 +73,11 @@ SELECT md5(string_agg(line, E'\\n' ORDER BY line)) FROM (
 def new_name() -> str:
     """A name that no other database has."""
     return f"finmind_test_{os.getpid()}_{next(_numbers)}"
+
+
+def search_path(name: str) -> str:
+    """Tests name tables without a schema; that the service does not is a test of its own."""
+    return f"ALTER DATABASE {name} SET search_path = finmind_jobs, public"
 
 
 def with_database(dsn: str, name: str) -> str:

@@ -59,15 +59,19 @@ def test_the_greeting_names_the_embedded_database_for_sql_and_for_sqlalchemy(sta
 
     async def tables() -> tuple[object, object]:
         connection = await asyncpg.connect(dsn, timeout=10)
-        first = await connection.fetchval("SELECT to_regclass('background_jobs')::text")
+        first = await connection.fetchval(
+            "SELECT to_regclass('finmind_jobs.background_jobs')::text"
+        )
         await connection.close()
         engine = create_async_engine(url)
         async with engine.connect() as other:
-            second = await other.scalar(text("SELECT to_regclass('background_jobs')::text"))
+            second = await other.scalar(
+                text("SELECT to_regclass('finmind_jobs.background_jobs')::text")
+            )
         await engine.dispose()
         return first, second
 
-    assert asyncio.run(tables()) == ("background_jobs", "background_jobs")
+    assert asyncio.run(tables()) == ("finmind_jobs.background_jobs",) * 2
     assert server.stop() == 0, server.seen
 
 
@@ -304,7 +308,7 @@ def test_a_database_that_is_not_there_is_an_error_of_one_line(run: Run) -> None:
 
 def test_migrate_prints_only_what_it_would_run(run: Run, pg_dsn: str, empty_dsn: str) -> None:
     everything = run("migrate", "--sql", DATABASE_URL=empty_dsn)
-    assert "CREATE TABLE background_jobs" in everything.stdout, everything.stderr
+    assert "CREATE TABLE finmind_jobs.background_jobs" in everything.stdout, everything.stderr
     nothing = run("migrate", "--sql", DATABASE_URL=pg_dsn)
     assert (nothing.returncode, nothing.stdout) == (0, "-- nothing to do\n")
 
@@ -344,7 +348,7 @@ async def test_enqueue_prints_the_id_of_a_durable_job(
         await session.execute(
             text(
                 "SELECT job_type, queue, priority, payload, next_run_at, timeout_seconds"
-                " FROM background_jobs WHERE id = :id"
+                " FROM finmind_jobs.background_jobs WHERE id = :id"
             ),
             {"id": int(done.stdout)},
         )
@@ -382,7 +386,9 @@ def job_states(dsn: str) -> list[tuple[str, int]]:
     async def read() -> list[tuple[str, int]]:
         connection = await asyncpg.connect(dsn)
         try:
-            rows = await connection.fetch("SELECT status, attempts FROM background_jobs")
+            rows = await connection.fetch(
+                "SELECT status, attempts FROM finmind_jobs.background_jobs"
+            )
             return [(row["status"], row["attempts"]) for row in rows]
         finally:
             await connection.close()
@@ -397,7 +403,7 @@ def wait_until_running(dsn: str) -> None:
         connection = await asyncpg.connect(dsn)
         try:
             while not await connection.fetchval(
-                "SELECT count(*) FROM background_jobs WHERE status = 'RUNNING'"
+                "SELECT count(*) FROM finmind_jobs.background_jobs WHERE status = 'RUNNING'"
             ):
                 pass
         finally:

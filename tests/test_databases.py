@@ -13,7 +13,7 @@ from tests.jobs.rows import add
 LEFT = """
 SELECT (SELECT count(*) FROM background_jobs) + (SELECT count(*) FROM job_stats),
   (SELECT sum(pg_relation_size(oid)) FROM pg_class WHERE relkind = 'r'
-    AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'),
+    AND relnamespace = 'finmind_jobs'::regnamespace AND relname <> 'alembic_version'),
   (SELECT count(*) FROM pg_inherits WHERE inhparent = 'jobs_done'::regclass),
   (SELECT count(*) FROM pg_sequences WHERE last_value IS NOT NULL),
   (SELECT COALESCE(sum(n_tup_ins), 0) FROM pg_stat_user_tables

@@ -37,21 +37,19 @@ _COLUMNS: Final = (
     "prefix, name, scopes, created_by, created_at, expires_at, revoked_at, last_used_at"
 )
 _INSERT: Final = f"""
-INSERT INTO api_keys (prefix, secret_hash, name, scopes, created_by, expires_at)
+INSERT INTO finmind_jobs.api_keys (prefix, secret_hash, name, scopes, created_by, expires_at)
 VALUES ($1, $2, $3, $4, $5, $6) RETURNING {_COLUMNS}"""  # noqa: S608
-_LIST: Final = (
-    f"SELECT {_COLUMNS} FROM api_keys ORDER BY created_at DESC, prefix LIMIT {MAX_LISTED}"  # noqa: S608
-)
+_LIST: Final = f"SELECT {_COLUMNS} FROM finmind_jobs.api_keys ORDER BY created_at DESC, prefix LIMIT {MAX_LISTED}"  # noqa: S608
 _REVOKE: Final = f"""
-UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE prefix = $1
+UPDATE finmind_jobs.api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE prefix = $1
 RETURNING {_COLUMNS}"""  # noqa: S608
 _VERIFY: Final = """
 SELECT secret_hash, scopes, revoked_at IS NOT NULL AS revoked,
   coalesce(expires_at <= now(), false) AS expired,
   coalesce(last_used_at < now() - interval '1 minute', true) AS note_use
-FROM api_keys WHERE prefix = $1"""
+FROM finmind_jobs.api_keys WHERE prefix = $1"""
 _NOTE_USE: Final = """
-UPDATE api_keys SET last_used_at = now()
+UPDATE finmind_jobs.api_keys SET last_used_at = now()
 WHERE prefix = $1 AND coalesce(last_used_at < now() - interval '1 minute', true)"""
 _NO_HASH: Final = bytes(32)
 

@@ -16,24 +16,36 @@ from service.settings import load_settings
 
 def run_environment() -> None:
     """Run the migrations that Alembic asked for: offline into its buffer, or on a connection."""
+    given = context.config.attributes
     if context.is_offline_mode():
-        context.configure(
-            dialect_name="postgresql",
-            target_metadata=None,
-            transaction_per_migration=True,
-        )
-        with context.begin_transaction():
-            context.run_migrations()
-        return
-    connection = context.config.attributes.get("connection")
-    if connection is None:
+        _print(given["schema"] if "schema" in given else load_settings().database_schema)
+    elif given.get("connection") is None:
         _run_from_command_line()
     else:
-        _run_on(connection)
+        _run_on(given["connection"], given["schema"])
 
 
-def _run_on(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=None, transaction_per_migration=True)
+def _print(schema: str) -> None:
+    context.configure(
+        dialect_name="postgresql",
+        target_metadata=None,
+        transaction_per_migration=True,
+        version_table_schema=schema,
+    )
+    if context.get_starting_revision_argument() in {None, "base"}:
+        context.get_context().impl.static_output(f'CREATE SCHEMA IF NOT EXISTS "{schema}";')
+    context.get_context().impl.static_output(f'SET search_path = "{schema}";')
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def _run_on(connection: Connection, schema: str) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=None,
+        transaction_per_migration=True,
+        version_table_schema=schema,
+    )
     with context.begin_transaction():
         context.run_migrations()
 
@@ -52,7 +64,7 @@ def _run_from_command_line() -> None:
         database = Database(dsn, settings)
         try:
             async with migrating(database, settings) as connection:
-                await connection.run_sync(_run_on)
+                await connection.run_sync(_run_on, database.schema)
         finally:
             await database.close()
 

@@ -18,8 +18,9 @@ from sqlalchemy.ext.asyncio import (
 )
 
 from service.addresses import postgres_url
+from service.db import schema
 from service.errors import ConfigurationError
-from service.settings import Settings
+from service.settings import DEFAULT_SCHEMA, Settings
 
 DATABASE_ERRORS: Final = (
     asyncpg.PostgresError,
@@ -71,6 +72,7 @@ class Database:
     def __init__(self, dsn: str, settings: Settings) -> None:
         self.dsn = normalise_dsn(dsn)
         self._settings = settings
+        self._schema: str | None = None
         cache_size = 100 if settings.database_prepared_statements else 0
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
@@ -89,6 +91,24 @@ class Database:
         self.sessions: async_sessionmaker[AsyncSession] = async_sessionmaker(
             self.engine, expire_on_commit=False
         )
+        if settings.database_schema != DEFAULT_SCHEMA:
+            self._use_schema(settings.database_schema)
+
+    @property
+    def schema(self) -> str:
+        """Where the tables are, known from the first connection on."""
+        return self._schema or DEFAULT_SCHEMA
+
+    async def find_schema(self) -> str:
+        """Where the tables are; asked of the database unless it is known."""
+        if self._schema is None:
+            async with self.engine.connect():
+                pass
+        return self.schema
+
+    def _use_schema(self, name: str) -> None:
+        self._schema = name
+        schema.remember(self.engine.sync_engine, name)
 
     async def connect(
         self, *, settled_plans: bool = False, **_: Any
@@ -111,13 +131,21 @@ class Database:
             server_settings["statement_timeout"] = str(bound)
             if settled_plans:
                 server_settings |= SETTLED_PLANS
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             self.dsn,
             timeout=settings.database_connect_timeout_seconds,
             command_timeout=settings.database_command_timeout_seconds,
             statement_cache_size=100 if settings.database_prepared_statements else 0,
             server_settings=server_settings,
         )
+        try:
+            if self._schema is None and (found := await schema.find(connection.fetch)):
+                self._use_schema(found)
+        except BaseException:
+            connection.terminate()
+            raise
+        schema.remember(connection, self.schema)
+        return connection
 
     def link(self, *, timeout_seconds: float | None = None) -> "Link":
         """A connection for one duty, opened on first use; see `Link`."""
@@ -148,6 +176,10 @@ class Link:
             self._connection = await self._database.connect(settled_plans=True)
         return self._connection
 
+    def render(self, statement: str) -> str:
+        """The statement for the schema that the tables are in."""
+        return schema.render(statement, self._database.schema)
+
     async def fetch(self, statement: str, *args: object) -> list[asyncpg.Record]:
         """Run one statement in a transaction of its own.
 
@@ -159,7 +191,7 @@ class Link:
         async with asyncio.timeout(self._timeout_seconds), self._lock:
             connection = await self.connection()
             try:
-                return await connection.fetch(statement, *args)
+                return await connection.fetch(self.render(statement), *args)
             except BaseException as error:
                 if not isinstance(error, asyncpg.PostgresError) or connection.is_closed():
                     # Cut, timed out or cancelled in the middle: its state is unknown.
@@ -168,7 +200,7 @@ class Link:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-        """Several statements in one transaction; raises as `fetch` does."""
+        """Several statements, each to be rendered, in one transaction; raises as `fetch` does."""
         async with self._lock:
             connection = await self.connection()
             try:

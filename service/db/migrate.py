@@ -23,8 +23,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from service.db.engine import Database
+from service.db.schema import lock_key, remember
 from service.errors import ConfigurationError, Unavailable
-from service.settings import Settings
+from service.settings import DEFAULT_SCHEMA, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ async def upgrade(database: Database, settings: Settings, revision: str = "head"
                 "schema_is_newer", extra={"revision": current, "newest_known": head_revision()}
             )
             return
-        await _run(connection, settings, lambda config: command.upgrade(config, target))
+        await _run(database, connection, settings, lambda config: command.upgrade(config, target))
         if current != target:
             logger.info("schema_migrated", extra={"before": current, "after": target})
 
@@ -101,7 +102,7 @@ async def downgrade(database: Database, settings: Settings, revision: str) -> No
                 f"The schema is at revision {current}, which this version does not know: "
                 "downgrade with the version that made it"
             )
-        await _run(connection, settings, lambda config: command.downgrade(config, target))
+        await _run(database, connection, settings, lambda config: command.downgrade(config, target))
 
 
 async def current_revision(database: Database) -> str | None:
@@ -121,18 +122,24 @@ def revisions() -> tuple[str, ...]:
     return tuple(reversed(newest_first))
 
 
-def render_sql(start: str | None = None, revision: str = "head") -> str:
+def render_sql(
+    start: str | None = None, revision: str = "head", *, schema: str = DEFAULT_SCHEMA
+) -> str:
     """The SQL that leads from `start` (None: an empty database) to `revision`, for reading."""
     target = _resolve(revision)
     buffer = StringIO()
-    config = _config(output=buffer)
+    config = _config(schema, output=buffer)
     command.upgrade(config, f"{start}:{target}" if start else target, sql=True)
     return buffer.getvalue()
 
 
 @asynccontextmanager
 async def migrating(database: Database, settings: Settings) -> AsyncIterator[AsyncConnection]:
-    """A connection of its own that holds the advisory lock, with the time-outs of a migration."""
+    """A connection of its own that holds the advisory lock, with the time-outs of a migration.
+
+    What it makes without naming a schema is made in that of the tables, which is there.
+    """
+    schema = await database.find_schema()
 
     async def connect(**_: Any) -> "asyncpg.Connection[asyncpg.Record]":
         return await asyncpg.connect(
@@ -145,35 +152,53 @@ async def migrating(database: Database, settings: Settings) -> AsyncIterator[Asy
     engine = create_async_engine(
         "postgresql+asyncpg://", connect_args={"async_creator_fn": connect}, poolclass=NullPool
     )
+    remember(engine.sync_engine, schema)
     try:
         async with engine.connect() as connection:
-            await _set_timeouts(connection, settings)
-            await _lock(connection, settings)
+            await _configure(connection, settings, schema)
+            await _lock(connection, settings, schema)
+            await _make_schema(connection, schema)
             yield connection
     finally:
         # Closing the connection gives the advisory lock back, whatever state it is in.
         await engine.dispose()
 
 
-async def _set_timeouts(connection: AsyncConnection, settings: Settings) -> None:
-    for name, seconds in (
-        ("lock_timeout", settings.migrate_lock_timeout_seconds),
-        ("statement_timeout", settings.migrate_timeout_seconds),
+async def _configure(connection: AsyncConnection, settings: Settings, schema: str) -> None:
+    for name, value in (
+        ("lock_timeout", f"{int(settings.migrate_lock_timeout_seconds * 1000)}ms"),
+        ("statement_timeout", f"{int(settings.migrate_timeout_seconds * 1000)}ms"),
+        ("search_path", f'"{schema}"'),
     ):
         await connection.execute(
-            text("SELECT set_config(:name, :value, false)"),
-            {"name": name, "value": f"{int(seconds * 1000)}ms"},
+            text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value}
         )
     await connection.commit()
 
 
-async def _lock(connection: AsyncConnection, settings: Settings) -> None:
+async def _make_schema(connection: AsyncConnection, schema: str) -> None:
+    """Make the schema if it is missing: the version table comes before the first migration."""
+    there = text("SELECT to_regnamespace(CAST(:name AS text)) IS NOT NULL")
+    try:
+        if not await connection.scalar(there, {"name": schema}):
+            await connection.execute(text(f'CREATE SCHEMA "{schema}"'))
+        await connection.commit()
+    except DBAPIError as error:
+        if _sqlstate(error) != asyncpg.InsufficientPrivilegeError.sqlstate:
+            raise
+        raise ConfigurationError(
+            f"There is no schema {schema} and this role may not make it: run the SQL of "
+            "`python -m service roles` as an administrator first"
+        ) from error
+
+
+async def _lock(connection: AsyncConnection, settings: Settings, schema: str) -> None:
     # Polled, not waited for: a waiting statement would hold a snapshot, and CREATE INDEX
     # CONCURRENTLY in the process that migrates waits for every snapshot to go.
     deadline = time.monotonic() + settings.migrate_timeout_seconds
     while True:
         got = await connection.scalar(
-            text("SELECT pg_try_advisory_lock(:key)"), {"key": ADVISORY_LOCK}
+            text("SELECT pg_try_advisory_lock(:key)"), {"key": lock_key(ADVISORY_LOCK, schema)}
         )
         await connection.commit()
         if got:
@@ -187,12 +212,15 @@ async def _lock(connection: AsyncConnection, settings: Settings) -> None:
 
 
 async def _run(
-    connection: AsyncConnection, settings: Settings, run: Callable[[Config], None]
+    database: Database,
+    connection: AsyncConnection,
+    settings: Settings,
+    run: Callable[[Config], None],
 ) -> None:
     """Run Alembic on the connection; try again while the tables are locked by others."""
 
     def on_connection(sync_connection: Connection) -> None:
-        run(_config(connection=sync_connection))
+        run(_config(database.schema, connection=sync_connection))
 
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -216,17 +244,30 @@ async def _run(
 
 
 def _is_lock_conflict(error: BaseException) -> bool:
-    code = getattr(error, "sqlstate", None) or getattr(
+    return _sqlstate(error) in {conflict.sqlstate for conflict in LOCK_CONFLICTS}
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    """Of an error of asyncpg's or of SQLAlchemy's around it."""
+    return getattr(error, "sqlstate", None) or getattr(
         getattr(error, "orig", None), "sqlstate", None
     )
-    return code in {conflict.sqlstate for conflict in LOCK_CONFLICTS}
 
 
 def _current(connection: Connection) -> str | None:
     try:
-        if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+        if connection.scalar(text("SELECT to_regclass('finmind_jobs.alembic_version')")) is None:
             return None
-        revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        revision: str | None = connection.scalar(
+            text("SELECT version_num FROM finmind_jobs.alembic_version")
+        )
+        if revision is not None and not connection.scalar(
+            text("SELECT to_regclass('finmind_jobs.jobs_live')")
+        ):
+            raise ConfigurationError(
+                f"The schema holds another application's alembic_version, at {revision!r}, and no "
+                "jobs: set DATABASE_SCHEMA to a schema that is this service's own"
+            )
         return revision
     finally:
         # Else Alembic would take the transaction for somebody's who commits all migrations at once.
@@ -240,16 +281,19 @@ def _scripts_path() -> Path:
     return installed if installed.is_dir() else package.parent / "alembic"
 
 
-def _config(*, connection: Connection | None = None, output: StringIO | None = None) -> Config:
+def _config(
+    schema: str, *, connection: Connection | None = None, output: StringIO | None = None
+) -> Config:
     config = Config(output_buffer=output) if output is not None else Config()
     config.set_main_option("script_location", str(_scripts_path()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
+    config.attributes["schema"] = schema
     return config
 
 
 def _script_directory() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
+    return ScriptDirectory.from_config(_config(DEFAULT_SCHEMA))
 
 
 def _resolve(revision: str) -> str:

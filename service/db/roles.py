@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.errors import ConfigurationError
+from service.settings import DEFAULT_SCHEMA
 
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
 
@@ -56,7 +57,7 @@ class RoleNames:
     migrator: str = "finmind_migrator"
     runtime: str = "finmind_runtime"
     readonly: str = "finmind_readonly"
-    schema: str = "public"
+    schema: str = DEFAULT_SCHEMA
 
 
 def roles_sql(names: RoleNames) -> str:
@@ -101,6 +102,7 @@ DO $do$ BEGIN
   EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
   EXECUTE format('GRANT CONNECT ON DATABASE %I TO {everyone}', current_database());
 END $do$;
+CREATE SCHEMA IF NOT EXISTS {names.schema};
 REVOKE ALL ON SCHEMA {names.schema} FROM PUBLIC;
 GRANT USAGE ON SCHEMA {names.schema} TO {everyone};
 GRANT CREATE ON SCHEMA {names.schema} TO {names.migrator};

@@ -116,7 +116,9 @@ def kept_count(filters: JobFilters) -> tuple[TextClause, Bound]:
     names = filters.active() & {"statuses", "job_type", "queue"}
     conditions = " AND ".join(_CONDITIONS[name] for name in sorted(names)) or "true"
     return (
-        text(f"SELECT coalesce(sum(jobs), 0)::bigint FROM job_stats WHERE {conditions}"),
+        text(
+            f"SELECT coalesce(sum(jobs), 0)::bigint FROM finmind_jobs.job_stats WHERE {conditions}"
+        ),
         {name: value for name, value in _bound(filters).items() if name in names},
     )
 
@@ -141,7 +143,7 @@ def is_scattered(filters: JobFilters) -> bool:
 
 def _candidates(filters: JobFilters, columns: str) -> str:
     union = " UNION ALL ".join(
-        f"(SELECT {columns} FROM background_jobs WHERE {part} LIMIT :scan)"
+        f"(SELECT {columns} FROM finmind_jobs.background_jobs WHERE {part} LIMIT :scan)"
         for part in _parts(filters)
     )
     return f"SELECT * FROM ({union}) AS newest ORDER BY id DESC LIMIT :scan"
@@ -273,8 +275,8 @@ file are made for their indexes and read a bounded number of rows: there is noth
 
 FIRST_ID_FROM: Final = text("""
     WITH RECURSIVE probe (low, high, step) AS (
-      SELECT coalesce((SELECT id FROM background_jobs ORDER BY id LIMIT 1), 0),
-             coalesce((SELECT id FROM background_jobs ORDER BY id DESC LIMIT 1), 0) + 1, 0
+      SELECT coalesce((SELECT id FROM finmind_jobs.background_jobs ORDER BY id LIMIT 1), 0),
+             coalesce((SELECT id FROM finmind_jobs.background_jobs ORDER BY id DESC LIMIT 1), 0) + 1, 0
       UNION ALL
       SELECT CASE WHEN found.created_at < :moment THEN found.id + 1 ELSE low END,
              CASE WHEN found.created_at < :moment THEN high ELSE middle END,
@@ -282,7 +284,7 @@ FIRST_ID_FROM: Final = text("""
       FROM probe
       CROSS JOIN LATERAL (SELECT (low + high) / 2 AS middle) AS half
       LEFT JOIN LATERAL (
-        SELECT id, created_at FROM background_jobs WHERE id >= middle ORDER BY id LIMIT 1
+        SELECT id, created_at FROM finmind_jobs.background_jobs WHERE id >= middle ORDER BY id LIMIT 1
       ) AS found ON true
       WHERE low < high AND step < 64
     )

@@ -9,6 +9,7 @@ from typing import Final
 import asyncpg
 
 from service.db.engine import DATABASE_ERRORS, Database, Link
+from service.db.schema import lock_name
 from service.jobs import partitions, statements, store
 from service.jobs.created_jobs import CreatedJobs
 from service.jobs.lanes import MAX_LANES
@@ -71,6 +72,7 @@ class Maintenance:
     """
 
     def __init__(self, database: Database, settings: Settings, *, handlers: Registry) -> None:
+        self._database = database
         self._settings = settings
         self._handlers = handlers
         self._leadership = database.link()
@@ -166,7 +168,8 @@ class Maintenance:
             connection = await self._leadership.connection()
         if not connection.is_in_transaction():
             await connection.execute("BEGIN")
-        if not await connection.fetchval(statements.LEAD):
+        name = lock_name(statements.LEADERSHIP, self._database.schema)
+        if not await connection.fetchval(statements.LEAD, name):
             await connection.execute("ROLLBACK")
             return False
         vanished = max(VANISHED_SECONDS, 2 * self._settings.maintenance_seconds)

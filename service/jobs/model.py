@@ -4,9 +4,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, NewType
 
-from sqlalchemy import BigInteger, DateTime, Double, SmallInteger, Text
+from sqlalchemy import BigInteger, DateTime, Double, MetaData, SmallInteger, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from service.settings import DEFAULT_SCHEMA
 
 JobId = NewType("JobId", int)
 LeaseToken = NewType("LeaseToken", int)
@@ -48,6 +50,8 @@ TRANSITIONS: Final[dict[JobStatus, frozenset[JobStatus]]] = {
 
 class Base(DeclarativeBase):
     """The tables that SQLAlchemy knows."""
+
+    metadata = MetaData(schema=DEFAULT_SCHEMA)
 
 
 class BackgroundJob(Base):

@@ -62,7 +62,7 @@ async def _patiently(change: Callable[[], Awaitable[None]]) -> None:
 async def _drop(link: Link, day: date) -> None:
     async with link.transaction() as connection:
         await connection.execute(LOCK_TIMEOUT)
-        await connection.execute(statements.DROP_DAY, day)
+        await connection.execute(link.render(statements.DROP_DAY), day)
     _log.info("partition_dropped", day=day.isoformat())
 
 
@@ -81,7 +81,7 @@ async def _make(link: Link, day: date) -> None:
     try:
         async with link.transaction() as connection:
             await connection.execute(LOCK_TIMEOUT)
-            await connection.execute(statements.MAKE_DAY, day)
+            await connection.execute(link.render(statements.MAKE_DAY), day)
     except (
         asyncpg.DuplicateTableError,
         asyncpg.DuplicateObjectError,

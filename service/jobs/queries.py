@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Row, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.db.session import schema_of
 from service.errors import NotFound
 from service.jobs.lookups import (
     BY_INDEX,
@@ -102,6 +103,7 @@ async def get_job(session: AsyncSession, job_id: JobId) -> BackgroundJob:
     Raises:
         NotFound: there is no such job; it may have been deleted, or its retention may be over.
     """
+    await schema_of(session)
     query = select(BackgroundJob).where(BackgroundJob.id == job_id)
     # The session may have seen the row before a raw statement changed it.
     job = (await session.execute(query, execution_options={"populate_existing": True})).scalar()

@@ -33,7 +33,7 @@ _LEASE_LOST_ENTRY: Final = """jsonb_build_object(
     'event', 'lease_lost', 'attempt', b.attempts, 'type', 'LeaseLost',
     'message', 'the worker stopped or stalled during this attempt', 'traceback', NULL,
     'started_at', b.started_at, 'at', now(), 'by', NULL,
-    'worker', (SELECT w.name FROM job_workers w WHERE w.id = b.worker_id))"""
+    'worker', (SELECT w.name FROM finmind_jobs.job_workers w WHERE w.id = b.worker_id))"""
 
 _MANUAL_RETRY_ENTRY: Final = """jsonb_build_object(
     'event', 'manual_retry', 'attempt', attempts, 'type', status, 'message', 'retried by hand',
@@ -52,7 +52,7 @@ _COLUMNS: Final = (
 """What a job takes along when it changes partition."""
 
 _COUNT: Final = """
-  INSERT INTO job_stats (queue, job_type, status, day, jobs)
+  INSERT INTO finmind_jobs.job_stats (queue, job_type, status, day, jobs)
   SELECT queue, job_type, status, (finished_at AT TIME ZONE 'UTC')::date, {sign}count(*)
   FROM {source} WHERE finished_at IS NOT NULL GROUP BY 1, 2, 3, 4"""
 """The kept counts, told of jobs that came into (or left) the finished partitions."""
@@ -60,7 +60,7 @@ _COUNT: Final = """
 # -- enqueue ----------------------------------------------------------------------------------
 
 _NEW_ROWS: Final = """
-INSERT INTO jobs_live (job_type, payload, queue, priority, max_retries, timeout_seconds,
+INSERT INTO finmind_jobs.jobs_live (job_type, payload, queue, priority, max_retries, timeout_seconds,
                        next_run_at, unique_key, backoff)
 SELECT r.job_type, r.payload::jsonb, COALESCE(r.queue, 'default'), COALESCE(r.priority, 2),
        r.max_retries, r.timeout_seconds,
@@ -87,21 +87,21 @@ RETURNING id, created_at, next_run_at, unique_key
 """Sorted by key, so that two batches with the same keys never wait for each other in a circle."""
 
 STANDING: Final = """
-SELECT id, created_at, next_run_at, unique_key FROM jobs_live WHERE unique_key = ANY ($1::text[])
+SELECT id, created_at, next_run_at, unique_key FROM finmind_jobs.jobs_live WHERE unique_key = ANY ($1::text[])
 """
 
 # -- claim ------------------------------------------------------------------------------------
 
-_SOME_LOST: Final = "EXISTS (SELECT FROM jobs_live s WHERE s.lost_leases > 0)"
+_SOME_LOST: Final = "EXISTS (SELECT FROM finmind_jobs.jobs_live s WHERE s.lost_leases > 0)"
 
 LANES: Final = f"""
 WITH RECURSIVE lane AS (
-  (SELECT queue, priority, next_run_at FROM jobs_live
+  (SELECT queue, priority, next_run_at FROM finmind_jobs.jobs_live
    WHERE (queue, priority) > ($2::text, $3::smallint)
    ORDER BY queue, priority, next_run_at LIMIT 1)
   UNION ALL
   SELECT n.* FROM lane l CROSS JOIN LATERAL (
-    SELECT b.queue, b.priority, b.next_run_at FROM jobs_live b
+    SELECT b.queue, b.priority, b.next_run_at FROM finmind_jobs.jobs_live b
     WHERE (b.queue, b.priority) > (l.queue, l.priority)
     ORDER BY b.queue, b.priority, b.next_run_at LIMIT 1) n)
 SELECT queue, priority, extract(epoch FROM next_run_at)::float8, extract(epoch FROM now())::float8,
@@ -119,7 +119,7 @@ SELECT q.queue, p.priority::smallint, extract(epoch FROM n.next_run_at)::float8,
   extract(epoch FROM now())::float8, {_SOME_LOST}
 FROM unnest($1::text[]) AS q(queue) CROSS JOIN generate_series(0, 9) AS p(priority)
 CROSS JOIN LATERAL (
-  SELECT b.next_run_at FROM jobs_live b WHERE b.queue = q.queue AND b.priority = p.priority
+  SELECT b.next_run_at FROM finmind_jobs.jobs_live b WHERE b.queue = q.queue AND b.priority = p.priority
   ORDER BY b.next_run_at LIMIT 1) n
 """
 """The same for queues known by name."""
@@ -127,10 +127,10 @@ CROSS JOIN LATERAL (
 RECENT_LANES: Final = """
 SELECT q.queue, p.priority::smallint
 FROM (SELECT unnest($1::text[]) AS queue
-      UNION ALL (SELECT DISTINCT queue FROM job_stats WHERE $1 IS NULL LIMIT $2)) q
+      UNION ALL (SELECT DISTINCT queue FROM finmind_jobs.job_stats WHERE $1 IS NULL LIMIT $2)) q
 CROSS JOIN generate_series(0, 9) AS p(priority)
 CROSS JOIN LATERAL (
-  SELECT FROM jobs_live b WHERE b.queue = q.queue AND b.priority = p.priority
+  SELECT FROM finmind_jobs.jobs_live b WHERE b.queue = q.queue AND b.priority = p.priority
     AND b.next_run_at BETWEEN now() - make_interval(secs => $3) AND now()
   ORDER BY b.next_run_at DESC LIMIT 1) n
 """
@@ -158,7 +158,7 @@ WITH due AS MATERIALIZED (
   FROM unnest($1::text[], $2::smallint[], $3::float8[], $4::bigint[], $5::int[], $11::float8[])
     WITH ORDINALITY AS l(queue, priority, floor_at, floor_id, most, due_before, turn)
   CROSS JOIN LATERAL (
-    SELECT b.ctid FROM jobs_live b
+    SELECT b.ctid FROM finmind_jobs.jobs_live b
     WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
       AND ({_PLACE}) >= (to_timestamp(l.floor_at), l.floor_id)
       AND b.next_run_at < to_timestamp(l.due_before)
@@ -177,10 +177,10 @@ pick AS (
 def _take(picked: str, *, seconds: str, worker: str, keep: str) -> str:
     """Put what was picked under a new lease."""
     return f"""
-UPDATE jobs_live b SET
+UPDATE finmind_jobs.jobs_live b SET
   status = 'RUNNING', attempts = b.attempts + 1, started_at = now(), progress = NULL,
   lease_until = (SELECT now() + make_interval(secs => {seconds})),
-  lease_token = (SELECT nextval('background_job_lease_tokens')), worker_id = {worker},
+  lease_token = (SELECT nextval('finmind_jobs.background_job_lease_tokens')), worker_id = {worker},
   lost_leases = CASE b.status WHEN 'RUNNING' THEN b.lost_leases + 1 ELSE b.lost_leases END,
   last_error = CASE b.status WHEN 'RUNNING' THEN
     'LeaseLost: the worker stopped or stalled during attempt ' || b.attempts ELSE b.last_error END,
@@ -210,7 +210,7 @@ CLAIM_WITHIN_LIMITS: Final = (
 more of it than it may take. The window costs a seventh of the claim, so others do without."""
 
 _DUE_ON_LAST_CHANCE: Final = f"""
-FROM jobs_live b
+FROM finmind_jobs.jobs_live b
 WHERE {_on_last_chance("$1")} AND b.next_run_at <= now() AND {_NOT_LEASED}
   AND b.job_type = ANY ($2::text[])"""
 
@@ -236,7 +236,7 @@ FROM unnest($1::text[], $2::smallint[], $5::float8[], $6::bigint[])
   AS l(queue, priority, floor_at, floor_id)
 CROSS JOIN LATERAL (
   SELECT r.id, r.lease_token FROM (
-    SELECT b.id, b.status, b.worker_id, b.lease_token FROM jobs_live b
+    SELECT b.id, b.status, b.worker_id, b.lease_token FROM finmind_jobs.jobs_live b
     WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
       AND ({_PLACE}) >= (to_timestamp(l.floor_at), l.floor_id)
     ORDER BY {_PLACE} LIMIT $7) r
@@ -249,7 +249,7 @@ backlog of millions would take longer than a statement may, over and over.
 """
 
 RELEASE_LOST: Final = f"""
-UPDATE jobs_live b SET
+UPDATE finmind_jobs.jobs_live b SET
   status = 'PENDING', attempts = b.attempts - 1, lease_until = NULL, worker_id = NULL,
   started_at = NULL
 FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
@@ -266,12 +266,12 @@ WITH r AS (
   SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[])
     AS r(id, token, status, result, failure)),
 gone AS (
-  DELETE FROM jobs_live b USING r
+  DELETE FROM finmind_jobs.jobs_live b USING r
   WHERE {_SAME} AND b.lease_token = r.token AND b.status = 'RUNNING'
   RETURNING b.*, COALESCE(r.status, 'SUCCESS') AS new_status, r.result::jsonb AS new_result,
     r.failure::jsonb AS failure),
 kept AS (
-  INSERT INTO background_jobs ({_COLUMNS})
+  INSERT INTO finmind_jobs.background_jobs ({_COLUMNS})
   SELECT id, created_at, next_run_at, started_at, clock_timestamp(), lease_token, worker_id,
     timeout_seconds, priority,
     CASE WHEN failure ->> 'event' = 'lease_lost' THEN attempts - 1 ELSE attempts END,
@@ -292,7 +292,7 @@ WITH r AS (
   SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::float8[], $4::smallint[], $5::text[])
     AS r(id, token, delay_seconds, refund, failure)),
 back AS (
-UPDATE jobs_live b SET
+UPDATE finmind_jobs.jobs_live b SET
   status = 'PENDING', attempts = b.attempts - r.refund,
   lost_leases = CASE WHEN r.refund = 1 AND r.delay_seconds IS NULL THEN b.lost_leases ELSE 0 END,
   next_run_at = CASE WHEN r.delay_seconds IS NULL THEN b.next_run_at
@@ -312,7 +312,7 @@ out. Lost leases go on counting after a release: the handler did not come to an 
 SETTLED_BEFORE: Final = """
 SELECT d.id, d.lease_token FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
 CROSS JOIN LATERAL (
-  SELECT b.id, b.lease_token FROM background_jobs b
+  SELECT b.id, b.lease_token FROM finmind_jobs.background_jobs b
   WHERE b.id = r.id AND b.lease_token = r.token AND b.status <> 'RUNNING' LIMIT 1) d
 """
 """After an answer was lost: which of these were settled under these very tokens.
@@ -322,23 +322,23 @@ a small one whole for each of the batch, whatever `enable_seqscan` says.
 """
 
 EXTEND: Final = f"""
-UPDATE jobs_live b SET lease_until = now() + make_interval(secs => $3)
+UPDATE finmind_jobs.jobs_live b SET lease_until = now() + make_interval(secs => $3)
 FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
 WHERE {_SAME} AND b.lease_token = r.token AND b.status = 'RUNNING'
 RETURNING b.id, b.lease_token
 """
 
 PROGRESS: Final = """
-UPDATE jobs_live SET progress = $3::text::jsonb
+UPDATE finmind_jobs.jobs_live SET progress = $3::text::jsonb
 WHERE id = $1 AND lease_token = $2 AND status = 'RUNNING' RETURNING id
 """
 
 # -- by hand ----------------------------------------------------------------------------------
 
 RETRY_DEAD: Final = f"""
-WITH gone AS (DELETE FROM jobs_dead WHERE id = $1 RETURNING *),
+WITH gone AS (DELETE FROM finmind_jobs.jobs_dead WHERE id = $1 RETURNING *),
 counted AS ({_COUNT.format(sign="-", source="gone")})
-INSERT INTO jobs_live (id, created_at, next_run_at, timeout_seconds, priority, attempts,
+INSERT INTO finmind_jobs.jobs_live (id, created_at, next_run_at, timeout_seconds, priority, attempts,
   max_retries, queue, job_type, unique_key, last_error, payload, backoff, errors)
 SELECT id, created_at, clock_timestamp(), timeout_seconds, priority, 0, max_retries, queue,
   job_type, unique_key, last_error, payload, backoff,
@@ -347,9 +347,9 @@ FROM gone RETURNING id, job_type, queue, priority
 """
 
 CANCEL: Final = f"""
-WITH gone AS (DELETE FROM jobs_live WHERE id = $1 AND status = 'PENDING' RETURNING *),
+WITH gone AS (DELETE FROM finmind_jobs.jobs_live WHERE id = $1 AND status = 'PENDING' RETURNING *),
 kept AS (
-  INSERT INTO background_jobs ({_COLUMNS})
+  INSERT INTO finmind_jobs.background_jobs ({_COLUMNS})
   SELECT id, created_at, next_run_at, started_at, clock_timestamp(), NULL, NULL, timeout_seconds,
     priority, attempts, max_retries, lost_leases, queue, job_type, 'CANCELLED', unique_key,
     last_error, payload, result, progress, backoff, errors
@@ -360,64 +360,67 @@ SELECT id, job_type FROM kept
 
 DELETE: Final = f"""
 WITH gone AS (
-  DELETE FROM background_jobs WHERE id = $1 AND status <> 'RUNNING'
+  DELETE FROM finmind_jobs.background_jobs WHERE id = $1 AND status <> 'RUNNING'
   RETURNING id, queue, job_type, status, finished_at),
 counted AS ({_COUNT.format(sign="-", source="gone")})
 SELECT id FROM gone
 """
 
 RESCHEDULE: Final = """
-UPDATE jobs_live SET next_run_at = $2 WHERE id = $1 AND status = 'PENDING'
+UPDATE finmind_jobs.jobs_live SET next_run_at = $2 WHERE id = $1 AND status = 'PENDING'
 RETURNING id, queue, priority
 """
 
-STATUS_OF: Final = "SELECT status FROM background_jobs WHERE id = $1"
+STATUS_OF: Final = "SELECT status FROM finmind_jobs.background_jobs WHERE id = $1"
 
 # -- workers ----------------------------------------------------------------------------------
 
 REGISTER_WORKER: Final = """
-INSERT INTO job_workers (name, queues, job_types, concurrency)
+INSERT INTO finmind_jobs.job_workers (name, queues, job_types, concurrency)
 VALUES ($1, $2::text[], $3::text[], $4) RETURNING id, extract(epoch FROM now())::float8
 """
 
-WORKER_SEEN: Final = "UPDATE job_workers SET seen_at = now() WHERE id = $1"
+WORKER_SEEN: Final = "UPDATE finmind_jobs.job_workers SET seen_at = now() WHERE id = $1"
 
-FORGET_WORKER: Final = "DELETE FROM job_workers WHERE id = $1"
+FORGET_WORKER: Final = "DELETE FROM finmind_jobs.job_workers WHERE id = $1"
 
-WORKER_STOPPED: Final = "UPDATE job_workers SET seen_at = now(), stopped_at = now() WHERE id = $1"
+WORKER_STOPPED: Final = (
+    "UPDATE finmind_jobs.job_workers SET seen_at = now(), stopped_at = now() WHERE id = $1"
+)
 
 # -- maintenance ------------------------------------------------------------------------------
 
-LEAD: Final = "SELECT pg_try_advisory_xact_lock(hashtext('finmind-jobs.maintenance'))"
+LEAD: Final = "SELECT pg_try_advisory_xact_lock(hashtext($1))"
+LEADERSHIP: Final = "finmind-jobs.maintenance"
 """Held by an open transaction that has neither an XID nor a snapshot: it holds back no vacuum, ends
 with its connection, and works behind PgBouncer in transaction mode."""
 
 FOLD_STATS: Final = """
-WITH old AS (DELETE FROM job_stats RETURNING queue, job_type, status, day, jobs),
+WITH old AS (DELETE FROM finmind_jobs.job_stats RETURNING queue, job_type, status, day, jobs),
 folded AS (
-  INSERT INTO job_stats (queue, job_type, status, day, jobs)
+  INSERT INTO finmind_jobs.job_stats (queue, job_type, status, day, jobs)
   SELECT queue, job_type, status, day, sum(jobs) FROM old GROUP BY 1, 2, 3, 4
   HAVING sum(jobs) <> 0 RETURNING 1)
 SELECT count(*) FROM folded
 """
 
-STATS_ROWS: Final = "SELECT count(*) FROM (SELECT 1 FROM job_stats LIMIT $1) s"
+STATS_ROWS: Final = "SELECT count(*) FROM (SELECT 1 FROM finmind_jobs.job_stats LIMIT $1) s"
 
 TODAY: Final = "SELECT (now() AT TIME ZONE 'UTC')::date"
 
 DAY_LEAVES: Final = """
 SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-WHERE i.inhparent = 'jobs_done'::regclass
+WHERE i.inhparent = 'finmind_jobs.jobs_done'::regclass
 """
 
-MAKE_DAY: Final = "SELECT jobs_make_day($1)"
+MAKE_DAY: Final = "SELECT finmind_jobs.jobs_make_day($1)"
 
-DROP_DAY: Final = "SELECT jobs_drop_day($1)"
+DROP_DAY: Final = "SELECT finmind_jobs.jobs_drop_day($1)"
 
 DROP_DEAD_BEFORE: Final = f"""
 WITH gone AS (
-  DELETE FROM jobs_dead WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM jobs_dead WHERE finished_at < now() - make_interval(days => $1)
+  DELETE FROM finmind_jobs.jobs_dead WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM finmind_jobs.jobs_dead WHERE finished_at < now() - make_interval(days => $1)
     ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))
   RETURNING id, queue, job_type, status, finished_at),
 counted AS ({_COUNT.format(sign="-", source="gone")})
@@ -426,8 +429,8 @@ SELECT count(*) FROM gone
 
 DROP_DEFAULT_BEFORE: Final = f"""
 WITH gone AS (
-  DELETE FROM jobs_done_default WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM jobs_done_default
+  DELETE FROM finmind_jobs.jobs_done_default WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM finmind_jobs.jobs_done_default
     WHERE finished_at < (date_trunc('day', now() AT TIME ZONE 'UTC') - make_interval(days => $1))
       AT TIME ZONE 'UTC'
     LIMIT $2 FOR UPDATE SKIP LOCKED))
@@ -438,7 +441,7 @@ SELECT count(*) FROM gone
 """Days that never had a partition, since nobody led: the same days as are dropped whole."""
 
 CREATED_IDS: Final = """
-SELECT COALESCE(pg_sequence_last_value('background_job_ids'::regclass), 0),
+SELECT COALESCE(pg_sequence_last_value('finmind_jobs.background_job_ids'::regclass), 0),
   pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint
 FROM pg_current_snapshot() s
 """
@@ -447,30 +450,32 @@ FROM pg_current_snapshot() s
 CREATED_BETWEEN: Final = """
 SELECT b.job_type, count(*) FROM unnest($1::bigint[], $2::bigint[]) AS c(after, up_to)
 CROSS JOIN LATERAL (
-  SELECT j.job_type FROM background_jobs j WHERE j.id > c.after AND j.id <= c.up_to) b
+  SELECT j.job_type FROM finmind_jobs.background_jobs j WHERE j.id > c.after AND j.id <= c.up_to) b
 GROUP BY 1
 """
 
 DROP_IDEMPOTENCY_KEYS: Final = """
 WITH gone AS (
-  DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM idempotency_keys WHERE created_at < now() - make_interval(hours => $1)
+  DELETE FROM finmind_jobs.idempotency_keys WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM finmind_jobs.idempotency_keys WHERE created_at < now() - make_interval(hours => $1)
     ORDER BY created_at LIMIT $2))
   RETURNING 1)
 SELECT count(*) FROM gone
 """
 
-DROP_OLD_WORKERS: Final = "DELETE FROM job_workers WHERE seen_at < now() - interval '1 day'"
+DROP_OLD_WORKERS: Final = (
+    "DELETE FROM finmind_jobs.job_workers WHERE seen_at < now() - interval '1 day'"
+)
 
 SERVED_TYPES: Final = """
-SELECT DISTINCT t FROM job_workers w, unnest(w.job_types) t
+SELECT DISTINCT t FROM finmind_jobs.job_workers w, unnest(w.job_types) t
 WHERE CASE WHEN w.stopped_at IS NULL THEN w.seen_at > now() - make_interval(secs => $1)
            ELSE w.stopped_at > now() - make_interval(secs => $2) END
 """
 """Types that some worker serves: seen within $1 seconds, or stopped within the grace of $2."""
 
 SERVED_QUEUES: Final = """
-SELECT DISTINCT split_part(q, ':', 1) FROM job_workers w, unnest(w.queues) q
+SELECT DISTINCT split_part(q, ':', 1) FROM finmind_jobs.job_workers w, unnest(w.queues) q
 WHERE q <> '*' AND w.stopped_at IS NULL AND w.seen_at > now() - interval '1 minute' LIMIT $1
 """
 """Queues that some worker was told to serve: `WORKER_QUEUES`, without limits."""
@@ -480,19 +485,19 @@ WITH head AS MATERIALIZED (
   SELECT j.ctid AS place, j.job_type
   FROM unnest($1::text[], $2::smallint[], $8::float8[]) AS l(queue, priority, first_at)
   CROSS JOIN LATERAL (
-    SELECT b.ctid, b.job_type FROM jobs_live b
+    SELECT b.ctid, b.job_type FROM finmind_jobs.jobs_live b
     WHERE b.queue = l.queue AND b.priority = l.priority AND b.status = 'PENDING'
       AND b.next_run_at >= to_timestamp(l.first_at)
       AND b.next_run_at <= now() - make_interval(secs => $4)
     ORDER BY {_PLACE} LIMIT $5) j),
 unserved AS MATERIALIZED (
-  SELECT b.ctid AS place FROM jobs_live b
+  SELECT b.ctid AS place FROM finmind_jobs.jobs_live b
   WHERE b.ctid = ANY (ARRAY(SELECT place FROM head WHERE job_type <> ALL ($3::text[]) LIMIT $6))
     AND b.status = 'PENDING' FOR UPDATE SKIP LOCKED),
 gone AS (
-  DELETE FROM jobs_live b WHERE b.ctid = ANY (ARRAY(SELECT place FROM unserved)) RETURNING *),
+  DELETE FROM finmind_jobs.jobs_live b WHERE b.ctid = ANY (ARRAY(SELECT place FROM unserved)) RETURNING *),
 kept AS (
-  INSERT INTO background_jobs ({_COLUMNS})
+  INSERT INTO finmind_jobs.background_jobs ({_COLUMNS})
   SELECT id, created_at, next_run_at, started_at, clock_timestamp(), NULL, NULL, timeout_seconds,
     priority, attempts, max_retries, lost_leases, queue, job_type, 'FAILED', unique_key,
     'No handler registered for job type: ' || job_type, payload, result, progress, backoff, {_history("errors", _NO_HANDLER_ENTRY, keep="$7")}
@@ -508,7 +513,7 @@ SELECT l.queue, count(*) FILTER (WHERE d.status = 'PENDING'),
            - extract(epoch FROM min(d.next_run_at) FILTER (WHERE d.status = 'PENDING')), 0)::float8
 FROM unnest($1::text[], $2::smallint[], $4::float8[]) AS l(queue, priority, first_at)
 LEFT JOIN LATERAL (
-  SELECT b.status, b.next_run_at FROM jobs_live b
+  SELECT b.status, b.next_run_at FROM finmind_jobs.jobs_live b
   WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
     AND b.next_run_at >= to_timestamp(l.first_at)
   ORDER BY {_PLACE} LIMIT $3) d ON true

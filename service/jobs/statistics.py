@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.db.session import schema_of
 from service.jobs.lookups import BY_INDEX
 from service.jobs.model import JobStatus
 
@@ -47,7 +48,7 @@ class JobStats:
 # One statement, hence one snapshot: a job that ends meanwhile is counted once.
 _COUNTS: Final = text("""
     WITH live AS MATERIALIZED (
-      SELECT queue, job_type, status, next_run_at FROM background_jobs
+      SELECT queue, job_type, status, next_run_at FROM finmind_jobs.background_jobs
       WHERE status IN ('PENDING', 'RUNNING') ORDER BY id DESC LIMIT :cap + 1
     ), counts AS MATERIALIZED (
       SELECT queue, job_type, status, count(*) AS jobs,
@@ -55,7 +56,7 @@ _COUNTS: Final = text("""
         count(*) AS live
       FROM live GROUP BY 1, 2, 3
       UNION ALL
-      SELECT queue, job_type, status, sum(jobs), 0, 0 FROM job_stats GROUP BY 1, 2, 3
+      SELECT queue, job_type, status, sum(jobs), 0, 0 FROM finmind_jobs.job_stats GROUP BY 1, 2, 3
     ), named AS (
       SELECT CASE WHEN grouping(job_type) = 0 THEN 'type' ELSE 'queue' END AS kind,
         coalesce(job_type, queue) AS name, sum(jobs) AS jobs
@@ -71,7 +72,7 @@ _COUNTS: Final = text("""
     SELECT kind, CASE WHEN shown THEN name END, NULL, sum(jobs)::bigint, 0, 0
     FROM ranked GROUP BY 1, 2
     UNION ALL
-    SELECT 'day', status, day, sum(jobs)::bigint, 0, 0 FROM job_stats
+    SELECT 'day', status, day, sum(jobs)::bigint, 0, 0 FROM finmind_jobs.job_stats
     WHERE day > (now() AT TIME ZONE 'UTC')::date - CAST(:days AS integer) GROUP BY status, day
     ORDER BY kind, jobs DESC, name""")
 
@@ -79,11 +80,11 @@ _COUNTS: Final = text("""
 # the claim index, behind those that run.
 _OLDEST_DUE: Final = text("""
     WITH RECURSIVE lanes AS (
-      (SELECT queue, priority, 1 AS number FROM background_jobs
+      (SELECT queue, priority, 1 AS number FROM finmind_jobs.background_jobs
        WHERE status IN ('PENDING', 'RUNNING') ORDER BY queue, priority LIMIT 1)
       UNION ALL
       SELECT next.queue, next.priority, lanes.number + 1 FROM lanes CROSS JOIN LATERAL (
-        SELECT queue, priority FROM background_jobs
+        SELECT queue, priority FROM finmind_jobs.background_jobs
         WHERE status IN ('PENDING', 'RUNNING')
           AND (queue, priority) > (lanes.queue, lanes.priority)
         ORDER BY queue, priority LIMIT 1
@@ -91,7 +92,7 @@ _OLDEST_DUE: Final = text("""
     )
     SELECT now() AS as_of, extract(epoch FROM now()) - extract(epoch FROM min(oldest.next_run_at)) AS seconds
     FROM lanes CROSS JOIN LATERAL (
-      SELECT next_run_at FROM background_jobs
+      SELECT next_run_at FROM finmind_jobs.background_jobs
       WHERE status IN ('PENDING', 'RUNNING') AND status = 'PENDING' AND next_run_at <= now()
         AND queue = lanes.queue AND priority = lanes.priority
       ORDER BY next_run_at LIMIT 1
@@ -108,6 +109,7 @@ async def get_job_stats(session: AsyncSession, *, cap: int = 10_000) -> JobStats
         cap: live jobs counted, at the most. Over it `total_exact` is false, and every figure on
             live jobs is at least so much.
     """
+    await schema_of(session)
     await session.execute(BY_INDEX)
     rows = (await session.execute(_COUNTS, {"cap": cap, "names": MAX_NAMES, "days": DAYS})).all()
     oldest = (await session.execute(_OLDEST_DUE, {"lanes": _MAX_LANES})).one()

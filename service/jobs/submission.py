@@ -20,17 +20,17 @@ _MAX_ROUNDS: Final = 5
 # The row of another transaction makes this wait until that one ends. A key whose time is over is
 # taken as if it were not there, whenever maintenance removes it.
 _TAKE_KEY: Final = text("""
-    INSERT INTO idempotency_keys AS k (owner, key, body_hash, job_ids)
+    INSERT INTO finmind_jobs.idempotency_keys AS k (owner, key, body_hash, job_ids)
     VALUES (:owner, :key, :body_hash, '{}')
     ON CONFLICT (owner, key) DO UPDATE
       SET body_hash = excluded.body_hash, job_ids = '{}', created_at = now()
       WHERE k.created_at < now() - make_interval(hours => :hours)
     RETURNING true""")
 _STANDING_KEY: Final = text(
-    "SELECT body_hash, job_ids FROM idempotency_keys WHERE owner = :owner AND key = :key"
+    "SELECT body_hash, job_ids FROM finmind_jobs.idempotency_keys WHERE owner = :owner AND key = :key"
 )
 _KEEP_KEY: Final = text(
-    "UPDATE idempotency_keys SET job_ids = :job_ids WHERE owner = :owner AND key = :key"
+    "UPDATE finmind_jobs.idempotency_keys SET job_ids = :job_ids WHERE owner = :owner AND key = :key"
 )
 # Compared as jsonb: the order of keys and the spelling of numbers make no difference.
 _SAME: Final = text("""
@@ -38,7 +38,7 @@ _SAME: Final = text("""
       job.job_type = asked.job_type AND job.payload = asked.payload::jsonb AS same
     FROM unnest(CAST(:places AS int[]), CAST(:ids AS bigint[]), CAST(:job_types AS text[]),
                 CAST(:payloads AS text[])) AS asked(place, id, job_type, payload)
-    LEFT JOIN background_jobs AS job ON job.id = asked.id
+    LEFT JOIN finmind_jobs.background_jobs AS job ON job.id = asked.id
     ORDER BY asked.place""")
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
+from service.db import schema
 from service.db.commits import after_commit
 from service.db.engine import DATABASE_ERRORS, Database
 from service.db.notify import listen
@@ -22,7 +23,6 @@ from service.jobs.store import Lane
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
 
-CHANNEL: Final = "finmind_jobs"
 COALESCE_SECONDS: Final = 0.002
 RECONNECT_LONGEST_SECONDS: Final = 1.0
 MAX_LANES: Final = 100
@@ -78,11 +78,12 @@ class Sender:
                 # From a connection of its own and after the commit: NOTIFY inside the writing
                 # transaction would make all commits wait for one lock.
                 pool, sent = engine.pool, False
+                channel = schema.channel(schema.recall(engine))
                 async with AsyncEngine(engine).connect() as connection:
                     # The driver's own call: it has no transaction to begin and to end.
                     driver: Any = (await connection.get_raw_connection()).driver_connection
                     try:
-                        await driver.execute("SELECT pg_notify($1, $2)", CHANNEL, encode(lanes))
+                        await driver.execute("SELECT pg_notify($1, $2)", channel, encode(lanes))
                         sent = True
                     finally:
                         if not sent or engine.pool is not pool:
@@ -145,7 +146,7 @@ async def hear(database: Database, wake: Callable[[Iterable[Lane]], None]) -> No
 
     while True:
         try:
-            await listen(database, CHANNEL, heard)
+            await listen(database, schema.channel(database.schema), heard)
             reason = "cut off"
         except DATABASE_ERRORS as error:
             reason = type(error).__name__

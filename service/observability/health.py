@@ -180,7 +180,7 @@ class HealthChecks:
         )
 
     async def _revision(self) -> str | None:
-        statement = "SELECT version_num FROM alembic_version"
+        statement = "SELECT version_num FROM finmind_jobs.alembic_version"
         try:
             rows = await self._link.fetch(statement)
         except asyncpg.UndefinedTableError:

@@ -112,7 +112,7 @@ async def lock_due(session: AsyncSession, limit: int) -> list[DueReminder]:
 
 
 _MARK_QUEUED: Final = text("""
-UPDATE reminders r
+UPDATE finmind_jobs.reminders r
 SET status = 'queued', job_id = j.job_id, attempts = 0, updated_at = now()
 FROM unnest(:ids, :job_ids) AS j (id, job_id)
 WHERE r.id = j.id
@@ -186,9 +186,9 @@ async def mark_failed_attempt(
 
 _RECONCILE: Final = text("""
 WITH ended AS (
-  SELECT r.id, r.job_id FROM reminders r
+  SELECT r.id, r.job_id FROM finmind_jobs.reminders r
   WHERE r.status IN ('queued', 'retrying') AND r.status <> 'sent'
-    AND NOT EXISTS (SELECT FROM background_jobs live
+    AND NOT EXISTS (SELECT FROM finmind_jobs.background_jobs live
                     WHERE live.id = r.job_id AND live.status IN ('PENDING', 'RUNNING'))
   ORDER BY r.id LIMIT :limit
   FOR UPDATE OF r SKIP LOCKED
@@ -199,9 +199,9 @@ WITH ended AS (
          WHEN j.status = 'CANCELLED' THEN 'Its job was cancelled before the reminder was sent'
          WHEN j.status = 'SUCCESS' THEN 'Its job ended without sending the reminder'
          ELSE 'Given up: an operator can see why, and retry it' END AS why
-  FROM ended LEFT JOIN background_jobs j ON j.id = ended.job_id
+  FROM ended LEFT JOIN finmind_jobs.background_jobs j ON j.id = ended.job_id
 )
-UPDATE reminders r
+UPDATE finmind_jobs.reminders r
 SET status = judged.status, updated_at = now(),
   last_error = CASE WHEN judged.why LIKE 'Given up%' THEN coalesce(r.last_error, judged.why)
                     ELSE judged.why END

@@ -52,7 +52,9 @@ class Cluster:
     async def new_database(self, *, template: str = "template0") -> str:
         """The DSN of a new database: an empty one, or a copy of `template`."""
         name = databases.new_name()
-        await databases.execute(self.dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
+        await databases.execute(
+            self.dsn, f"CREATE DATABASE {name} TEMPLATE {template}", databases.search_path(name)
+        )
         return databases.with_database(self.dsn, name)
 
     async def drop(self, dsn: str) -> None:

@@ -16,10 +16,12 @@ from sqlalchemy import text
 
 from service.db import migrate
 from service.db.engine import Database
+from service.db.schema import lock_key
 from service.errors import ConfigurationError, Unavailable
-from service.settings import Settings
+from service.settings import DEFAULT_SCHEMA, Settings
 
 ROOT = Path(__file__).parents[2]
+LOCK_KEY = lock_key(migrate.ADVISORY_LOCK, DEFAULT_SCHEMA)
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ async def empty(empty_dsn: str, settings: Settings) -> AsyncIterator[Database]:
 async def tables(database: Database) -> list[str]:
     async with database.engine.connect() as connection:
         found = await connection.scalars(
-            text("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
+            text("SELECT tablename FROM pg_tables WHERE schemaname = 'finmind_jobs' ORDER BY 1")
         )
         return list(found)
 
@@ -78,7 +80,7 @@ async def test_five_replicas_that_start_at_once_migrate_once(
 async def test_a_migrated_schema_is_left_without_taking_the_lock(
     database: Database, settings: Settings
 ) -> None:
-    async with holding(database, "SELECT pg_advisory_lock($1)", migrate.ADVISORY_LOCK):
+    async with holding(database, "SELECT pg_advisory_lock($1)", LOCK_KEY):
         await asyncio.wait_for(migrate.upgrade(database, settings), 5)
 
 
@@ -86,7 +88,7 @@ async def test_waiting_for_another_process_that_migrates_is_bounded(
     empty: Database, make_settings: Callable[..., Settings]
 ) -> None:
     impatient = make_settings(migrate_timeout_seconds=0.3)
-    async with holding(empty, "SELECT pg_advisory_lock($1)", migrate.ADVISORY_LOCK):
+    async with holding(empty, "SELECT pg_advisory_lock($1)", LOCK_KEY):
         with pytest.raises(Unavailable, match="MIGRATE_TIMEOUT_SECONDS"):
             await migrate.upgrade(empty, impatient)
     assert await migrate.current_revision(empty) is None

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, enqueue, enqueue_batch, reschedule_job
 from service.jobs.store import Lane
-from service.jobs.wakeup import CHANNEL, MAX_LANES, Subscription, decode, encode
+from service.jobs.wakeup import MAX_LANES, Subscription, decode, encode
 from tests.jobs.conftest import Put, StartWorker
 from tests.jobs.waiting import occurs, until, until_ended, until_true
 
@@ -25,7 +25,7 @@ async def notes(database: Database) -> AsyncIterator[list[str]]:
     """What is notified on the channel."""
     texts: list[str] = []
     connection = await database.connect()
-    await connection.add_listener(CHANNEL, lambda *args: texts.append(str(args[3])))
+    await connection.add_listener("finmind_jobs", lambda *args: texts.append(str(args[3])))
     yield texts
     await connection.close()
 

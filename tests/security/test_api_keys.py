@@ -17,7 +17,7 @@ from tests.conftest import TEST_SECRET
 
 TABLES = """
 SELECT c.oid::regclass::text FROM pg_class c
-WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"""
+WHERE relnamespace = 'finmind_jobs'::regnamespace AND relkind = 'r'"""
 
 
 async def made(client: httpx.AsyncClient, auth: Auth) -> str:

@@ -42,7 +42,7 @@ async def three(app: FastAPI) -> list[int]:
 async def schema(app: FastAPI) -> list[str]:
     async with app.state.service.database.engine.connect() as connection:
         found = await connection.scalars(
-            text("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace")
+            text("SELECT relname FROM pg_class WHERE relnamespace = 'finmind_jobs'::regnamespace")
         )
         return sorted(found)
 

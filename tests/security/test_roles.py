@@ -247,13 +247,13 @@ async def test_the_functions_heed_no_search_path_of_the_caller(roles: Roles, pat
     await connection.execute("GRANT ALL ON SCHEMA mine TO PUBLIC")
     await connection.execute("GRANT ALL ON ALL TABLES IN SCHEMA mine TO PUBLIC")
     await connection.execute(f"SET search_path = {path}")
-    await connection.execute("SELECT jobs_make_day('2030-01-01')")
+    await connection.execute("SELECT finmind_jobs.jobs_make_day('2030-01-01')")
     parent = await connection.fetchval(
         "SELECT inhparent::regclass::text FROM pg_inherits"
-        " WHERE inhrelid = 'public.jobs_done_20300101'::regclass"
+        " WHERE inhrelid = 'finmind_jobs.jobs_done_20300101'::regclass"
     )
     await connection.close()
-    assert parent.removeprefix("public.") == "jobs_done"
+    assert parent.removeprefix("finmind_jobs.") == "jobs_done"
 
 
 WRITES = [
@@ -312,12 +312,12 @@ async def test_every_table_sequence_and_function_is_thought_of(database: Databas
         assert raw is not None
         found = await raw.fetch(
             "SELECT relkind::text, relname FROM pg_class c"
-            " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'S')"
+            " WHERE relnamespace = 'finmind_jobs'::regnamespace AND relkind IN ('r', 'p', 'S')"
             " AND (relkind <> 'S' OR NOT EXISTS (SELECT FROM pg_depend WHERE objid = c.oid AND deptype = 'i'))"
         )
         functions = await raw.fetch(
             "SELECT oid::regprocedure::text FROM pg_proc"
-            " WHERE pronamespace = 'public'::regnamespace"
+            " WHERE pronamespace = 'finmind_jobs'::regnamespace"
         )
     tables = {name for kind, name in found if kind != "S"}
     assert tables == set(RUNTIME)

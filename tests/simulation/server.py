@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import asyncpg
 
 from service.db.engine import Database, Link
-from service.settings import Settings
+from service.settings import DEFAULT_SCHEMA, Settings
 from tests.simulation.books import CLAIMS, NAMES
 from tests.simulation.checker import Checker
 from tests.simulation.clock import EPOCH, PROCESS, Process, VirtualLoop
@@ -128,7 +128,7 @@ class Connection:
         if statement in {"BEGIN", "ROLLBACK"}:
             self._in_transaction = statement == "BEGIN"
 
-    async def fetchval(self, statement: str) -> Any:
+    async def fetchval(self, statement: str, *_: object) -> Any:
         return (await self._ask(statement, ()))[0][0]
 
     def add_termination_listener(self, ended: Callable[["Connection"], None]) -> None:
@@ -288,6 +288,8 @@ def _time_out(answer: "asyncio.Future[Answer]") -> None:
 
 class Access:
     """What a process has of the server: stands where the service has its `Database`."""
+
+    schema = DEFAULT_SCHEMA
 
     def __init__(self, server: Server, settings: Settings) -> None:
         self._server = server
