@@ -14,9 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import REGISTRY, Counter, Gauge
+from prometheus_client import REGISTRY, Counter, Gauge, disable_created_metrics
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+# Else each counter has a second series, which nothing reads.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no type for it
 
 MAX_LABEL_VALUES: Final = 500
 OTHER: Final = "other"

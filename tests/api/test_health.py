@@ -154,3 +154,10 @@ async def test_authorize_offers_the_token_and_the_key(client: httpx.AsyncClient)
         "BearerToken",
     ]
     assert "security" not in document["paths"]["/health/live"]["get"]
+
+
+async def test_metrics_show_each_counter_once(client: httpx.AsyncClient) -> None:
+    await client.get("/health/live")
+    text = (await client.get("/metrics")).text
+    assert "finmind_job_events_total" in text
+    assert re.findall(r"^\w+_created[ {].*", text, re.MULTILINE) == []
