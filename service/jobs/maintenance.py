@@ -16,6 +16,7 @@ from service.jobs.lanes import MAX_LANES
 from service.jobs.loops import Pause
 from service.jobs.registry import Registry
 from service.jobs.store import Lane, LaneHead
+from service.jobs.unserved_log import UnservedLog
 from service.observability.logging import get_logger
 from service.observability.metrics import (
     WORKER_LEADER,
@@ -78,6 +79,7 @@ class Maintenance:
         self._leadership = database.link()
         self._link = database.link()
         self._created_jobs = CreatedJobs(self._link)
+        self._unserved_log = UnservedLog()
         self._leads_since: float | None = None
         self._next_word = 0.0
         """When the leader tells the server again that it is there."""
@@ -239,15 +241,15 @@ class Maintenance:
         if self._looked_up_to is not None:
             heads = await store.lanes(self._link, limit=MAX_LANES, after=self._looked_up_to)
         self._looked_up_to = heads[-1].lane if len(heads) == MAX_LANES else None
-        for job_type in await fail_unserved(
+        failed = await fail_unserved(
             self._link,
             heads,
             own_types=self._handlers.job_types(),
             grace_seconds=grace,
             lease_seconds=self._settings.lease_seconds,
             max_errors=self._settings.max_error_entries,
-        ):
-            _log.error("no_handler", job_type=job_type)
+        )
+        self._unserved_log.add(failed)
 
     async def _read_gauges(self) -> None:
         # The queues that somebody serves by name: a crowd of others may stand before them in the list.
