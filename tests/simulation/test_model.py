@@ -279,7 +279,7 @@ async def play_all(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
 @pytest.fixture
 async def connection(pg_dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     connection = await asyncpg.connect(
-        pg_dsn, server_settings={"search_path": "simulated, pg_catalog, public"}
+        pg_dsn, server_settings={"search_path": "simulated, pg_catalog, finmind_jobs"}
     )
     await connection.execute(CLOCK)
     yield connection
