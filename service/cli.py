@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
-from service import commands
+from service import commands, signals
 from service.auth.principal import Permission, Role
 from service.db.engine import DATABASE_ERRORS
 from service.db.roles import RoleNames
@@ -28,8 +28,10 @@ Command = Callable[[Settings, argparse.Namespace], int]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     arguments = _parser().parse_args(argv)
-    # Without this SIGTERM would end a short command before it leaves the embedded server.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in signals.ending():
+        if number is not signal.SIGINT:  # which raises KeyboardInterrupt
+            # Without this one would end a short command before it leaves the embedded server.
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         settings = load_settings()
         settings = settings.model_copy(update=_overrides(arguments))

@@ -24,6 +24,7 @@ from service.db.roles import RoleNames, roles_sql
 from service.errors import ConfigurationError, InvalidInput
 from service.jobs import NewJob, enqueue_batch, enqueue_many
 from service.settings import Settings
+from service.signals import ENDING
 
 T = TypeVar("T")
 
@@ -195,7 +196,7 @@ def _dsn(settings: Settings) -> Iterator[str]:
     try:
         yield server.dsn
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ENDING:
             signal.signal(number, signal.SIG_IGN)  # stopping is bounded: let it end
         server.stop()
 

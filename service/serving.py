@@ -1,7 +1,8 @@
 """A long-running process, with or without API and worker, from start to last drop.
 
-The first SIGTERM or SIGINT stops claiming at once and drains; a second one ends the process
-without waiting, and what it had claimed runs again when the leases end.
+The first SIGTERM, SIGINT or SIGHUP stops claiming at once and drains; a second one ends the process
+without waiting, and what it had claimed runs again when the leases end. Nothing else ends it: not a
+`sys.exit` in a task of a handler.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import uvicorn
 import uvloop
@@ -20,15 +21,17 @@ from service.connection import bounded_protocol
 from service.errors import ConfigurationError
 from service.heap import tune_garbage_collection
 from service.observability.logging import get_logger
+from service.signals import ending
 
 FORCED_EXIT_CODE: Final = 130
 """As shells have it for a process that Ctrl-C ended."""
 FORCE_AGAIN_SECONDS: Final = 0.1
 LAST_WORDS_SECONDS: Final = 1.0
 """How long tasks may take to end that nothing stopped before."""
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 _log = get_logger(__name__)
+
+T = TypeVar("T")
 
 
 def bind(host: str, port: int, *, setting: str) -> socket.socket:
@@ -85,6 +88,7 @@ def run_app(app: FastAPI, *, listener: socket.socket, on_ready: Callable[[], Non
         signals.on_first(begin_to_stop)
         # Not left to uvicorn, which would turn an error of the start into a logged traceback.
         async with app.router.lifespan_context(app):
+            signals.take()  # a handler module may have
             tune_garbage_collection()
             if not server.should_exit:
                 await server.serve(sockets=[listener])
@@ -93,10 +97,11 @@ def run_app(app: FastAPI, *, listener: socket.socket, on_ready: Callable[[], Non
 
 
 class _Signals:
-    """The first SIGINT or SIGTERM begins to stop; the second ends the main task."""
+    """The first signal begins to stop; the second ends the main task."""
 
     def __init__(self) -> None:
         self.forced = False
+        self._task: asyncio.Task[Any] | None = None
         self.stopping = asyncio.Event()
         self._begin: Callable[[], object] = self.stopping.set
 
@@ -110,11 +115,9 @@ class _Signals:
     def watched(self) -> Iterator[None]:
         """Take the signals over, for the current task."""
         loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        assert task is not None
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self._received, loop, task)
+        self._task = asyncio.current_task()
+        before = {number: signal.getsignal(number) for number in ending()}
+        self.take()
         try:
             yield
         finally:
@@ -122,16 +125,23 @@ class _Signals:
                 loop.remove_signal_handler(number)
                 signal.signal(number, handler)
 
-    def _received(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    def take(self) -> None:
+        """Make the signals ours, whoever had them."""
+        loop = asyncio.get_running_loop()
+        for number in ending():
+            loop.add_signal_handler(number, self._received, loop)
+
+    def _received(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self.stopping.is_set():
             _log.info("stopping", hint="a second signal ends it without waiting")
             self.stopping.set()
             self._begin()
         elif not self.forced:
             self.forced = True
-            self._force(loop, task)
+            assert self._task is not None
+            self._force(loop, self._task)
 
-    def _force(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    def _force(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
         # Again and again: each step of an orderly stop that waits is cut short in its turn.
         if not task.done():
             task.cancel()
@@ -168,15 +178,28 @@ def _run(main: Callable[[_Signals], Coroutine[Any, Any, None]]) -> int:
 
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     try:
-        runner.run(run())
+        _complete(runner.get_loop(), run())
     except asyncio.CancelledError:
         if not signals.forced:
             raise
     finally:
         # A runner that is closed waits for every task, and for ever for one that cannot be cancelled.
-        if runner.run(_end_others()):
+        if _complete(runner.get_loop(), _end_others()):
             runner.close()
     return FORCED_EXIT_CODE if signals.forced else 0
+
+
+def _complete(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` to its end, although tasks of handlers exit, or stop the loop."""
+    task = loop.create_task(main)
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
+            if task.done() or loop.is_closed():
+                raise
+            # The task has ended by it: a handler that awaits it fails, and its job tells why.
+            _log.error("exit_prevented", error=type(error).__name__, exc_info=error)
 
 
 async def _end_others() -> bool:

@@ -26,7 +26,7 @@ from tests.running import COMMAND, ROOT, Run, Start, postgres_of
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_serve_starts_from_nothing_and_stops_without_leaving_a_process(
     start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:

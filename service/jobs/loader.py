@@ -4,6 +4,7 @@ import importlib
 from importlib.metadata import entry_points
 from typing import Final
 
+from service import signals
 from service.errors import ConfigurationError
 from service.jobs.model import DEFAULT_QUEUE
 from service.jobs.registry import registry
@@ -20,7 +21,7 @@ def load_handlers(settings: Settings) -> list[str]:
     """Import every module that registers handlers; the job types that are then known.
 
     Raises:
-        ConfigurationError: a module cannot be imported; which, and why.
+        ConfigurationError: a module cannot be imported, or exits; which, and why.
     """
     modules = [(name, "HANDLER_MODULES") for name in settings.handler_modules]
     modules += [
@@ -30,17 +31,29 @@ def load_handlers(settings: Settings) -> list[str]:
     if settings.demo_handlers or settings.environment is Environment.DEVELOPMENT:
         modules.append(("service.demo", "DEMO_HANDLERS"))
     for name, source in modules:
-        try:
-            importlib.import_module(name)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{source}: module {name!r}: {error.detail}") from error
-        except Exception as error:
-            raise ConfigurationError(
-                f"{source}: module {name!r} cannot be imported: {type(error).__name__}: {error}"
-            ) from error
+        _load(name, source)
     job_types = registry.job_types()
     expect_job_types(job_types)
     served = {entry.partition(":")[0] for entry in settings.worker_queues} - {"*"}
     known_queue.reserve(registry.queues() | served | {DEFAULT_QUEUE})
     _log.info("handlers_loaded", modules=[name for name, _ in modules], job_types=job_types)
     return job_types
+
+
+def _load(name: str, source: str) -> None:
+    with signals.kept() as changed:
+        try:
+            importlib.import_module(name)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{source}: module {name!r}: {error.detail}") from error
+        except BaseException as error:  # sys.exit as well
+            raise ConfigurationError(
+                f"{source}: module {name!r} cannot be imported: {type(error).__name__}: {error}"
+            ) from error
+    if changed:
+        _log.warning(
+            "signal_handlers_undone",
+            module=name,
+            signals=changed,
+            hint="the service stops by these signals, and cancels handlers then",
+        )
