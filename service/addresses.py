@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from email.headerregistry import Address
 from email.utils import getaddresses
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
@@ -41,6 +42,14 @@ def is_email(text: str) -> bool:
 def is_e164(text: str) -> bool:
     """Whether the text is one international telephone number."""
     return _E164.fullmatch(text) is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host is this machine itself, by its name or address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def postgres_url(url: str) -> str:

@@ -26,6 +26,7 @@ def announce(settings: Settings, port: int, *, dsn: str, api: bool) -> None:
         lines.append(("Health", f"{url}/health/ready"))
     lines.append(("Metrics", f"{url}/metrics"))
     if settings.database_url is None:
+        lines.append(("Data", str(settings.data_dir.expanduser().resolve())))
         # No password in it: the embedded server asks for none, of its own user alone.
         lines.append(("Database", dsn))
         lines.append(

@@ -23,6 +23,7 @@ from service.db.engine import Database
 from service.db.roles import RoleNames, roles_sql
 from service.errors import ConfigurationError, InvalidInput
 from service.jobs import NewJob, enqueue_batch, enqueue_many
+from service.kept_secret import standing_secret
 from service.settings import Settings
 from service.signals import ENDING
 
@@ -79,11 +80,22 @@ def roles(_: Settings, arguments: argparse.Namespace) -> int:
 
 def token(settings: Settings, arguments: argparse.Namespace) -> int:
     """Print a bearer token; nothing else goes to standard output."""
-    secret = settings.signing_secret()
-    if secret is None:
+    if settings.jwt_secret is not None:
+        secret = settings.jwt_secret.get_secret_value()
+    elif settings.jwt_jwks_url is not None:
         raise ConfigurationError(
             "There is no JWT_SECRET: tokens come from the identity provider of JWT_JWKS_URL"
         )
+    else:
+        # One that no server uses would make a token that no server takes.
+        kept = standing_secret(settings.secret_file)
+        if kept is None:
+            raise ConfigurationError(
+                f"No server has been started with {settings.secret_file.parent}, so that there is no "
+                "secret to sign with: call this in the directory of the server, or with its DATA_DIR "
+                "or JWT_SECRET"
+            )
+        secret = kept
     print(
         make_token(
             secret,
@@ -187,12 +199,18 @@ def _serve(settings: Settings, *, port: int, run_worker: bool = True, api: bool 
 
 
 @contextlib.contextmanager
-def _dsn(settings: Settings) -> Iterator[str]:
-    """The database of the settings; the embedded server is left at the end, by the last stopped."""
+def _dsn(settings: Settings, *, says_where: bool = False) -> Iterator[str]:
+    """The database of the settings; the embedded server is left at the end, by the last stopped.
+
+    Short commands say where that is: run in another directory they would look at another one.
+    """
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value()
         return
     server = EmbeddedServer.start(settings.data_dir)
+    if says_where:
+        made = "a new, empty database was made in" if server.made else "using the database in"
+        say(f"No DATABASE_URL is set: {made} {settings.secret_file.parent} (DATA_DIR).")
     try:
         yield server.dsn
     finally:
@@ -213,7 +231,7 @@ def _with_database(
         finally:
             await database.close()
 
-    with _dsn(settings) as dsn:
+    with _dsn(settings, says_where=True) as dsn:
         return asyncio.run(inside(dsn))
 
 

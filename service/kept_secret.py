@@ -2,31 +2,63 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
+
+MIN_SECRET_BYTES: Final = 32
+
+_log = logging.getLogger(__name__)
 
 
 def kept_secret(path: Path) -> str:
-    """The secret in the file at `path`, made where there is none."""
-    if not (kept := _secret_in(path)):
+    """The secret in the file at `path`, made where there is none that can be trusted."""
+    if not (kept := standing_secret(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.parent):
             # Another process may have made it since.
-            if not (kept := _secret_in(path)):
-                kept = secrets.token_hex(32)
-                # Aside and renamed: a crash in between leaves no half of a secret.
-                aside = path.with_name(f"{path.name}.new")
-                aside.unlink(missing_ok=True)
-                aside.touch(mode=0o600)
-                aside.write_text(kept)
-                aside.replace(path)
+            if not (kept := standing_secret(path)):
+                kept = _make(path)
     return kept
 
 
-def _secret_in(path: Path) -> str:
-    return path.read_text().strip() if path.exists() else ""
+def standing_secret(path: Path) -> str | None:
+    """The secret in the file at `path`; None where there is none, or one that others may know."""
+    try:
+        return None if _fault(path) else path.read_text().strip()
+    except FileNotFoundError:
+        return None
+
+
+def _make(path: Path) -> str:
+    if path.exists() and (fault := _fault(path)):
+        _log.warning("kept_secret_replaced", extra={"path": str(path), "reason": fault})
+    else:
+        _log.info("kept_secret_made", extra={"path": str(path)})
+    made = secrets.token_hex(MIN_SECRET_BYTES)
+    # Aside and renamed: a crash in between leaves no half of a secret.
+    aside = path.with_name(f"{path.name}.new")
+    aside.unlink(missing_ok=True)
+    aside.touch(mode=0o600)
+    aside.write_text(made)
+    aside.replace(path)
+    return made
+
+
+def _fault(path: Path) -> str | None:
+    """Why a secret that stands there is not to be used."""
+    state = path.stat()
+    if stat.S_IMODE(state.st_mode) & 0o077:
+        return f"others may use the file: its mode is {stat.S_IMODE(state.st_mode):o}, not 600"
+    if state.st_uid != os.geteuid() != 0:
+        return "the file belongs to another user"
+    if state.st_size < MIN_SECRET_BYTES or len(path.read_text().strip()) < MIN_SECRET_BYTES:
+        return f"it is shorter than {MIN_SECRET_BYTES} bytes"
+    return None
 
 
 @contextlib.contextmanager

@@ -21,12 +21,21 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.addresses import SmtpServer, is_e164, postgres_url, sender, web_base
+from service.addresses import (
+    SmtpServer,
+    is_e164,
+    is_loopback,
+    postgres_url,
+    sender,
+    web_base,
+)
 from service.errors import ConfigurationError
 from service.kept_secret import kept_secret
 
 MIN_HS256_SECRET_BYTES = 32
 """RFC 7518 §3.2: a key of at least the size of the hash output."""
+MIN_DISTINCT_CHARACTERS = 8
+"""Of a secret in production: 32 random bytes in hex have 13 or more, save once in a million."""
 
 type_list = Annotated[tuple[str, ...], NoDecode]
 """A comma-separated list in the environment."""
@@ -462,7 +471,12 @@ class Settings(BaseSettings):
             return self.jwt_secret.get_secret_value()
         if self.jwt_jwks_url is not None or self.is_production:
             return None
-        return kept_secret(self.data_dir / "jwt_secret")
+        return kept_secret(self.secret_file)
+
+    @property
+    def secret_file(self) -> Path:
+        """Where development keeps the secret that nobody set."""
+        return self.data_dir.expanduser().resolve() / "jwt_secret"
 
 
 def incoherences(settings: Settings) -> Iterator[tuple[set[str], str]]:
@@ -514,6 +528,28 @@ def _unsafe_in_production(settings: Settings) -> Iterator[tuple[set[str], str]]:
         )
     if settings.jwt_jwks_url and urlsplit(settings.jwt_jwks_url).scheme != "https":
         yield {"jwt_jwks_url"}, "JWT_JWKS_URL must be https in production"
+    secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else None
+    if secret is not None and len(set(secret)) < MIN_DISTINCT_CHARACTERS:
+        yield (
+            {"jwt_secret"},
+            (
+                f"JWT_SECRET has fewer than {MIN_DISTINCT_CHARACTERS} different characters, so that it "
+                "can be guessed: make one with `openssl rand -hex 32`"
+            ),
+        )
+    if settings.smtp_url is not None:
+        server = SmtpServer.from_url(settings.smtp_url.get_secret_value())
+        if server.password is not None and server.scheme == "smtp" and not is_loopback(server.host):
+            yield (
+                {"smtp_url"},
+                (
+                    "SMTP_URL sends its password unencrypted: use smtp+starttls:// or smtp+ssl:// in "
+                    "production"
+                ),
+            )
+    twilio = urlsplit(settings.twilio_base_url)
+    if twilio.scheme != "https" and not is_loopback(twilio.hostname or ""):
+        yield {"twilio_base_url"}, "TWILIO_BASE_URL must be https in production"
 
 
 def _refusal(words: str, name: str | None = None) -> InitErrorDetails:

@@ -308,7 +308,7 @@ def test_a_database_that_is_not_there_is_an_error_of_one_line(run: Run) -> None:
 
 def test_migrate_prints_only_what_it_would_run(run: Run, pg_dsn: str, empty_dsn: str) -> None:
     everything = run("migrate", "--sql", DATABASE_URL=empty_dsn)
-    assert "CREATE TABLE finmind_jobs.background_jobs" in everything.stdout, everything.stderr
+    assert "CREATE TABLE background_jobs" in everything.stdout, everything.stderr
     nothing = run("migrate", "--sql", DATABASE_URL=pg_dsn)
     assert (nothing.returncode, nothing.stdout) == (0, "-- nothing to do\n")
 
@@ -326,6 +326,28 @@ async def test_token_prints_a_token_that_holds(run: Run, settings: Settings) -> 
     done = run("token", "--role", "operator", "--sub", "night-shift", JWT_SECRET=TEST_SECRET)
     principal = await TokenVerifier(settings).verify(done.stdout.strip())
     assert (principal.subject, principal.role) == ("night-shift", "operator")
+
+
+def test_token_makes_no_secret_that_no_server_uses(run: Run, tmp_path: Path) -> None:
+    done = run("token", "--role", "viewer")
+    assert done.returncode == 2
+    assert re.fullmatch(
+        rf"error: No server has been started with {tmp_path}/data, .*\n", done.stderr
+    )
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_short_command_says_which_database_it_used_and_that_it_made_one(
+    run: Run, tmp_path: Path
+) -> None:
+    first = run("enqueue", "demo.ok", LOG_LEVEL="WARNING")
+    made = (
+        f"No DATABASE_URL is set: a new, empty database was made in {tmp_path}/data (DATA_DIR).\n"
+    )
+    assert (first.returncode, first.stderr) == (0, made)
+    second = run("enqueue", "demo.ok", LOG_LEVEL="WARNING")
+    used = f"No DATABASE_URL is set: using the database in {tmp_path}/data (DATA_DIR).\n"
+    assert (second.returncode, second.stderr) == (0, used)
 
 
 def test_an_api_key_is_shown_once_listed_and_revoked(run: Run, pg_dsn: str) -> None:

@@ -42,13 +42,30 @@ def test_a_development_secret_is_made_once_and_readable_by_its_owner_alone(
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("left", ["", "\n"])
-def test_an_empty_secret_file_is_replaced(make_settings: Make, tmp_path: Path, left: str) -> None:
+@pytest.mark.parametrize("mode", [0o666, 0o640, 0o604])
+def test_a_secret_that_others_may_use_is_replaced_with_a_warning(
+    make_settings: Make, tmp_path: Path, mode: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = make_settings(jwt_secret=None).signing_secret()
+    file = tmp_path / "data" / "jwt_secret"
+    file.chmod(mode)
+    second = make_settings(jwt_secret=None).signing_secret()
+    assert second != first
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "kept_secret_replaced" in caplog.messages
+
+
+@pytest.mark.parametrize("left", ["", "\n", "short", " " * 40])
+def test_a_secret_that_is_too_short_is_replaced(
+    make_settings: Make, tmp_path: Path, left: str
+) -> None:
     file = tmp_path / "data" / "jwt_secret"
     file.parent.mkdir()
     file.write_text(left)
+    file.chmod(0o600)
     secret = make_settings(jwt_secret=None).signing_secret()
-    assert secret
+    assert secret is not None
+    assert len(secret) >= 32
     assert file.read_text() == secret
 
 
@@ -135,3 +152,33 @@ def test_half_a_channel_is_refused(make_settings: Make, given: Any, missing: str
 
 def test_all_queues_may_be_served_and_one_of_them_bounded(make_settings: Make) -> None:
     assert make_settings(worker_queues="*,emails:2").worker_queues == ("*", "emails:2")
+
+
+GUESSED = {
+    "JWT_SECRET": "0" * 32,
+    "SMTP_URL": "smtp://ada:hunter2@mail.example.org",
+    "TWILIO_BASE_URL": "http://api.example.org",
+}
+
+
+@pytest.mark.parametrize("name", GUESSED)
+def test_what_is_guessed_or_overheard_is_refused_in_production(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    safe = {
+        "ENVIRONMENT": "production",
+        "DATABASE_URL": "postgresql://ada@db/jobs",
+        "JWT_SECRET": "8f0a5b1c9d2e7f6a4b3c8d9e0f1a2b3c",
+        "EMAIL_FROM": "jobs@example.org",
+        "SMTP_URL": "smtp://127.0.0.1:25",
+    }
+    for setting, value in safe.items():
+        monkeypatch.setenv(setting, value)
+    load_settings()
+    monkeypatch.setenv(name, GUESSED[name])
+    with pytest.raises(ConfigurationError, match=name) as refused:
+        load_settings()
+    assert "hunter2" not in refused.value.detail
+    monkeypatch.setenv("ENVIRONMENT", "development")
+    load_settings()

@@ -8,6 +8,7 @@ one that stops really stops the server.
 import atexit
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import subprocess
@@ -31,6 +32,8 @@ POLL_SECONDS: Final = 0.05
 READY_LINE: Final = 7
 """Line of postmaster.pid that holds the status (PostgreSQL: utils/pidfile.h)."""
 
+_log = logging.getLogger(__name__)
+
 
 class EmbeddedServer:
     """A running server that this process is attached to; `stop` detaches, the last one stops it."""
@@ -41,6 +44,8 @@ class EmbeddedServer:
         self._server: PostgresServer | None = None
         self._users: int | None = None
         self.dsn = ""
+        self.made = False
+        """Whether there was no database in the directory before."""
 
     @classmethod
     def start(cls, data_dir: Path) -> Self:
@@ -78,6 +83,8 @@ class EmbeddedServer:
             self._pgdata.mkdir(exist_ok=True)
         if not (self._pgdata / "PG_VERSION").exists():
             unfinished.touch()
+            self.made = True
+            _log.info("embedded_database_made", extra={"path": str(self._pgdata)})
         with _plain_locale():
             server.ensure_pgdata_inited()
         unfinished.unlink(missing_ok=True)
