@@ -109,7 +109,11 @@ def _parser() -> argparse.ArgumentParser:
 
     roles = add("roles", commands.roles, "print the SQL of least-privilege database roles")
     for name, default in asdict(RoleNames()).items():
-        roles.add_argument(f"--{name}", default=default, metavar="NAME")
+        if name != "schema":
+            roles.add_argument(f"--{name}", default=default, metavar="NAME")
+    roles.add_argument(
+        "--schema", metavar="NAME", help="where the tables are, over DATABASE_SCHEMA"
+    )
 
     token = add("token", commands.token, "print a bearer token signed with JWT_SECRET")
     token.add_argument("--role", required=True, choices=[role.value for role in Role])

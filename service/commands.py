@@ -56,7 +56,8 @@ def migrate(settings: Settings, arguments: argparse.Namespace) -> int:
                 f"{arguments.to} is behind {current}: going back drops data; add --back to do it"
             )
         if arguments.sql:
-            print(migrations.render_sql(current, arguments.to, schema=database.schema))
+            sql = migrations.render_sql(current, arguments.to, schema=database.schema)
+            print(sql or "-- nothing to do")
         elif back:
             await migrations.downgrade(database, settings, arguments.to)
         else:
@@ -66,13 +67,14 @@ def migrate(settings: Settings, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def roles(_: Settings, arguments: argparse.Namespace) -> int:
+def roles(settings: Settings, arguments: argparse.Namespace) -> int:
     """Print the SQL that makes the database roles; nothing is asked of a database."""
     names = RoleNames(
         migrator=arguments.migrator,
         runtime=arguments.runtime,
         readonly=arguments.readonly,
-        schema=arguments.schema,
+        application=arguments.application,
+        schema=arguments.schema or settings.database_schema,
     )
     print(roles_sql(names))
     return 0

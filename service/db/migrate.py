@@ -127,6 +127,8 @@ def render_sql(
 ) -> str:
     """The SQL that leads from `start` (None: an empty database) to `revision`, for reading."""
     target = _resolve(revision)
+    if start == target:
+        return ""
     buffer = StringIO()
     config = _config(schema, output=buffer)
     command.upgrade(config, f"{start}:{target}" if start else target, sql=True)

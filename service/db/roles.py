@@ -1,14 +1,18 @@
-"""The least that each database role needs, as SQL: who migrates, who runs, who only looks.
+"""The least that each database role needs, as SQL: who migrates, who runs, who looks, who enqueues.
 
 The runtime role writes rows and calls two functions that make and drop day partitions as the owner
 of the tables; it cannot change the schema. The read-only role sees jobs, not the hashes of API keys
-and not what reminders say or to whom.
+and not what reminders say or to whom. The role of applications enqueues in their own transactions.
+
+The database may be an application's: nothing is taken from anybody but on what is the service's.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from service.db.schema import EARLIER_SCHEMA
 from service.errors import ConfigurationError
 from service.settings import DEFAULT_SCHEMA
 
@@ -46,17 +50,29 @@ READ_ONLY: Final = {
 }
 """What people and dashboards may look at; of `idempotency_keys` nothing is worth a look."""
 
+_GIVEN: Final = (
+    "job_type, payload, queue, priority, max_retries, timeout_seconds, next_run_at, unique_key,"
+    " backoff"
+)
+APPLICATION: Final = {
+    "background_jobs": f"INSERT ({_GIVEN}), SELECT (id)",
+    "jobs_live": f"INSERT ({_GIVEN}), SELECT (id, created_at, next_run_at, unique_key)",
+}
+"""What an enqueue gives, and what it gets back. No status: a job enters as PENDING."""
+
 SEQUENCES: Final = ("background_job_ids", "background_job_lease_tokens")
+IDS: Final = "background_job_ids"
 FUNCTIONS: Final = ("jobs_make_day(date)", "jobs_drop_day(date)")
 
 
 @dataclass(frozen=True, slots=True)
 class RoleNames:
-    """What the three roles are called, and the schema that the tables are in."""
+    """What the four roles are called, and the schema that the tables are in."""
 
     migrator: str = "finmind_migrator"
     runtime: str = "finmind_runtime"
     readonly: str = "finmind_readonly"
+    application: str = "finmind_application"
     schema: str = DEFAULT_SCHEMA
 
 
@@ -69,16 +85,18 @@ def roles_sql(names: RoleNames) -> str:
     Raises:
         ConfigurationError: a name is not a plain, lower-case identifier, or two are the same.
     """
-    given = (names.migrator, names.runtime, names.readonly)
+    given = (names.migrator, names.runtime, names.readonly, names.application)
     for name in (*given, names.schema):
         # They stand in the text of statements: PostgreSQL takes no parameters there.
         if not _NAME.fullmatch(name):
             raise ConfigurationError(
-                f"{name[:80]!r} is no name of a role or schema: expected a to z, 0 to 9 and _"
+                f"{name[:80]!r} is not the name of a role or schema: expected a to z, 0 to 9 and _"
             )
     if len(set(given)) < len(given):
-        raise ConfigurationError("The three roles need three names")
-    return "\n".join((_HEAD, *map(_role, given), _access(names), _grants(names)))
+        raise ConfigurationError("The four roles need four names")
+    return "\n".join(
+        (_HEAD, *map(_role, given), _schema(names), _access(names, given), _grants(names))
+    )
 
 
 _HEAD: Final = """\
@@ -95,15 +113,28 @@ def _role(name: str) -> str:
     )
 
 
-def _access(names: RoleNames) -> str:
-    everyone = f"{names.migrator}, {names.runtime}, {names.readonly}"
+def _schema(names: RoleNames) -> str:
+    """Make the schema, unless it is there: then it may be somebody's, and its rights stay."""
     return f"""
 DO $do$ BEGIN
-  EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
+  IF to_regclass('{names.schema}.jobs_live') IS NULL AND EXISTS (
+    SELECT FROM pg_inherits WHERE inhrelid = to_regclass('{EARLIER_SCHEMA}.jobs_live')
+      AND inhparent = to_regclass('{EARLIER_SCHEMA}.background_jobs')) THEN
+    RAISE EXCEPTION 'the tables are in the schema {EARLIER_SCHEMA}: make this SQL with'
+      ' `roles --schema {EARLIER_SCHEMA}`';
+  END IF;
+  IF to_regnamespace('{names.schema}') IS NULL THEN
+    CREATE SCHEMA {names.schema};
+  END IF;
+END $do$;"""
+
+
+def _access(names: RoleNames, given: Sequence[str]) -> str:
+    everyone = ", ".join(given)
+    return f"""
+DO $do$ BEGIN
   EXECUTE format('GRANT CONNECT ON DATABASE %I TO {everyone}', current_database());
 END $do$;
-CREATE SCHEMA IF NOT EXISTS {names.schema};
-REVOKE ALL ON SCHEMA {names.schema} FROM PUBLIC;
 GRANT USAGE ON SCHEMA {names.schema} TO {everyone};
 GRANT CREATE ON SCHEMA {names.schema} TO {names.migrator};
 """
@@ -113,12 +144,14 @@ def _grants(names: RoleNames) -> str:
     lines = [
         *_on_tables(names.schema, names.runtime, RUNTIME),
         *_on_tables(names.schema, names.readonly, READ_ONLY),
+        *_on_tables(names.schema, names.application, APPLICATION),
         *(
             _where_there(
                 f"to_regclass('{names.schema}.{sequence}')",
-                f"GRANT USAGE ON SEQUENCE {names.schema}.{sequence} TO {names.runtime}",
+                f"GRANT USAGE ON SEQUENCE {names.schema}.{sequence} TO {role}",
             )
-            for sequence in SEQUENCES
+            for role, sequences in ((names.runtime, SEQUENCES), (names.application, (IDS,)))
+            for sequence in sequences
         ),
         *(
             _where_there(

@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -12,13 +12,15 @@ import asyncpg
 import httpx
 import pytest
 from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from service.app import create_app
 from service.db.engine import Database
 from service.db.migrate import upgrade
 from service.db.roles import FUNCTIONS, READ_ONLY, RUNTIME, SEQUENCES, RoleNames, roles_sql
 from service.errors import ConfigurationError
-from service.settings import Settings
+from service.jobs import NewJob, enqueue, enqueue_many
+from service.settings import DEFAULT_SCHEMA, Settings
 from tests import databases
 from tests.api.conftest import Auth
 from tests.reminders.conftest import eventually
@@ -29,27 +31,42 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Roles:
-    """A migrated database with its three roles, and how to connect as each."""
+    """An application's database, migrated, with the four roles, and how to connect as each."""
 
     names: RoleNames
     admin: str
     migrator: str
     runtime: str
     readonly: str
+    application: str
+    theirs: str
+    """A role of the application's own, which had its rights before ours were made."""
+
+
+IN_EACH_SCHEMA = pytest.mark.parametrize("roles", [DEFAULT_SCHEMA, "public"], indirect=True)
 
 
 @pytest.fixture
-async def roles(empty_dsn: str, make_settings: Callable[..., Settings]) -> AsyncIterator[Roles]:
+async def roles(
+    empty_dsn: str, make_settings: Callable[..., Settings], request: pytest.FixtureRequest
+) -> AsyncIterator[Roles]:
     stem = f"finmind_test_{os.getpid()}_{next(_numbers)}"
-    names = RoleNames(f"{stem}_m", f"{stem}_w", f"{stem}_r")
-    given = (names.migrator, names.runtime, names.readonly)
-    await databases.execute(empty_dsn, roles_sql(names))
+    schema = getattr(request, "param", DEFAULT_SCHEMA)
+    names = RoleNames(f"{stem}_m", f"{stem}_w", f"{stem}_r", f"{stem}_a", schema)
+    given = (names.migrator, names.runtime, names.readonly, names.application, f"{stem}_theirs")
+    await databases.execute(
+        empty_dsn,
+        f"CREATE ROLE {stem}_theirs LOGIN",
+        "CREATE TABLE public.invoices (id int)",
+        f"GRANT SELECT, INSERT ON public.invoices TO {stem}_theirs",
+        roles_sql(names),
+    )
     try:
         await databases.execute(
             empty_dsn, *(f"ALTER ROLE {name} PASSWORD '{PASSWORD}'" for name in given)
         )
         made = Roles(names, empty_dsn, *(as_role(empty_dsn, name) for name in given))
-        settings = make_settings()
+        settings = make_settings(database_schema=schema)
         database = Database(made.migrator, settings)
         try:
             await upgrade(database, settings)
@@ -84,6 +101,7 @@ MAKE_A_REMINDER = {
 }
 
 
+@IN_EACH_SCHEMA
 async def test_the_runtime_role_runs_the_whole_service(
     roles: Roles,
     make_settings: Callable[..., Settings],
@@ -100,6 +118,7 @@ async def test_the_runtime_role_runs_the_whole_service(
         poll_max_seconds=0.1,
     )
     admin = await databases.connect(roles.admin)
+    await admin.execute(f"ALTER ROLE {roles.names.runtime} SET search_path = ''")
     yesterdays = datetime.now(UTC).date() - timedelta(days=30)
     await admin.execute("SELECT jobs_make_day($1)", yesterdays)
     app = create_app(settings)
@@ -178,7 +197,6 @@ async def test_the_runtime_role_runs_the_whole_service(
 
 CHANGES_OF_THE_SCHEMA = [
     "CREATE TABLE mine (n int)",
-    "CREATE TEMP TABLE mine (n int)",
     "CREATE SCHEMA mine",
     "CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
     "CREATE INDEX mine ON jobs_live (job_type)",
@@ -296,14 +314,101 @@ async def test_the_read_only_role_sees_jobs_and_neither_writes_nor_sees_secrets(
     assert done == []
 
 
-async def test_nobody_else_gets_into_the_database(roles: Roles) -> None:
-    stranger = f"{roles.names.runtime}x"
-    await databases.execute(roles.admin, f"CREATE ROLE {stranger} LOGIN PASSWORD '{PASSWORD}'")
-    try:
-        with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await databases.connect(as_role(roles.admin, stranger))
-    finally:
-        await databases.execute(roles.admin, f"DROP ROLE {stranger}")
+@IN_EACH_SCHEMA
+async def test_the_other_roles_of_the_database_keep_what_they_had(roles: Roles) -> None:
+    connection = await databases.connect(roles.theirs)
+    await connection.execute("INSERT INTO public.invoices VALUES (1)")
+    await connection.execute("CREATE TEMP TABLE draft AS SELECT * FROM invoices")
+    # And were given nothing.
+    jobs = f"{roles.names.schema}.background_jobs"
+    assert await refused(connection, f"SELECT FROM {jobs}")
+    assert await refused(connection, f"INSERT INTO {jobs} (job_type) VALUES ('mine')")
+    await connection.close()
+
+
+async def test_a_schema_that_was_there_keeps_its_rights(empty_dsn: str, roles: Roles) -> None:
+    await databases.execute(
+        empty_dsn, "CREATE SCHEMA shared", "GRANT USAGE ON SCHEMA shared TO PUBLIC"
+    )
+    await databases.execute(empty_dsn, roles_sql(replace(roles.names, schema="shared")))
+    connection = await databases.connect(roles.theirs)
+    assert await connection.fetchval("SELECT has_schema_privilege('shared', 'USAGE')")
+    await connection.close()
+
+
+@pytest.mark.parametrize("roles", ["public"], indirect=True)
+async def test_tables_that_are_in_public_are_not_looked_for_elsewhere(roles: Roles) -> None:
+    sql = roles_sql(replace(roles.names, schema=DEFAULT_SCHEMA))
+    with pytest.raises(asyncpg.RaiseError, match="`roles --schema public`"):
+        await databases.execute(roles.admin, sql)
+
+
+# -- applications ---------------------------------------------------------------------------------
+
+
+@IN_EACH_SCHEMA
+@pytest.mark.parametrize("member", [False, True], ids=["itself", "a member"])
+async def test_the_application_role_enqueues_in_its_own_transaction(
+    roles: Roles, member: bool
+) -> None:
+    dsn = roles.application
+    if member:
+        theirs = roles.names.runtime.removesuffix("_w") + "_theirs"
+        await databases.execute(roles.admin, f"GRANT {roles.names.application} TO {theirs}")
+        dsn = roles.theirs
+    connection = await asyncpg.connect(dsn, server_settings={"search_path": ""})
+    async with connection.transaction():
+        first = await enqueue(connection, "mail", {"n": 1}, unique_key="one", priority=1)
+        assert not (await enqueue(connection, "mail", unique_key="one")).created
+        jobs = [NewJob("mail", unique_key=f"{n % 5}") for n in range(10)]
+        assert await enqueue_many(connection, jobs) == 5
+        assert (
+            await enqueue_many(connection, [NewJob("mail", delay_seconds=60, max_retries=1)]) == 1
+        )
+        by_sql = await connection.fetchval(
+            f"INSERT INTO {roles.names.schema}.background_jobs (job_type, payload, backoff)"
+            " VALUES ('mail', '{}', NULL) RETURNING id"
+        )
+    await connection.close()
+    engine = create_async_engine(dsn.replace("postgresql://", "postgresql+asyncpg://"))
+    async with AsyncSession(engine) as session, session.begin():
+        last = await enqueue(session, "mail")
+    await engine.dispose()
+    assert first.id < by_sql < last.id
+
+
+NOT_TO_ENQUEUE = [
+    "INSERT INTO background_jobs (job_type, status) VALUES ('mine', 'SUCCESS')",
+    "INSERT INTO jobs_live (job_type, attempts) VALUES ('mine', 7)",
+    "INSERT INTO jobs_live (id, job_type) VALUES (7, 'mine')",
+    "INSERT INTO background_jobs (job_type, finished_at) VALUES ('mine', now())",
+    "INSERT INTO jobs_dead (job_type, status) VALUES ('mine', 'FAILED')",
+    "INSERT INTO jobs_live (job_type) VALUES ('mine') RETURNING payload",
+    "SELECT payload FROM background_jobs",
+    "SELECT job_type FROM jobs_live",
+    "SELECT status FROM jobs_dead",
+    "SELECT FROM job_stats",
+    "SELECT FROM job_workers",
+    "SELECT FROM idempotency_keys",
+    "SELECT prefix FROM api_keys",
+    "SELECT id FROM reminders",
+    "UPDATE jobs_live SET priority = 0",
+    "UPDATE background_jobs SET payload = '{}'",
+    "DELETE FROM jobs_live",
+    "INSERT INTO reminders (send_at) VALUES (now())",
+    "SELECT nextval('background_job_lease_tokens')",
+    "SELECT jobs_make_day('2030-01-01')",
+    "SELECT jobs_drop_day('2020-01-01')",
+]
+
+
+async def test_the_application_role_does_nothing_else(roles: Roles) -> None:
+    connection = await databases.connect(roles.application)
+    statements = [*NOT_TO_ENQUEUE, *CHANGES_OF_THE_SCHEMA[:-1], *SECRETS]
+    done = [text for text in statements if not await refused(connection, text)]
+    await connection.close()
+    # Ids may be skipped, as every enqueue that is rolled back skips some.
+    assert done == []
 
 
 async def test_every_table_sequence_and_function_is_thought_of(database: Database) -> None:
@@ -329,7 +434,7 @@ async def test_every_table_sequence_and_function_is_thought_of(database: Databas
 @pytest.mark.parametrize("name", ["", "A", "a b", "a;drop", 'a"b', "a'b", "ä", "1a", "a" * 64])
 def test_a_name_that_would_be_more_than_a_name_is_refused(name: str) -> None:
     for names in (RoleNames(runtime=name), RoleNames(schema=name)):
-        with pytest.raises(ConfigurationError, match="no name of a role"):
+        with pytest.raises(ConfigurationError, match="not the name of a role"):
             roles_sql(names)
-    with pytest.raises(ConfigurationError, match="three names"):
+    with pytest.raises(ConfigurationError, match="four names"):
         roles_sql(RoleNames(runtime="finmind_migrator"))
