@@ -125,8 +125,9 @@ async def process_jobs(
 ) -> ProcessOut:
     """Runs them in this process and answers when their outcomes are recorded.
 
-    Safe beside workers: each job is claimed by one of them. One pass at a time in a process; a
-    second one waits a little, then gets 503. A due job whose type no live worker serves becomes
+    Safe beside workers: each job is claimed by one of them. A handler that does not stop after its
+    timeout is not waited for. Four passes at a time in a process; a fifth waits a little, then gets
+    503. A due job whose type no live worker serves becomes
     FAILED at once, without the grace that workers give: do not press it in the middle of a deploy.
     """
     # A pass takes as long as its jobs do, but a database that hangs is told of in time.

@@ -19,6 +19,9 @@ from service.jobs.store import Lane
 from service.jobs.worker import Engine
 from service.settings import Settings, load_settings
 
+MAX_PASSES: Final = 4
+"""Passes at once in a process: each holds up to five connections to the database."""
+
 SLOT_WAIT_SECONDS: Final = 5.0
 """How long a pass waits for a slot where a worker of the process has them all."""
 
@@ -93,7 +96,7 @@ async def _pass(engine: Engine, limit: int) -> ProcessSummary:
         await _run_due(engine, summary, limit)
         if summary.processed < limit:
             await _fail_unserved(engine, summary, limit)
-        while engine.runner.runs:
+        while engine.runner.unfinished:
             await engine.runner.wait_for_one()
     finally:
         # Cancelled in the middle (the client left, the service stops): release what still runs.
@@ -102,26 +105,31 @@ async def _pass(engine: Engine, limit: int) -> ProcessSummary:
 
 
 class Passes:
-    """Passes asked for over and over: one at a time in a process, on one set of slots."""
+    """Passes asked for over and over: a few at a time in a process, on one set of slots."""
 
     def __init__(self, database: Database, settings: Settings, *, slots: Slots | None) -> None:
         self._database = database
         self._settings = settings
-        self._slots = slots
-        self._turn = asyncio.Lock()
+        self._slots = slots or Slots.parse(
+            settings.worker_concurrency,
+            settings.worker_queues,
+            max_lost_leases=settings.max_lost_leases,
+        )
+        self._turns = asyncio.Semaphore(MAX_PASSES)
 
     async def run(self, limit: int) -> ProcessSummary:
         """One pass; see `process_due_jobs`.
 
         Raises:
-            Unavailable: another pass is under way and does not end soon.
+            Unavailable: `MAX_PASSES` are under way, and none ends soon.
         """
         try:
             async with asyncio.timeout(SLOT_WAIT_SECONDS):
-                await self._turn.acquire()
+                await self._turns.acquire()
         except TimeoutError:
             raise Unavailable(
-                "another pass over the due jobs is under way in this process: wait for its answer",
+                f"{MAX_PASSES} passes over the due jobs are under way in this process: wait for "
+                "the answer of one",
                 retry_after_seconds=5,
             ) from None
         try:
@@ -129,7 +137,7 @@ class Passes:
                 self._database, limit, settings=self._settings, slots=self._slots
             )
         finally:
-            self._turn.release()
+            self._turns.release()
 
 
 async def _run_due(engine: Engine, summary: ProcessSummary, limit: int) -> None:
@@ -150,9 +158,9 @@ async def _run_due_of_listed(engine: Engine, summary: ProcessSummary, limit: int
         if claimed:
             give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
         withheld = slots.withheld or slots.last_chance.some_lost
-        if asked and not claimed and not (runner.runs and withheld):
+        if asked and not claimed and not (runner.unfinished and withheld):
             return
-        if runner.runs:
+        if runner.unfinished:
             held_back = HELD_BACK_SECONDS if slots.last_chance.holds_back() else None
             await runner.wait_for_one(held_back)
             give_up_at = time.monotonic() + SLOT_WAIT_SECONDS

@@ -1,6 +1,7 @@
 """One attempt: the handler in a task of its own, its time-out, its cancellation, its end."""
 
 import asyncio
+import contextlib
 import contextvars
 import time
 from collections.abc import Callable
@@ -100,6 +101,7 @@ class Runner:
         self._free_threads = asyncio.Semaphore(settings.sync_handler_threads)
         self.runs: set[Run] = set()
         """What is under way: handlers that have not ended, whether or not they were settled."""
+        self._one_ended = asyncio.Event()
         self._deadlines = Deadlines(self.runs, lambda run: self.cancel(run, Stop.TIMEOUT))
 
     def start(self, job: ClaimedJob, *, lease_deadline: float) -> None:
@@ -132,11 +134,17 @@ class Runner:
         loop.call_soon(run.task.cancel)
         run.abandon_timer = loop.call_later(STUCK_AFTER_SECONDS, self._abandon, run)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether the outcome of a run is still to come."""
+        return any(not run.ended for run in self.runs)
+
     async def wait_for_one(self, timeout_seconds: float | None = None) -> None:
-        """Wait until one of the running handlers has ended; returns at once where none runs."""
-        tasks = self._tasks()
-        if tasks:
-            await asyncio.wait(tasks, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+        """Wait for an outcome: for a handler to end, or to be given up; at once where none runs."""
+        self._one_ended.clear()
+        if self.unfinished:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._one_ended.wait(), timeout_seconds)
 
     async def drain(self, grace_seconds: float) -> None:
         """Let running handlers finish for `grace_seconds`; cancel and release what is left."""
@@ -248,6 +256,7 @@ class Runner:
 
     def _end(self, run: Run, outcome: Outcome | None) -> None:
         run.ended = True
+        self._one_ended.set()
         self._settle(run, outcome)
 
     def _free(self, run: Run) -> None:
@@ -271,7 +280,8 @@ class Runner:
         self._end(run, self._judge.stuck(run, run.stop))
 
     def _tasks(self) -> set[asyncio.Task[None]]:
-        return {run.task for run in self.runs if run.task is not None and not run.task.done()}
+        """Those whose outcome is still to come: others have nothing to tell any more."""
+        return {run.task for run in self.runs if run.task is not None and not run.ended}
 
 
 def _problems(error: ValidationError) -> str:

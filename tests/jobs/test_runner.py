@@ -622,11 +622,13 @@ async def test_a_thread_that_never_stops_is_settled_over_its_head_and_keeps_its_
         release.wait(20)
 
     job_id = await put("mail")
-    worker = await start_worker()
+    worker = await start_worker(shutdown_grace_seconds=30)
     try:
         job = await until_failed_once(sql, job_id)
         assert job["last_error"].startswith("HandlerTimeout")
         assert worker._engine.slots.used == 1
+        async with asyncio.timeout(10):
+            await worker.stop()  # it has nothing to wait for: the grace is not used up
     finally:
         release.set()
     await until_true(lambda: worker._engine.slots.used == 0)
