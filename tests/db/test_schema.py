@@ -1,15 +1,21 @@
 """A schema of our own: under any search_path, beside any application, and where it was before."""
 
 import ast
+import asyncio
+import os
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from service.db import migrate, schema
@@ -18,6 +24,7 @@ from service.db.migrate import upgrade
 from service.db.session import _fetch
 from service.errors import ConfigurationError
 from service.jobs import (
+    BackgroundJob,
     NewJob,
     Registry,
     Worker,
@@ -125,6 +132,95 @@ async def test_an_application_with_our_names_and_revisions_in_public_is_left_alo
         await enqueue(session, "mail")
 
 
+ENVIRONMENT = """
+import asyncio, os
+from alembic import context
+from sqlalchemy.ext.asyncio import create_async_engine
+
+def run(connection):
+    context.configure(connection=connection, target_metadata=None)
+    with context.begin_transaction():
+        context.run_migrations()
+
+async def main():
+    engine = create_async_engine(os.environ["URL"])
+    async with engine.begin() as connection:
+        await connection.run_sync(run)
+    await engine.dispose()
+
+asyncio.run(main())
+"""
+REVISION = """
+from alembic import op
+revision, down_revision = {revision!r}, {before!r}
+def upgrade():
+    op.execute("CREATE TABLE {table} (id int)")
+def downgrade():
+    op.execute("DROP TABLE {table}")
+"""
+
+
+@pytest.mark.parametrize("first", ["service", "application"])
+async def test_an_application_with_migrations_of_its_own_upgrades_beside_us(
+    made: Made, empty_dsn: str, tmp_path: Path, settings: Settings, first: str
+) -> None:
+    versions = tmp_path / "alembic" / "versions"
+    versions.mkdir(parents=True)
+    (tmp_path / "alembic.ini").write_text(
+        "[alembic]\nscript_location = %(here)s/alembic\npath_separator = os\n"
+    )
+    (versions.parent / "env.py").write_text(ENVIRONMENT)
+    # One of the revisions is called as one of ours.
+    chain = [("a1", None, "api_keys"), ("0006", "a1", "reminders"), ("b2", "0006", "invoices")]
+    for revision, before, table in chain:
+        text = REVISION.format(revision=revision, before=before, table=table)
+        (versions / f"{revision}_.py").write_text(text)
+
+    async def migrate_theirs(*arguments: str) -> None:
+        command = [sys.executable, "-m", "alembic", *arguments]
+        environment = os.environ | {"URL": empty_dsn.replace("postgresql:", "postgresql+asyncpg:")}
+        done = await asyncio.to_thread(
+            subprocess.run,
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    database = await made(migrated=first == "service")
+    await migrate_theirs("upgrade", "0006")
+    await upgrade(database, settings)
+    await migrate_theirs("upgrade", "head")
+    await migrate.downgrade(database, settings, "0001")
+    await upgrade(database, settings)
+    expected = ["alembic_version", "api_keys", "invoices", "reminders"]
+    assert (await tables(empty_dsn))["public"] == expected
+    await migrate_theirs("downgrade", "base")
+    async with database.sessions.begin() as session:
+        await enqueue(session, "mail")
+
+
+async def test_a_role_that_may_not_make_the_schema_is_told_what_to_do(
+    made: Made, empty_dsn: str
+) -> None:
+    database = await made(migrated=False)
+    name = f"finmind_test_{os.getpid()}_nobody"
+    await databases.execute(empty_dsn, f"CREATE ROLE {name} LOGIN")
+    try:
+        parts = urlsplit(empty_dsn)
+        as_nobody = urlunsplit(parts._replace(netloc=f"{name}@{parts.netloc.rpartition('@')[2]}"))
+        database = Database(as_nobody, database._settings)
+        with pytest.raises(ConfigurationError, match="`python -m service roles`"):
+            await upgrade(database, database._settings)
+        await database.close()
+    finally:
+        await databases.execute(empty_dsn, f"DROP ROLE {name}")
+
+
 async def test_a_schema_with_another_applications_versions_is_refused(
     made: Made, empty_dsn: str
 ) -> None:
@@ -216,6 +312,13 @@ async def test_an_applications_session_reads_and_cancels_jobs_too(
         assert (await get_job(session, job.id)).status == "PENDING"
         assert (await get_job_stats(session)).total == 1
         assert (await cancel_job(session, job.id)).status == "CANCELLED"
+    await other.dispose()
+    other = engine_on(empty_dsn, '""')
+    async with AsyncSession(other) as session:
+        connection = await session.connection()
+        await connection.execution_options(schema_translate_map={"finmind_jobs": where})
+        query = select(BackgroundJob.status).where(BackgroundJob.id == job.id)
+        assert (await session.execute(query)).scalar_one() == "CANCELLED"
     await engine.dispose()
     await other.dispose()
 
@@ -303,6 +406,21 @@ async def test_two_installations_in_one_database_have_a_leader_each_and_run_thei
         for worker in workers:
             await worker.stop()
     assert ran == {"finmind_jobs": [0], "public": [1], "other": [2]}
+
+
+async def test_while_a_process_of_an_earlier_version_leads_in_public_no_other_does(
+    in_public: Database, make_settings: Callable[..., Settings]
+) -> None:
+    earlier = await in_public.connect()
+    settings = make_settings(maintenance_seconds=0.05)
+    worker = Worker(Database(in_public.dsn, settings), settings, handlers=Registry())
+    async with earlier.transaction():
+        lock = "SELECT pg_try_advisory_xact_lock(hashtext('finmind-jobs.maintenance'))"
+        assert await earlier.fetchval(lock)
+        assert not await worker._maintenance._lead()
+    assert await worker._maintenance._lead()
+    await worker._maintenance.close()
+    await earlier.close()
 
 
 async def test_a_pass_over_due_jobs_finds_the_schema(

@@ -21,10 +21,11 @@ FROM generate_series(1, $1) n
 """
 
 
+@pytest.mark.parametrize("schema", ["finmind_jobs", "public"])
 async def test_five_replicas_that_start_at_once_make_one_schema(
-    fleet: Fleet, empty_dsn: str
+    fleet: Fleet, empty_dsn: str, schema: str
 ) -> None:
-    replicas = await fleet.start(5, empty_dsn)
+    replicas = await fleet.start(5, empty_dsn, DATABASE_SCHEMA=schema)
     connection = await asyncpg.connect(empty_dsn)
     versions = await connection.fetch("SELECT version_num FROM alembic_version")
     await connection.close()
