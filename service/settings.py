@@ -233,6 +233,10 @@ class Settings(BaseSettings):
     backoff_jitter: float = Field(
         0.1, ge=0, le=1, description="Delays vary by this share up and down; 0 turns it off."
     )
+    check_payloads: bool = Field(
+        True,
+        description="Answer 422 to a job whose payload its handler's `payload_model` refuses, where this process knows the handler. Off, its worker decides, which may know a newer model than this process.",
+    )
     max_payload_bytes: int = Field(
         262_144,
         ge=1024,

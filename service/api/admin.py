@@ -17,10 +17,11 @@ from service.auth.dependencies import require
 from service.auth.principal import Permission, Principal
 from service.errors import InvalidInput
 from service.jobs.actions import cancel_job, delete_job, retry_dead_letter_job
-from service.jobs.model import JobId
+from service.jobs.model import BackgroundJob, JobId
 from service.jobs.process import Passes
-from service.jobs.queries import JobFilters, get_job, list_jobs
+from service.jobs.queries import JobFilters, get_job, list_jobs, worker_name
 from service.jobs.statistics import JobStats, get_job_stats
+from service.settings import Settings
 
 router = APIRouter(prefix="/admin/jobs", tags=["Admin"])
 
@@ -147,9 +148,9 @@ async def process_jobs(
     summary="Read the whole job",
     responses=problem_responses(404, 422, 503),
 )
-async def read_detail(_: Reader, job_id: Id, session: Session) -> JobDetail:
+async def read_detail(_: Reader, job_id: Id, session: Session, settings: AppSettings) -> JobDetail:
     """Payload, result, and every attempt's error that is kept."""
-    return JobDetail.of(await get_job(session, JobId(job_id)))
+    return await _detail(session, await get_job(session, JobId(job_id)), settings)
 
 
 @router.post(
@@ -169,7 +170,7 @@ async def retry_job(
     job = await retry_dead_letter_job(
         session, JobId(job_id), by=operator.subject, max_errors=settings.max_error_entries
     )
-    return JobDetail.of(job)
+    return await _detail(session, job, settings)
 
 
 @router.post(
@@ -178,9 +179,11 @@ async def retry_job(
     summary="Cancel a pending job",
     responses=problem_responses(404, 409, 422, 503),
 )
-async def cancel_pending_job(_: Operator, job_id: Id, session: Change) -> JobDetail:
+async def cancel_pending_job(
+    _: Operator, job_id: Id, session: Change, settings: AppSettings
+) -> JobDetail:
     """A PENDING job becomes CANCELLED and never runs; 409 for any other status."""
-    return JobDetail.of(await cancel_job(session, JobId(job_id)))
+    return await _detail(session, await cancel_job(session, JobId(job_id)), settings)
 
 
 @router.delete(
@@ -193,3 +196,8 @@ async def cancel_pending_job(_: Operator, job_id: Id, session: Change) -> JobDet
 async def remove_job(_: Operator, job_id: Id, session: Change) -> None:
     """Any but a RUNNING one."""
     await delete_job(session, JobId(job_id))
+
+
+async def _detail(session: AsyncSession, job: BackgroundJob, settings: Settings) -> JobDetail:
+    worker = await worker_name(session, job.worker_id)
+    return JobDetail.whole(job, settings, worker=worker)

@@ -8,8 +8,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from service.api.cursors import MAX_CURSOR_CHARS
 from service.api.patterns import NO_NUL
-from service.api.schemas import EXAMPLE_OUT, JobOut, JobSummaryOut, Moment
+from service.api.schemas import (
+    EXAMPLE_OUT,
+    JobOut,
+    JobSummaryOut,
+    Moment,
+    effective_limits,
+    row_of,
+)
 from service.jobs.model import HIGHEST_PRIORITY, LOWEST_PRIORITY, BackgroundJob, JobStatus
+from service.settings import Settings
 
 EXAMPLE_ERROR: Final[dict[str, Any]] = {
     "event": "error",
@@ -67,6 +75,7 @@ class JobDetail(JobOut):
                     "lost_leases": 0,
                     "lease_until": None,
                     "worker_id": 7,
+                    "worker": "web-1:831:c0ffee",
                 }
             ]
         }
@@ -82,13 +91,17 @@ class JobDetail(JobOut):
     )
     lost_leases: int = Field(description="Workers in a row that vanished while they ran it.")
     lease_until: datetime | None = Field(description="Until when its worker holds it.")
-    worker_id: int | None = Field(description="The worker that ran it last.")
+    worker_id: int | None = Field(description="The number of the worker that ran it last.")
+    worker: str | None = Field(
+        description="That worker's name: host, process id and a random part. null: none has run it, "
+        "or it is forgotten, a day after it was last seen."
+    )
 
     @classmethod
-    def of(cls, job: BackgroundJob) -> Self:
-        """The row as the API shows it."""
-        row = {name: getattr(job, name) for name in cls.model_fields}
-        return cls.model_validate(row | {"errors": job.errors or []})
+    def whole(cls, job: BackgroundJob, settings: Settings, *, worker: str | None) -> Self:
+        """The row as operators see it, with the name of its worker."""
+        row = row_of(job, cls) | {"errors": job.errors or [], "worker": worker}
+        return cls.model_validate(row | effective_limits(job, settings))
 
 
 class JobPageOut(BaseModel):
@@ -211,6 +224,11 @@ class JobQuery(BaseModel):
     created_before: Moment | None = Field(None, description="Enqueued before this time.")
     due_after: Moment | None = Field(None, description="`next_run_at` at this time or later.")
     due_before: Moment | None = Field(None, description="`next_run_at` before this time.")
+    finished_after: Moment | None = Field(None, description="Ended at this time or later.")
+    finished_before: Moment | None = Field(None, description="Ended before this time.")
+    worker: Text | None = Field(
+        None, max_length=200, description="Run, or run last, by the worker of exactly this name."
+    )
     error: Text | None = Field(
         None, max_length=200, description="A part of `last_error`, in any case of letters."
     )
@@ -227,7 +245,7 @@ class JobQuery(BaseModel):
 
     @model_validator(mode="after")
     def _ordered_ranges(self) -> Self:
-        for name in ("created", "due"):
+        for name in ("created", "due", "finished"):
             after, before = getattr(self, f"{name}_after"), getattr(self, f"{name}_before")
             if after is not None and before is not None and after >= before:
                 raise ValueError(f"{name}_after must be earlier than {name}_before")

@@ -3,13 +3,22 @@
 import asyncio
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Path, Request, Response, Security
+from fastapi import APIRouter, Header, Path, Query, Request, Response, Security
 from pydantic_core import to_json
 
 from service.api.direct import direct_route
-from service.api.patterns import VISIBLE_ASCII
+from service.api.patterns import NO_NUL, VISIBLE_ASCII
+from service.api.payloads import check_payload, check_payloads
 from service.api.problems import problem_responses
-from service.api.schemas import BatchIn, BatchOut, JobIn, JobOut
+from service.api.schemas import (
+    BatchIn,
+    BatchOut,
+    JobIn,
+    JobOut,
+    JobSummaryOut,
+    JobsWithKeyOut,
+    effective_limits,
+)
 from service.api.session import AppSettings, Session, deadline_of, transaction
 from service.auth.dependencies import require
 from service.auth.principal import Permission, Principal
@@ -19,8 +28,9 @@ from service.jobs.intake import Intake
 from service.jobs.lookups import MAX_ID
 from service.jobs.model import JobId, JobStatus
 from service.jobs.new_job import NewJob
-from service.jobs.queries import get_job
+from service.jobs.queries import JobFilters, get_job, list_jobs
 from service.jobs.submission import IdempotencyKey, check_standing, submit, submit_once
+from service.settings import Settings
 
 router = APIRouter(tags=["Jobs"])
 
@@ -39,6 +49,7 @@ Key = Annotated[
         examples=["5a1f7c0e-order-4711"],
     ),
 ]
+MAX_WITH_KEY: Final = 20
 LOCATION: Final[dict[str, Any]] = {
     "Location": {"description": "Where the job is read.", "schema": {"type": "string"}}
 }
@@ -47,13 +58,16 @@ LOCATION: Final[dict[str, Any]] = {
 async def _enqueue(request: Request, body: JobIn) -> Response:
     job = body.to_new_job()
     intake: Intake = request.app.state.service.intake
+    settings: Settings = request.app.state.service.settings
+    if settings.check_payloads:
+        check_payload(body)
     async with asyncio.timeout_at(deadline_of(request)):
         enqueued = await intake.submit(job)
     if enqueued.created:
-        return _created(job, enqueued)
+        return _created(job, enqueued, settings)
     async with transaction(request) as session:
         await check_standing(session, [job], [enqueued])
-        return _job_response(JobOut.model_validate(await get_job(session, enqueued.id)), 200)
+        return _job_response(JobOut.of(await get_job(session, enqueued.id), settings), 200)
 
 
 async def enqueue_job(
@@ -72,6 +86,8 @@ async def enqueue_job(
     if idempotency_key is None:
         return await _enqueue(request, body)
     key = IdempotencyKey.of(body.model_dump(), owner=principal.subject, key=idempotency_key)
+    if request.app.state.service.settings.check_payloads:
+        check_payload(body)
     return await _enqueue_once(request, body.to_new_job(), key)
 
 
@@ -124,6 +140,8 @@ async def enqueue_jobs(
             "(MAX_BATCH_JOBS)",
             field="body.jobs",
         )
+    if settings.check_payloads:
+        check_payloads(body.jobs)
     jobs = [job.to_new_job() for job in body.jobs]
     limit = settings.max_payload_bytes
     if idempotency_key is None:
@@ -139,14 +157,46 @@ async def enqueue_jobs(
 
 
 @router.get(
+    "/jobs",
+    operation_id="findJobs",
+    summary="Find jobs by their unique key",
+    responses=problem_responses(422, 503),
+)
+async def find_jobs(
+    _: Reader,
+    session: Session,
+    settings: AppSettings,
+    unique_key: Annotated[
+        str,
+        Query(
+            min_length=1,
+            max_length=255,
+            pattern=NO_NUL,
+            description="Exactly this key.",
+            examples=["invoice-4711"],
+        ),
+    ],
+) -> JobsWithKeyOut:
+    """The jobs that have, or had, this key, newest first, 20 at most."""
+    page = await list_jobs(
+        session,
+        JobFilters(unique_key=unique_key),
+        limit=MAX_WITH_KEY,
+        cap=MAX_WITH_KEY,
+        scan_seconds=settings.page_scan_seconds,
+    )
+    return JobsWithKeyOut(jobs=[JobSummaryOut.model_validate(job) for job in page.jobs])
+
+
+@router.get(
     "/jobs/{job_id}",
     operation_id="getJob",
     summary="Read a job",
     responses=problem_responses(404, 422, 503),
 )
-async def read_job(_: Reader, job_id: Id, session: Session) -> JobOut:
+async def read_job(_: Reader, job_id: Id, session: Session, settings: AppSettings) -> JobOut:
     """Its status, and its result once it has one. Finished jobs are kept `RETENTION_DAYS`."""
-    return JobOut.model_validate(await get_job(session, JobId(job_id)))
+    return JobOut.of(await get_job(session, JobId(job_id)), settings)
 
 
 async def _enqueue_once(request: Request, job: NewJob, key: IdempotencyKey) -> Response:
@@ -166,11 +216,11 @@ async def _enqueue_once(request: Request, job: NewJob, key: IdempotencyKey) -> R
                 f"job {made.ids[0]}, which the Idempotency-Key {key.key!r} made, has been deleted: "
                 "to enqueue it again use a new key"
             ) from None
-        answer = JobOut.model_validate(found)
+        answer = JobOut.of(found, settings)
     return _job_response(answer, 201 if made.created else 200)
 
 
-def _created(job: NewJob, enqueued: EnqueuedJob) -> Response:
+def _created(job: NewJob, enqueued: EnqueuedJob, settings: Settings) -> Response:
     # The members of JobOut, of values that were just checked: this is the hot path.
     answer = {
         "id": enqueued.id,
@@ -190,6 +240,7 @@ def _created(job: NewJob, enqueued: EnqueuedJob) -> Response:
         "result": None,
         "progress": None,
         "timeout_seconds": job.timeout_seconds,
+        **effective_limits(job, settings),
     }
     return _response(to_json(answer), 201, enqueued.id)
 

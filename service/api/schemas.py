@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from service.jobs import limits
 from service.jobs.backoff import MAX_DELAY_SECONDS, Backoff
 from service.jobs.model import (
     DEFAULT_PRIORITY,
@@ -21,11 +22,13 @@ from service.jobs.model import (
     HIGHEST_PRIORITY,
     LOWEST_PRIORITY,
     NAME_PATTERN,
+    BackgroundJob,
     JobId,
     JobStatus,
 )
 from service.jobs.new_job import MAX_DELAY_YEARS_SECONDS, NewJob
 from service.jobs.registry import registry
+from service.settings import Settings
 
 EXAMPLE_IN: Final[dict[str, Any]] = {
     # One that succeeds where nothing but the demo's handlers is loaded: people press "Try it out".
@@ -53,6 +56,8 @@ EXAMPLE_OUT: Final[dict[str, Any]] = EXAMPLE_SUMMARY | {
     "result": None,
     "progress": None,
     "timeout_seconds": None,
+    "effective_max_retries": 3,
+    "effective_timeout_seconds": 300.0,
 }
 _BOTH_TIMES: Final[dict[str, Any]] = {
     "required": ["run_at", "delay_seconds"],
@@ -256,6 +261,43 @@ class JobOut(JobSummaryOut):
         description="What was asked for this very job. null: what its handler says where it runs, "
         "else `DEFAULT_TIMEOUT_SECONDS` (300)."
     )
+    effective_max_retries: int | None = Field(
+        description="The retries that it has. null: its handler decides, which this process does not "
+        "know."
+    )
+    effective_timeout_seconds: float | None = Field(
+        description="The bound on one attempt. null: its handler decides, which this process does not "
+        "know."
+    )
+
+    @classmethod
+    def of(cls, job: BackgroundJob, settings: Settings) -> Self:
+        """The row as the API shows it."""
+        return cls.model_validate(row_of(job, cls) | effective_limits(job, settings))
+
+
+class JobsWithKeyOut(BaseModel):
+    """Jobs that have, or had, one `unique_key`."""
+
+    jobs: list[JobSummaryOut] = Field(description="Newest first, 20 at most.")
+
+
+def row_of(job: BackgroundJob, shown: type[JobOut]) -> dict[str, Any]:
+    """What the row itself holds of the fields that are shown."""
+    return {name: getattr(job, name) for name in shown.model_fields if hasattr(job, name)}
+
+
+def effective_limits(job: NewJob | BackgroundJob, settings: Settings) -> dict[str, float | None]:
+    """The limits that hold for a job, as far as this process knows its handler."""
+    spec = registry.get(job.job_type)
+    return {
+        "effective_max_retries": None
+        if spec is None and job.max_retries is None
+        else limits.max_retries(job.max_retries, spec, settings),
+        "effective_timeout_seconds": None
+        if spec is None and job.timeout_seconds is None
+        else limits.timeout_seconds(job.timeout_seconds, spec, settings),
+    }
 
 
 def _own_queue(job_type: str) -> str:

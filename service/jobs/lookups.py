@@ -23,7 +23,7 @@ MAX_ID: Final = 2**63 - 1
 
 SUMMARY_COLUMNS: Final = (
     "id, job_type, queue, status, priority, attempts, max_retries, next_run_at, created_at, "
-    "started_at, finished_at, unique_key, last_error"
+    "started_at, finished_at, worker_id, unique_key, last_error"
 )
 """What a list shows of a job; payloads, results and histories stay where they are."""
 
@@ -44,6 +44,10 @@ class JobFilters:
     created_before: datetime | None = None
     due_after: datetime | None = None
     due_before: datetime | None = None
+    finished_after: datetime | None = None
+    finished_before: datetime | None = None
+    worker: str | None = None
+    """The name of the worker that runs it, or ran it last."""
     error: str | None = None
     """A part of `last_error`, upper and lower case alike."""
 
@@ -62,6 +66,10 @@ _CONDITIONS: Final = {
     "created_before": "created_at < :created_before",
     "due_after": "next_run_at >= :due_after",
     "due_before": "next_run_at < :due_before",
+    "finished_after": "finished_at >= :finished_after",
+    "finished_before": "finished_at < :finished_before",
+    "worker": "worker_id = ANY (ARRAY("
+    "SELECT w.id FROM finmind_jobs.job_workers w WHERE w.name = :worker))",
     "error": "last_error ILIKE :error",
 }
 
@@ -73,12 +81,17 @@ _COLUMN_OF: Final = {
     "created_before": "created_at",
     "due_after": "next_run_at",
     "due_before": "next_run_at",
+    "finished_after": "finished_at",
+    "finished_before": "finished_at",
+    "worker": "worker_id",
     "error": "last_error",
 }
 """The column that a filter reads, where it has another name."""
 
 ORDER_SLACK: Final = timedelta(hours=1)
 """How far the order of moments may differ from that of events, where clocks are set back."""
+
+DAY: Final = timedelta(days=1)
 
 _GROUPS: Final = (LIVE, DEAD, DONE)
 """The statuses of each partition: a filter on status leaves whole partitions out."""
@@ -154,12 +167,21 @@ def _parts(filters: JobFilters) -> Iterator[str]:
     for group, statuses in _touched(filters):
         names = ", ".join(f"'{status}'" for status in sorted(group))
         newest = f"status IN ({names}) AND {_driving(filters, group, statuses).newest}"
+        if group is DONE:
+            newest = _days_of(filters) + newest
         if JobStatus.SUCCESS not in statuses or not _skips_days(filters):
             yield newest
             continue
         yield f"finished_at >= :due_day AND {newest}"
         if JobStatus.CANCELLED in statuses:  # perhaps long before it was due
             yield f"finished_at < :due_day AND {_by_id(_CANCELLED, frozenset()).newest}"
+
+
+def _days_of(filters: JobFilters) -> str:
+    """Leaves out the days of finished jobs on which none that is asked for ended."""
+    after = "finished_at >= :finished_day AND " if filters.finished_after else ""
+    before = "finished_at < :finished_next_day AND " if filters.finished_before else ""
+    return after + before
 
 
 def _skips_days(filters: JobFilters) -> bool:
@@ -172,8 +194,12 @@ def _first_due_day(due_after: datetime) -> datetime:
 
     Read in part, its other rows would have to be passed by a step that no bound ends.
     """
-    moment = slackened(due_after, -ORDER_SLACK).astimezone(UTC)
-    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+    return _midnight(slackened(due_after, -ORDER_SLACK))
+
+
+def _midnight(moment: datetime) -> datetime:
+    """When the UTC day of `moment` began."""
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def slackened(moment: datetime, slack: timedelta) -> datetime:
@@ -189,6 +215,8 @@ def _touched(
 ) -> list[tuple[frozenset[JobStatus], frozenset[JobStatus]]]:
     """The partitions that can hold a match, each with the statuses wanted of it."""
     wanted = frozenset(JobStatus) if filters.statuses is None else frozenset(filters.statuses)
+    if filters.finished_after is not None or filters.finished_before is not None:
+        wanted -= LIVE
     return [(group, group & wanted) for group in _GROUPS if group & wanted] or [(LIVE, frozenset())]
 
 
@@ -254,6 +282,10 @@ def _bound(filters: JobFilters) -> Bound:
         values["statuses"] = sorted(str(status) for status in filters.statuses)
     if filters.due_after is not None and _skips_days(filters):
         values["due_day"] = _first_due_day(filters.due_after)
+    if filters.finished_after is not None:
+        values["finished_day"] = _midnight(filters.finished_after)
+    if filters.finished_before is not None:
+        values["finished_next_day"] = slackened(_midnight(filters.finished_before), DAY)
     if filters.error is not None:
         values["error"] = f"%{_escape_like(filters.error)}%"
     return values

@@ -55,6 +55,8 @@ JUMP_AFTER: Final = FIRST_STEP
 """Rows looked at before the creation times of a filter are trusted to say where to look."""
 
 
+_WORKER_NAME: Final = text("SELECT name FROM finmind_jobs.job_workers WHERE id = :id")
+
 SCATTERED_CAP: Final = 2_000
 """Rows that a count looks at where each of them must be read from another page of the table."""
 
@@ -110,6 +112,14 @@ async def get_job(session: AsyncSession, job_id: JobId) -> BackgroundJob:
     if job is None:
         raise NotFound(f"there is no job {job_id}")
     return job
+
+
+async def worker_name(session: AsyncSession, worker_id: int | None) -> str | None:
+    """The name of a worker; None where none is asked for, or it is forgotten."""
+    if worker_id is None:
+        return None
+    name: str | None = await session.scalar(_WORKER_NAME, {"id": worker_id})
+    return name
 
 
 async def list_jobs(

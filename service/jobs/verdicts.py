@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, assert_never
 
 from service.errors import InvalidInput, PayloadError
+from service.jobs import limits
 from service.jobs.backoff import Backoff
 from service.jobs.encoding import dump_json, load_json
 from service.jobs.model import JobStatus
@@ -83,8 +84,7 @@ class Judge:
 
     def timeout_seconds(self, attempt: Attempt) -> float:
         """The job's own time-out, else its type's, else the service's."""
-        job, spec = attempt.job, attempt.spec
-        return job.timeout_seconds or spec.timeout_seconds or self._settings.default_timeout_seconds
+        return limits.timeout_seconds(attempt.job.timeout_seconds, attempt.spec, self._settings)
 
     def is_last(self, attempt: Attempt) -> bool:
         """Whether a failure of this attempt ends the job."""
@@ -217,10 +217,7 @@ class Judge:
         )
 
     def _max_retries(self, attempt: Attempt) -> int:
-        for retries in (attempt.job.max_retries, attempt.spec.max_retries):
-            if retries is not None:
-                return retries
-        return self._settings.default_max_retries
+        return limits.max_retries(attempt.job.max_retries, attempt.spec, self._settings)
 
     def _backoff(self, attempt: Attempt) -> Backoff:
         if attempt.job.backoff is not None:

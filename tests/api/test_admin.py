@@ -10,6 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.api import stats_cache
 from service.jobs import queries
@@ -65,9 +66,11 @@ async def test_an_empty_list_is_a_page_like_any_other(
 
 
 async def test_each_filter_leaves_exactly_its_jobs(
-    client: httpx.AsyncClient, viewer: dict[str, str], put: Put
+    client: httpx.AsyncClient, viewer: dict[str, str], put: Put, session: AsyncSession
 ) -> None:
-    hour = timedelta(hours=1)
+    hour, day = timedelta(hours=1), timedelta(days=1)
+    async with session.begin():
+        worker = await session.scalar(text(A_WORKER))
     one = await put(
         queue="a", priority=0, created_at=NOW - 3 * hour, next_run_at=NOW - 2 * hour, unique_key="k"
     )
@@ -84,7 +87,9 @@ async def test_each_filter_leaves_exactly_its_jobs(
     )
     four = await put(status="CANCELLED", queue="a", created_at=NOW, next_run_at=NOW + hour)
     five = await put(status="FAILED", created_at=NOW, next_run_at=NOW, last_error="no handler")
-    six = await put(status="RUNNING", job_type="sms", created_at=NOW, next_run_at=NOW)
+    six = await put(
+        status="RUNNING", job_type="sms", created_at=NOW, next_run_at=NOW, worker_id=worker
+    )
     expected: list[tuple[dict[str, Any], list[int]]] = [
         ({}, [six, five, four, three, two, one]),
         *(
@@ -112,6 +117,20 @@ async def test_each_filter_leaves_exactly_its_jobs(
         ),
         ({"due_after": NOW.isoformat()}, [six, five, four, three]),
         ({"due_before": NOW.isoformat()}, [two, one]),
+        ({"finished_after": (NOW - 3 * day).isoformat()}, [five, four, three, two]),
+        ({"finished_after": (NOW + day).isoformat()}, []),
+        ({"finished_before": (NOW + day).isoformat()}, [five, four, three, two]),
+        ({"finished_before": (NOW - 3 * day).isoformat()}, []),
+        (
+            {
+                "finished_after": (NOW - day).isoformat(),
+                "finished_before": (NOW + day).isoformat(),
+                "status": ["SUCCESS", "RUNNING"],
+            },
+            [three],
+        ),
+        ({"worker": "web-1:831"}, [six]),
+        ({"worker": "nobody"}, []),
         ({"error": "OSERROR"}, [three, two]),
         ({"error": "50%_"}, [two]),
         ({"error": "\\"}, [two]),
@@ -140,6 +159,28 @@ async def test_a_time_with_an_unescaped_plus_is_understood(
     assert [one["id"] for one in answer.json()["jobs"]] == [job]
 
 
+A_WORKER = (
+    "INSERT INTO job_workers (name, queues, job_types, concurrency)"
+    " VALUES ('web-1:831', '{*}', '{mail}', 1) RETURNING id"
+)
+
+
+async def test_a_job_names_its_worker_and_the_limits_that_hold(
+    client: httpx.AsyncClient, viewer: dict[str, str], put: Put, session: AsyncSession
+) -> None:
+    async with session.begin():
+        worker = await session.scalar(text(A_WORKER))
+    known = await put(status="RUNNING", job_type="send_reminder", worker_id=worker)
+    foreign = await put(job_type="of.somebody.else", max_retries=7)
+    shown = (await client.get(f"/admin/jobs/{known}", headers=viewer)).json()
+    assert (shown["worker"], shown["max_retries"]) == ("web-1:831", None)
+    assert shown["effective_max_retries"] == 3
+    assert shown["effective_timeout_seconds"] > 0
+    shown = (await client.get(f"/admin/jobs/{foreign}", headers=viewer)).json()
+    assert (shown["worker"], shown["effective_max_retries"]) == (None, 7)
+    assert shown["effective_timeout_seconds"] is None
+
+
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
 async def test_a_time_outside_the_calendar_is_refused_with_the_rule(
     client: httpx.AsyncClient, viewer: dict[str, str], moment: str
@@ -162,7 +203,8 @@ async def test_the_first_and_the_last_moment_of_all_are_times_too(
     monkeypatch.setattr(queries, "JUMP_AFTER", 1)
     for _ in range(5):
         await put(status="SUCCESS")
-    for name in ("created_after", "created_before", "due_after", "due_before"):
+    names = ("created", "due", "finished")
+    for name in [f"{one}_{side}" for one in names for side in ("after", "before")]:
         query: dict[str, str | int] = {name: moment, "priority": 9, "limit": 1}
         answer = await client.get("/admin/jobs", params=query, headers=viewer)
         assert answer.status_code == 200, (name, answer.text)

@@ -60,7 +60,7 @@ def parse(command: str, headers: dict[str, str]) -> httpx.Request:
 
 
 def test_the_page_shows_every_endpoint() -> None:
-    assert len(COMMANDS) == 14
+    assert len(COMMANDS) == 15
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -445,3 +445,15 @@ async def test_a_whole_number_may_come_with_a_point(client: httpx.AsyncClient, a
     for odd in (b"4.5", b'"4"', b"true", b"1e400"):
         body = b'{"job_type": "mail", "priority": ' + odd + b"}"
         assert_problem(await client.post("/jobs", content=body, headers=headers), 422)
+
+
+async def test_a_client_finds_its_jobs_by_their_unique_key(
+    client: httpx.AsyncClient, service: dict[str, str]
+) -> None:
+    made = await client.post("/jobs", json=JOB | {"unique_key": "ann-1"}, headers=service)
+    await client.post("/jobs", json=JOB | {"unique_key": "ann-2"}, headers=service)
+    found = await client.get("/jobs", params={"unique_key": "ann-1"}, headers=service)
+    assert [job["id"] for job in found.json()["jobs"]] == [made.json()["id"]]
+    nothing = await client.get("/jobs", params={"unique_key": "nobody"}, headers=service)
+    assert (nothing.status_code, nothing.json()) == (200, {"jobs": []})
+    assert (await client.get("/jobs", headers=service)).status_code == 422

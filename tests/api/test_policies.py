@@ -23,6 +23,7 @@ PUBLIC = "public"
 TABLE: dict[tuple[str, str], str] = {
     ("POST", "/jobs"): Permission.JOBS_WRITE,
     ("POST", "/jobs/batch"): Permission.JOBS_WRITE,
+    ("GET", "/jobs"): Permission.JOBS_READ,
     ("GET", "/jobs/{job_id}"): Permission.JOBS_READ,
     ("GET", "/admin/jobs"): Permission.ADMIN_READ,
     ("GET", "/admin/jobs/stats"): Permission.ADMIN_READ,

@@ -389,3 +389,17 @@ async def test_bounded_queries_end_at_their_limit(session: AsyncSession) -> None
     await session.rollback()
     # The limit went with its transaction.
     assert await session.scalar(text("SHOW statement_timeout")) == before
+
+
+async def test_days_on_which_no_job_that_is_asked_for_ended_are_not_read(
+    filled: AsyncSession,
+) -> None:
+    since = JobFilters(statuses=DONE, finished_after=NOW + timedelta(days=2))
+    until = JobFilters(statuses=DONE, finished_before=NOW - timedelta(days=30))
+    for mode in ("force_custom_plan", "force_generic_plan"):
+        await filled.execute(text(f"SET LOCAL plan_cache_mode = {mode}"))
+        for filters in (since, until):
+            for names in ({}, {"job_type": "type-7"}, {"queue": "queue-3"}, {"error": "lost"}):
+                asked = replace(filters, **names)  # type: ignore[arg-type]
+                found = {name for _, name in scans(await explain(filled, asked))}
+                assert found <= {"jobs_done_default"}, (mode, asked)

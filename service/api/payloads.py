@@ -1,0 +1,51 @@
+"""Payloads of new jobs, checked by the models of their handlers where this process knows them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from service.api.refusals import MAX_ERRORS
+from service.api.schemas import JobIn
+from service.jobs.registry import registry
+from service.observability.logging import get_logger
+
+_log = get_logger(__name__)
+
+
+def check_payload(job: JobIn) -> None:
+    """Refuse a job whose handler would refuse its payload.
+
+    Raises:
+        RequestValidationError: with the model's errors, each under `body.payload`.
+    """
+    if errors := _errors(job, ("body", "payload")):
+        raise RequestValidationError(errors)
+
+
+def check_payloads(jobs: Sequence[JobIn]) -> None:
+    """The same for a batch: errors stand under `body.jobs.N.payload`, the first 50 of them."""
+    errors: list[dict[str, Any]] = []
+    for position, job in enumerate(jobs):
+        errors += _errors(job, ("body", "jobs", position, "payload"))
+        if len(errors) >= MAX_ERRORS:
+            break
+    if errors:
+        raise RequestValidationError(errors)
+
+
+def _errors(job: JobIn, place: tuple[str | int, ...]) -> list[dict[str, Any]]:
+    spec = registry.get(job.job_type)
+    if spec is None or spec.payload_model is None:
+        return []
+    try:
+        # As JSON, as the worker does it: a strict model takes other values from Python.
+        spec.payload_model.model_validate_json(to_json(job.payload))
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        return [{**one, "loc": (*place, *one["loc"])} for one in found[:MAX_ERRORS]]
+    except Exception as error:  # of a validator: the worker records what its handler makes of it
+        _log.warning("payload_not_checked", job_type=job.job_type, error=type(error).__name__)
+    return []
