@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TypeVar
 
 from service.auth.api_keys import ApiKey, ApiKeyStore
@@ -190,6 +191,7 @@ def _serve(settings: Settings, *, port: int, run_worker: bool = True, api: bool 
     from service import serving
     from service.app import create_app
 
+    _make_modules_here_importable()
     listener = serving.bind(settings.host, port, setting="PORT" if api else "WORKER_PORT")
     with contextlib.closing(listener), _dsn(settings) as dsn:
         code = serving.run_app(
@@ -198,6 +200,17 @@ def _serve(settings: Settings, *, port: int, run_worker: bool = True, api: bool 
             on_ready=lambda: announce(settings, listener.getsockname()[1], dsn=dsn, api=api),
         )
     return _leave(code)
+
+
+def _make_modules_here_importable() -> None:
+    """Let `HANDLER_MODULES` name modules in the working directory, as `python -m` does.
+
+    The installed `finmind-jobs` would look beside itself instead.
+    """
+    with contextlib.suppress(FileNotFoundError):  # the directory is gone
+        here = str(Path.cwd())
+        if here not in sys.path and not sys.flags.safe_path:
+            sys.path.insert(0, here)
 
 
 @contextlib.contextmanager

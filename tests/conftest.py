@@ -94,6 +94,20 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from this tree as `make wheel` does it."""
+    target = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check",
+         "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(target), str(ROOT)],
+        check=True,
+        timeout=50,
+    )  # fmt: skip
+    (made,) = target.iterdir()
+    return made
+
+
 @pytest.fixture
 def run(environment: dict[str, str], tmp_path: Path) -> Run:
     """Run one command to its end."""

@@ -6,24 +6,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from this tree as `make wheel` does it."""
-    target = tmp_path_factory.mktemp("dist")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check",
-         "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(target), str(ROOT)],
-        check=True,
-        timeout=50,
-    )  # fmt: skip
-    (made,) = target.iterdir()
-    return made
-
 
 def test_an_installation_elsewhere_migrates_and_enqueues(
     wheel: Path, empty_dsn: str, tmp_path: Path
@@ -56,3 +38,8 @@ def test_the_command_is_named_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (one for one in archive.namelist() if one.endswith("entry_points.txt"))
         assert "finmind-jobs = service.cli:main" in archive.read(name).decode()
+
+
+def test_the_types_are_in_the_wheel(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert "service/py.typed" in archive.namelist()

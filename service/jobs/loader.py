@@ -2,6 +2,7 @@
 
 import importlib
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Final
 
 from service import signals
@@ -47,8 +48,13 @@ def _load(name: str, source: str) -> None:
         except ConfigurationError as error:
             raise ConfigurationError(f"{source}: module {name!r}: {error.detail}") from error
         except BaseException as error:  # sys.exit as well
+            why = f"{type(error).__name__}: {error}"
+            if isinstance(error, ModuleNotFoundError) and name.startswith(error.name or name):
+                why += (
+                    f". It is looked for in the working directory, {Path.cwd()}, and on PYTHONPATH"
+                )
             raise ConfigurationError(
-                f"{source}: module {name!r} cannot be imported: {type(error).__name__}: {error}"
+                f"{source}: module {name!r} cannot be imported: {why}"
             ) from error
     if changed:
         _log.warning(
