@@ -68,7 +68,9 @@ def run_app(app: FastAPI, *, listener: socket.socket, on_ready: Callable[[], Non
         http=bounded_protocol(
             head_seconds=service.settings.header_timeout_seconds,
             head_bytes=service.settings.max_header_bytes,
+            read_seconds=service.settings.answer_timeout_seconds,
         ),
+        timeout_keep_alive=service.settings.keep_alive_seconds,  # type: ignore[arg-type]  # it takes fractions
         ws="none",
         lifespan="off",
         access_log=False,

@@ -284,6 +284,18 @@ class Settings(BaseSettings):
     max_header_bytes: int = Field(
         65_536, ge=8192, le=1_048_576, description="Largest line and headers of a request."
     )
+    keep_alive_seconds: float = Field(
+        75.0,
+        gt=0,
+        le=3600,
+        description="How long a connection is kept between two requests. Longer than proxies and clients keep theirs (60 s is usual), so that they close it first and no request meets a closed one.",
+    )
+    answer_timeout_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="How long a client may leave more than 64 KiB of an answer unread before its connection is cut.",
+    )
     slow_request_seconds: float = Field(
         1.0, gt=0, le=600, description="Requests slower than this are logged as warnings."
     )

@@ -14,7 +14,11 @@ from pydantic import BaseModel, Field
 
 from service.api.error_handlers import register_problem_handlers
 from service.api.middleware import RequestShell
+from service.api.refusals import FIRST_ERRORS
+from service.connection import bounded_protocol
 from service.settings import Settings
+
+BOUNDS = {"head_seconds": 10.0, "head_bytes": 65_536, "read_seconds": 30.0}
 
 
 class Thing(BaseModel):
@@ -41,7 +45,7 @@ def shell_app(settings: Settings, fail: Callable[[], Awaitable[Any]]) -> FastAPI
         return thing
 
     @app.post("/many")
-    async def many(body: Annotated[list[Thing], Body()]) -> int:
+    async def many(body: Annotated[list[Thing], Body(), FIRST_ERRORS]) -> int:
         return len(body)
 
     register_problem_handlers(app)
@@ -60,9 +64,10 @@ async def shell_client(
 
 
 @asynccontextmanager
-async def real_server(app: FastAPI) -> AsyncIterator[str]:
-    """The application behind a real HTTP server on loopback; its URL."""
-    config = uvicorn.Config(app, http="httptools", lifespan="off", log_config=None)
+async def real_server(app: FastAPI, **bounds: float) -> AsyncIterator[str]:
+    """The application behind a real HTTP server on loopback, as `serve` has it; its URL."""
+    protocol = bounded_protocol(**(BOUNDS | bounds))  # type: ignore[arg-type]
+    config = uvicorn.Config(app, http=protocol, lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
