@@ -8,8 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.api.admin_schemas import JobDetail, JobPageOut, JobQuery, ProcessOut, StatsOut
 from service.api.cursors import decode_cursor, encode_cursor
+from service.api.guarded import GuardedRoute
 from service.api.jobs import Id
+from service.api.patterns import PLAIN_NUMBER
 from service.api.problems import problem_responses
+from service.api.refusals import FIRST_ERRORS
 from service.api.schemas import JobSummaryOut
 from service.api.session import AppSettings, Session, deadline_of, transaction
 from service.api.stats_cache import StatsCache
@@ -23,7 +26,7 @@ from service.jobs.queries import JobFilters, get_job, list_jobs, worker_name
 from service.jobs.statistics import JobStats, get_job_stats
 from service.settings import Settings
 
-router = APIRouter(prefix="/admin/jobs", tags=["Admin"])
+router = APIRouter(prefix="/admin/jobs", tags=["Admin"], route_class=GuardedRoute)
 
 Reader = Annotated[Principal, Security(require(Permission.ADMIN_READ))]
 Operator = Annotated[Principal, Security(require(Permission.ADMIN_OPERATE))]
@@ -76,7 +79,10 @@ async def read_stats(request: Request, settings: AppSettings, _: Reader) -> Stat
     responses=problem_responses(422, 503),
 )
 async def read_jobs(
-    _: Reader, query: Annotated[JobQuery, Query()], session: Session, settings: AppSettings
+    _: Reader,
+    query: Annotated[JobQuery, Query(), FIRST_ERRORS],
+    session: Session,
+    settings: AppSettings,
 ) -> JobPageOut:
     """Pages by cursor: a job appears on one page only, however many are added meanwhile.
 
@@ -122,7 +128,9 @@ async def read_jobs(
 async def process_jobs(
     request: Request,
     _: Operator,
-    limit: Annotated[int, Query(ge=1, le=1000, description="Jobs to take, at the most.")] = 50,
+    limit: Annotated[
+        int, Query(ge=1, le=1000, description="Jobs to take, at the most."), PLAIN_NUMBER
+    ] = 50,
 ) -> ProcessOut:
     """Runs them in this process and answers when their outcomes are recorded.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from service.api.cursors import MAX_CURSOR_CHARS
-from service.api.patterns import NO_NUL
+from service.api.patterns import NO_NUL, PLAIN_NUMBER
 from service.api.schemas import (
     EXAMPLE_OUT,
     JobOut,
@@ -216,7 +216,7 @@ class JobQuery(BaseModel):
     )
     job_type: Text | None = Field(None, max_length=100, description="Exactly this job type.")
     queue: Text | None = Field(None, max_length=100, description="Exactly this queue.")
-    priority: int | None = Field(
+    priority: Annotated[int, PLAIN_NUMBER] | None = Field(
         None, ge=HIGHEST_PRIORITY, le=LOWEST_PRIORITY, description="Exactly this priority."
     )
     unique_key: Text | None = Field(None, max_length=255, description="Exactly this key.")
@@ -232,7 +232,7 @@ class JobQuery(BaseModel):
     error: Text | None = Field(
         None, max_length=200, description="A part of `last_error`, in any case of letters."
     )
-    limit: int = Field(
+    limit: Annotated[int, PLAIN_NUMBER] = Field(
         50, ge=1, le=1000, description="Jobs on the page, at the most; up to `MAX_PAGE_SIZE` (200)."
     )
     cursor: Text | None = Field(

@@ -6,13 +6,15 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Security
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.api.guarded import GuardedRoute
 from service.api.problems import problem_responses
+from service.api.refusals import FIRST_ERRORS
 from service.auth.api_keys import ApiKey, ApiKeyStore
 from service.auth.dependencies import require
 from service.auth.principal import Permission, Principal
 from service.errors import Forbidden
 
-router = APIRouter(prefix="/admin/api-keys", tags=["Admin"])
+router = APIRouter(prefix="/admin/api-keys", tags=["Admin"], route_class=GuardedRoute)
 
 Manager = Annotated[Principal, Security(require(Permission.KEYS_MANAGE))]
 
@@ -83,7 +85,9 @@ def _out(key: ApiKey) -> ApiKeyOut:
     "do more than they may themselves.",
     responses=problem_responses(401, 403, 422, 503),
 )
-async def create_api_key(request: Request, body: ApiKeyIn, principal: Manager) -> NewApiKeyOut:
+async def create_api_key(
+    request: Request, body: Annotated[ApiKeyIn, FIRST_ERRORS], principal: Manager
+) -> NewApiKeyOut:
     """Make a key."""
     excess = sorted(set(body.scopes) - principal.permissions)
     if excess:

@@ -7,14 +7,15 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match
 
-from service.api.middleware import METHODS
+from service.api.body import BodyRefused
+from service.api.head import METHODS
 from service.api.outages import database_problem, sqlstate_of
 from service.api.problems import problem_response, request_id_of
-from service.api.refusals import body_is_no_json, field_path, refused_values
-from service.auth.dependencies import RequirePermission
+from service.api.refusals import MAX_ERRORS, body_is_no_json, field_path, refused_values
 from service.db.engine import DATABASE_ERRORS
 from service.errors import (
     FinMindError,
@@ -49,6 +50,7 @@ def register_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(FinMindError, _on_finmind_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(SQLAlchemyError, _on_database_error)
     for kind in DATABASE_ERRORS:
         app.add_exception_handler(kind, _on_database_error)
@@ -79,29 +81,8 @@ async def _on_finmind_error(request: Request, error: Exception) -> Response:
     )
 
 
-async def _refusal_of_policy(request: Request) -> Response | None:
-    """The 401 or 403 that comes before any word about the body.
-
-    FastAPI parses JSON before it asks for credentials; who may not send a body is not told what is
-    wrong with it.
-    """
-    dependant = getattr(request.scope.get("route"), "dependant", None)
-    for dependency in getattr(dependant, "dependencies", ()):
-        if isinstance(dependency.call, RequirePermission):
-            try:
-                await dependency.call.authorise(request)
-            except FinMindError as refused:
-                return await _on_finmind_error(request, refused)
-    return None
-
-
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == HTTPStatus.BAD_REQUEST:
-        # FastAPI says so of a body that it could not parse.
-        refusal = await _refusal_of_policy(request)
-        if refusal is not None:
-            return refusal
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         # RFC 9110 §10.2.1: what the resource takes; Starlette names what one of its routes takes.
@@ -111,7 +92,20 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         _http_detail(request, error),
         headers=headers,
         request_id=request_id_of(request),
+        errors=_whole_body(error),
     )
+
+
+def _whole_body(error: HTTPException) -> list[dict[str, str]] | None:
+    """As for every other 422: the list of what was refused, here the body as a whole."""
+    if not isinstance(error, BodyRefused) or error.status_code != HTTPStatus.UNPROCESSABLE_ENTITY:
+        return None
+    return [{"field": "body", "message": error.detail, "type": "body_refused"}]
+
+
+async def _on_disconnect(_request: Request, _error: Exception) -> Response:
+    # Nobody reads it; the log and the metrics tell it from a fault of ours.
+    return Response(status_code=499)
 
 
 def _methods_of(request: Request) -> list[str]:
@@ -136,14 +130,14 @@ def _http_detail(request: Request, error: HTTPException) -> str:
         return f"There is nothing at {path}."
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         return f"{path} does not take {request.method}."
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        # FastAPI tells no more of a body that it could not read.
+        return "The body cannot be read: send JSON in UTF-8, with numbers of at most 4,300 digits."
     return str(error.detail)
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    refusal = await _refusal_of_policy(request)
-    if refusal is not None:
-        return refusal
     found = error.errors()
     if body_is_no_json(request, found):
         return problem_response(
@@ -152,8 +146,11 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
             request_id=request_id_of(request),
         )
     errors = refused_values(request, found)
-    count = "One value was" if len(found) == 1 else f"{len(found)} values were"
     first = errors[0]
+    if len(found) > MAX_ERRORS:
+        count = f"More than {MAX_ERRORS} values were"
+    else:
+        count = "One value was" if len(found) == 1 else f"{len(found)} values were"
     return problem_response(
         422,
         f"{count} refused; the first: {first['field']}: {first['message']}",

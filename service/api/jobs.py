@@ -7,9 +7,11 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response, Security
 from pydantic_core import to_json
 
 from service.api.direct import direct_route
-from service.api.patterns import NO_NUL, VISIBLE_ASCII
+from service.api.guarded import GuardedRoute
+from service.api.patterns import NO_NUL, PLAIN_NUMBER, VISIBLE_ASCII
 from service.api.payloads import check_payload, check_payloads
 from service.api.problems import problem_responses
+from service.api.refusals import FIRST_ERRORS
 from service.api.schemas import (
     BatchIn,
     BatchOut,
@@ -32,11 +34,13 @@ from service.jobs.queries import JobFilters, get_job, list_jobs
 from service.jobs.submission import IdempotencyKey, check_standing, submit, submit_once
 from service.settings import Settings
 
-router = APIRouter(tags=["Jobs"])
+router = APIRouter(tags=["Jobs"], route_class=GuardedRoute)
 
 Writer = Annotated[Principal, Security(require(Permission.JOBS_WRITE))]
 Reader = Annotated[Principal, Security(require(Permission.JOBS_READ))]
-Id = Annotated[int, Path(ge=1, le=MAX_ID, description="Number of a job.", examples=[42])]
+Id = Annotated[
+    int, Path(ge=1, le=MAX_ID, description="Number of a job.", examples=[42]), PLAIN_NUMBER
+]
 Key = Annotated[
     str | None,
     Header(
@@ -72,7 +76,7 @@ async def _enqueue(request: Request, body: JobIn) -> Response:
 
 async def enqueue_job(
     request: Request,
-    body: JobIn,
+    body: Annotated[JobIn, FIRST_ERRORS],
     principal: Writer,
     idempotency_key: Key = None,
 ) -> Response:
@@ -124,7 +128,7 @@ router.add_api_route(
 )
 async def enqueue_jobs(
     response: Response,
-    body: BatchIn,
+    body: Annotated[BatchIn, FIRST_ERRORS],
     principal: Writer,
     settings: AppSettings,
     session: Session,

@@ -54,17 +54,26 @@ class RequirePermission:
 
     async def authorise(self, request: Request) -> Principal:
         """The same outside FastAPI's dependencies."""
-        authenticator: Authenticator = request.app.state.authenticator
-        principal = await authenticator.authenticate(
-            request.headers.getlist("authorization"),
-            request.headers.getlist(API_KEY_HEADER),
-            source=None if request.client is None else request.client.host,
-        )
+        principal = await _principal(request)
         if not principal.may(self.permission):
             raise Forbidden(
                 f"This needs the permission {self.permission}.", scope=self.permission.value
             )
         return principal
+
+
+async def _principal(request: Request) -> Principal:
+    """Who sent the request; looked up once, however many ask."""
+    known: Principal | None = request.scope.get("principal")
+    if known is None:
+        authenticator: Authenticator = request.app.state.authenticator
+        known = await authenticator.authenticate(
+            request.headers.getlist("authorization"),
+            request.headers.getlist(API_KEY_HEADER),
+            source=None if request.client is None else request.client.host,
+        )
+        request.scope["principal"] = known
+    return known
 
 
 @cache

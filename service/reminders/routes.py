@@ -6,8 +6,10 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Path, Query, Request, Response, Security, status
 
 from service.api.cursors import MAX_CURSOR_CHARS, decode_cursor, encode_cursor
-from service.api.patterns import NO_NUL
+from service.api.guarded import GuardedRoute
+from service.api.patterns import NO_NUL, PLAIN_NUMBER
 from service.api.problems import problem_responses
+from service.api.refusals import FIRST_ERRORS
 from service.api.session import AppSettings, Session, transaction
 from service.auth.dependencies import RequirePermission, require
 from service.auth.principal import Permission, Principal
@@ -49,9 +51,11 @@ class RequireEither(RequirePermission):
 
 User = Annotated[Principal, Security(RequireEither(Permission.REMINDERS_OWN))]
 Operator = Annotated[Principal, Security(RequireEither(Permission.ADMIN_OPERATE))]
-Id = Annotated[int, Path(ge=1, le=MAX_ID, description="Id of a reminder.")]
+Id = Annotated[
+    int, Path(ge=1, le=MAX_ID, description="Id of a reminder.", examples=[42]), PLAIN_NUMBER
+]
 
-router = APIRouter(prefix="/reminders", tags=["Reminders"])
+router = APIRouter(prefix="/reminders", tags=["Reminders"], route_class=GuardedRoute)
 
 
 @router.post(
@@ -62,7 +66,7 @@ router = APIRouter(prefix="/reminders", tags=["Reminders"])
     responses=problem_responses(400, 422, 503),
 )
 async def create_reminder(
-    body: ReminderIn, request: Request, response: Response, user: User
+    body: Annotated[ReminderIn, FIRST_ERRORS], request: Request, response: Response, user: User
 ) -> ReminderOut:
     """Schedule a message. It is sent at `send_at`, or up to `REMINDER_SCAN_SECONDS` later."""
     values = body.model_dump() | {"user_id": _user_id(user)}
@@ -83,7 +87,9 @@ async def list_reminders(
     user: User,
     session: Session,
     settings: AppSettings,
-    limit: Annotated[int, Query(ge=1, description="Reminders on the page.")] = DEFAULT_PAGE_SIZE,
+    limit: Annotated[
+        int, Query(ge=1, description="Reminders on the page."), PLAIN_NUMBER
+    ] = DEFAULT_PAGE_SIZE,
     cursor: Annotated[
         str | None, Query(max_length=MAX_CURSOR_CHARS, description="`next_cursor` of a page.")
     ] = None,
@@ -162,7 +168,7 @@ async def read_reminder(user: User, reminder_id: Id, session: Session) -> Remind
     responses=problem_responses(400, 404, 409, 422, 503),
 )
 async def change_reminder(
-    user: User, reminder_id: Id, body: ReminderChange, session: Session
+    user: User, reminder_id: Id, body: Annotated[ReminderChange, FIRST_ERRORS], session: Session
 ) -> ReminderOut:
     """Change an unsent reminder.
 

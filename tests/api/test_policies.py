@@ -205,3 +205,57 @@ async def test_who_has_no_credential_is_refused_without_asking_the_database(
             if policy != PUBLIC
         }
     assert answers == dict.fromkeys(answers, 401)
+
+
+@pytest.mark.parametrize("role", [None, Role.USER], ids=str)
+async def test_no_body_is_read_before_the_credential_holds(
+    app: FastAPI, auth: Auth, role: Role | None
+) -> None:
+    headers = auth(role) if role is not None else {}
+    for (method, template), policy in TABLE.items():
+        if (refusal := expected_refusal(policy, role)) is not None:
+            status = await answer_before_the_body(app, method, a_path(template), headers)
+            assert status == refusal, (method, template)
+
+
+async def test_a_body_is_not_read_where_none_is_taken(app: FastAPI, auth: Auth) -> None:
+    takes_one = {"POST /jobs", "POST /jobs/batch", "POST /reminders", "POST /admin/api-keys"}
+    for method, template in TABLE:
+        if f"{method} {template}" in takes_one or method == "PATCH":
+            continue
+        await answer_before_the_body(app, method, a_path(template), auth("admin"))
+
+
+async def answer_before_the_body(
+    app: FastAPI, method: str, path: str, headers: dict[str, str]
+) -> int:
+    """The status of an answer that is there, and closes the connection, before a body is asked for."""
+    started: list[Any] = []
+    given = headers | {"host": "x", "content-type": "application/json", "content-length": "9"}
+
+    async def receive() -> dict[str, Any]:
+        assert started, f"{method} {path} asked for its body"
+        return {"type": "http.request", "body": b'{"a": 1}]', "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            started.append(message)
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "scheme": "http",
+        "server": ("x", 80),
+        "client": ("127.0.0.1", 1),
+        "headers": [(name.encode(), value.encode()) for name, value in given.items()],
+    }
+    await app(scope, receive, send)
+    (start,) = started
+    assert (b"connection", b"close") in start["headers"]
+    status: int = start["status"]
+    return status

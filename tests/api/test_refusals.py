@@ -1,5 +1,7 @@
 """A refused request says what to send instead."""
 
+import json
+import time
 from typing import Any
 
 import httpx
@@ -90,3 +92,46 @@ async def test_a_broken_body_is_refused_as_a_whole_and_says_where_it_breaks(
 async def test_a_missing_body_is_asked_for(client: httpx.AsyncClient, auth: Auth) -> None:
     error = only_error(await client.post("/jobs", headers=auth("service")))
     assert (error["field"], error["message"]) == ("body", "A JSON body is required")
+
+
+BODIES = [
+    ("POST", "/jobs"),
+    ("POST", "/jobs/batch"),
+    ("POST", "/reminders"),
+    ("PATCH", "/reminders/1"),
+    ("POST", "/admin/api-keys"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), BODIES)
+async def test_of_a_body_that_is_wrong_all_over_the_first_errors_are_told(
+    client: httpx.AsyncClient, auth: Auth, method: str, path: str
+) -> None:
+    body = {f"key-{number}": 1 for number in range(1000)}
+    answer = await client.request(method, path, json=body, headers=auth("admin"))
+    problem = assert_problem(answer, 422)
+    assert len(problem["errors"]) == 50
+    assert "More than 50 values were refused" in problem["detail"]
+    known = [error for error in problem["errors"] if error["type"] == "extra_forbidden"]
+    assert known
+    assert all("expected one of" in error["message"] for error in known)
+
+
+async def test_of_a_query_that_is_wrong_all_over_too(client: httpx.AsyncClient, auth: Auth) -> None:
+    query = "&".join(f"key-{number}=1" for number in range(1000))
+    answer = await client.get(f"/admin/jobs?{query}", headers=auth("viewer"))
+    assert len(assert_problem(answer, 422)["errors"]) == 50
+
+
+async def test_a_hundred_thousand_unknown_keys_cost_little_more_than_reading_them(
+    client: httpx.AsyncClient, auth: Auth
+) -> None:
+    body = json.dumps({f"k{number}": 1 for number in range(80_000)}).encode()
+    began = time.process_time()
+    json.loads(body)
+    reading = time.process_time() - began
+    headers = auth("service") | {"content-type": "application/json"}
+    began = time.process_time()
+    answer = await client.post("/jobs", content=body, headers=headers)
+    assert answer.status_code == 422
+    assert time.process_time() - began < 12 * reading

@@ -1,0 +1,127 @@
+"""The body of a request: read when it is first asked for, at once and within bounds.
+
+It is read as a whole, which FastAPI does anyway: so that the limits hold however it is sent, and no
+handler waits for a slow client with a database connection in its hands. Where nobody asks for it (the
+caller was refused, the route takes none) it is not read at all.
+"""
+
+import asyncio
+import contextlib
+import re
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope
+
+from service.api.session import new_deadline
+from service.settings import Settings
+
+DRAIN_SECONDS: Final = 2.0
+DRAIN_FACTOR: Final = 10
+"""How much of an unread body is read and thrown away: so many times the limit, and no longer."""
+
+_JSON_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_OPENING: Final = frozenset(b"[{")
+
+
+class BodyRefused(HTTPException):
+    """The body breaks a limit."""
+
+
+class Body:
+    """The body of one request; `receive` takes the place of the server's."""
+
+    __slots__ = ("_expected", "_length", "_receive", "_scope", "_settings", "gone")
+
+    def __init__(
+        self, scope: Scope, receive: Receive, length: int | None, settings: Settings
+    ) -> None:
+        """`length` is what `declared_length` found."""
+        self._scope = scope
+        self._receive = receive
+        self._length = length
+        self._settings = settings
+        self._expected = length is not None
+        self.gone = False
+        """Whether the client hung up before its body was read."""
+
+    @property
+    def unread(self) -> bool:
+        """Whether some of it may still be on its way."""
+        return self._expected and not self.gone
+
+    async def receive(self) -> Message:
+        """The whole body in one message; then what the server has to say.
+
+        Raises:
+            BodyRefused: it breaks a limit.
+        """
+        if not self._expected:
+            return await self._receive()
+        limit = self._settings.max_body_bytes
+        if self._length is not None and self._length > limit:
+            raise BodyRefused(413, f"The body is over {limit} bytes.")
+        seconds = self._settings.body_timeout_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                body = await self._read(limit)
+        except TimeoutError:
+            raise BodyRefused(408, f"The body did not arrive within {seconds:g} s.") from None
+        if body is None:
+            self.gone = True
+            return {"type": "http.disconnect"}
+        depth = self._settings.max_json_depth
+        if deeper_than(body, depth):
+            raise BodyRefused(422, f"The body is nested deeper than {depth} levels.")
+        # The database is asked from here on: a slow client costs it no time.
+        self._scope["deadline"] = new_deadline(self._settings)
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def _read(self, limit: int) -> bytes | None:
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            self._expected = message.get("more_body", False)
+            if size > limit:
+                raise BodyRefused(413, f"The body is over {limit} bytes.")
+            chunks.append(chunk)
+            if not self._expected:
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def drain(self) -> None:
+        """Read and throw away what the client still sends, within bounds.
+
+        A connection closed on unread bytes is reset, and a client that sends before it reads would
+        see that instead of the answer: what HTTP servers call a lingering close.
+        """
+        size = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while self._expected and size < self._settings.max_body_bytes * DRAIN_FACTOR:
+                    message = await self._receive()
+                    size += len(message.get("body", b""))
+                    self._expected = message.get("more_body", False)
+
+
+def deeper_than(body: bytes, limit: int) -> bool:
+    """Whether JSON text nests deeper than `limit`; brackets inside strings do not count.
+
+    Only a body with more opening brackets than the limit is looked at byte by byte.
+    """
+    if body.count(b"[") + body.count(b"{") <= limit:
+        return False
+    depth = 0
+    for byte in _JSON_STRING.sub(b"", body).translate(None, _NOT_BRACKETS):
+        if byte in _OPENING:
+            depth += 1
+            if depth > limit:
+                return True
+        else:
+            depth -= 1
+    return False

@@ -1,0 +1,61 @@
+"""What is read of a request's head before anything else, and what of it no two could read alike."""
+
+from collections import Counter
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+METHODS: Final = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"}
+)
+"""Others are refused before they become a label of a metric."""
+
+SINGLE: Final = frozenset(
+    {b"host", b"content-length", b"content-type", b"content-encoding", b"idempotency-key"}
+)
+"""Headers that mean something once. Credentials are counted where they are looked at: 401."""
+
+
+class HeadRefused(HTTPException):
+    """The head of a request breaks a rule of HTTP, or asks for what is not served."""
+
+
+def declared_length(scope: Scope) -> int | None:
+    """The bytes of the body that is coming: 0 where that is not said, None where there is none.
+
+    Raises:
+        HeadRefused: the head says it in two ways, or in one that is not taken.
+    """
+    if scope["method"] not in METHODS:
+        raise HeadRefused(501, "This HTTP method is not known.")
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    found = {name: value for name, value in headers if name in SINGLE}
+    _check_counts(scope, headers)
+    length = _length(found.get(b"content-length"))
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
+    if codings:
+        if [coding.strip().lower() for coding in codings] != [b"chunked"]:
+            raise HeadRefused(501, "Of transfer codings `chunked` alone is known.")
+        length = 0
+    if length is not None and found.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise HeadRefused(415, "Send the body as it is, without Content-Encoding.")
+    return length
+
+
+def _check_counts(scope: Scope, headers: list[tuple[bytes, bytes]]) -> None:
+    counts = Counter(name for name, _ in headers if name in SINGLE)
+    for name, count in counts.items():
+        if count > 1:
+            label = name.decode().title()
+            raise HeadRefused(400, f"The header {label} was sent {count} times: send it once.")
+    if not counts[b"host"] and scope["http_version"] == "1.1":
+        raise HeadRefused(400, "The header Host is missing: HTTP/1.1 asks for it.")
+
+
+def _length(value: bytes | None) -> int | None:
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 18:
+        raise HeadRefused(400, "Content-Length is not a number of bytes.")
+    return int(value) or None
