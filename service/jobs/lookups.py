@@ -297,12 +297,14 @@ def _escape_like(part: str) -> str:
 
 BY_INDEX: Final = text("""
     SELECT set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true),
-      set_config('enable_bitmapscan', 'off', true)""")
+      set_config('enable_bitmapscan', 'off', true), set_config('jit', 'off', true)""")
 """Plan the transaction's further statements by the order of indexes, where there is one.
 
 The planner weighs an index against reading all and sorting by statistics, which may be older than
 the table's last growth, and by what it thinks that scattered reads cost. The statements of this
-file are made for their indexes and read a bounded number of rows: there is nothing to weigh.
+file are made for their indexes and read a bounded number of rows: there is nothing to weigh. What is
+off costs more than all else in the planner's eyes, so that PostgreSQL would compile each statement for
+a second: connections have `jit` off, but behind PgBouncer none can say so.
 """
 
 FIRST_ID_FROM: Final = text("""
