@@ -68,7 +68,9 @@ async def fill(database: Database, contents: Contents) -> None:
                 connections, statement, jobs, (jobs, slots, started, contents.days * 86_400.0)
             )
         await first.execute(_COUNTS)
-        await first.fetchval("SELECT setval('background_job_ids', $1)", max(4 * slots + 2, 1))
+        await first.fetchval(
+            "SELECT setval('finmind_jobs.background_job_ids', $1)", max(4 * slots + 2, 1)
+        )
         await first.execute("VACUUM (ANALYZE) finmind_jobs.background_jobs, finmind_jobs.job_stats")
         await first.execute("CHECKPOINT")
     finally:
