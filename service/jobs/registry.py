@@ -66,6 +66,12 @@ class Registry:
             ConfigurationError: the name, a limit or the signature breaks a rule, or the type is
                 taken by another function.
         """
+        if not isinstance(job_type, str):
+            # A decorator without brackets would take the function, and register nothing.
+            raise ConfigurationError(
+                f"the job type is {job_type!r}, expected its name: "
+                '@register_handler("send_welcome") above the function'
+            )
 
         def register(function: HandlerT) -> HandlerT:
             self.add(
@@ -90,6 +96,7 @@ class Registry:
         name = spec.job_type
         if not fullmatch(NAME_PATTERN, name):
             raise ConfigurationError(f"job type {name!r}: expected {NAME_RULE}")
+        _check_kinds(spec)
         if spec.queue is not None and not fullmatch(NAME_PATTERN, spec.queue):
             raise ConfigurationError(f"handler {name!r}: bad queue name {spec.queue!r}")
         if spec.timeout_seconds is not None and not spec.timeout_seconds > 0:
@@ -125,6 +132,26 @@ registry = Registry()
 """The process's own registry: what `register_handler` fills and workers use unless told otherwise."""
 
 register_handler = registry.handler
+
+
+def _check_kinds(spec: HandlerSpec) -> None:
+    """Refuse what would fail with every job only."""
+    model: object = spec.payload_model
+    for argument, value, kind in (
+        ("timeout", spec.timeout_seconds, (int, float)),
+        ("max_retries", spec.max_retries, (int,)),
+        ("backoff", spec.backoff, (Backoff,)),
+        ("queue", spec.queue, (str,)),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise ConfigurationError(
+                f"handler {spec.job_type!r}: {argument} is {value!r}, expected "
+                f"{' or '.join(one.__name__ for one in kind)}"
+            )
+    if model is not None and not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise ConfigurationError(
+            f"handler {spec.job_type!r}: payload_model is {model!r}, expected a pydantic BaseModel"
+        )
 
 
 def _origin(function: Handler) -> str:

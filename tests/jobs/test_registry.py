@@ -195,3 +195,27 @@ def test_decorators_and_partials_are_called_with_what_they_take(
     spec = handlers.get("mail")
     assert spec is not None
     assert spec.takes_context is takes_context
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"timeout": "30"}, "timeout is '30', expected int or float"),
+        ({"max_retries": "3"}, "max_retries is '3', expected int"),
+        ({"max_retries": 2.5}, r"max_retries is 2\.5, expected int"),
+        ({"backoff": 30}, "backoff is 30, expected Backoff"),
+        ({"queue": 7}, "queue is 7, expected str"),
+        ({"payload_model": dict}, "payload_model is <class 'dict'>, expected a pydantic BaseModel"),
+        ({"payload_model": "Mail"}, "payload_model is 'Mail', expected a pydantic BaseModel"),
+    ],
+)
+def test_an_argument_of_a_wrong_kind_is_refused_when_it_is_given(
+    handlers: Registry, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"handler 'mail': {words}"):
+        handlers.handler("mail", **options)(handle)
+
+
+def test_a_decorator_without_brackets_is_refused(handlers: Registry) -> None:
+    with pytest.raises(ConfigurationError, match=r'@register_handler\("send_welcome"\)'):
+        handlers.handler(handle)  # type: ignore[arg-type]
