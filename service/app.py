@@ -153,7 +153,7 @@ def create_app(
             app.include_router(router)
     health.add_metrics(app, settings)
     register_problem_handlers(app)
-    use_problem_schemas(app)
+    use_problem_schemas(app, root_path=settings.root_path)
     if api and settings.docs_enabled:
         add_docs(app)
     # Added last, so it is outermost: what it refuses reaches nothing else.

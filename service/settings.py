@@ -3,6 +3,7 @@
 The description of a field is its documentation: docs/configuration.md is made from this file.
 """
 
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -44,6 +45,12 @@ type_list = Annotated[tuple[str, ...], NoDecode]
 DEFAULT_SCHEMA: Final = "finmind_jobs"
 SCHEMA_PATTERN: Final = r"^[a-z_][a-z0-9_]{0,62}$"
 """What a schema may be called: it stands in the text of statements."""
+
+ROOT_PATH_PATTERN: Final = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+OWN_PATHS: Final = frozenset(
+    {"jobs", "admin", "reminders", "health", "metrics", "docs", "openapi.json"}
+)
+"""First parts of the API's paths."""
 
 CHANNELS: Final = (
     ("smtp_url", "email_from"),
@@ -284,6 +291,10 @@ class Settings(BaseSettings):
     max_header_bytes: int = Field(
         65_536, ge=8192, le=1_048_576, description="Largest line and headers of a request."
     )
+    root_path: str = Field(
+        "",
+        description="Path that a proxy serves the API under, such as `/jobs-service`; the proxy may take it off or leave it. `Location` headers, `/docs` and `/openapi.json` name it.",
+    )
     keep_alive_seconds: float = Field(
         75.0,
         gt=0,
@@ -415,6 +426,17 @@ class Settings(BaseSettings):
             if not all(part.isidentifier() for part in name.split(".")):
                 raise ValueError(f"{name!r} is no module: expected names such as billing.jobs")
         return value
+
+    @field_validator("root_path", mode="after")
+    @classmethod
+    def _root_path(cls, value: str) -> str:
+        root = value.rstrip("/")
+        if not ROOT_PATH_PATTERN.fullmatch(root):
+            raise ValueError(f"{value!r}: expected a path such as /jobs-service")
+        if root.split("/")[1:2] and root.split("/")[1] in OWN_PATHS:
+            # A path below it could be the API's own, or one that the proxy has left as it was.
+            raise ValueError(f"{value!r}: the API has paths of that name; take another one")
+        return root
 
     @field_validator("database_url", "smtp_url", mode="after")
     @classmethod

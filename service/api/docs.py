@@ -37,17 +37,20 @@ def add_docs(app: FastAPI) -> None:
     """Serve `/docs`, its assets and `/openapi.json`, and lead there from `/`."""
     app.mount(ASSETS_PATH, StaticFiles(directory=ASSETS), name="docs-assets")
 
+    @app.head(DOCS_PATH, include_in_schema=False, dependencies=[Depends(public)])
     @app.get(DOCS_PATH, include_in_schema=False, dependencies=[Depends(public)])
     async def docs(request: Request) -> HTMLResponse:
         """The API's description as a page to try it on."""
         page, policy = _page(app.title, _root(request))
         return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
+    @app.head("/", include_in_schema=False, dependencies=[Depends(public)])
     @app.get("/", include_in_schema=False, dependencies=[Depends(public)])
     async def front_door(request: Request) -> RedirectResponse:
         """Where a browser goes that was given the address alone."""
         return RedirectResponse(f"{_root(request)}{DOCS_PATH}")
 
+    @app.head(OPENAPI_PATH, include_in_schema=False, dependencies=[Depends(public)])
     @app.get(OPENAPI_PATH, include_in_schema=False, dependencies=[Depends(public)])
     async def openapi() -> dict[str, object]:
         """The API's description in OpenAPI 3.1."""

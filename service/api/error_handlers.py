@@ -5,6 +5,7 @@ from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -110,17 +111,16 @@ async def _on_disconnect(_request: Request, _error: Exception) -> Response:
 
 def _methods_of(request: Request) -> list[str]:
     """The methods that the resource at the path of `request` takes."""
-    # `/jobs/batch` is one of its own, and not the job whose id is `batch`.
-    documented = request.app.openapi()["paths"].get(request.scope["path"])
-    if documented is not None:
-        return sorted(method.upper() for method in documented)
     routes = request.app.router.routes
+    scope, path = request.scope, request.scope["path"].removeprefix(request.scope["root_path"])
+    # `/jobs/batch` is one of its own, and not the job whose id is `batch`.
+    exact = [context for context in iter_route_contexts(routes) if context.path == path]
+    if exact:
+        return sorted({method for context in exact for method in context.methods or ()})
     return [
         method
         for method in sorted(METHODS)
-        if any(
-            route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes
-        )
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
     ]
 
 

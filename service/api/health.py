@@ -84,6 +84,11 @@ async def ready(request: Request, response: Response) -> Ready:
     return Ready(ready=state.ready, checks=checks)
 
 
+# Proxies and monitors ask by HEAD too. Routes of their own: a document names each operation once.
+for _path, _endpoint in (("/health/live", live), ("/health/ready", ready)):
+    router.head(_path, include_in_schema=False, dependencies=[Depends(public)])(_endpoint)
+
+
 def add_metrics(app: FastAPI, settings: Settings) -> None:
     """Measure every request of the application, and serve `/metrics`.
 
@@ -117,3 +122,4 @@ def add_metrics(app: FastAPI, settings: Settings) -> None:
         },
         dependencies=[Depends(policy)],
     )
+    app.head("/metrics", include_in_schema=False, dependencies=[Depends(policy)])(metrics)

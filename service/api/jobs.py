@@ -28,7 +28,7 @@ from service.errors import Conflict, InvalidInput, NotFound
 from service.jobs.enqueue import EnqueuedJob
 from service.jobs.intake import Intake
 from service.jobs.lookups import MAX_ID
-from service.jobs.model import JobId, JobStatus
+from service.jobs.model import BackgroundJob, JobId, JobStatus
 from service.jobs.new_job import NewJob
 from service.jobs.queries import JobFilters, get_job, list_jobs
 from service.jobs.submission import IdempotencyKey, check_standing, submit, submit_once
@@ -71,7 +71,7 @@ async def _enqueue(request: Request, body: JobIn) -> Response:
         return _created(job, enqueued, settings)
     async with transaction(request) as session:
         await check_standing(session, [job], [enqueued])
-        return _job_response(JobOut.of(await get_job(session, enqueued.id), settings), 200)
+        return _job_response(await get_job(session, enqueued.id), 200, settings)
 
 
 async def enqueue_job(
@@ -220,8 +220,7 @@ async def _enqueue_once(request: Request, job: NewJob, key: IdempotencyKey) -> R
                 f"job {made.ids[0]}, which the Idempotency-Key {key.key!r} made, has been deleted: "
                 "to enqueue it again use a new key"
             ) from None
-        answer = JobOut.of(found, settings)
-    return _job_response(answer, 201 if made.created else 200)
+        return _job_response(found, 201 if made.created else 200, settings)
 
 
 def _created(job: NewJob, enqueued: EnqueuedJob, settings: Settings) -> Response:
@@ -246,14 +245,13 @@ def _created(job: NewJob, enqueued: EnqueuedJob, settings: Settings) -> Response
         "timeout_seconds": job.timeout_seconds,
         **effective_limits(job, settings),
     }
-    return _response(to_json(answer), 201, enqueued.id)
+    return _response(to_json(answer), 201, f"{settings.root_path}/jobs/{enqueued.id}")
 
 
-def _job_response(job: JobOut, status: int) -> Response:
-    return _response(job.model_dump_json(), status, job.id)
+def _job_response(job: BackgroundJob, status: int, settings: Settings) -> Response:
+    body = JobOut.of(job, settings).model_dump_json()
+    return _response(body, status, f"{settings.root_path}/jobs/{job.id}")
 
 
-def _response(body: str | bytes, status: int, job_id: int) -> Response:
-    return Response(
-        body, status, headers={"Location": f"/jobs/{job_id}"}, media_type="application/json"
-    )
+def _response(body: str | bytes, status: int, location: str) -> Response:
+    return Response(body, status, headers={"Location": location}, media_type="application/json")

@@ -48,6 +48,7 @@ class RequestShell:
             structlog.contextvars.reset_contextvars(**tokens)
 
     async def _serve(self, request: "_Request", scope: Scope, receive: Receive) -> None:
+        self._place(scope)
         try:
             length = declared_length(scope)
         except HeadRefused as refused:
@@ -67,6 +68,15 @@ class RequestShell:
             await request.refuse(
                 500, "Something went wrong here; the log has it under this request id."
             )
+
+    def _place(self, scope: Scope) -> None:
+        """Put the path under `ROOT_PATH`, where a proxy has taken that away or left it."""
+        root = self._settings.root_path
+        if root:
+            if not f"{scope['path']}/".startswith(f"{root}/"):
+                scope["path"] = root + scope["path"]
+                scope["raw_path"] = root.encode() + scope["raw_path"]
+            scope["root_path"] = root
 
     def _log(self, request: "_Request", scope: Scope) -> None:
         seconds = time.perf_counter() - request.began

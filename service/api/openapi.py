@@ -27,7 +27,7 @@ Errors are `application/problem+json` (RFC 9457); times are ISO 8601 in UTC.
 _REFERENCES: Final = "#/components/schemas/{model}"
 
 
-def use_problem_schemas(app: FastAPI) -> None:
+def use_problem_schemas(app: FastAPI, *, root_path: str) -> None:
     """Make the application's OpenAPI document tell of problems, on every operation."""
 
     def openapi() -> dict[str, Any]:
@@ -39,6 +39,7 @@ def use_problem_schemas(app: FastAPI) -> None:
                 description=app.description,
                 routes=app.routes,
                 tags=app.openapi_tags,
+                servers=[{"url": root_path or "/"}],
             )
             _complete(document)
             app.openapi_schema = document

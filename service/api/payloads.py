@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from service.api.refusals import MAX_ERRORS
+from service.api.refusals import MAX_ERRORS, first_errors
 from service.api.schemas import JobIn
 from service.jobs.registry import registry
 from service.observability.logging import get_logger
@@ -44,7 +44,9 @@ def _errors(job: JobIn, place: tuple[str | int, ...]) -> list[dict[str, Any]]:
         # As JSON, as the worker does it: a strict model takes other values from Python.
         spec.payload_model.model_validate_json(to_json(job.payload))
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)
+        found = first_errors(error).errors(
+            include_url=False, include_input=False, include_context=False
+        )
         return [{**one, "loc": (*place, *one["loc"])} for one in found[:MAX_ERRORS]]
     except Exception as error:  # of a validator: the worker records what its handler makes of it
         _log.warning("payload_not_checked", job_type=job.job_type, error=type(error).__name__)

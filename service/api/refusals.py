@@ -26,18 +26,23 @@ MAX_ERRORS_BYTES: Final = 100_000
 _BODY_SUBTYPE: Final = re.compile(r"json|.*\+json", re.IGNORECASE)
 
 
-def _first_errors(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+def first_errors(error: ValidationError) -> ValidationError:
+    """The same with its first errors alone, one more than are told of: `errors()` builds them all."""
+    if error.error_count() <= MAX_ERRORS:
+        return error
+    # Measured with 100,000 unknown keys: `errors()` takes 230 ms, this 18 ms.
+    text = error.json(include_url=False, include_input=False)
+    found = from_json(text[:MAX_ERRORS_BYTES], allow_partial=True)[: MAX_ERRORS + 1]
+    return ValidationError.from_exception_data(
+        error.title, [_rebuilt(item) for item in found if "msg" in item]
+    )
+
+
+def _validate_briefly(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     try:
         return validate(value)
     except ValidationError as error:
-        if error.error_count() <= MAX_ERRORS:
-            raise
-        # Measured with 100,000 unknown keys: `errors()` takes 230 ms to build them all, this 18 ms.
-        text = error.json(include_url=False, include_input=False)
-        found = from_json(text[:MAX_ERRORS_BYTES], allow_partial=True)[: MAX_ERRORS + 1]
-        raise ValidationError.from_exception_data(
-            error.title, [_rebuilt(item) for item in found if "msg" in item]
-        ) from None
+        raise first_errors(error) from None
 
 
 def _rebuilt(item: dict[str, Any]) -> InitErrorDetails:
@@ -49,7 +54,7 @@ def _rebuilt(item: dict[str, Any]) -> InitErrorDetails:
     )
 
 
-FIRST_ERRORS: Final = WrapValidator(_first_errors)
+FIRST_ERRORS: Final = WrapValidator(_validate_briefly)
 """Of a body or query that is wrong all over, only the first errors are built: `Annotated[…, this]`."""
 
 

@@ -10,7 +10,7 @@ from service.api.guarded import GuardedRoute
 from service.api.patterns import NO_NUL, PLAIN_NUMBER
 from service.api.problems import problem_responses
 from service.api.refusals import FIRST_ERRORS
-from service.api.session import AppSettings, Session, transaction
+from service.api.session import AppSettings, Session, settings_of, transaction
 from service.auth.dependencies import RequirePermission, require
 from service.auth.principal import Permission, Principal
 from service.errors import Forbidden, InvalidInput, NotFound
@@ -73,7 +73,7 @@ async def create_reminder(
     async with transaction(request) as session:
         reminder = await repository.insert(session, values)
     reminder_event("created", body.channel)
-    response.headers["Location"] = f"/reminders/{reminder.id}"
+    response.headers["Location"] = f"{settings_of(request).root_path}/reminders/{reminder.id}"
     return ReminderOut.model_validate(reminder)
 
 

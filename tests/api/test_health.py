@@ -161,3 +161,12 @@ async def test_metrics_show_each_counter_once(client: httpx.AsyncClient) -> None
     text = (await client.get("/metrics")).text
     assert "finmind_job_events_total" in text
     assert re.findall(r"^\w+_created[ {].*", text, re.MULTILINE) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"]
+)
+async def test_a_monitor_may_ask_by_head(client: httpx.AsyncClient, path: str) -> None:
+    asked, got = await client.head(path), await client.get(path)
+    assert asked.status_code == got.status_code
+    assert asked.headers["content-type"] == got.headers["content-type"]

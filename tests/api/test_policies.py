@@ -45,6 +45,12 @@ TABLE: dict[tuple[str, str], str] = {
     ("GET", "/health/ready"): PUBLIC,
     ("GET", "/metrics"): PUBLIC,
     ("GET", "/"): PUBLIC,
+    ("HEAD", "/health/live"): PUBLIC,
+    ("HEAD", "/health/ready"): PUBLIC,
+    ("HEAD", "/metrics"): PUBLIC,
+    ("HEAD", "/docs"): PUBLIC,
+    ("HEAD", "/openapi.json"): PUBLIC,
+    ("HEAD", "/"): PUBLIC,
     ("GET", "/docs"): PUBLIC,
     ("GET", "/openapi.json"): PUBLIC,
 }
