@@ -12,6 +12,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.db.commits import after_commit
 from service.errors import Conflict, InvalidInput, NotFound
 from service.jobs import JobId, NewJob, cancel_job, enqueue_batch, get_job
 from service.jobs.model import LIVE
@@ -68,8 +69,13 @@ async def enqueue_due(session: AsyncSession, limit: int = BATCH_SIZE) -> int:
         ],
     )
     await repository.mark_queued(session, [r.id for r in due], [job.id for job in jobs])
-    for reminder in due:
-        reminder_event("enqueued", reminder.channel)
+    channels = [reminder.channel for reminder in due]
+
+    def count() -> None:
+        for channel in channels:
+            reminder_event("enqueued", channel)
+
+    await after_commit(session, count)
     return len(due)
 
 
@@ -161,7 +167,8 @@ async def _cancel_pending_job(session: AsyncSession, reminder: Reminder, *, acti
             f"Reminder {reminder.id} is being sent right now and cannot be {action}: "
             "try again in a moment"
         ) from None
-    reminder_event("cancelled", reminder.channel)
+    channel = reminder.channel
+    await after_commit(session, lambda: reminder_event("cancelled", channel))
 
 
 async def _has_ended(session: AsyncSession, job_id: JobId) -> bool:

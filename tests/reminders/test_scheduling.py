@@ -4,6 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.engine import Database
 from service.errors import Conflict, InvalidInput, NotFound
@@ -314,3 +316,25 @@ async def test_what_is_asked_all_the_time_is_served_by_an_index(
         await connection.close()
     assert "Seq Scan" not in plan
     assert "Index" in plan
+
+
+async def test_reminder_events_are_counted_once_their_transaction_has_committed(
+    database: Database, add: AddReminder
+) -> None:
+    def counted(event: str) -> float:
+        labels = {"channel": "log", "event": event, "status": "ok"}
+        return REGISTRY.get_sample_value("finmind_reminder_events_total", labels) or 0.0
+
+    async def both(session: AsyncSession) -> None:
+        await enqueue_due(session)
+        await delete_reminder(session, ReminderId(reminder.id), user_id=None)
+
+    reminder = await add()
+    before = counted("enqueued"), counted("cancelled")
+    async with database.sessions() as session:
+        await both(session)
+        await session.rollback()
+    assert (counted("enqueued"), counted("cancelled")) == before
+    async with database.sessions.begin() as session:
+        await both(session)
+    assert (counted("enqueued"), counted("cancelled")) == (before[0] + 1, before[1] + 1)
