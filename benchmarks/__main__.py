@@ -25,7 +25,7 @@ from benchmarks import (
 )
 from benchmarks.scenario import Report, Scale, describe, postgres, settings
 from service.heap import tune_garbage_collection
-from service.jobs.settler import Settler
+from service.jobs.outbox import MAX_STATEMENT_BATCHES
 from service.observability.logging import configure_logging
 from service.settings import Settings
 
@@ -82,7 +82,7 @@ def _engine() -> dict[str, str]:
     return {
         f"engine, {where}": f"{options.worker_concurrency} slots, claims of {options.claim_batch_size}, "
         f"settles of {options.settle_batch_size} to "
-        f"{options.settle_batch_size * Settler.MAX_STATEMENT_BATCHES}"
+        f"{options.settle_batch_size * MAX_STATEMENT_BATCHES}"
         for where, options in (
             ("drains and offered load", drain.PLAIN.settings()),
             ("else", settings()),

@@ -18,6 +18,7 @@ from service.jobs import (
     partitions,
     store,
 )
+from service.jobs.outbox import MAX_STATEMENT_BATCHES
 from service.jobs.outcomes import SUCCEEDED_EMPTY
 from service.jobs.settler import Settler
 from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneRequest
@@ -26,7 +27,7 @@ from service.settings import Settings
 OURS = "drain, one worker process"
 FLOOR = "drain, the same SQL from bare asyncpg"
 BATCH = 200
-SETTLE_MOST = BATCH * Settler.MAX_STATEMENT_BATCHES
+SETTLE_MOST = BATCH * MAX_STATEMENT_BATCHES
 MOST_WAITING = BATCH * Settler.MAX_BACKLOG_BATCHES
 """Of jobs that the floor has claimed and not begun to settle."""
 AT_ONCE = Backoff(base_seconds=0.001, factor=1.0, jitter=0.0)

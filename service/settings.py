@@ -116,7 +116,7 @@ class Settings(BaseSettings):
         10,
         ge=1,
         le=200,
-        description="Connections kept for requests, beside the worker's own seven.",
+        description="Connections kept for requests, beside the worker's own nine.",
     )
     database_prepared_statements: bool = Field(
         True, description="Turn off behind PgBouncer in transaction mode."

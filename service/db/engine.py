@@ -35,6 +35,7 @@ REFUSED_ERRORS: Final = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.ProgramLimitExceededError,
+    asyncpg.PLPGSQLError,  # a trigger refuses the row
 )
 """Those of them that say: the database is well, and a value is not. Trying again helps nothing."""
 
@@ -111,11 +112,13 @@ class Database:
         schema.remember(self.engine.sync_engine, name)
 
     async def connect(
-        self, *, settled_plans: bool = False, **_: Any
+        self, *, settled_plans: bool = False, statement_seconds: float | None = None, **_: Any
     ) -> "asyncpg.Connection[asyncpg.Record]":
         """Open one connection with the service's time-outs and session settings.
 
         With `settled_plans` every statement is planned once, and by index: see `SETTLED_PLANS`.
+        PostgreSQL calls a statement off after `statement_seconds`, or after
+        DATABASE_COMMAND_TIMEOUT_SECONDS where that comes first.
 
         Raises:
             OSError | TimeoutError | asyncpg.PostgresError: the server cannot be reached or refuses.
@@ -127,8 +130,9 @@ class Database:
             # start-up parameters that it does not know.
             server_settings |= {"jit": "off", "timezone": "UTC"}
             # A client that gives a statement up cuts its connection; the server would go on with it.
-            bound = int(settings.database_command_timeout_seconds * 1000)
-            server_settings["statement_timeout"] = str(bound)
+            seconds = settings.database_command_timeout_seconds
+            bound = min(seconds, statement_seconds or seconds)
+            server_settings["statement_timeout"] = str(max(1, int(bound * 1000)))
             if settled_plans:
                 server_settings |= SETTLED_PLANS
         connection = await asyncpg.connect(
@@ -147,9 +151,11 @@ class Database:
         schema.remember(connection, self.schema)
         return connection
 
-    def link(self, *, timeout_seconds: float | None = None) -> "Link":
+    def link(
+        self, *, timeout_seconds: float | None = None, statement_seconds: float | None = None
+    ) -> "Link":
         """A connection for one duty, opened on first use; see `Link`."""
-        return Link(self, timeout_seconds=timeout_seconds)
+        return Link(self, timeout_seconds=timeout_seconds, statement_seconds=statement_seconds)
 
     async def close(self) -> None:
         """Close the pool; links are closed by their owners."""
@@ -161,24 +167,39 @@ class Link:
 
     The duties of a worker (claim, settle, heartbeat, listen, maintain) each hold one, so that
     none waits for another, or for requests. `timeout_seconds` bounds a whole `fetch`: the wait for
-    its turn and for a new connection as well.
+    its turn and for a new connection as well. `statement_seconds` is when PostgreSQL calls a statement
+    off: sooner than a client gives it up, that tells for certain that nothing was done.
     """
 
-    def __init__(self, database: Database, *, timeout_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        timeout_seconds: float | None = None,
+        statement_seconds: float | None = None,
+    ) -> None:
         self._database = database
         self._timeout_seconds = timeout_seconds
+        self._statement_seconds = statement_seconds
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._lock = asyncio.Lock()
 
     async def connection(self) -> "asyncpg.Connection[asyncpg.Record]":
         """The open connection."""
         if self._connection is None or self._connection.is_closed():
-            self._connection = await self._database.connect(settled_plans=True)
+            self._connection = await self._database.connect(
+                settled_plans=True, statement_seconds=self._statement_seconds
+            )
         return self._connection
+
+    @property
+    def schema(self) -> str:
+        """Where the tables are, known from the first connection on."""
+        return self._database.schema
 
     def render(self, statement: str) -> str:
         """The statement for the schema that the tables are in."""
-        return schema.render(statement, self._database.schema)
+        return schema.render(statement, self.schema)
 
     async def fetch(self, statement: str, *args: object) -> list[asyncpg.Record]:
         """Run one statement in a transaction of its own.

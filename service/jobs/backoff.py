@@ -64,6 +64,8 @@ class Backoff:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         """Out of the `backoff` column; keys that a newer version wrote are passed over."""
+        if not isinstance(value, dict):  # by plain SQL
+            raise TypeError(f"backoff is a {type(value).__name__}: expected an object")
         known = {name: float(value[name]) for name in cls.__slots__ if name in value}
         return cls(**known)
 

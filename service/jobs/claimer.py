@@ -282,7 +282,7 @@ class Claimer:
     def _start(self, jobs: list[ClaimedJob], *, lease_deadline: float) -> None:
         for job in jobs:
             self._slots.take(job.queue)
-            if job.lost_leases:
+            if job.rescued:
                 record_event("rescued", job.job_type)
                 _log.warning(
                     "job_rescued", job_id=job.id, job_type=job.job_type, lost=job.lost_leases

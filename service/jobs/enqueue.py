@@ -15,7 +15,13 @@ from service.errors import Conflict
 from service.jobs import statements
 from service.jobs.backoff import Backoff
 from service.jobs.model import JobId
-from service.jobs.new_job import DEFAULT_MAX_PAYLOAD_BYTES, JobColumns, NewJob, encode_jobs
+from service.jobs.new_job import (
+    DEFAULT_MAX_PAYLOAD_BYTES,
+    JobColumns,
+    NewJob,
+    encode_in_parts,
+    encode_jobs,
+)
 from service.jobs.wakeup import announce_after_commit
 from service.observability.metrics import record_event
 
@@ -127,12 +133,14 @@ async def enqueue_many(
     storing: asyncio.Task[int] | None = None
     try:
         async for batch in _batches(jobs, batch_size):
-            columns = encode_jobs(batch, max_payload_bytes=max_payload_bytes, first_place=seen)
+            for columns in encode_in_parts(
+                batch, max_payload_bytes=max_payload_bytes, first_place=seen
+            ):
+                if storing is not None:
+                    created += await storing
+                storing = asyncio.create_task(_store(session, columns), name="jobs.enqueue_many")
+                await asyncio.sleep(0)  # so that it is on its way before the next is encoded
             seen += len(batch)
-            if storing is not None:
-                created += await storing
-            storing = asyncio.create_task(_store(session, columns), name="jobs.enqueue_many")
-            await asyncio.sleep(0)  # so that it is on its way before the next batch is encoded
         return created + (await storing if storing is not None else 0)
     finally:
         if storing is not None and not storing.done():

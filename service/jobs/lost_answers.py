@@ -10,6 +10,7 @@ from service.jobs import store
 from service.jobs.loops import Pause
 from service.jobs.runner import Run
 from service.jobs.store import Floor, Lane, LaneRequest
+from service.jobs.wakeup import notify
 from service.observability.logging import get_logger
 
 UNSURE_SECONDS: Final = 2.0
@@ -74,6 +75,7 @@ class LostAnswers:
         )
         if lost and (given_back := await store.release_lost(self._link, lost)):
             _log.warning("claim_given_back", jobs=given_back)
+            await notify(self._link, self._lanes)
         if last:
             self._lanes.clear()
 

@@ -1,14 +1,14 @@
 """A job to be enqueued: its fields, their rules, and how they travel to the database."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from service.errors import InvalidInput
 from service.jobs.backoff import Backoff
-from service.jobs.encoding import dump_json
+from service.jobs.encoding import bytes_bound, dump_json
 from service.jobs.model import (
     DEFAULT_PRIORITY,
     DEFAULT_QUEUE,
@@ -17,7 +17,7 @@ from service.jobs.model import (
     NAME_PATTERN,
 )
 from service.jobs.registry import registry
-from service.jobs.store import Lane
+from service.jobs.store import MAX_STATEMENT_BYTES, Lane
 
 DEFAULT_MAX_PAYLOAD_BYTES: Final = 262_144
 """What `Settings.max_payload_bytes` starts from; callers outside the service have no settings."""
@@ -154,16 +154,21 @@ class JobColumns:
             *([] if _all_none(column) else column for column in (self.unique_keys, self.backoffs)),
         )
 
+    def bytes_bound(self) -> int:
+        """How many bytes storing them takes, at the most, beside a few hundred for each."""
+        return sum(map(bytes_bound, self.payloads))
+
     def lanes(self) -> set[Lane]:
-        """The lanes with jobs that are due at once."""
+        """The lanes with jobs that are due at once, by this process's clock."""
         if _all_none(self.run_ats) and not any(self.delays):
             return set(map(Lane, self.queues, self.priorities))
+        now = datetime.now(UTC)
         return {
             Lane(queue, priority)
             for queue, priority, run_at, delay in zip(
                 self.queues, self.priorities, self.run_ats, self.delays, strict=True
             )
-            if run_at is None and not delay
+            if not delay and (run_at is None or run_at <= now)
         }
 
 
@@ -175,16 +180,36 @@ def encode_jobs(
     An error names the job's place, counted from `first_place`; with None only where there are many.
     """
     columns = JobColumns()
+    named = len(jobs) > 1 or first_place is not None
     for place, job in enumerate(jobs, first_place or 0):
-        try:
-            columns.add(job, max_payload_bytes=max_payload_bytes)
-        except InvalidInput as error:
-            if len(jobs) > 1 or first_place is not None:
-                error.detail = f"job {place}: {error.detail}"
-                error.args = (error.detail,)
-                error.field = f"jobs.{place}.{error.field}"
-            raise
+        _add(columns, job, max_payload_bytes=max_payload_bytes, place=place if named else None)
     return columns
+
+
+def encode_in_parts(
+    jobs: Iterable[NewJob], *, max_payload_bytes: int, first_place: int
+) -> Iterator[JobColumns]:
+    """The same for several statements, none of which carries much more than MAX_STATEMENT_BYTES."""
+    columns, size = JobColumns(), 0
+    for place, job in enumerate(jobs, first_place):
+        _add(columns, job, max_payload_bytes=max_payload_bytes, place=place)
+        size += bytes_bound(columns.payloads[-1])
+        if size >= MAX_STATEMENT_BYTES:
+            yield columns
+            columns, size = JobColumns(), 0
+    if columns.job_types:
+        yield columns
+
+
+def _add(columns: JobColumns, job: NewJob, *, max_payload_bytes: int, place: int | None) -> None:
+    try:
+        columns.add(job, max_payload_bytes=max_payload_bytes)
+    except InvalidInput as error:
+        if place is not None:
+            error.detail = f"job {place}: {error.detail}"
+            error.args = (error.detail,)
+            error.field = f"jobs.{place}.{error.field}"
+        raise
 
 
 def _check_name(name: str, value: object) -> None:

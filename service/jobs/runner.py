@@ -11,12 +11,11 @@ from typing import Any, Final, Protocol
 
 from pydantic import ValidationError
 
-from service.db.engine import DATABASE_ERRORS, Link
-from service.jobs import store
 from service.jobs.context import JobContext
 from service.jobs.deadlines import NEVER, Deadlines
 from service.jobs.encoding import load_json
 from service.jobs.outcomes import Outcome
+from service.jobs.progress import ProgressWriter
 from service.jobs.registry import Registry
 from service.jobs.slots import Slots
 from service.jobs.store import ClaimedJob
@@ -26,8 +25,6 @@ from service.observability.metrics import (
     HANDLERS_STUCK,
     observe_run,
     observe_start_delay,
-    record_database_error,
-    record_event,
 )
 from service.settings import Settings
 
@@ -66,8 +63,6 @@ class Run(Attempt):
     stop: Stop | None = None
     ended: bool = False
     """Whether the outcome has been handed over."""
-    settle_tried: bool = False
-    """Whether the outcome was sent to the database before: its answer may have been lost."""
     abandon_timer: asyncio.TimerHandle | None = None
     """Runs once the handler was told to stop."""
 
@@ -82,7 +77,7 @@ class Runner:
         registry: Registry,
         slots: Slots,
         settle: Settle,
-        link: Link,
+        progress: ProgressWriter,
         worker_name: str,
     ) -> None:
         self._registry = registry
@@ -93,7 +88,7 @@ class Runner:
         )
         self._slots = slots
         self._settle = settle
-        self._link = link
+        self._progress = progress
         self._judge = Judge(settings, worker_name=worker_name)
         self._threads = ThreadPoolExecutor(
             settings.sync_handler_threads, thread_name_prefix="finmind-handler"
@@ -164,9 +159,22 @@ class Runner:
     # -- one attempt --------------------------------------------------------------------------
 
     async def _attempt(self, run: Run) -> None:
-        job = run.job
-        JOB_FIELDS.set(job)
-        outcome: Outcome | None
+        JOB_FIELDS.set(run.job)
+        try:
+            try:
+                outcome = await self._outcome(run)
+            except Exception as error:
+                # What came of it cannot be told: the row holds what no code expects.
+                outcome = self._judge.broken(run, error)
+            observe_run(run.job.job_type, time.monotonic() - run.started)
+            if run.ended:
+                HANDLERS_STUCK.dec()
+            else:
+                self._end(run, outcome)
+        finally:
+            self._free(run)
+
+    async def _outcome(self, run: Run) -> Outcome | None:
         try:
             arguments = self._arguments(run)
             if run.spec.is_async:
@@ -176,23 +184,21 @@ class Runner:
                 value = await self._in_thread(run, arguments)
             if value is not None and hasattr(value, "__await__"):
                 value = await value  # of a plain decorator around a coroutine function
-            outcome = self._judge.returned(run, value, run.stop)
+            return self._judge.returned(run, value, run.stop)
         except asyncio.CancelledError as error:
-            outcome = self._judge.cancelled(run, error, run.stop)
+            return self._judge.cancelled(run, error, run.stop)
         except BaseException as error:
-            outcome = self._judge.raised(run, error, run.stop)
-        observe_run(job.job_type, time.monotonic() - run.started)
-        if run.ended:
-            HANDLERS_STUCK.dec()
-        else:
-            self._end(run, outcome)
-        self._free(run)
+            return self._judge.raised(run, error, run.stop)
 
     def _arguments(self, run: Run) -> tuple[Any, ...]:
         spec = run.spec
         payload: Any
         if spec.payload_model is None:
-            payload = load_json(run.job.payload)
+            try:
+                payload = load_json(run.job.payload)
+            except (ValueError, RecursionError) as error:
+                # Enqueued by plain SQL: a number of thousands of digits, nested thousands deep.
+                raise InvalidPayload(f"the payload cannot be read: {error}") from None
         else:
             try:
                 payload = spec.payload_model.model_validate_json(run.job.payload)
@@ -229,27 +235,13 @@ class Runner:
 
     def _context(self, run: Run) -> JobContext:
         job = run.job
-
-        async def write(progress: str) -> bool:
-            for _ in range(2):
-                try:
-                    held = await store.write_progress(self._link, job.id, job.lease_token, progress)
-                except DATABASE_ERRORS as error:
-                    record_database_error("progress")
-                    _log.warning("progress_failed", job_id=job.id, error=type(error).__name__)
-                else:
-                    if not held:
-                        record_event("stale_progress", job.job_type, "lease_lost")
-                    return held
-            return True  # not known to be lost: progress is no reason to fail an attempt
-
         return JobContext(
             job_id=job.id,
             job_type=job.job_type,
             attempt=job.attempt,
             is_last_attempt=self._judge.is_last(run),
             lease_token=job.lease_token,
-            write=write,
+            write=lambda text: self._progress.write(job, text),
         )
 
     # -- its end ------------------------------------------------------------------------------

@@ -12,10 +12,15 @@ from typing import Final
 
 
 def _history(errors: str, entry: str, *, keep: str) -> str:
-    """The error history with one entry more, the oldest dropped when it is full."""
+    """The error history with one entry more, the oldest dropped where it would be too long.
+
+    What is not a list, written by plain SQL, counts as none: it must not cost the job its end.
+    """
     return (
-        f"CASE WHEN jsonb_array_length(COALESCE({errors}, '[]')) >= {keep} THEN {errors} - 0"
-        f" ELSE COALESCE({errors}, '[]') END || {entry}"
+        f"(CASE WHEN jsonb_typeof({errors}) IS DISTINCT FROM 'array' THEN '[]'"
+        f" WHEN jsonb_array_length({errors}) < {keep} THEN {errors}"
+        f" ELSE jsonb_path_query_array({errors}, '$[$first to last]',"
+        f" jsonb_build_object('first', jsonb_array_length({errors}) - {keep} + 1)) END || {entry})"
     )
 
 
@@ -189,7 +194,8 @@ WHERE b.ctid = ANY (ARRAY(SELECT place FROM {picked}))
 RETURNING b.id, b.lease_token, b.queue, b.job_type, b.priority, b.attempts, b.max_retries,
   b.timeout_seconds, b.lost_leases, date_part('epoch', b.next_run_at),
   CASE WHEN isfinite(b.next_run_at) THEN date_part('epoch', now() - b.next_run_at) ELSE 0 END,
-  b.payload::text, b.backoff::text
+  b.payload::text, b.backoff::text,
+  CASE WHEN b.lost_leases > 0 THEN b.errors -> -1 -> 'at' = to_jsonb(now()) ELSE false END
 """
 
 
@@ -328,10 +334,14 @@ WHERE {_SAME} AND b.lease_token = r.token AND b.status = 'RUNNING'
 RETURNING b.id, b.lease_token
 """
 
-PROGRESS: Final = """
-UPDATE finmind_jobs.jobs_live SET progress = $3::text::jsonb
-WHERE id = $1 AND lease_token = $2 AND status = 'RUNNING' RETURNING id
+PROGRESS: Final = f"""
+UPDATE finmind_jobs.jobs_live b SET progress = r.progress::jsonb
+FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS r(id, token, progress)
+WHERE {_SAME} AND b.lease_token = r.token AND b.status = 'RUNNING'
+RETURNING b.id, b.lease_token
 """
+
+NOTIFY: Final = "SELECT pg_notify($1, $2)"
 
 # -- by hand ----------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from service.db.engine import Link
 from service.jobs import statements
@@ -35,6 +35,10 @@ NO_FLOOR = Floor(float("-inf"), 0)
 SLACK_SECONDS = 0.001
 """A due time is not the same to the last digit as a number here and as a time in the database."""
 
+MAX_STATEMENT_BYTES: Final = 4 * 2**20
+"""What one statement carries at the most, beside its last value: a tenth of a second's work, so that
+no batch of large values runs into a timeout that each of them alone would not."""
+
 LOST_CLAIMS_WALK = 10_000
 """Jobs of a lane that one look for lost claims walks: more than are in flight at once, as a rule."""
 
@@ -58,6 +62,8 @@ class ClaimedJob:
     """How long it had been due when it was claimed."""
     payload: str
     backoff: str | None
+    rescued: bool = False
+    """Whether this claim took it from a worker that let its lease run out."""
 
     @property
     def lease(self) -> Lease:
@@ -312,9 +318,15 @@ async def extend(link: Link, leases: Iterable[Lease], *, lease_seconds: float) -
     return {(row[0], row[1]) for row in rows}
 
 
-async def write_progress(link: Link, job_id: JobId, token: LeaseToken, progress: str) -> bool:
-    """Record a job's progress (JSON text); False where the lease no longer held."""
-    return bool(await link.fetch(statements.PROGRESS, job_id, token, progress))
+async def write_progress(link: Link, progress: Mapping[Lease, str]) -> set[Lease]:
+    """Record how far jobs are (JSON text); the leases that still held."""
+    told = sorted(progress.items())
+    rows = await link.fetch(
+        statements.PROGRESS,
+        *_columns(progress),
+        [text for _, text in told],
+    )
+    return {(row[0], row[1]) for row in rows}
 
 
 async def register_worker(

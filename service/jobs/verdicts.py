@@ -186,6 +186,20 @@ class Judge:
             return self.timed_out(attempt)
         return None if stop is Stop.LEASE_LOST else Released()
 
+    def broken(self, attempt: Attempt, error: Exception) -> Outcome:
+        """What came of the attempt cannot be told, since `error` was raised in telling: FAILED."""
+        failure = Failure(
+            attempt=attempt.job.attempt,
+            type=type(error).__name__,
+            message="What the handler did cannot be recorded: the job's row, or the error that it "
+            "raised, cannot be read",
+            started_at=attempt.started_at,
+            worker=self._worker_name,
+        )
+        # Without the traceback: what could not be told once would not be told now.
+        _log.error("outcome_broken", job_id=attempt.job.id, error=type(error).__name__)
+        return Ended(JobStatus.FAILED, failure, "error")
+
     def _failed(
         self,
         attempt: Attempt,
@@ -202,7 +216,8 @@ class Judge:
         if self.is_last(attempt):
             return Ended(JobStatus.DEAD_LETTER, failure, reason)
         if delay_seconds is None:
-            delay_seconds = self._backoff(attempt).delay_seconds(attempt.job.attempt)
+            # A row made by plain SQL may begin below 0.
+            delay_seconds = self._backoff(attempt).delay_seconds(max(attempt.job.attempt, 1))
         return Retried(delay_seconds, failure, reason)
 
     def _permanent(self, attempt: Attempt, error: BaseException, *, reason: str) -> Outcome:
@@ -223,7 +238,7 @@ class Judge:
         if attempt.job.backoff is not None:
             try:
                 return Backoff.from_json(load_json(attempt.job.backoff))
-            except (InvalidInput, TypeError, ValueError):
+            except (InvalidInput, TypeError, ValueError, OverflowError, RecursionError):
                 # Enqueued by plain SQL: nobody checked it.
                 _log.warning("bad_backoff", job_id=attempt.job.id, job_type=attempt.job.job_type)
         return attempt.spec.backoff or self._default_backoff

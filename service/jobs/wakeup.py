@@ -15,9 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from service.db import schema
 from service.db.commits import after_commit
-from service.db.engine import DATABASE_ERRORS, Database
+from service.db.engine import DATABASE_ERRORS, Database, Link
 from service.db.notify import listen
 from service.db.session import CallerSession
+from service.jobs import statements
 from service.jobs.loops import Pause
 from service.jobs.store import Lane
 from service.observability.logging import get_logger
@@ -83,7 +84,7 @@ class Sender:
                     # The driver's own call: it has no transaction to begin and to end.
                     driver: Any = (await connection.get_raw_connection()).driver_connection
                     try:
-                        await driver.execute("SELECT pg_notify($1, $2)", channel, encode(lanes))
+                        await driver.execute(statements.NOTIFY, channel, encode(lanes))
                         sent = True
                     finally:
                         if not sent or engine.pool is not pool:
@@ -134,6 +135,15 @@ async def announce_after_commit(session: CallerSession, lanes: Iterable[Lane]) -
     if isinstance(session, AsyncConnection):
         engine = session.engine
         await after_commit(session, lambda: announce(engine, lanes))
+
+
+async def notify(link: Link, lanes: Iterable[Lane]) -> None:
+    """Wake the workers that listen, from the caller's own connection, after its commit.
+
+    Raises:
+        DATABASE_ERRORS: it was not sent.
+    """
+    await link.fetch(statements.NOTIFY, schema.channel(link.schema), encode(lanes))
 
 
 async def hear(database: Database, wake: Callable[[Iterable[Lane]], None]) -> None:

@@ -14,6 +14,7 @@ from service.jobs.leases import Heartbeat
 from service.jobs.loops import Loop
 from service.jobs.maintenance import Maintenance
 from service.jobs.outcomes import Outcome
+from service.jobs.progress import ProgressWriter
 from service.jobs.registry import Registry, registry
 from service.jobs.runner import Run, Runner
 from service.jobs.settler import Settler
@@ -58,15 +59,19 @@ class Engine:
             max_lost_leases=settings.max_lost_leases,
         )
         self._links = {
-            duty: database.link() for duty in ("claim", "lanes", "settle", "heartbeat", "progress")
+            duty: database.link()
+            for duty in ("claim", "lanes", "settle", "requeue", "heartbeat", "progress")
         }
-        self.settler = Settler(settings, link=self._links["settle"])
+        self.settler = Settler(
+            settings, link=self._links["settle"], requeue_link=self._links["requeue"]
+        )
+        self.progress = ProgressWriter(self._links["progress"])
         self.runner = Runner(
             settings,
             registry=handlers,
             slots=self.slots,
             settle=self.settler.settle,
-            link=self._links["progress"],
+            progress=self.progress,
             worker_name=self.name,
         )
         parts: dict[str, Any] = {"worker_id": lambda: self.worker_id}
@@ -87,7 +92,11 @@ class Engine:
             settler=self.settler,
             **parts,
         )
-        self.loops = [Loop("settler", self.settler.run), Loop("heartbeat", heartbeat.run)]
+        self.loops = [
+            *self.settler.loops,
+            Loop("heartbeat", heartbeat.run),
+            Loop("progress", self.progress.run),
+        ]
 
     @property
     def link(self) -> Link:
@@ -123,7 +132,7 @@ class Engine:
             DATABASE_ERRORS: the database does not answer, or has no connection left.
         """
         # Claims wait a little for the first listing: that shall not have to connect before it.
-        for duty in ("settle", "heartbeat", "lanes"):
+        for duty in ("settle", "requeue", "heartbeat", "lanes"):
             await self._links[duty].connection()
 
     async def stop(self, *, grace_seconds: float, forget: bool = False) -> None:

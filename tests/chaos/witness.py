@@ -7,14 +7,13 @@ ledger has what the service was told; what became of it the table shows.
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from service import cli
 from service.db.engine import Link
 from service.jobs import statements, store
-from service.jobs.model import JobId, LeaseToken
 from service.jobs.outcomes import Ended, Outcome, Released, Retried, Snoozed, Succeeded
 from service.jobs.store import ClaimedJob, Lease
 from tests.chaos.ledger import LEDGER_VARIABLE, Event, Pen
@@ -123,11 +122,11 @@ class Witness:
     def _watch_progress(self) -> None:
         write_progress = store.write_progress
 
-        async def watched(link: Link, job_id: JobId, token: LeaseToken, progress: str) -> bool:
-            lease = [(job_id, token)]
-            self._note(Event.TRYING, lease, PROGRESS)
-            held = await write_progress(link, job_id, token, progress)
-            self._note(Event.ACCEPTED if held else Event.REFUSED, lease, PROGRESS)
+        async def watched(link: Link, progress: Mapping[Lease, str]) -> set[Lease]:
+            self._note(Event.TRYING, list(progress), PROGRESS)
+            held = await write_progress(link, progress)
+            self._note(Event.ACCEPTED, held, PROGRESS)
+            self._note(Event.REFUSED, progress.keys() - held, PROGRESS)
             return held
 
         store.write_progress = watched

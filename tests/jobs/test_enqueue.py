@@ -16,6 +16,7 @@ from service.errors import InvalidInput, PayloadError
 from service.jobs import Backoff, NewJob, Registry, enqueue, enqueue_batch, enqueue_many
 from service.jobs.new_job import encode_jobs
 from service.jobs.registry import registry
+from service.jobs.store import MAX_STATEMENT_BYTES
 from tests.jobs.conftest import Events
 
 
@@ -327,3 +328,13 @@ async def test_batches_with_the_same_keys_in_opposite_order_do_not_deadlock(
     async with asyncio.timeout(20):
         await asyncio.gather(*(many(keys[:: 1 if n % 2 else -1]) for n in range(6)))
     assert await count(sql) == 300
+
+
+async def test_many_large_jobs_go_out_in_statements_of_bounded_size(
+    session: AsyncSession, sql: Any
+) -> None:
+    payload = "x" * 200_000
+    async with session.begin():
+        assert await enqueue_many(session, (NewJob("mail", payload) for _ in range(100))) == 100
+    sizes = await sql.fetch("SELECT sum(length(payload::text)) FROM jobs_live GROUP BY cmin::text")
+    assert max(row[0] for row in sizes) <= MAX_STATEMENT_BYTES + len(payload)

@@ -1,14 +1,16 @@
 """Group commit of concurrent requests."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from service.db.engine import Database
 from service.errors import InvalidInput, Unavailable
-from service.jobs import Intake, NewJob, enqueue
+from service.jobs import EnqueuedJob, Intake, NewJob, enqueue
+from service.jobs.intake import MAX_WAITING_BYTES
+from service.jobs.store import MAX_STATEMENT_BYTES
 from service.settings import Settings
 from tests.jobs.waiting import until
 
@@ -128,3 +130,80 @@ async def test_what_waits_is_stored_before_the_stop(
     await intake.stop()
     await asyncio.gather(*tasks)
     assert await sql.fetchval("SELECT count(*) FROM background_jobs") == 600
+
+
+@pytest.fixture
+async def slow_disk(sql: Any) -> None:
+    """Storing jobs takes a second for each million bytes of payloads."""
+    await sql.execute(
+        "CREATE FUNCTION slow_rows() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " PERFORM pg_sleep((SELECT sum(length(payload::text)) FROM new_rows) / 1000000.0);"
+        " RETURN NULL; END $$"
+    )
+    await sql.execute(
+        "CREATE TRIGGER slow_rows AFTER INSERT ON jobs_live REFERENCING NEW TABLE AS new_rows"
+        " FOR EACH STATEMENT EXECUTE FUNCTION slow_rows()"
+    )
+
+
+async def test_a_group_is_bounded_by_its_bytes(intake: Intake, sql: Any) -> None:
+    payload = "x" * 180_000
+    await asyncio.gather(*(intake.submit(NewJob("mail", payload)) for _ in range(500)))
+    groups = "SELECT count(*) FROM jobs_live GROUP BY xmin::text"
+    counts = [row[0] for row in await sql.fetch(groups)]
+    assert sum(counts) == 500
+    assert max(counts) <= MAX_STATEMENT_BYTES / len(payload)
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keyed"])
+async def test_a_group_that_takes_too_long_is_stored_in_halves_each_job_once(
+    database: Database,
+    make_settings: Callable[..., Settings],
+    sql: Any,
+    slow_disk: None,
+    keyed: bool,
+) -> None:
+    intake = Intake(database, make_settings(query_timeout_seconds=2.0))
+    jobs = [
+        NewJob("mail", f"{n}" + "x" * 100_000, unique_key=f"key-{n}" if keyed else None)
+        for n in range(30)
+    ]
+    stored = await asyncio.gather(*(intake.submit(job) for job in jobs))
+    await intake.stop()
+    assert all(job.created for job in stored)
+    ids = {row[0] for row in await sql.fetch("SELECT id FROM background_jobs")}
+    assert ids == {job.id for job in stored}
+
+
+async def test_one_that_cannot_be_stored_in_time_even_alone_is_refused_and_not_stored(
+    database: Database, make_settings: Callable[..., Settings], sql: Any, slow_disk: None
+) -> None:
+    intake = Intake(database, make_settings(query_timeout_seconds=1.0, max_payload_bytes=4_000_000))
+    jobs = [NewJob("mail", "x" * size) for size in (10, 3_000_000, 20)]
+    answers = await asyncio.gather(*(intake.submit(job) for job in jobs), return_exceptions=True)
+    await intake.stop()
+    assert isinstance(answers[1], Unavailable)
+    assert "did not store the job" in answers[1].detail
+    rows = await sql.fetch("SELECT id FROM background_jobs ORDER BY id")
+    assert [row["id"] for row in rows] == [answers[0].id, answers[2].id]  # type: ignore[union-attr]
+
+
+async def test_no_more_is_kept_in_memory_than_the_bound_while_the_database_hangs(
+    database: Database, intake: Intake, sql: Any
+) -> None:
+    payload = "x" * 250_000
+    fit = MAX_WAITING_BYTES // len(payload)
+    somebody = await database.connect()
+    async with somebody.transaction():
+        await somebody.execute("LOCK TABLE jobs_live")
+        asked = [asyncio.create_task(intake.submit(NewJob("mail", payload))) for _ in range(600)]
+        refused = [task for task in asked if await _refused_at_once(task)]
+    await somebody.close()
+    stored = await asyncio.gather(*(task for task in asked if task not in refused))
+    assert 600 - fit <= len(refused) <= 600 - fit + 2
+    assert len(stored) + len(refused) == 600
+
+
+async def _refused_at_once(task: "asyncio.Task[EnqueuedJob]") -> bool:
+    await asyncio.sleep(0)
+    return task.done() and isinstance(task.exception(), Unavailable)

@@ -63,6 +63,31 @@ async def test_a_crash_costs_an_attempt_and_another_worker_goes_on(
     assert events("rescued", "leases.crash") == 1
 
 
+async def test_only_the_claim_that_takes_a_lost_lease_over_counts_as_a_rescue(
+    handlers: Registry, put: Put, sql: Any, database: Database, start_worker: StartWorker,
+    events: Events,
+) -> None:  # fmt: skip
+    running = asyncio.Event()
+    attempts = []
+
+    @handlers.handler("leases.given_back")
+    async def handle(payload: Any, ctx: JobContext) -> None:
+        attempts.append(ctx.attempt)
+        running.set()
+        if len(attempts) == 1:
+            await asyncio.get_running_loop().create_future()
+
+    job_id = await put("leases.given_back")
+    await claim(database, ["leases.given_back"], lease_seconds=0)
+    worker = await start_worker(shutdown_grace_seconds=0)
+    await occurs(running)
+    await worker.stop()
+    await start_worker()
+    assert (await until_ended(sql, job_id))["status"] == "SUCCESS"
+    assert attempts == [2, 2]
+    assert events("rescued", "leases.given_back") == 1
+
+
 async def test_a_lease_that_holds_is_not_taken(
     handlers: Registry, put: Put, sql: Any, database: Database, start_worker: StartWorker
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from prometheus_client import REGISTRY
 
 from service.db.engine import Database
-from service.jobs import JobContext, PermanentError, Registry
+from service.jobs import JobContext, NewJob, PermanentError, Registry, enqueue_batch
 from tests.jobs.conftest import Put, StartWorker
 from tests.jobs.proxy import Proxy
 from tests.jobs.waiting import occurs, until_ended
@@ -72,3 +72,47 @@ async def test_progress_is_written_although_its_connection_was_cut(
     assert job["progress"] == {"fraction": 0.5, "message": "half"}
     # asyncpg may notice the cut before the statement; then there is no error to count.
     assert failures() - before <= 1
+
+
+async def test_the_progress_of_many_jobs_is_written_with_few_commits(
+    handlers: Registry, sql: Any, start_worker: StartWorker
+) -> None:
+    answers: list[bool] = []
+    running, told, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    started = 0
+
+    @handlers.handler("mail")
+    async def handle(payload: Any, ctx: JobContext) -> None:
+        nonlocal started
+        started += 1
+        if started == 100:
+            running.set()
+        await running.wait()
+        answers.append(await ctx.progress(payload / 100))
+        if len(answers) == 100:
+            told.set()
+        await go_on.wait()
+
+    jobs = await enqueue_batch(sql, [NewJob("mail", n) for n in range(100)])
+    await start_worker()
+    await occurs(told)
+    rows = await sql.fetch("SELECT progress, xmin::text AS commit FROM jobs_live ORDER BY id")
+    go_on.set()
+    assert answers == [True] * 100
+    assert [row["progress"]["fraction"] for row in rows] == [n / 100 for n in range(len(jobs))]
+    assert len({row["commit"] for row in rows}) <= 3
+
+
+async def test_of_several_values_that_wait_the_newest_is_written(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    @handlers.handler("mail")
+    async def handle(payload: Any, ctx: JobContext) -> None:
+        answers = await asyncio.gather(*(ctx.progress(n / 10) for n in range(10)))
+        raise PermanentError(str(set(answers)))  # what succeeded keeps no progress
+
+    job_id = await put("mail")
+    await start_worker()
+    job = await until_ended(sql, job_id)
+    assert job["last_error"] == "PermanentError: {True}"
+    assert job["progress"]["fraction"] == 0.9

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from service.jobs import JobContext, Registry
+from service.jobs import JobContext, PermanentError, Registry
 from tests.jobs.conftest import Put, StartWorker
 from tests.jobs.waiting import until_ended
 
@@ -16,11 +16,12 @@ async def test_a_plain_function_tells_its_progress_without_await(
     @handlers.handler("mail")
     def handle(payload: Any, ctx: JobContext) -> None:
         answers.append(ctx.progress_sync(0.5, "half way"))
+        raise PermanentError("what succeeded keeps no progress")
 
     job_id = await put("mail")
     await start_worker()
     job = await until_ended(sql, job_id)
-    assert (job["status"], answers) == ("SUCCESS", [True])
+    assert (job["status"], answers) == ("FAILED", [True])
     assert job["progress"] == {"fraction": 0.5, "message": "half way"}
 
 
@@ -29,12 +30,14 @@ async def test_a_thread_of_a_coroutine_may_tell_progress_too(
 ) -> None:
     @handlers.handler("mail")
     async def handle(payload: Any, ctx: JobContext) -> bool:
-        return await asyncio.to_thread(ctx.progress_sync, 1.0)
+        # What succeeded keeps no progress.
+        raise PermanentError(str(await asyncio.to_thread(ctx.progress_sync, 1.0)))
 
     job_id = await put("mail")
     await start_worker()
     job = await until_ended(sql, job_id)
-    assert (job["result"], job["progress"]["fraction"]) == (True, 1.0)
+    assert job["last_error"] == "PermanentError: True"
+    assert job["progress"]["fraction"] == 1.0
 
 
 async def test_each_kind_of_handler_is_told_which_call_is_its_own(

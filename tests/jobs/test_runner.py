@@ -715,10 +715,10 @@ async def test_a_result_that_cannot_be_stored_fails_the_job_with_words(
     assert words in job["last_error"]
 
 
-async def test_a_payload_too_deep_to_read_is_a_failed_attempt_like_any_other(
+async def test_a_payload_too_deep_to_read_ends_its_job_failed_at_once(
     handlers: Registry, sql: Any, start_worker: StartWorker
 ) -> None:
-    @handlers.handler("mail", max_retries=0)
+    @handlers.handler("mail", max_retries=3)
     async def handle(payload: Any) -> None: ...
 
     levels = sys.getrecursionlimit() + 500
@@ -728,6 +728,6 @@ async def test_a_payload_too_deep_to_read_is_a_failed_attempt_like_any_other(
         "[" * levels + "]" * levels,
     )
     await start_worker()
-    ended = "SELECT last_error FROM jobs_dead WHERE id = $1"
-    last_error = await until(lambda: sql.fetchval(ended, job_id))
-    assert last_error.startswith("RecursionError")
+    job = await until_ended(sql, job_id)
+    assert (job["status"], job["attempts"]) == ("FAILED", 1)
+    assert job["last_error"].startswith("InvalidPayload: the payload cannot be read")

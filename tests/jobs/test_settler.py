@@ -101,16 +101,19 @@ async def test_an_outcome_that_the_driver_cannot_send_ends_its_own_job_alone(
     jobs = await claim(database, ["mail"])
     spec = handlers.get("mail")
     assert spec is not None
-    link = database.link()
-    settler = Settler(settings, link=link)
-    settling = asyncio.create_task(settler.run())
+    links = [database.link(), database.link()]
+    settler = Settler(settings, link=links[0], requeue_link=links[1])
+    for loop in settler.loops:
+        loop.start()
     delays: list[Any] = [30.0, "soon", 30.0]
     for job, delay in zip(jobs, delays, strict=True):
         outcome = Retried(delay, Failure(attempt=1, type="ValueError", message="no"), "error")
         settler.settle(Run(job, spec, 0.0, 0.0), outcome)
     assert await settler.flushed(10)
-    settling.cancel()
-    await link.close()
+    for loop in settler.loops:
+        await loop.stop()
+    for link in links:
+        await link.close()
     rows = await sql.fetch("SELECT status, last_error FROM background_jobs ORDER BY id")
     assert [row["status"] for row in rows] == ["PENDING", "FAILED", "PENDING"]
     assert "'soon'" in rows[1]["last_error"]

@@ -213,8 +213,8 @@ class JobMachine(RuleBasedStateMachine):
         job = self.of(claim.id)
         holds = job is not None and job.holds(claim.lease_token)
         progress = json.dumps({"fraction": 0.5})
-        write = store.write_progress(self.world.link, claim.id, claim.lease_token, progress)
-        assert self.world.do(write) == holds
+        write = store.write_progress(self.world.link, {claim.lease: progress})
+        assert self.world.do(write) == ({claim.lease} if holds else set())
         extend = store.extend(self.world.link, [claim.lease], lease_seconds=HOUR)
         assert self.world.do(extend) == ({claim.lease} if holds else set())
         if job is not None and holds:

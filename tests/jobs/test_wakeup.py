@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -175,3 +176,37 @@ def test_the_longest_notification_is_one_that_postgresql_takes() -> None:
 @pytest.mark.parametrize("text", ["", "x", "null", "{}", "[1]", '["ab"]', '[["a"]]', '[["a","b"]]'])
 def test_a_notification_that_is_not_ours_names_no_lane(text: str) -> None:
     assert decode(text) == []
+
+
+async def test_what_a_stopping_worker_gives_back_wakes_another_at_once(
+    handlers: Registry, database: Database, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    running, again = asyncio.Event(), asyncio.Event()
+
+    @handlers.handler("mail")
+    async def handle(payload: Any) -> None:
+        if running.is_set():
+            again.set()
+        else:
+            running.set()
+            await asyncio.get_running_loop().create_future()
+
+    first = await start_worker(shutdown_grace_seconds=0)
+    job_id = await put("mail")
+    await occurs(running)
+    other = await start_worker(sweep_seconds=60, **SELDOM)
+    await idle(sql, other)
+    await until(lambda: sql.fetchval(LISTENING + " HAVING count(*) = 2"))
+    await first.stop()
+    await occurs(again, seconds=5)
+    assert (await until_ended(sql, job_id))["attempts"] == 1
+
+
+async def test_a_job_that_is_due_since_some_time_is_announced_like_one_that_is_due_now(
+    session: AsyncSession, heard: list[Lane]
+) -> None:
+    now = datetime.now(UTC)
+    async with session.begin():
+        await enqueue(session, "mail", queue="past", run_at=now - timedelta(seconds=5))
+        await enqueue(session, "mail", queue="future", run_at=now + timedelta(hours=1))
+    assert heard == [Lane("past", 2)]

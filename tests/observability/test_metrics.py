@@ -147,7 +147,7 @@ def outcomes_counted() -> set[str]:
         ("finmind_reminder_events_total", words_given_to("reminder_event")),
         (
             "finmind_job_batch_size",
-            words_given_to("observe_batch") | words_given_to("_flush_one", 2),
+            words_given_to("observe_batch") | words_given_to("Outbox"),
         ),
     ],
     ids=str,

@@ -121,7 +121,9 @@ class Books:
 
     def trouble(self, process: Process, duty: str) -> None:
         """Something of this duty failed or took long."""
-        known = duty if duty in {"heartbeat", "settler"} else "claimer"
+        known = {"heartbeat": "heartbeat", "settler": "settler", "requeuer": "settler"}.get(
+            duty, "claimer"
+        )
         self.watches[process].troubles[known].append(self.now)
 
     def failed(self, statement: str, process: Process) -> None:

@@ -186,13 +186,14 @@ class Model:
         self, taken: list[Row], at: Instant, lease_seconds: float, worker_id: int, keep: int
     ) -> Answer:
         self.tables.last_token += bool(taken)
+        rescued = {row.id for row in taken if row.status is JobStatus.RUNNING}
         for row in taken:
             self._take(row, at, microseconds(lease_seconds), worker_id, keep)
         return [
             (row.id, row.lease_token, row.queue, row.job_type, row.priority, row.attempts,
              row.max_retries, row.timeout_seconds, row.lost_leases,
              row.next_run_at / MICROSECONDS, (at.now - row.next_run_at) / MICROSECONDS,
-             row.payload, row.backoff)
+             row.payload, row.backoff, row.id in rescued)
             for row in taken
         ]  # fmt: skip
 
@@ -317,12 +318,16 @@ class Model:
                 held.append((job_id, token))
         return held
 
-    def write_progress(self, _: Instant, job_id: int, token: int, progress: str) -> Answer:
-        row = self._held(job_id, token)
-        if row is None:
-            return []
-        row.progress = progress
-        return [(job_id,)]
+    def write_progress(
+        self, _: Instant, ids: list[int], tokens: list[int], progress: list[str]
+    ) -> Answer:
+        held: Answer = []
+        for job_id, token, text in zip(ids, tokens, progress, strict=True):
+            row = self._held(job_id, token)
+            if row is not None:
+                row.progress = text
+                held.append((job_id, token))
+        return held
 
 
 def _on_last_chance(row: Row, last_chance: int) -> bool:

@@ -93,7 +93,7 @@ class Row:
     def note(self, entry: dict[str, Any], *, keep: int) -> None:
         """One entry more in its history; when that is full the oldest goes."""
         history = self.errors or []
-        self.errors = [*(history[1:] if len(history) >= keep else history), entry]
+        self.errors = [*history, entry][-keep:]
 
     def fail(self, failure: dict[str, Any], *, keep: int) -> None:
         """Note why an attempt failed."""

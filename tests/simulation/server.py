@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 import asyncpg
 
 from service.db.engine import Database, Link
+from service.jobs import statements
 from service.settings import DEFAULT_SCHEMA, Settings
 from tests.simulation.books import CLAIMS, NAMES
 from tests.simulation.checker import Checker
@@ -73,6 +74,9 @@ class Server:
         late: bool = False,
     ) -> Answer:
         """Carry out one statement; the checker sees what it did."""
+        if statement == statements.NOTIFY:
+            self.notify(args[1])
+            return [("",)]
         answer = self.model.execute(statement, args, Instant(came, self.now))
         changes = self.model.tables.changes
         self.checker.carried_out(statement, args, changes, by=by, now=came / 1e6, late=late)

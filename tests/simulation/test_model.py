@@ -205,8 +205,8 @@ class Player:
 
     async def _hold(self) -> None:
         await store.extend(self._link, self._leases(), lease_seconds=LEASE_SECONDS)
-        for job_id, token in self._leases()[:1]:
-            await store.write_progress(self._link, job_id, token, '{"fraction": 0.5}')
+        progress = dict.fromkeys(self._leases()[:2], '{"fraction": 0.5}')
+        await store.write_progress(self._link, progress)
 
     async def _recover(self) -> None:
         known = [claim.lease_token for claim in self._some()]

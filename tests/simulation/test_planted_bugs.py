@@ -13,6 +13,7 @@ from service.jobs.deadlines import Deadlines
 from service.jobs.leases import Heartbeat
 from service.jobs.lost_answers import LostAnswers
 from service.jobs.model import JobStatus
+from service.jobs.outbox import Outbox
 from service.jobs.runner import Run, Runner
 from service.jobs.settler import Settler
 from service.jobs.verdicts import Attempt, Judge, Stop
@@ -88,17 +89,17 @@ def heartbeats_cancel_nothing(patch: Patch) -> None:
 
 
 def an_outcome_is_dropped_when_its_statement_fails(patch: Patch) -> None:
-    flush = Settler._flush_one
+    flush = Outbox._flush
 
-    async def lossy(self: Settler, waiting: list[Any], *args: Any) -> None:
-        batch = list(waiting)
+    async def lossy(self: Outbox) -> None:
+        batch = list(self.waiting)
         try:
-            await flush(self, waiting, *args)
+            await flush(self)
         except DATABASE_ERRORS:
-            del waiting[: len(batch)]
+            del self.waiting[: len(batch)]
             raise
 
-    patch.setattr(Settler, "_flush_one", lossy)
+    patch.setattr(Outbox, "_flush", lossy)
 
 
 def a_stop_costs_an_attempt(patch: Patch) -> None:
