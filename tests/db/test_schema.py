@@ -230,6 +230,20 @@ async def test_a_schema_with_another_applications_versions_is_refused(
         await made(database_schema="public")
 
 
+async def test_the_sql_that_is_printed_makes_the_same(made: Made, empty_dsn: str) -> None:
+    connection = await databases.connect(empty_dsn)
+    sql = migrate.render_sql(schema="other")
+    for place, part in enumerate(re.split(r"^(?:BEGIN|COMMIT);$", sql, flags=re.MULTILINE)):
+        # Outside of a transaction each statement stands alone, as some must.
+        for statement in [part] if place % 2 else part.split(";\n\n"):
+            if re.sub(r"--.*", "", statement).strip():
+                await connection.execute(statement)
+    await connection.close()
+    assert (await tables(empty_dsn)).keys() == {"other"}
+    database = await made(migrated=False, database_schema="other")
+    assert await migrate.current_revision(database) == migrate.head_revision()
+
+
 @pytest.mark.parametrize("name", ["", "A", "a b", 'a"b', "a;drop", "ä", "1a", "a" * 64])
 def test_a_name_that_would_be_more_than_a_name_is_refused(
     make_settings: Callable[..., Settings], name: str
