@@ -1,4 +1,4 @@
-"""Addresses of what the service talks to: databases, mail servers, people. Text in, parts out.
+"""Addresses of what the service talks to: mail servers, web APIs, people. Text in, parts out.
 
 Each of them raises ValueError with what was expected, and quotes nothing that may hold a password.
 """
@@ -9,7 +9,7 @@ from email.headerregistry import Address
 from email.utils import getaddresses
 from ipaddress import ip_address
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 DEFAULT_SMTP_PORTS: Final = {"smtp": 25, "smtp+starttls": 587, "smtp+ssl": 465}
 MAX_EMAIL_CHARS: Final = 254
@@ -50,21 +50,6 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def postgres_url(url: str) -> str:
-    """The URL as asyncpg reads it: `postgresql://…`, whatever SQLAlchemy prefix it came with.
-
-    Raises:
-        ValueError: the URL is not one of PostgreSQL's.
-    """
-    parts = urlsplit(url)
-    if parts.scheme.partition("+")[0] not in {"postgresql", "postgres"}:
-        raise ValueError(
-            f"has the scheme {parts.scheme!r}: expected postgresql://user:password@host:port/name"
-        )
-    query = urlencode(parse_qsl(parts.query, keep_blank_values=True))
-    return urlunsplit(("postgresql", parts.netloc, parts.path, query, ""))
 
 
 def web_base(url: str) -> str:

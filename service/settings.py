@@ -26,10 +26,10 @@ from service.addresses import (
     SmtpServer,
     is_e164,
     is_loopback,
-    postgres_url,
     sender,
     web_base,
 )
+from service.database_url import DatabaseUrl
 from service.errors import ConfigurationError
 from service.kept_secret import kept_secret
 
@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     # -- database -----------------------------------------------------------------------------
     database_url: SecretStr | None = Field(
         None,
-        description="`postgresql://user:password@host:port/name`. Without it an embedded PostgreSQL 18 is started under `DATA_DIR` (never in production).",
+        description="`postgresql://user:password@host:port/name`, with `host1:port,host2:port` where a standby may take over. Without it an embedded PostgreSQL 18 is started under `DATA_DIR` (never in production).",
     )
     database_schema: str = Field(
         DEFAULT_SCHEMA,
@@ -126,7 +126,10 @@ class Settings(BaseSettings):
         description="Use LISTEN/NOTIFY to wake idle workers. Turn off behind PgBouncer in transaction mode: polling then does it alone.",
     )
     database_connect_timeout_seconds: float = Field(
-        5.0, gt=0, le=60, description="Bound on opening one connection."
+        5.0,
+        gt=0,
+        le=60,
+        description="Bound on opening a connection to one host; `connect_timeout` in `DATABASE_URL` wins.",
     )
     database_command_timeout_seconds: float = Field(
         10.0, gt=0, le=300, description="Bound on one statement, network included."
@@ -442,7 +445,7 @@ class Settings(BaseSettings):
     @classmethod
     def _server_address(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None:
-            parse = postgres_url if info.field_name == "database_url" else SmtpServer.from_url
+            parse = DatabaseUrl.parse if info.field_name == "database_url" else SmtpServer.from_url
             parse(value.get_secret_value())
         return value
 

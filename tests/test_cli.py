@@ -209,6 +209,18 @@ def test_the_images_health_check_tells_a_live_process_from_a_dead_one(
     assert not healthy()
 
 
+@pytest.mark.parametrize("password", ["hun#ter2", "hun@ter2", "hun/ter2", "hun?ter2"])
+def test_a_database_url_that_cannot_be_read_is_one_sentence_with_the_way_out(
+    run: Run, password: str
+) -> None:
+    done = run("serve", DATABASE_URL=f"postgresql://ada:{password}@127.0.0.1:1/jobs")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: Bad configuration:\n  DATABASE_URL: cannot be read")
+    assert "percent-encoded" in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+    assert "ter2" not in done.stdout + done.stderr
+
+
 def test_a_stop_drains_requests_and_jobs_together_within_the_grace(
     start: Start, run: Run, pg_dsn: str
 ) -> None:

@@ -102,7 +102,7 @@ def test_a_jwks_needs_no_secret(make_settings: Make, tmp_path: Path) -> None:
 
 
 WRONG = {
-    "DATABASE_URL": "mysql://ada:hunter2@db/jobs",
+    "DATABASE_URL": "postgresql://ada:hunter2/@db/jobs",
     "SMTP_URL": "mail.example.org:25",
     "EMAIL_FROM": "nobody",
     "TWILIO_BASE_URL": "api.twilio.com",

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
+from sqlalchemy import event
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -17,18 +19,13 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
-from service.addresses import postgres_url
+from service.database_url import DatabaseUrl
 from service.db import schema
+from service.db.hosts import UNREACHABLE, Hosts
 from service.errors import ConfigurationError
 from service.settings import DEFAULT_SCHEMA, Settings
 
-DATABASE_ERRORS: Final = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # a connection that was cut between two statements
-    OSError,
-    TimeoutError,
-)
+DATABASE_ERRORS: Final = UNREACHABLE
 """What a statement raises when the database or the way to it fails."""
 
 REFUSED_ERRORS: Final = (
@@ -55,24 +52,15 @@ taking the first from the index, which has them in order.
 """
 
 
-def normalise_dsn(url: str) -> str:
-    """The URL as asyncpg reads it.
-
-    Raises:
-        ConfigurationError: the URL is not one of PostgreSQL's.
-    """
-    try:
-        return postgres_url(url)
-    except ValueError as error:
-        raise ConfigurationError(f"DATABASE_URL {error}") from None
-
-
 class Database:
     """One database: a pool for requests and transactions, single connections for duties."""
 
     def __init__(self, dsn: str, settings: Settings) -> None:
-        self.dsn = normalise_dsn(dsn)
+        self.dsn = dsn
         self._settings = settings
+        url = _url(dsn)
+        self.hosts = Hosts(url, timeout_seconds=settings.database_connect_timeout_seconds)
+        self._application_name = url.application_name or APPLICATION_NAME
         self._schema: str | None = None
         cache_size = 100 if settings.database_prepared_statements else 0
         self.engine: AsyncEngine = create_async_engine(
@@ -89,6 +77,7 @@ class Database:
             pool_recycle=1800,
             hide_parameters=True,  # an error's message is logged; its parameters are users' words
         )
+        event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
         self.sessions: async_sessionmaker[AsyncSession] = async_sessionmaker(
             self.engine, expire_on_commit=False
         )
@@ -124,7 +113,7 @@ class Database:
             OSError | TimeoutError | asyncpg.PostgresError: the server cannot be reached or refuses.
         """
         settings = self._settings
-        server_settings = {"application_name": APPLICATION_NAME}
+        server_settings = {"application_name": self._application_name}
         if settings.database_prepared_statements:
             # jit costs more than it saves on statements of a few hundred rows. PgBouncer refuses
             # start-up parameters that it does not know.
@@ -135,9 +124,7 @@ class Database:
             server_settings["statement_timeout"] = str(max(1, int(bound * 1000)))
             if settled_plans:
                 server_settings |= SETTLED_PLANS
-        connection = await asyncpg.connect(
-            self.dsn,
-            timeout=settings.database_connect_timeout_seconds,
+        connection = await self.hosts.connect(
             command_timeout=settings.database_command_timeout_seconds,
             statement_cache_size=100 if settings.database_prepared_statements else 0,
             server_settings=server_settings,
@@ -159,7 +146,24 @@ class Database:
 
     async def close(self) -> None:
         """Close the pool; links are closed by their owners."""
+        await self.hosts.close()
         await self.engine.dispose()
+
+
+def _url(dsn: str) -> DatabaseUrl:
+    try:
+        return DatabaseUrl.parse(dsn)
+    except ValueError as error:
+        raise ConfigurationError(f"DATABASE_URL {error}") from None
+
+
+def _refuse_closed(connection: Any, *_: object) -> None:
+    """Have the pool open another connection in place of one that was closed meanwhile.
+
+    The event loop has seen a server go that was restarted while nobody asked it: no round trip.
+    """
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError("closed by the server")
 
 
 class Link:

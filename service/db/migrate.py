@@ -144,9 +144,7 @@ async def migrating(database: Database, settings: Settings) -> AsyncIterator[Asy
     schema = await database.find_schema()
 
     async def connect(**_: Any) -> "asyncpg.Connection[asyncpg.Record]":
-        return await asyncpg.connect(
-            database.dsn,
-            timeout=settings.database_connect_timeout_seconds,
+        return await database.hosts.connect(
             command_timeout=settings.migrate_timeout_seconds,
             server_settings={"application_name": "finmind-jobs migrate"},
         )
