@@ -114,6 +114,11 @@ async def run_all(link: Link) -> None:
     await link.fetch(statements.ENQUEUE_UNSEEN, *plain.arguments())
     await insert_jobs(link.fetch, plain)
     await insert_jobs(link.fetch, encode_jobs(keyed, max_payload_bytes=10_000))
+    await insert_jobs(
+        link.fetch,
+        encode_jobs([NewJob("noop", PAYLOAD)] * BATCH, max_payload_bytes=10_000, caller="c"),
+    )
+    await insert_jobs(link.fetch, encode_jobs(keyed, max_payload_bytes=10_000, caller="c"))
     await link.fetch(statements.STANDING, [job.unique_key for job in keyed])
     await store.lanes(link, limit=100)
     await store.lanes_of(link, [DEFAULT_QUEUE, "another"])

@@ -273,6 +273,10 @@ class Settings(BaseSettings):
     count_cap: int = Field(
         10_000, ge=100, le=1_000_000, description="Rows that a live count looks at, at the most."
     )
+    share_unique_keys: bool = Field(
+        False,
+        description="Let a `unique_key` find the live job of another caller; else that is a 409 which tells nothing of the job. Jobs enqueued by SQL or Python are everybody's either way.",
+    )
     idempotency_key_hours: int = Field(
         24, ge=1, le=720, description="How long an `Idempotency-Key` is remembered."
     )

@@ -72,6 +72,7 @@ class JobDetail(JobOut):
                 | {
                     "errors": [EXAMPLE_ERROR],
                     "backoff": None,
+                    "enqueued_by": "billing",
                     "lost_leases": 0,
                     "lease_until": None,
                     "worker_id": 7,
@@ -88,6 +89,9 @@ class JobDetail(JobOut):
     backoff: dict[str, float] | None = Field(
         description="What was asked for this very job. null: what its handler says, else the "
         "`BACKOFF_*` settings."
+    )
+    enqueued_by: str | None = Field(
+        description="The caller that enqueued it over REST. null: it was enqueued by SQL or Python."
     )
     lost_leases: int = Field(description="Workers in a row that vanished while they ran it.")
     lease_until: datetime | None = Field(description="Until when its worker holds it.")

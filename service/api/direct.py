@@ -9,13 +9,15 @@ from pydantic import ValidationError
 from service.api.guarded import GuardedRoute
 from service.api.schemas import JobIn
 from service.auth.dependencies import require
-from service.auth.principal import Permission
+from service.auth.principal import Permission, Principal
 
 _KEY: Final = "idempotency-key"
 _validate: Final = JobIn.__pydantic_validator__.validate_json
 
 
-def direct_route(serve: Callable[[Request, JobIn], Awaitable[Response]]) -> type[GuardedRoute]:
+def direct_route(
+    serve: Callable[[Request, JobIn, Principal], Awaitable[Response]],
+) -> type[GuardedRoute]:
     """A route class that hands plain, valid requests straight to `serve`.
 
     Declared as any other route, and described in OpenAPI as such. A request with an
@@ -30,7 +32,7 @@ def direct_route(serve: Callable[[Request, JobIn], Awaitable[Response]]) -> type
             authorise = require(Permission.JOBS_WRITE).authorise
 
             async def handle(request: Request) -> Response:
-                await authorise(request)
+                principal = await authorise(request)
                 headers = request.headers
                 media_type = headers.get("content-type", "").partition(";")[0]
                 if media_type == "application/json" and _KEY not in headers:
@@ -38,7 +40,7 @@ def direct_route(serve: Callable[[Request, JobIn], Awaitable[Response]]) -> type
                         job = _validate(await request.body())
                     except ValidationError:
                         return await usual(request)
-                    return await serve(request, job)
+                    return await serve(request, job, principal)
                 return await usual(request)
 
             return handle

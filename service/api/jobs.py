@@ -59,19 +59,21 @@ LOCATION: Final[dict[str, Any]] = {
 }
 
 
-async def _enqueue(request: Request, body: JobIn) -> Response:
+async def _enqueue(request: Request, body: JobIn, principal: Principal) -> Response:
     job = body.to_new_job()
     intake: Intake = request.app.state.service.intake
     settings: Settings = request.app.state.service.settings
     if settings.check_payloads:
         check_payload(body)
     async with asyncio.timeout_at(deadline_of(request)):
-        enqueued = await intake.submit(job)
+        enqueued = await intake.submit(job, caller=principal.subject)
     if enqueued.created:
         return _created(job, enqueued, settings)
+    reader = None if settings.share_unique_keys else principal.subject
     async with transaction(request) as session:
-        await check_standing(session, [job], [enqueued])
-        return _job_response(await get_job(session, enqueued.id), 200, settings)
+        await check_standing(session, [job], [enqueued], reader=reader)
+        standing = await get_job(session, enqueued.id)
+        return _job_response(standing, 200, settings, principal)
 
 
 async def enqueue_job(
@@ -83,16 +85,17 @@ async def enqueue_job(
     """The job is durable when the answer comes: no crash loses it, and it runs at least once.
 
     A `unique_key` held by a live job with the same type and payload answers 200 with that job;
-    with another type or payload 409. An `Idempotency-Key` seen before with the same body answers
-    200 with the job that it made, even when that has ended; with another body, or when the job
-    has been deleted since, 409.
+    with another type or payload, or of another caller, 409. An `Idempotency-Key` seen before with
+    the same body answers 200 with the job that it made, even when that has ended; with another body,
+    or when the job has been deleted since, 409. Who may not read jobs gets 200 without what became
+    of it: `result`, `progress` and `last_error` are null.
     """
     if idempotency_key is None:
-        return await _enqueue(request, body)
-    key = IdempotencyKey.of(body.model_dump(), owner=principal.subject, key=idempotency_key)
+        return await _enqueue(request, body, principal)
+    key = await _idempotency_key(request, body, principal, idempotency_key)
     if request.app.state.service.settings.check_payloads:
         check_payload(body)
-    return await _enqueue_once(request, body.to_new_job(), key)
+    return await _enqueue_once(request, body.to_new_job(), key, principal)
 
 
 router.add_api_route(
@@ -127,6 +130,7 @@ router.add_api_route(
     },
 )
 async def enqueue_jobs(
+    request: Request,
     response: Response,
     body: Annotated[BatchIn, FIRST_ERRORS],
     principal: Writer,
@@ -136,7 +140,8 @@ async def enqueue_jobs(
 ) -> BatchOut:
     """One transaction: when one job is refused, none is enqueued; the error names its place.
 
-    A `unique_key` held by a live job with the same type and payload gives that job's id.
+    A `unique_key` held by a live job with the same type and payload gives that job's id, unless
+    another caller enqueued it: that is a 409.
     """
     if len(body.jobs) > settings.max_batch_jobs:
         raise InvalidInput(
@@ -149,11 +154,21 @@ async def enqueue_jobs(
     jobs = [job.to_new_job() for job in body.jobs]
     limit = settings.max_payload_bytes
     if idempotency_key is None:
-        made = await submit(session, jobs, max_payload_bytes=limit)
+        made = await submit(
+            session,
+            jobs,
+            caller=principal.subject,
+            share_unique_keys=settings.share_unique_keys,
+            max_payload_bytes=limit,
+        )
     else:
-        key = IdempotencyKey.of(body.model_dump(), owner=principal.subject, key=idempotency_key)
         made = await submit_once(
-            session, jobs, key, hours=settings.idempotency_key_hours, max_payload_bytes=limit
+            session,
+            jobs,
+            await _idempotency_key(request, body, principal, idempotency_key),
+            hours=settings.idempotency_key_hours,
+            share_unique_keys=settings.share_unique_keys,
+            max_payload_bytes=limit,
         )
     if made.repeated:
         response.status_code = 200
@@ -203,7 +218,23 @@ async def read_job(_: Reader, job_id: Id, session: Session, settings: AppSetting
     return JobOut.of(await get_job(session, JobId(job_id)), settings)
 
 
-async def _enqueue_once(request: Request, job: NewJob, key: IdempotencyKey) -> Response:
+async def _idempotency_key(
+    request: Request, body: JobIn | BatchIn, principal: Principal, key: str
+) -> IdempotencyKey:
+    sent = await request.json()
+    return IdempotencyKey.of(sent, model=body.model_dump(), owner=principal.subject, key=key)
+
+
+def _as_seen_by(principal: Principal, job: JobOut) -> JobOut:
+    """What the caller asked for and where it stands; what came of it only for who may read jobs."""
+    if principal.may(Permission.JOBS_READ):
+        return job
+    return job.model_copy(update={"result": None, "progress": None, "last_error": None})
+
+
+async def _enqueue_once(
+    request: Request, job: NewJob, key: IdempotencyKey, principal: Principal
+) -> Response:
     settings = request.app.state.service.settings
     async with transaction(request) as session:
         made = await submit_once(
@@ -211,6 +242,7 @@ async def _enqueue_once(request: Request, job: NewJob, key: IdempotencyKey) -> R
             [job],
             key,
             hours=settings.idempotency_key_hours,
+            share_unique_keys=settings.share_unique_keys,
             max_payload_bytes=settings.max_payload_bytes,
         )
         try:
@@ -220,7 +252,7 @@ async def _enqueue_once(request: Request, job: NewJob, key: IdempotencyKey) -> R
                 f"job {made.ids[0]}, which the Idempotency-Key {key.key!r} made, has been deleted: "
                 "to enqueue it again use a new key"
             ) from None
-        return _job_response(found, 201 if made.created else 200, settings)
+        return _job_response(found, 201 if made.created else 200, settings, principal)
 
 
 def _created(job: NewJob, enqueued: EnqueuedJob, settings: Settings) -> Response:
@@ -248,8 +280,10 @@ def _created(job: NewJob, enqueued: EnqueuedJob, settings: Settings) -> Response
     return _response(to_json(answer), 201, f"{settings.root_path}/jobs/{enqueued.id}")
 
 
-def _job_response(job: BackgroundJob, status: int, settings: Settings) -> Response:
-    body = JobOut.of(job, settings).model_dump_json()
+def _job_response(
+    job: BackgroundJob, status: int, settings: Settings, principal: Principal
+) -> Response:
+    body = _as_seen_by(principal, JobOut.of(job, settings)).model_dump_json()
     return _response(body, status, f"{settings.root_path}/jobs/{job.id}")
 
 

@@ -28,6 +28,8 @@ RUNTIME: Final = {
     "job_stats": WHOLE_ROWS,
     "job_workers": WHOLE_ROWS,
     "idempotency_keys": WHOLE_ROWS,
+    "caller_usage": WHOLE_ROWS,
+    "job_names": WHOLE_ROWS,
     "reminders": WHOLE_ROWS,
     "api_keys": "SELECT, INSERT, UPDATE (revoked_at, last_used_at)",
     "alembic_version": "SELECT",
@@ -42,6 +44,8 @@ READ_ONLY: Final = {
     "jobs_done_default": "SELECT",
     "job_stats": "SELECT",
     "job_workers": "SELECT",
+    "caller_usage": "SELECT",
+    "job_names": "SELECT",
     "reminders": "SELECT (id, job_id, send_at, sent_at, created_at, updated_at, attempts, user_id,"
     " channel, status)",
     "api_keys": "SELECT (prefix, name, scopes, created_by, created_at, expires_at, revoked_at,"

@@ -104,9 +104,20 @@ async def enqueue_batch(
     Raises:
         InvalidInput: a job breaks a rule: its place and field are named, and none is enqueued.
     """
+    return await enqueue_for(session, jobs, caller=None, max_payload_bytes=max_payload_bytes)
+
+
+async def enqueue_for(
+    session: CallerSession,
+    jobs: Sequence[NewJob],
+    *,
+    caller: str | None,
+    max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
+) -> list[EnqueuedJob]:
+    """The same for a caller of the REST API, whose jobs they become; for nobody where None."""
     if not jobs:
         return []
-    columns = encode_jobs(jobs, max_payload_bytes=max_payload_bytes)
+    columns = encode_jobs(jobs, max_payload_bytes=max_payload_bytes, caller=caller)
     enqueued = await insert_jobs(partial(fetch, session), columns)
     await _tell_after_commit(session, columns, count_made(columns, enqueued))
     return enqueued
@@ -172,13 +183,12 @@ async def _tell_after_commit(
 async def insert_jobs(run: Fetch, columns: JobColumns) -> list[EnqueuedJob]:
     """Insert encoded jobs through `run`, and find the standing ones of the keys that are taken."""
     if not columns.keyed:
-        rows = await run(statements.ENQUEUE, *columns.arguments())
+        statement = statements.ENQUEUE_FOR_CALLERS if columns.for_callers else statements.ENQUEUE
+        rows = await run(statement, *columns.arguments())
         return [EnqueuedJob(job_id, True, created, due) for job_id, created, due in rows]
     made: dict[str, EnqueuedJob] = {}
     fresh: list[EnqueuedJob] = []
-    for job_id, created_at, next_run_at, key in await run(
-        statements.ENQUEUE_KEYED, *columns.arguments()
-    ):
+    for job_id, created_at, next_run_at, key in await _insert_keyed(run, columns):
         job = EnqueuedJob(job_id, True, created_at, next_run_at)
         if key is None:
             fresh.append(job)
@@ -200,6 +210,13 @@ async def insert_jobs(run: Fetch, columns: JobColumns) -> list[EnqueuedJob]:
     return answers
 
 
+async def _insert_keyed(run: Fetch, columns: JobColumns) -> Sequence[Any]:
+    statement = (
+        statements.ENQUEUE_KEYED_FOR_CALLERS if columns.for_callers else statements.ENQUEUE_KEYED
+    )
+    return await run(statement, *columns.arguments())
+
+
 async def _find_standing(
     run: Fetch, columns: JobColumns, missing: set[str]
 ) -> dict[str, EnqueuedJob]:
@@ -212,9 +229,7 @@ async def _find_standing(
         if not missing:
             return found
         again = columns.picked(columns.unique_keys.index(key) for key in missing)
-        for job_id, created_at, next_run_at, key in await run(
-            statements.ENQUEUE_KEYED, *again.arguments()
-        ):
+        for job_id, created_at, next_run_at, key in await _insert_keyed(run, again):
             found[key] = EnqueuedJob(job_id, True, created_at, next_run_at)
         missing = missing - found.keys()
         if not missing:

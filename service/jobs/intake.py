@@ -74,15 +74,15 @@ class Intake:
             database, self._keyed_link, name="jobs.intake_keyed", time_limit=limit
         )
 
-    async def submit(self, job: NewJob) -> EnqueuedJob:
-        """Enqueue one job durably.
+    async def submit(self, job: NewJob, *, caller: str | None = None) -> EnqueuedJob:
+        """Enqueue one job durably, as one of `caller`'s.
 
         Raises:
             InvalidInput: a field breaks a rule; it is named.
             Unavailable: the database did not answer: the job may or may not have been enqueued.
         """
         # Checked here and alone, so that a bad job cannot spoil its neighbours' commit.
-        columns = encode_jobs((job,), max_payload_bytes=self._max_payload_bytes)
+        columns = encode_jobs((job,), max_payload_bytes=self._max_payload_bytes, caller=caller)
         return await (self._keyed if columns.keyed else self._plain).submit(columns)
 
     async def stop(self) -> None:

@@ -82,3 +82,4 @@ class BackgroundJob(Base):
     progress: Mapped[Any | None] = mapped_column(JSONB)
     backoff: Mapped[Any | None] = mapped_column(JSONB)
     errors: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)
+    enqueued_by: Mapped[str | None] = mapped_column(Text)

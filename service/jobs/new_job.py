@@ -75,6 +75,7 @@ class JobColumns:
     delays: list[float] = field(default_factory=list)
     unique_keys: list[str | None] = field(default_factory=list)
     backoffs: list[str | None] = field(default_factory=list)
+    enqueued_by: list[str | None] = field(default_factory=list)
 
     def add(self, job: NewJob, *, max_payload_bytes: int) -> None:
         """Check and encode one job; see `NewJob` for the rules."""
@@ -105,6 +106,7 @@ class JobColumns:
         self.run_ats.append(None if job.run_at is None else _checked_run_at(job))
         self.delays.append(0.0 if job.delay_seconds is None else _checked_delay(job))
         self.unique_keys.append(job.unique_key)
+        self.enqueued_by.append(None)
         self.backoffs.append(
             None
             if job.backoff is None
@@ -138,6 +140,11 @@ class JobColumns:
         """Whether a job has a `unique_key`."""
         return not _all_none(self.unique_keys)
 
+    @property
+    def for_callers(self) -> bool:
+        """Whether a job is some caller's: the statement takes one parameter more."""
+        return not _all_none(self.enqueued_by)
+
     def arguments(self) -> tuple[object, ...]:
         """In the order of the statement's parameters; a column of defaults is left empty."""
         count = len(self.job_types)
@@ -152,6 +159,7 @@ class JobColumns:
             ),
             self.delays if any(self.delays) else [],
             *([] if _all_none(column) else column for column in (self.unique_keys, self.backoffs)),
+            *([self.enqueued_by] if self.for_callers else []),
         )
 
     def bytes_bound(self) -> int:
@@ -173,7 +181,11 @@ class JobColumns:
 
 
 def encode_jobs(
-    jobs: Sequence[NewJob], *, max_payload_bytes: int, first_place: int | None = None
+    jobs: Sequence[NewJob],
+    *,
+    max_payload_bytes: int,
+    first_place: int | None = None,
+    caller: str | None = None,
 ) -> JobColumns:
     """Check and encode jobs for one statement; see `enqueue_batch` for what is raised.
 
@@ -183,6 +195,7 @@ def encode_jobs(
     named = len(jobs) > 1 or first_place is not None
     for place, job in enumerate(jobs, first_place or 0):
         _add(columns, job, max_payload_bytes=max_payload_bytes, place=place if named else None)
+    columns.enqueued_by = [caller] * len(jobs)
     return columns
 
 

@@ -52,7 +52,7 @@ _NO_HANDLER_ENTRY: Final = """jsonb_build_object(
 _COLUMNS: Final = (
     "id, created_at, next_run_at, started_at, finished_at, lease_token, worker_id, timeout_seconds,"
     " priority, attempts, max_retries, lost_leases, queue, job_type, status, unique_key, last_error,"
-    " payload, result, progress, backoff, errors"
+    " payload, result, progress, backoff, errors, enqueued_by"
 )
 """What a job takes along when it changes partition."""
 
@@ -64,32 +64,52 @@ _COUNT: Final = """
 
 # -- enqueue ----------------------------------------------------------------------------------
 
-_NEW_ROWS: Final = """
+
+def _new_rows(*, column: str = "", parameter: str = "") -> str:
+    """Insert a batch; with a column more where its jobs need one."""
+    more, array = (f", {column}", f", {parameter}") if column else ("", "")
+    value = f", r.{column}" if column else ""
+    return f"""
 INSERT INTO finmind_jobs.jobs_live (job_type, payload, queue, priority, max_retries, timeout_seconds,
-                       next_run_at, unique_key, backoff)
+                       next_run_at, unique_key, backoff{more})
 SELECT r.job_type, r.payload::jsonb, COALESCE(r.queue, 'default'), COALESCE(r.priority, 2),
        r.max_retries, r.timeout_seconds,
        COALESCE(r.run_at, clock_timestamp() + make_interval(secs => COALESCE(r.delay_seconds, 0))),
-       r.unique_key, r.backoff::jsonb
+       r.unique_key, r.backoff::jsonb{value}
 FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::float8[],
-            $7::timestamptz[], $8::float8[], $9::text[], $10::text[])
+            $7::timestamptz[], $8::float8[], $9::text[], $10::text[]{array})
   WITH ORDINALITY AS r(job_type, payload, queue, priority, max_retries, timeout_seconds,
-                       run_at, delay_seconds, unique_key, backoff, place)
+                       run_at, delay_seconds, unique_key, backoff{more}, place)
 """
+
+
+_NEW_ROWS: Final = _new_rows()
 """Shorter arrays are filled up with nulls: a column of defaults travels as an empty one."""
+
+_NEW_ROWS_OF_CALLERS: Final = _new_rows(column="enqueued_by", parameter="$11::text[]")
+"""Apart, so that who enqueues by Python needs neither the column nor a right to fill it."""
+
+_MADE: Final = "RETURNING id, created_at, next_run_at"
+
+_KEYED: Final = f"""
+ORDER BY r.unique_key NULLS FIRST, r.place
+ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL DO NOTHING
+{_MADE}, unique_key
+"""
+"""Sorted by key, so that two batches with the same keys never wait for each other in a circle."""
 
 ENQUEUE_UNSEEN: Final = _NEW_ROWS
 """Jobs without keys, in bulk: nothing comes back."""
 
-ENQUEUE: Final = f"{_NEW_ROWS} RETURNING id, created_at, next_run_at"
+ENQUEUE: Final = f"{_NEW_ROWS} {_MADE}"
 """Jobs without keys; the answer comes in the order of the arrays."""
 
-ENQUEUE_KEYED: Final = f"""{_NEW_ROWS}
-ORDER BY r.unique_key NULLS FIRST, r.place
-ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL DO NOTHING
-RETURNING id, created_at, next_run_at, unique_key
-"""
-"""Sorted by key, so that two batches with the same keys never wait for each other in a circle."""
+ENQUEUE_KEYED: Final = _NEW_ROWS + _KEYED
+
+ENQUEUE_FOR_CALLERS: Final = f"{_NEW_ROWS_OF_CALLERS} {_MADE}"
+"""The same for callers of the REST API."""
+
+ENQUEUE_KEYED_FOR_CALLERS: Final = _NEW_ROWS_OF_CALLERS + _KEYED
 
 STANDING: Final = """
 SELECT id, created_at, next_run_at, unique_key FROM finmind_jobs.jobs_live WHERE unique_key = ANY ($1::text[])
@@ -285,7 +305,8 @@ kept AS (
     CASE WHEN failure IS NULL THEN last_error
       ELSE {_last_error("failure")} END,
     payload, new_result, CASE WHEN new_status <> 'SUCCESS' THEN progress END, backoff,
-    CASE WHEN failure IS NULL THEN errors ELSE {_history("errors", "failure", keep="$6")} END
+    CASE WHEN failure IS NULL THEN errors ELSE {_history("errors", "failure", keep="$6")} END,
+    enqueued_by
   FROM gone RETURNING id, lease_token, queue, job_type, status, finished_at),
 counted AS ({_COUNT.format(sign="", source="kept")})
 SELECT id, token FROM r EXCEPT ALL SELECT id, lease_token FROM kept
@@ -349,10 +370,10 @@ RETRY_DEAD: Final = f"""
 WITH gone AS (DELETE FROM finmind_jobs.jobs_dead WHERE id = $1 RETURNING *),
 counted AS ({_COUNT.format(sign="-", source="gone")})
 INSERT INTO finmind_jobs.jobs_live (id, created_at, next_run_at, timeout_seconds, priority, attempts,
-  max_retries, queue, job_type, unique_key, last_error, payload, backoff, errors)
+  max_retries, queue, job_type, unique_key, last_error, payload, backoff, errors, enqueued_by)
 SELECT id, created_at, clock_timestamp(), timeout_seconds, priority, 0, max_retries, queue,
   job_type, unique_key, last_error, payload, backoff,
-  {_history("errors", _MANUAL_RETRY_ENTRY, keep="$3")}
+  {_history("errors", _MANUAL_RETRY_ENTRY, keep="$3")}, enqueued_by
 FROM gone RETURNING id, job_type, queue, priority
 """
 
@@ -362,7 +383,7 @@ kept AS (
   INSERT INTO finmind_jobs.background_jobs ({_COLUMNS})
   SELECT id, created_at, next_run_at, started_at, clock_timestamp(), NULL, NULL, timeout_seconds,
     priority, attempts, max_retries, lost_leases, queue, job_type, 'CANCELLED', unique_key,
-    last_error, payload, result, progress, backoff, errors
+    last_error, payload, result, progress, backoff, errors, enqueued_by
   FROM gone RETURNING id, queue, job_type, status, finished_at),
 counted AS ({_COUNT.format(sign="", source="kept")})
 SELECT id, job_type FROM kept
@@ -510,7 +531,8 @@ kept AS (
   INSERT INTO finmind_jobs.background_jobs ({_COLUMNS})
   SELECT id, created_at, next_run_at, started_at, clock_timestamp(), NULL, NULL, timeout_seconds,
     priority, attempts, max_retries, lost_leases, queue, job_type, 'FAILED', unique_key,
-    'No handler registered for job type: ' || job_type, payload, result, progress, backoff, {_history("errors", _NO_HANDLER_ENTRY, keep="$7")}
+    'No handler registered for job type: ' || job_type, payload, result, progress, backoff, {_history("errors", _NO_HANDLER_ENTRY, keep="$7")},
+    enqueued_by
   FROM gone RETURNING id, queue, job_type, status, finished_at),
 counted AS ({_COUNT.format(sign="", source="kept")})
 SELECT id, job_type FROM kept

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import Conflict
 from service.jobs.encoding import dump_json
-from service.jobs.enqueue import EnqueuedJob, enqueue_batch
+from service.jobs.enqueue import EnqueuedJob, enqueue_for
 from service.jobs.model import JobId
 from service.jobs.new_job import DEFAULT_MAX_PAYLOAD_BYTES, NewJob
 
@@ -20,22 +20,24 @@ _MAX_ROUNDS: Final = 5
 # The row of another transaction makes this wait until that one ends. A key whose time is over is
 # taken as if it were not there, whenever maintenance removes it.
 _TAKE_KEY: Final = text("""
-    INSERT INTO finmind_jobs.idempotency_keys AS k (owner, key, body_hash, job_ids)
-    VALUES (:owner, :key, :body_hash, '{}')
+    INSERT INTO finmind_jobs.idempotency_keys AS k (owner, key, body_hash, request_hash, job_ids)
+    VALUES (:owner, :key, :body_hash, :request_hash, '{}')
     ON CONFLICT (owner, key) DO UPDATE
-      SET body_hash = excluded.body_hash, job_ids = '{}', created_at = now()
+      SET body_hash = excluded.body_hash, request_hash = excluded.request_hash, job_ids = '{}',
+        created_at = now()
       WHERE k.created_at < now() - make_interval(hours => :hours)
     RETURNING true""")
-_STANDING_KEY: Final = text(
-    "SELECT body_hash, job_ids FROM finmind_jobs.idempotency_keys WHERE owner = :owner AND key = :key"
-)
+_STANDING_KEY: Final = text("""
+    SELECT body_hash, request_hash, job_ids FROM finmind_jobs.idempotency_keys
+    WHERE owner = :owner AND key = :key""")
 _KEEP_KEY: Final = text(
     "UPDATE finmind_jobs.idempotency_keys SET job_ids = :job_ids WHERE owner = :owner AND key = :key"
 )
 # Compared as jsonb: the order of keys and the spelling of numbers make no difference.
 _SAME: Final = text("""
     SELECT asked.place, job.id IS NOT NULL AS found,
-      job.job_type = asked.job_type AND job.payload = asked.payload::jsonb AS same
+      job.job_type = asked.job_type AND job.payload = asked.payload::jsonb AS same,
+      job.enqueued_by <> CAST(:reader AS text) IS TRUE AS of_another
     FROM unnest(CAST(:places AS int[]), CAST(:ids AS bigint[]), CAST(:job_types AS text[]),
                 CAST(:payloads AS text[])) AS asked(place, id, job_type, payload)
     LEFT JOIN finmind_jobs.background_jobs AS job ON job.id = asked.id
@@ -44,18 +46,41 @@ _SAME: Final = text("""
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """A request's name, chosen by its owner, and the digest of what it asks for."""
+    """A request's name, chosen by its owner, and what it asks for.
+
+    Kept are two digests: of the body as this version's model reads it, defaults filled in, which is
+    all that the version before knows; and of what the client sent, which another version's defaults
+    do not change. The second covers the first: a process of the version before that takes the key
+    over, once its time is up, writes the first alone, and leaves a second that fits it no more.
+    """
 
     owner: str
     key: str
     body_hash: bytes
+    sent: bytes
 
     @classmethod
-    def of(cls, body: object, *, owner: str, key: str) -> "IdempotencyKey":
-        """The key of a request with this JSON body, however its members are ordered."""
-        # Escaped to ASCII, so that a lone surrogate is refused later, with words.
-        canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), default=str)
-        return cls(owner, key, hashlib.sha256(canonical.encode()).digest())
+    def of(cls, sent: object, *, model: object, owner: str, key: str) -> "IdempotencyKey":
+        """The key of a request with the JSON body `sent`, however its members are ordered."""
+        body_hash = hashlib.sha256(_canonical(model)).digest()
+        return cls(owner, key, body_hash, _canonical(sent))
+
+    @property
+    def request_hash(self) -> bytes:
+        """The digest of what the client sent."""
+        return self._hash_beside(self.body_hash)
+
+    def names(self, body_hash: bytes, request_hash: bytes | None) -> bool:
+        """Whether the request with these digests is this one."""
+        return request_hash == self._hash_beside(body_hash) or body_hash == self.body_hash
+
+    def _hash_beside(self, body_hash: bytes) -> bytes:
+        return hashlib.sha256(body_hash + self.sent).digest()
+
+
+def _canonical(body: object) -> bytes:
+    # Escaped to ASCII, so that a lone surrogate is refused later, with words.
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), default=str).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +96,20 @@ async def submit(
     session: AsyncSession,
     jobs: Sequence[NewJob],
     *,
+    caller: str,
+    share_unique_keys: bool,
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
 ) -> Submission:
-    """Enqueue the jobs in the caller's transaction, all or none.
+    """Enqueue the jobs as the caller's, in one transaction, all or none.
 
     Raises:
         InvalidInput: a job breaks a rule.
-        Conflict: a `unique_key` is held by a job with another type or payload.
+        Conflict: a `unique_key` is held by a job of another caller, or one with another type or
+            payload.
     """
-    enqueued = await enqueue_batch(session, jobs, max_payload_bytes=max_payload_bytes)
-    await check_standing(session, jobs, enqueued)
+    enqueued = await enqueue_for(session, jobs, caller=caller, max_payload_bytes=max_payload_bytes)
+    reader = None if share_unique_keys else caller
+    await check_standing(session, jobs, enqueued, reader=reader)
     created = sum(job.created for job in enqueued)
     return Submission([job.id for job in enqueued], created, repeated=False)
 
@@ -91,6 +120,7 @@ async def submit_once(
     key: IdempotencyKey,
     *,
     hours: int,
+    share_unique_keys: bool,
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
 ) -> Submission:
     """Enqueue the jobs, unless a request with this key already did; then find what it made.
@@ -101,8 +131,9 @@ async def submit_once(
     Args:
         session: holds the caller's transaction.
         jobs: what the request asks for.
-        key: the request's name.
+        key: the request's name; its owner becomes the jobs'.
         hours: how long a key is remembered.
+        share_unique_keys: whether a standing job may be another caller's.
         max_payload_bytes: bound on each payload.
 
     Raises:
@@ -112,16 +143,23 @@ async def submit_once(
     names = {"owner": key.owner, "key": key.key}
     for _ in range(_MAX_ROUNDS):
         taken = await session.execute(
-            _TAKE_KEY, names | {"body_hash": key.body_hash, "hours": hours}
+            _TAKE_KEY,
+            names | {"body_hash": key.body_hash, "request_hash": key.request_hash, "hours": hours},
         )
         if taken.scalar():
-            made = await submit(session, jobs, max_payload_bytes=max_payload_bytes)
+            made = await submit(
+                session,
+                jobs,
+                caller=key.owner,
+                share_unique_keys=share_unique_keys,
+                max_payload_bytes=max_payload_bytes,
+            )
             await session.execute(_KEEP_KEY, names | {"job_ids": made.ids})
             return made
         standing = (await session.execute(_STANDING_KEY, names)).one_or_none()
         if standing is None:  # removed by maintenance between the two statements
             continue
-        if standing.body_hash != key.body_hash:
+        if not key.names(standing.body_hash, standing.request_hash):
             raise Conflict(
                 f"the Idempotency-Key {key.key!r} was used with another body: a new request needs "
                 "a new key"
@@ -133,12 +171,23 @@ async def submit_once(
 
 
 async def check_standing(
-    session: AsyncSession, jobs: Sequence[NewJob], enqueued: Sequence[EnqueuedJob]
+    session: AsyncSession,
+    jobs: Sequence[NewJob],
+    enqueued: Sequence[EnqueuedJob],
+    *,
+    reader: str | None,
 ) -> None:
     """Make sure that each job not created is met by a standing one that does the same.
 
+    Args:
+        session: holds the caller's transaction.
+        jobs: what was asked for.
+        enqueued: what became of each.
+        reader: whose the standing jobs must be, or nobody's; None: whoever's.
+
     Raises:
-        Conflict: a `unique_key` is held by a job with another type or payload.
+        Conflict: a `unique_key` is held by a job of another caller, of which nothing is told, or by
+            one with another type or payload.
     """
     places = [place for place, job in enumerate(enqueued) if not job.created]
     if not places:
@@ -146,15 +195,21 @@ async def check_standing(
     rows = await session.execute(
         _SAME,
         {
+            "reader": reader,
             "places": places,
             "ids": [enqueued[place].id for place in places],
             "job_types": [jobs[place].job_type for place in places],
             "payloads": [_payload_text(jobs[place].payload) for place in places],
         },
     )
-    for place, found, same in rows:
+    for place, found, same, of_another in rows:
+        where = f"job {place}: " if len(jobs) > 1 else ""
+        if of_another:
+            raise Conflict(
+                f"{where}the unique_key {jobs[place].unique_key!r} is held by a job of another "
+                "caller: use a key that begins with a name of your own"
+            )
         if not same:
-            where = f"job {place}: " if len(jobs) > 1 else ""
             holder = f"job {enqueued[place].id}"
             why = "with another job_type or payload" if found else "that is just being removed"
             raise Conflict(

@@ -197,6 +197,8 @@ PLANS: dict[str, tuple[set[str], int]] = {
     "ENQUEUE_UNSEEN": (set(), 0),
     "ENQUEUE": (set(), 0),
     "ENQUEUE_KEYED": (set(), 1),  # by key, of what came with the statement
+    "ENQUEUE_FOR_CALLERS": (set(), 0),
+    "ENQUEUE_KEYED_FOR_CALLERS": (set(), 1),
     "STANDING": ({"jobs_live_unique_key"}, 0),
     "LANES": ({"jobs_live_claim", "jobs_live_lost"}, 0),
     "LANES_OF": ({"jobs_live_claim", "jobs_live_lost"}, 0),
