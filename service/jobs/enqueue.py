@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from service.db.commits import after_commit
 from service.db.session import CallerSession, fetch
-from service.errors import Conflict
+from service.errors import Conflict, InvalidInput
 from service.jobs import statements
 from service.jobs.backoff import Backoff
 from service.jobs.model import JobId
@@ -132,31 +132,51 @@ async def enqueue_many(
 ) -> int:
     """Enqueue any number of jobs in the caller's transaction, in bounded memory.
 
-    While the database stores one batch the next is checked and encoded.
+    While the database stores one batch of an iterable the next is checked and encoded. An
+    asynchronous one may use `session` itself: it is read between two batches.
+
+    An invalid job leaves the transaction usable, with the jobs of the batches before it. Roll back to
+    undo them: the transaction, or a savepoint of your own around this call.
 
     Returns:
         How many jobs were made; those whose `unique_key` stood already are not counted.
 
     Raises:
-        InvalidInput: a job breaks a rule: its place and field are named.
+        InvalidInput: a job breaks a rule: its place and field are named, and how many are stored.
     """
-    created, seen = 0, 0
+    encoded = _encoded(jobs, batch_size, max_payload_bytes)
+    created, stored = 0, 0
     storing: asyncio.Task[int] | None = None
     try:
-        async for batch in _batches(jobs, batch_size):
-            for columns in encode_in_parts(
-                batch, max_payload_bytes=max_payload_bytes, first_place=seen
-            ):
-                if storing is not None:
-                    created += await storing
-                storing = asyncio.create_task(_store(session, columns), name="jobs.enqueue_many")
+        async for columns in encoded:
+            if storing is not None:
+                created += await storing
+            storing = asyncio.create_task(_store(session, columns), name="jobs.enqueue_many")
+            stored += len(columns.job_types)
+            if isinstance(jobs, AsyncIterable):
+                created += await storing  # the next job may come over this very session
+                storing = None
+            else:
                 await asyncio.sleep(0)  # so that it is on its way before the next is encoded
-            seen += len(batch)
         return created + (await storing if storing is not None else 0)
+    except Exception as error:
+        if storing is not None:
+            # A statement that is cancelled half-way would take the caller's transaction with it.
+            await storing
+        if stored and isinstance(error, InvalidInput):
+            _add_stored(error, stored)
+        raise
     finally:
         if storing is not None and not storing.done():
             storing.cancel()
             await asyncio.wait({storing})
+
+
+def _add_stored(error: InvalidInput, stored: int) -> None:
+    error.detail += (
+        f"; {stored} jobs before it are stored in this transaction: roll back to undo that"
+    )
+    error.args = (error.detail,)
 
 
 async def _store(session: CallerSession, columns: JobColumns) -> int:
@@ -250,6 +270,18 @@ def record_enqueued(made: Counter[str]) -> None:
     """Count jobs by type, once they are committed."""
     for job_type, count in made.items():
         record_event("enqueued", job_type, count=count)
+
+
+async def _encoded(
+    jobs: Iterable[NewJob] | AsyncIterable[NewJob], batch_size: int, max_payload_bytes: int
+) -> AsyncIterator[JobColumns]:
+    seen = 0
+    async for batch in _batches(jobs, batch_size):
+        for columns in encode_in_parts(
+            batch, max_payload_bytes=max_payload_bytes, first_place=seen
+        ):
+            yield columns
+        seen += len(batch)
 
 
 async def _batches(

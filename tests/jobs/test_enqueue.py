@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session
 
 from service.db.engine import Database
 from service.errors import InvalidInput, PayloadError
@@ -273,6 +275,112 @@ async def test_an_iterator_is_never_read_further_ahead_than_a_batch(session: Asy
 
         await enqueue_many(session, spy(produce()), batch_size=10)
     assert max(seen) < 10
+
+
+@pytest.mark.parametrize("kind", ["session", "connection", "asyncpg"])
+async def test_many_jobs_may_be_made_from_a_stream_of_the_same_transaction(
+    database: Database, sql: Any, kind: str
+) -> None:
+    numbers = "SELECT generate_series(1, 95)"
+
+    async def streamed(opened: AsyncSession | AsyncConnection) -> AsyncIterator[NewJob]:
+        async for number in (await opened.stream(text(numbers))).scalars():
+            yield NewJob("mail", {"n": number})
+
+    async def read() -> AsyncIterator[NewJob]:
+        async for number in sql.cursor(numbers, prefetch=7):
+            yield NewJob("mail", {"n": number[0]})
+
+    if kind == "session":
+        async with database.sessions.begin() as session:
+            assert await enqueue_many(session, streamed(session), batch_size=10) == 95
+    elif kind == "connection":
+        async with database.engine.begin() as connection:
+            assert await enqueue_many(connection, streamed(connection), batch_size=10) == 95
+    else:
+        async with sql.transaction():
+            assert await enqueue_many(sql, read(), batch_size=10) == 95
+    assert await count(sql) == 95
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("kind", ["session", "connection", "asyncpg"])
+async def test_an_invalid_job_among_many_is_named_and_the_transaction_stays_usable(
+    database: Database, sql: Any, kind: str, asynchronous: bool
+) -> None:
+    jobs = [NewJob("mail") for _ in range(15)] + [NewJob("mail", priority=77)]
+    words = "job 15: priority is 77.*; 10 jobs before it are stored in this transaction: roll back"
+
+    async def one_by_one() -> AsyncIterator[NewJob]:
+        for job in jobs:
+            yield job
+
+    async def fill(opened: Any) -> None:
+        await enqueue(opened, "before")
+        with pytest.raises(InvalidInput, match=words):
+            await enqueue_many(opened, one_by_one() if asynchronous else jobs, batch_size=10)
+        await enqueue(opened, "after")
+
+    if kind == "session":
+        async with database.sessions.begin() as session:
+            await fill(session)
+    elif kind == "connection":
+        async with database.engine.begin() as connection:
+            await fill(connection)
+    else:
+        async with sql.transaction():
+            await fill(sql)
+    types = await sql.fetch("SELECT job_type FROM background_jobs ORDER BY id")
+    assert [row["job_type"] for row in types] == ["before", *["mail"] * 10, "after"]
+
+
+async def test_a_savepoint_around_many_jobs_undoes_those_before_an_invalid_one(
+    session: AsyncSession, sql: Any, events: Events
+) -> None:
+    jobs = [NewJob("undone.many")] * 15 + [NewJob("undone.many", priority=77)]
+    async with session.begin():
+        await enqueue(session, "undone.before")
+        with pytest.raises(InvalidInput, match="job 15"):
+            async with session.begin_nested():
+                await enqueue_many(session, jobs, batch_size=10)
+    assert await count(sql) == 1
+    assert (events("enqueued", "undone.many"), events("enqueued", "undone.before")) == (0, 1)
+
+
+async def test_many_jobs_whose_source_fails_leave_the_transaction_usable(
+    session: AsyncSession, sql: Any
+) -> None:
+    def produce() -> Iterator[NewJob]:
+        yield from (NewJob("mail") for _ in range(15))
+        raise LookupError("the source broke")
+
+    async with session.begin():
+        await enqueue(session, "before")
+        with pytest.raises(LookupError):
+            await enqueue_many(session, produce(), batch_size=10)
+        await enqueue(session, "after")
+    assert await count(sql) == 12
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Session(), sqlite3.connect(":memory:"), async_sessionmaker(), None],
+    ids=["Session", "sqlite3", "async_sessionmaker", "None"],
+)
+async def test_what_is_no_session_is_refused_with_what_to_use_instead(other: Any) -> None:
+    expected = r"session is a [\w.]+: expected a SQLAlchemy AsyncSession.*INSERT INTO.*POST /jobs"
+    with pytest.raises(InvalidInput, match=expected):
+        await enqueue(other, "mail")
+    with pytest.raises(InvalidInput, match=expected):
+        await enqueue_many(other, [NewJob("mail")])
+
+
+async def test_a_session_on_another_driver_is_refused(
+    session: AsyncSession, database: Database
+) -> None:
+    database.engine.dialect.driver = "psycopg"
+    with pytest.raises(InvalidInput, match=r"driver psycopg: expected .*postgresql\+asyncpg://"):
+        await enqueue(session, "mail")
 
 
 async def test_standing_keys_are_not_counted_among_many(session: AsyncSession) -> None:
