@@ -47,3 +47,9 @@ def postgres_of(tmp_path: Path) -> list[psutil.Process]:
         if str(tmp_path / "data" / "postgres") in (process.info["cmdline"] or [])
         and process.info["status"] != psutil.STATUS_ZOMBIE
     ]
+
+
+def postgres_ended(tmp_path: Path) -> bool:
+    """Whether the embedded server is gone, in a moment: it removes its pid file before it exits."""
+    _, alive = psutil.wait_procs(postgres_of(tmp_path), timeout=5)
+    return not alive

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from service.auth.tokens import TokenVerifier
 from service.settings import Settings
 from tests.conftest import TEST_SECRET
-from tests.running import COMMAND, ROOT, Run, Start, postgres_of
+from tests.running import COMMAND, ROOT, Run, Start, postgres_ended, postgres_of
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
@@ -48,7 +48,7 @@ def test_serve_starts_from_nothing_and_stops_without_leaving_a_process(
     headers = {"authorization": f"Bearer {token}"}
     assert httpx.get(f"{url}/admin/api-keys", headers=headers, timeout=10).status_code == 200
     assert server.stop(number) == 0, server.seen
-    assert postgres_of(tmp_path) == []
+    assert postgres_ended(tmp_path)
 
 
 def test_the_greeting_names_the_embedded_database_for_sql_and_for_sqlalchemy(start: Start) -> None:
@@ -145,7 +145,7 @@ def test_serve_runs_what_demo_enqueues_and_keeps_it_through_kill_9(
             if stats["by_status"]["SUCCESS"] >= 15:
                 break
     assert second.stop() == 0, second.seen
-    assert postgres_of(tmp_path) == []
+    assert postgres_ended(tmp_path)
 
 
 def test_worker_serves_health_and_metrics_alone_and_stops_cleanly(

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.jobs.waiting import until_ended
-from tests.running import COMMAND, ROOT, Run, Running, Start, postgres_of
+from tests.running import COMMAND, ROOT, Run, Running, Start, postgres_ended
 
 URL = r"API reference\s+(http://127\.0\.0\.1:\d+)/docs"
 
@@ -152,4 +152,4 @@ def test_a_command_that_is_hung_up_leaves_no_server(start: Start, tmp_path: Path
     command = start("demo", "--jobs", "1000000")
     command.wait_for("schema_migrated")
     assert command.stop(signal.SIGHUP) == 128 + signal.SIGHUP
-    assert postgres_of(tmp_path) == []
+    assert postgres_ended(tmp_path)
