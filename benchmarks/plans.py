@@ -130,17 +130,6 @@ async def run_all(link: Link) -> None:
         lease_seconds=30.0,
         worker_id=1,
         max_errors=20,
-        last_chance=2,
-    )
-    await store.first_on_last_chance(link, ["noop"], lost_leases=2, queues=None)
-    await store.claim_on_last_chance(
-        link,
-        LaneRequest(lane, NO_FLOOR, 1),
-        ["noop"],
-        lost_leases=2,
-        lease_seconds=30.0,
-        worker_id=1,
-        max_errors=20,
     )
     await store.extend(link, [job.lease for job in jobs], lease_seconds=30.0)
     failed, succeeded = jobs[: BATCH // 5], jobs[BATCH // 5 :]

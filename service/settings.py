@@ -203,7 +203,10 @@ class Settings(BaseSettings):
         description="How often leases are extended; at most a third of the lease.",
     )
     max_lost_leases: int = Field(
-        3, ge=1, le=100, description="A job that lost this many leases is dead-lettered as poison."
+        5,
+        ge=1,
+        le=100,
+        description="A job that lost this many leases in a row is dead-lettered as poison. From the second on it comes back after a random delay, apart from those that were lost with it.",
     )
     shutdown_grace_seconds: float = Field(
         25.0,

@@ -36,10 +36,6 @@ DEAR_CLAIM_SECONDS: Final = 0.02
 EMPTY_CLAIM_SHARE: Final = 0.1
 """Share of the time that dear claims may take which bring nothing."""
 
-HELD_BACK_SECONDS: Final = 0.25
-"""While a job on its last chance keeps the others out: how often is looked whether it still does,
-beside when the last slot becomes free."""
-
 _log = get_logger(__name__)
 
 
@@ -65,7 +61,6 @@ class Claimer:
         self._runner = runner
         self._settler = settler
         self._worker_id = worker_id
-        self._last_chance = slots.last_chance
         self.lost_answers = LostAnswers(
             link,
             worker_id=worker_id,
@@ -78,13 +73,10 @@ class Claimer:
             settings,
             link=lanes_link,
             lanes=self._lanes,
-            last_chance=slots.last_chance,
             wake=self._woken.set,
         )
         self._next_sweep = 0.0
         self._backlog = False
-        self._full_queues: set[str] = set()
-        """Those whose jobs on their last chance found no slot, though nothing else was begun."""
         self._fastest_claim = float("inf")
         self._empty_claim_walked = 0.0
         self._stopping = asyncio.Event()
@@ -158,26 +150,16 @@ class Claimer:
     async def claim_once(self, most: int) -> tuple[int, int]:
         """One claim and the start of what it brought; how many came, and how many could have."""
         async with self._slots.claiming:
-            if self._last_chance.holds_back():
-                return 0, 0
             asked = min(most, self._slots.free)
             self.rest_seconds = 0.0
             claimed = 0
-            if asked and self._last_chance.is_due():
-                claimed = await self._claim_on_last_chance()
-                if claimed or self._last_chance.holds_back():
-                    return claimed, claimed
             whole = False
             if asked and time.monotonic() >= self._next_sweep:
                 whole = self._lanes.sweeps_whole
                 claimed = await self._sweep(asked)
             if claimed < asked and not whole:
                 claimed += await self._claim_from_floors(asked - claimed)
-            if asked and not claimed and self._last_chance.some_lost:
-                self._last_chance.nothing_else()
-                if self._last_chance.is_due():
-                    claimed = await self._claim_on_last_chance()
-            return claimed, asked if claimed or not self._last_chance.holds_back() else 0
+            return claimed, asked
 
     async def _sweep(self, most: int) -> int:
         """Claim what lies below the floors, or a slice of it: late commits, expired leases."""
@@ -227,45 +209,6 @@ class Claimer:
         # The lease began no earlier than the statement: this process's view of it ends first.
         self._start(jobs, lease_deadline=began + self._settings.lease_seconds)
 
-    async def _claim_on_last_chance(self) -> int:
-        """Claim a job that may have no company, or see to it that it has none; how many came."""
-        lost_leases, job_types = self._last_chance.lost_leases, self._registry.job_types()
-        self._full_queues = {
-            queue for queue in self._full_queues if self._slots.free_for(queue) <= 0
-        }
-        first = await store.first_on_last_chance(
-            self._link,
-            job_types,
-            lost_leases=lost_leases,
-            queues=self._lanes.served,
-            but_not=self._full_queues,
-        )
-        if first is None:
-            self._last_chance.none_found()
-            return 0
-        if not self._last_chance.may_begin(first.id, first.job_type):
-            return 0
-        try:
-            if self._slots.free_for(first.request.lane.queue) <= 0:
-                # What is not waited for any more has them all: the next look is for others.
-                self._full_queues.add(first.request.lane.queue)
-                return 0
-            began = time.monotonic()
-            with self.lost_answers.expected([first.request]):
-                jobs = await store.claim_on_last_chance(
-                    self._link,
-                    first.request,
-                    job_types,
-                    lost_leases=lost_leases,
-                    lease_seconds=self._settings.lease_seconds,
-                    worker_id=self._worker_id(),
-                    max_errors=self._settings.max_error_entries,
-                )
-            self._start(jobs, lease_deadline=began + self._settings.lease_seconds)
-        finally:
-            self._last_chance.answered()
-        return len(jobs)
-
     async def _claim(self, requests: list[LaneRequest], *, limit: int) -> list[ClaimedJob]:
         with self.lost_answers.expected(requests):
             return await store.claim(
@@ -276,7 +219,6 @@ class Claimer:
                 lease_seconds=self._settings.lease_seconds,
                 worker_id=self._worker_id(),
                 max_errors=self._settings.max_error_entries,
-                last_chance=self._last_chance.lost_leases,
             )
 
     def _start(self, jobs: list[ClaimedJob], *, lease_deadline: float) -> None:
@@ -296,9 +238,6 @@ class Claimer:
         if self._backlog:
             batch = min(self._settings.claim_batch_size, max(1, self._slots.total // 4))
             await self._slots.wait_for(batch, GATHER_SECONDS)
-        if self._last_chance.holds_back():
-            await self._wait_held_back()
-            return False
         if self._slots.free == 0:
             await self._slots.wait_for(1, self._settings.poll_max_seconds, unless=self._stopping)
             return False
@@ -306,13 +245,6 @@ class Claimer:
             await asyncio.sleep(GATHER_SECONDS)
             return False
         return True
-
-    async def _wait_held_back(self) -> None:
-        if self._slots.used:
-            total = self._slots.total
-            await self._slots.wait_for(total, HELD_BACK_SECONDS, unless=self._stopping)
-        else:
-            await asyncio.sleep(GATHER_SECONDS)  # an outcome is being recorded
 
     async def _rest(self) -> None:
         """Rest after a claim that walked far and found nothing; no wake-up cuts it short."""

@@ -9,7 +9,6 @@ from typing import Final
 from service.db.engine import DATABASE_ERRORS, Link
 from service.jobs import store
 from service.jobs.lanes import HEAD_WINDOW_SECONDS, MAX_LANES, Lanes
-from service.jobs.last_chance import LastChance
 from service.jobs.loops import Pause
 from service.jobs.store import Lane
 from service.observability.logging import get_logger
@@ -48,13 +47,11 @@ class Listing:
         *,
         link: Link,
         lanes: Lanes,
-        last_chance: LastChance,
         wake: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._link = link
         self._lanes = lanes
-        self._last_chance = last_chance
         self._wake = wake
         self._asked = asyncio.Event()
         self._up_to: Lane | None = None
@@ -115,7 +112,6 @@ class Listing:
             self._up_to = heads[-1].lane if more else None
         waits = [head.due_in_seconds for head in heads]
         self._next_due = now + min((wait for wait in waits if wait > 0), default=float("inf"))
-        self._last_chance.some_lost = any(head.some_lost for head in heads)
         return self._lanes.replace(heads)
 
     @property

@@ -174,6 +174,13 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Postponed:
+    """Not begun: it was in flight when workers died, and is to come back apart from the others."""
+
+    delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """No further attempt: DEAD_LETTER or FAILED, with a short reason for the metrics."""
 
@@ -182,7 +189,7 @@ class Ended:
     reason: str
 
 
-Outcome = Succeeded | Retried | Snoozed | Released | Ended
+Outcome = Succeeded | Retried | Snoozed | Released | Postponed | Ended
 
 SUCCEEDED_EMPTY: Final = Succeeded()
 """The commonest outcome, made once."""

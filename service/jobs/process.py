@@ -8,7 +8,6 @@ from typing import Final
 from service.db.engine import Database
 from service.errors import Unavailable
 from service.jobs import store
-from service.jobs.claimer import HELD_BACK_SECONDS
 from service.jobs.lanes import MAX_LANES
 from service.jobs.maintenance import fail_unserved
 from service.jobs.model import JobStatus
@@ -113,7 +112,6 @@ class Passes:
         self._slots = slots or Slots.parse(
             settings.worker_concurrency,
             settings.worker_queues,
-            max_lost_leases=settings.max_lost_leases,
         )
         self._turns = asyncio.Semaphore(MAX_PASSES)
 
@@ -157,17 +155,11 @@ async def _run_due_of_listed(engine: Engine, summary: ProcessSummary, limit: int
         summary.processed += claimed
         if claimed:
             give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
-        withheld = slots.withheld or slots.last_chance.some_lost
-        if asked and not claimed and not (runner.unfinished and withheld):
+        if asked and not claimed and not (runner.unfinished and slots.withheld):
             return
         if runner.unfinished:
-            held_back = HELD_BACK_SECONDS if slots.last_chance.holds_back() else None
-            await runner.wait_for_one(held_back)
+            await runner.wait_for_one()
             give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
-            if slots.last_chance.some_lost:
-                await engine.settler.flushed(SLOT_WAIT_SECONDS)  # until then they are company
-        elif slots.last_chance.holds_back() and time.monotonic() < give_up_at:
-            await asyncio.sleep(HELD_BACK_SECONDS)
         elif not asked:
             # A worker of this process has every slot, and takes those that become free as well.
             await slots.wait_for(1, give_up_at - time.monotonic())

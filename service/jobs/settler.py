@@ -14,6 +14,7 @@ from service.jobs.outcomes import (
     SUCCEEDED_EMPTY,
     Ended,
     Outcome,
+    Postponed,
     Released,
     Retried,
     Snoozed,
@@ -143,7 +144,7 @@ class Settler:
             record_event(event, job_type, status, count)
 
 
-def _event_of(outcome: Outcome) -> tuple[str, str]:
+def _event_of(outcome: Outcome) -> tuple[str, str]:  # noqa: PLR0911 - one line an outcome
     match outcome:
         case Succeeded():
             return "succeeded", "ok"
@@ -153,6 +154,8 @@ def _event_of(outcome: Outcome) -> tuple[str, str]:
             return "snoozed", "ok"
         case Released():
             return "released", "ok"
+        case Postponed():
+            return "postponed", "ok"
         case Ended(status=JobStatus.DEAD_LETTER, reason=reason):
             return "dead_lettered", reason
         case Ended(reason=reason):

@@ -5,8 +5,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Self
 
-from service.jobs.last_chance import LastChance
-
 
 class Slots:
     """The jobs that one process may run at once; `limits` bounds single queues below that.
@@ -14,12 +12,8 @@ class Slots:
     asyncio.Semaphore hands out one permit a call; a claim takes as many as are free.
     """
 
-    def __init__(
-        self, total: int, limits: dict[str, int] | None = None, *, max_lost_leases: int = 0
-    ) -> None:
+    def __init__(self, total: int, limits: dict[str, int] | None = None) -> None:
         self.total = total
-        self.last_chance = LastChance(max_lost_leases)
-        """Whether some job keeps all others from the slots."""
         self._limits = dict(limits or {})
         self._used = 0
         self._used_by: Counter[str] = Counter()
@@ -31,14 +25,14 @@ class Slots:
         takes slots."""
 
     @classmethod
-    def parse(cls, total: int, queues: tuple[str, ...], *, max_lost_leases: int) -> Self:
+    def parse(cls, total: int, queues: tuple[str, ...]) -> Self:
         """From `WORKER_QUEUES`: `emails:5` bounds the queue `emails` at 5."""
         limits = {}
         for entry in queues:
             name, _, limit = entry.partition(":")
             if limit:
                 limits[name] = int(limit)
-        return cls(total, limits, max_lost_leases=max_lost_leases)
+        return cls(total, limits)
 
     @property
     def used(self) -> int:

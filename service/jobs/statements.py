@@ -117,9 +117,7 @@ SELECT id, created_at, next_run_at, unique_key FROM finmind_jobs.jobs_live WHERE
 
 # -- claim ------------------------------------------------------------------------------------
 
-_SOME_LOST: Final = "EXISTS (SELECT FROM finmind_jobs.jobs_live s WHERE s.lost_leases > 0)"
-
-LANES: Final = f"""
+LANES: Final = """
 WITH RECURSIVE lane AS (
   (SELECT queue, priority, next_run_at FROM finmind_jobs.jobs_live
    WHERE (queue, priority) > ($2::text, $3::smallint)
@@ -129,19 +127,17 @@ WITH RECURSIVE lane AS (
     SELECT b.queue, b.priority, b.next_run_at FROM finmind_jobs.jobs_live b
     WHERE (b.queue, b.priority) > (l.queue, l.priority)
     ORDER BY b.queue, b.priority, b.next_run_at LIMIT 1) n)
-SELECT queue, priority, extract(epoch FROM next_run_at)::float8, extract(epoch FROM now())::float8,
-  {_SOME_LOST}
+SELECT queue, priority, extract(epoch FROM next_run_at)::float8, extract(epoch FROM now())::float8
 FROM lane LIMIT $1
 """
-"""The lanes that hold jobs, from a given one on, when the first of each is due, what time it is, and
-whether any job has lost a lease.
+"""The lanes that hold jobs, from a given one on, when the first of each is due, and what time it is.
 
 One index probe a lane.
 """
 
-LANES_OF: Final = f"""
+LANES_OF: Final = """
 SELECT q.queue, p.priority::smallint, extract(epoch FROM n.next_run_at)::float8,
-  extract(epoch FROM now())::float8, {_SOME_LOST}
+  extract(epoch FROM now())::float8
 FROM unnest($1::text[]) AS q(queue) CROSS JOIN generate_series(0, 9) AS p(priority)
 CROSS JOIN LATERAL (
   SELECT b.next_run_at FROM finmind_jobs.jobs_live b WHERE b.queue = q.queue AND b.priority = p.priority
@@ -172,11 +168,6 @@ be taken for the settles while the primary key is full of dead entries."""
 _NOT_LEASED: Final = "(b.lease_until IS NULL OR b.lease_until < now())"
 
 
-def _on_last_chance(lost_leases: str) -> str:
-    # The first part says that the index of these holds them all.
-    return f"b.lost_leases > 0 AND b.lost_leases + (b.status = 'RUNNING')::int = {lost_leases}"
-
-
 _DUE: Final = f"""
 WITH due AS MATERIALIZED (
   SELECT j.ctid AS place, l.queue, l.most, l.turn
@@ -188,7 +179,7 @@ WITH due AS MATERIALIZED (
       AND ({_PLACE}) >= (to_timestamp(l.floor_at), l.floor_id)
       AND b.next_run_at < to_timestamp(l.due_before)
       AND b.job_type = ANY ($6::text[])
-      AND {_NOT_LEASED} AND NOT ({_on_last_chance("$12")})
+      AND {_NOT_LEASED}
     ORDER BY {_PLACE} LIMIT l.most FOR UPDATE SKIP LOCKED) j
   LIMIT $7)"""
 
@@ -234,27 +225,6 @@ CLAIM_WITHIN_LIMITS: Final = (
 )
 """The same where a queue that may take fewer than the whole claim is asked for in several lanes: no
 more of it than it may take. The window costs a seventh of the claim, so others do without."""
-
-_DUE_ON_LAST_CHANCE: Final = f"""
-FROM finmind_jobs.jobs_live b
-WHERE {_on_last_chance("$1")} AND b.next_run_at <= now() AND {_NOT_LEASED}
-  AND b.job_type = ANY ($2::text[])"""
-
-FIRST_ON_LAST_CHANCE: Final = f"""
-SELECT b.id, b.job_type, b.queue, b.priority, date_part('epoch', b.next_run_at) {_DUE_ON_LAST_CHANCE}
-  AND ($3::text[] IS NULL OR b.queue = ANY ($3)) AND b.queue <> ALL ($4::text[])
-ORDER BY {_PLACE} LIMIT 1
-"""
-"""The first job that claims leave alone, since it ends if its worker dies once more."""
-
-CLAIM_ON_LAST_CHANCE: Final = f"""
-WITH due AS MATERIALIZED (
-  SELECT b.ctid AS place {_DUE_ON_LAST_CHANCE}
-    AND b.queue || '' = $3 AND b.priority + 0 = $4 AND b.next_run_at >= to_timestamp($5)
-  ORDER BY {_PLACE} LIMIT 1 FOR UPDATE SKIP LOCKED)
-{_take("due", seconds="$6", worker="$7", keep="$8")}"""
-"""Take it, or one like it from the same lane, above it: a claim whose answer is lost is looked for
-there. Put so that the lane is no condition of the claim index, which holds the whole backlog."""
 
 LOST_CLAIMS: Final = f"""
 SELECT j.id, j.lease_token
@@ -316,12 +286,12 @@ that were lost: as a rule none. Without a status, jobs succeeded. A job that end
 
 REQUEUE: Final = f"""
 WITH r AS (
-  SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::float8[], $4::smallint[], $5::text[])
-    AS r(id, token, delay_seconds, refund, failure)),
+  SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::float8[], $4::smallint[], $5::text[],
+    $7::bool[]) AS r(id, token, delay_seconds, refund, failure, suspect)),
 back AS (
 UPDATE finmind_jobs.jobs_live b SET
   status = 'PENDING', attempts = b.attempts - r.refund,
-  lost_leases = CASE WHEN r.refund = 1 AND r.delay_seconds IS NULL THEN b.lost_leases ELSE 0 END,
+  lost_leases = CASE WHEN r.suspect THEN b.lost_leases ELSE 0 END,
   next_run_at = CASE WHEN r.delay_seconds IS NULL THEN b.next_run_at
     ELSE clock_timestamp() + make_interval(secs => r.delay_seconds) END,
   lease_until = NULL, worker_id = NULL, started_at = NULL,
@@ -332,9 +302,9 @@ FROM r WHERE {_SAME} AND b.lease_token = r.token AND b.status = 'RUNNING'
 RETURNING b.id, r.token)
 SELECT id, token FROM r EXCEPT ALL SELECT id, token FROM back
 """
-"""Retry, snooze and release: back to PENDING, fenced by the tokens. The answer tells the leases
+"""Retry, snooze, release and postponement: back to PENDING, fenced by the tokens. The answer tells the leases
 that were lost. The token stays until the next claim: SETTLED_BEFORE knows by it what was carried
-out. Lost leases go on counting after a release: the handler did not come to an end of its own."""
+out. Lost leases of a suspect go on counting: its handler did not come to an end of its own."""
 
 SETTLED_BEFORE: Final = """
 SELECT d.id, d.lease_token FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)

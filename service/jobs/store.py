@@ -2,14 +2,23 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from service.db.engine import Link
 from service.jobs import statements
 from service.jobs.model import JobId, LeaseToken
-from service.jobs.outcomes import Ended, Failure, Outcome, Released, Retried, Snoozed, Succeeded
+from service.jobs.outcomes import (
+    Ended,
+    Failure,
+    Outcome,
+    Postponed,
+    Released,
+    Retried,
+    Snoozed,
+    Succeeded,
+)
 
 
 class Lane(NamedTuple):
@@ -88,8 +97,6 @@ class LaneHead(NamedTuple):
     """Epoch seconds."""
     now: float
     """What time it was for the database."""
-    some_lost: bool = False
-    """Whether any job, of this lane or of another, has lost a lease."""
 
     @property
     def due_in_seconds(self) -> float:
@@ -166,12 +173,8 @@ async def claim(
     lease_seconds: float,
     worker_id: int,
     max_errors: int,
-    last_chance: int = 0,
 ) -> list[ClaimedJob]:
-    """Take up to `limit` due jobs, lane by lane in the order given, under a new lease.
-
-    Those that have lost `last_chance` leases, where that is not 0, are left alone.
-    """
+    """Take up to `limit` due jobs, lane by lane in the order given, under a new lease."""
     bounded = Counter(request.lane.queue for request in requests if request.most < limit)
     rows = await link.fetch(
         statements.CLAIM_WITHIN_LIMITS
@@ -188,59 +191,6 @@ async def claim(
         worker_id,
         max_errors,
         [request.due_before for request in requests],
-        last_chance,
-    )
-    return [ClaimedJob(*row) for row in rows]
-
-
-class OnLastChance(NamedTuple):
-    """A job that ends if it loses one more lease, and what to ask for it."""
-
-    id: JobId
-    job_type: str
-    request: LaneRequest
-
-
-async def first_on_last_chance(
-    link: Link,
-    job_types: list[str],
-    *,
-    lost_leases: int,
-    queues: list[str] | None,
-    but_not: Collection[str] = (),
-) -> OnLastChance | None:
-    """The first that is due and has lost so many leases, of all queues or of these, but some."""
-    rows = await link.fetch(
-        statements.FIRST_ON_LAST_CHANCE, lost_leases, job_types, queues, sorted(but_not)
-    )
-    if not rows:
-        return None
-    job_id, job_type, queue, priority, due_at = rows[0]
-    request = LaneRequest(Lane(queue, priority), Floor(due_at - SLACK_SECONDS, 0), 1)
-    return OnLastChance(job_id, job_type, request)
-
-
-async def claim_on_last_chance(
-    link: Link,
-    request: LaneRequest,
-    job_types: list[str],
-    *,
-    lost_leases: int,
-    lease_seconds: float,
-    worker_id: int,
-    max_errors: int,
-) -> list[ClaimedJob]:
-    """Take the first such job from a place on, if one is there still."""
-    rows = await link.fetch(
-        statements.CLAIM_ON_LAST_CHANCE,
-        lost_leases,
-        job_types,
-        request.lane.queue,
-        request.lane.priority,
-        request.floor.due_at,
-        lease_seconds,
-        worker_id,
-        max_errors,
     )
     return [ClaimedJob(*row) for row in rows]
 
@@ -279,12 +229,14 @@ async def finish(
 async def requeue(
     link: Link, returned: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
 ) -> set[Lease]:
-    """Put retried, snoozed and released jobs back to PENDING; the leases that no longer held."""
+    """Put jobs back to PENDING that did not end; the leases that no longer held."""
     returned = sorted(returned, key=_by_id)
     ids, tokens, refunds = [], [], []
     delays: list[float | None] = []
     failures: list[str | None] = []
+    suspects: list[bool] = []
     for job, outcome in returned:
+        suspects.append(isinstance(outcome, Released | Postponed))
         ids.append(job.id)
         tokens.append(job.lease_token)
         match outcome:
@@ -292,7 +244,7 @@ async def requeue(
                 delays.append(delay)
                 refunds.append(0)
                 failures.append(_dump(failure))
-            case Snoozed(delay_seconds=delay):
+            case Snoozed(delay_seconds=delay) | Postponed(delay_seconds=delay):
                 delays.append(delay)
                 refunds.append(1)
                 failures.append(None)
@@ -302,7 +254,9 @@ async def requeue(
                 failures.append(None)
             case _:
                 raise TypeError(f"{outcome!r} does not put a job back")
-    rows = await link.fetch(statements.REQUEUE, ids, tokens, delays, refunds, failures, max_errors)
+    rows = await link.fetch(
+        statements.REQUEUE, ids, tokens, delays, refunds, failures, max_errors, suspects
+    )
     return {(row[0], row[1]) for row in rows}
 
 

@@ -1,10 +1,11 @@
 """What came of an attempt: how a return, an error or a cancellation turns into an outcome."""
 
+import random
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 from service.errors import InvalidInput, PayloadError
 from service.jobs import limits
@@ -18,6 +19,7 @@ from service.jobs.outcomes import (
     Failure,
     Outcome,
     PermanentError,
+    Postponed,
     Released,
     Retried,
     RetryAfter,
@@ -32,6 +34,10 @@ from service.jobs.registry import HandlerSpec
 from service.jobs.store import ClaimedJob
 from service.observability.logging import get_logger
 from service.settings import Settings
+
+FIRST_POSTPONED: Final = 2
+"""Lost leases from which on a job is put off. The first is as a rule a crash or a machine that went:
+its job runs again at once."""
 
 _log = get_logger(__name__)
 
@@ -91,12 +97,19 @@ class Judge:
         return attempt.job.attempt > self._max_retries(attempt)
 
     def unfit(self, attempt: Attempt) -> Outcome | None:
-        """The end of a job that lost its lease once too often: it is not run again."""
+        """What becomes of a job that lost leases, where it is not to begin now.
+
+        One that lost too many has ended. One that lost its second or a later one is put off: what
+        was in flight when a worker died comes back together, and begun together again, the job
+        that kills its workers would take all the others with it. The random delay takes them apart.
+        """
         job = attempt.job
         if job.lost_leases == 0:
             return None
         poison = job.lost_leases >= self._settings.max_lost_leases
         if not poison and job.attempt <= self._max_retries(attempt) + 1:
+            if job.rescued and job.lost_leases >= FIRST_POSTPONED:
+                return self._postponed(job)
             return None
         times = "once" if job.lost_leases == 1 else f"{job.lost_leases} times in a row"
         failure = Failure(
@@ -107,6 +120,19 @@ class Judge:
             worker=self._worker_name,
         )
         return Ended(JobStatus.DEAD_LETTER, failure, "poison" if poison else "lease_lost")
+
+    def _postponed(self, job: ClaimedJob) -> Postponed:
+        """To come back within two leases, at random, and within four times that with each loss more."""
+        longest = self._settings.lease_seconds * 2.0 * 4.0 ** (job.lost_leases - FIRST_POSTPONED)
+        seconds = random.uniform(longest / 20, longest)  # noqa: S311 - no secret
+        _log.warning(
+            "job_postponed",
+            job_id=job.id,
+            job_type=job.job_type,
+            lost=job.lost_leases,
+            seconds=round(seconds, 3),
+        )
+        return Postponed(seconds)
 
     def returned(self, attempt: Attempt, value: Any, stop: Stop | None) -> Outcome | None:
         """The handler returned `value`; if it was cancelled, it swallowed that."""

@@ -16,7 +16,7 @@ from service.jobs.maintenance import Maintenance
 from service.jobs.outcomes import Outcome
 from service.jobs.progress import ProgressWriter
 from service.jobs.registry import Registry, registry
-from service.jobs.runner import Run, Runner
+from service.jobs.runner import Runner
 from service.jobs.settler import Settler
 from service.jobs.slots import Slots
 from service.jobs.wakeup import Subscription, hear
@@ -56,7 +56,6 @@ class Engine:
         self.slots = slots or Slots.parse(
             settings.worker_concurrency,
             settings.worker_queues,
-            max_lost_leases=settings.max_lost_leases,
         )
         self._links = {
             duty: database.link()
@@ -117,13 +116,8 @@ class Engine:
             concurrency=self.slots.total,
         )
         self.claimer.begin(now)
-        self.slots.last_chance.join(self._under_way)
         for loop in self.loops:
             loop.start()
-
-    def _under_way(self) -> set[Run]:
-        """Handlers that run, and outcomes that are not recorded: not those settled over their head."""
-        return {run for run in self.runner.runs if not run.ended} | self.settler.unsettled()
 
     async def open(self) -> None:
         """Connect for what cannot wait until others give a connection back.
@@ -153,7 +147,6 @@ class Engine:
             _log.warning("worker_stop_not_recorded", error=type(error).__name__)
         for link in self._links.values():
             await link.close()
-        self.slots.last_chance.leave(self._under_way)
 
     def tally(self, count: Callable[[Outcome], None]) -> None:
         """Have every recorded outcome told to `count`."""

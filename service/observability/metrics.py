@@ -116,7 +116,7 @@ class FastHistogram(Collector):
 # -- jobs -----------------------------------------------------------------------------------------
 JOB_EVENTS: Final = Counter(
     "finmind_job_events_total",
-    "Events in the life of jobs: enqueued, succeeded, retried, dead_lettered, failed, manual_retry, cancelled, snoozed, released, rescued, stale_settle, stale_heartbeat, stale_progress; `status` is `ok` or the reason.",
+    "Events in the life of jobs: enqueued, succeeded, retried, dead_lettered, failed, manual_retry, cancelled, snoozed, released, postponed, rescued, stale_settle, stale_heartbeat, stale_progress; `status` is `ok` or the reason.",
     ["event", "job_type", "status"],
 )
 JOBS_CREATED: Final = Counter(
@@ -210,6 +210,7 @@ EVENT_STATUSES: Final[dict[str, tuple[str, ...]]] = {
     "cancelled": ("ok",),
     "snoozed": ("ok",),
     "released": ("ok",),
+    "postponed": ("ok",),
     "rescued": ("ok",),
     "stale_settle": ("lease_lost",),
     "stale_heartbeat": ("lease_lost",),

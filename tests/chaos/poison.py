@@ -105,7 +105,7 @@ async def result(payload: dict[str, Any], context: JobContext) -> Any:
             circle: list[Any] = []
             circle.append(circle)
             return circle
-    return b"bytes"
+    return object()
 
 
 @register_handler("poison.payload", backoff=QUICK)

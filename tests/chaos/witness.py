@@ -14,7 +14,7 @@ from typing import Any, Final
 from service import cli
 from service.db.engine import Link
 from service.jobs import statements, store
-from service.jobs.outcomes import Ended, Outcome, Released, Retried, Snoozed, Succeeded
+from service.jobs.outcomes import Ended, Outcome, Postponed, Released, Retried, Snoozed, Succeeded
 from service.jobs.store import ClaimedJob, Lease
 from tests.chaos.ledger import LEDGER_VARIABLE, Event, Pen
 
@@ -36,6 +36,8 @@ def word_for(outcome: Outcome) -> str:
             return "snoozed"
         case Released():
             return "released"
+        case Postponed():
+            return "postponed"
         case Ended(status=status):
             return status.value.lower()
 

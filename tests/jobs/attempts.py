@@ -1,12 +1,21 @@
 """Every way in which an attempt can end: as a worker reports it, and as a handler does it."""
 
 from service.jobs import JobStatus, PermanentError, RetryAfter, Snooze
-from service.jobs.outcomes import Ended, Failure, Outcome, Released, Retried, Snoozed, Succeeded
+from service.jobs.outcomes import (
+    Ended,
+    Failure,
+    Outcome,
+    Postponed,
+    Released,
+    Retried,
+    Snoozed,
+    Succeeded,
+)
 from service.jobs.store import ClaimedJob
 
 HOUR = 3600.0
 BEHAVIOURS = ("return", "error", "permanent", "bad_result", "snooze", "retry_after")
-OUTCOMES = ("success", "retry", "retry_now", "dead", "failed", "snooze", "release")
+OUTCOMES = ("success", "retry", "retry_now", "dead", "failed", "snooze", "release", "postpone")
 
 
 def outcome_of(kind: str, claim: ClaimedJob) -> Outcome:
@@ -21,6 +30,8 @@ def outcome_of(kind: str, claim: ClaimedJob) -> Outcome:
             return Snoozed(HOUR)
         case "release":
             return Released()
+        case "postpone":
+            return Postponed(HOUR)
     return Ended(JobStatus.DEAD_LETTER if kind == "dead" else JobStatus.FAILED, failure, "error")
 
 

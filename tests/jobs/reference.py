@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from service.jobs.model import DEAD, LIVE, TRANSITIONS, JobId, JobStatus, LeaseToken
+from service.jobs.verdicts import FIRST_POSTPONED
 
 SERVED = "work"
 UNSERVED = "nobody"
@@ -103,12 +104,17 @@ class ReferenceJob:
                 place, lost_leases = self.due_at, self.lost_leases
                 self.put_back(refund=True, due=True)
                 self.due_at, self.lost_leases = place, lost_leases
+            case "postpone":
+                lost_leases = self.lost_leases
+                self.put_back(refund=True, due=False)
+                self.lost_leases = lost_leases
             case _:
                 snoozed = kind == "snooze"
                 self.put_back(refund=snoozed, due=kind == "retry_now", failed=not snoozed)
 
-    def run(self, behaviour: str) -> str | None:
+    def run(self, behaviour: str) -> str | None:  # noqa: PLR0911 - one line an end
         """One attempt by `process_due_jobs`: which of its counters it goes to."""
+        rescued = self.status is JobStatus.RUNNING
         self.claim(None)
         if self.lost_leases and (
             self.lost_leases >= MAX_LOST_LEASES or self.attempts > self.retries + 1
@@ -117,6 +123,9 @@ class ReferenceJob:
             self.attempts -= 1
             self.end(JobStatus.DEAD_LETTER, event="lease_lost", attempt=self.attempts)
             return "dead_lettered"
+        if rescued and self.lost_leases >= FIRST_POSTPONED:
+            self.settle("postpone")
+            return None
         match behaviour:
             case "return":
                 self.end(JobStatus.SUCCESS)

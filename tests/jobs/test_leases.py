@@ -106,7 +106,7 @@ async def test_a_lease_that_holds_is_not_taken(
     assert await sql.fetchval("SELECT status FROM jobs_live WHERE id = $1", held) == "RUNNING"
 
 
-async def test_a_job_that_takes_its_workers_down_is_dead_after_three_and_not_run_again(
+async def test_a_job_that_takes_its_workers_down_ends_and_is_not_run_again(
     handlers: Registry, put: Put, sql: Any, database: Database, start_worker: StartWorker,
     events: Events,
 ) -> None:  # fmt: skip
@@ -119,7 +119,7 @@ async def test_a_job_that_takes_its_workers_down_is_dead_after_three_and_not_run
     job_id = await put("leases.poison", max_retries=100)
     for _ in range(3):
         assert await claim(database, ["leases.poison"], lease_seconds=0)
-    await start_worker()
+    await start_worker(max_lost_leases=3)
     job = await until_ended(sql, job_id)
     assert (job["status"], ran) == ("DEAD_LETTER", [])
     assert "stopped or stalled during this job 3 times in a row" in job["last_error"]
@@ -153,10 +153,38 @@ async def test_a_lease_lost_before_a_good_attempt_does_not_count_towards_poison(
 
     job_id = await put("mail", max_retries=9)
     await claim(database, ["mail"], lease_seconds=0)
-    await claim(database, ["mail"], lease_seconds=0)
     await start_worker()
-    job = await until_job(sql, job_id, where="status = 'PENDING' AND attempts = 3")
+    job = await until_job(sql, job_id, where="status = 'PENDING' AND attempts = 2")
     assert job["lost_leases"] == 0
+
+
+async def test_jobs_that_were_lost_together_twice_come_back_one_by_one(
+    handlers: Registry, put: Put, sql: Any, database: Database, start_worker: StartWorker
+) -> None:
+    ran = []
+
+    @handlers.handler("mail")
+    async def handle(payload: Any) -> None:
+        ran.append(payload["n"])
+
+    for number in range(20):
+        await put("mail", {"n": number})
+    for _ in range(2):
+        assert len(await claim(database, ["mail"], lease_seconds=0, limit=20)) == 20
+    await start_worker(lease_seconds=30.0)
+    for number in range(20):
+        await until_job(sql, number + 1, where="status = 'PENDING' AND lost_leases = 2")
+    assert ran == []  # the first is due in three seconds at the earliest
+    waits = await sql.fetch(
+        "SELECT extract(epoch FROM next_run_at - now()) AS seconds, attempts FROM jobs_live"
+    )
+    assert {row["attempts"] for row in waits} == {2}
+    seconds = [float(row["seconds"]) for row in waits]
+    assert all(0 < one <= 60 for one in seconds)
+    assert max(seconds) - min(seconds) > 5  # 20 draws of a minute
+    await sql.execute("UPDATE jobs_live SET next_run_at = now() WHERE id = 1")
+    job = await until_ended(sql, 1)
+    assert (job["status"], job["attempts"], ran) == ("SUCCESS", 3, [0])
 
 
 CRASHING = """

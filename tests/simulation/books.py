@@ -14,9 +14,7 @@ NAMES: Final = {value: name for name, value in vars(statements).items() if name.
 
 HEARTBEAT: Final = frozenset({statements.EXTEND, statements.WORKER_SEEN})
 SETTLE: Final = frozenset({statements.FINISH, statements.REQUEUE, statements.SETTLED_BEFORE})
-CLAIMS: Final = frozenset(
-    {statements.CLAIM, statements.CLAIM_WITHIN_LIMITS, statements.CLAIM_ON_LAST_CHANCE}
-)
+CLAIMS: Final = frozenset({statements.CLAIM, statements.CLAIM_WITHIN_LIMITS})
 CLAIMING: Final = CLAIMS | {
     statements.LOST_CLAIMS, statements.LANES, statements.LANES_OF, statements.RECENT_LANES,
 }  # fmt: skip
@@ -42,6 +40,8 @@ class Claim:
     unanswered_at: float | None = None
     """When its process saw the claim's statement fail, although it was carried out."""
     open: bool = True
+    rescued: bool = False
+    """Whether it took the job from a worker whose lease had ended."""
 
 
 @dataclass(slots=True)

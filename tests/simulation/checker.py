@@ -7,8 +7,8 @@ how, which attempts count.
 from typing import Any, Final
 
 from service.jobs.context import JobContext
-from service.jobs.last_chance import APART_SECONDS, FEWEST_LOST_LEASES
 from service.jobs.model import TRANSITIONS, JobStatus
+from service.jobs.verdicts import FIRST_POSTPONED
 from service.settings import Settings
 from tests.simulation.books import CLAIMING, CLAIMS, NAMES, Books, Claim
 from tests.simulation.clock import EPOCH, Process, VirtualLoop
@@ -104,10 +104,10 @@ class Checker(Books):
             self.attempts[row.id] += 1
             until = row.lease_until / MICROSECONDS
             claim = Claim(row.id, row.lease_token, by, row.lost_leases, self.now, until)
+            claim.rescued = before.status is JobStatus.RUNNING
             self.claims[row.id, row.lease_token] = self.holder[row.id] = claim
 
     _claim_within_limits = _claim
-    _claim_on_last_chance = _claim
 
     def _taken_over(self, before: Row, now: float) -> None:
         """A claim of a job that runs: its lease must have ended, and for a reason."""
@@ -226,6 +226,8 @@ class Checker(Books):
             self.violate(f"{process.name} runs a claim of another: {key}")
         if claim.lost_leases >= self._settings.max_lost_leases:
             self.violate(f"job {job_id} lost {claim.lost_leases} leases and is run again")
+        if claim.rescued and claim.lost_leases >= FIRST_POSTPONED:
+            self.violate(f"job {job_id} begins with those that were lost with it")
         if EPOCH + self.now >= claim.until:
             self.violate(f"a run of job {job_id} began when its lease {token} had ended")
         if context.attempt > self.retries[job_id] + 1:
@@ -242,25 +244,9 @@ class Checker(Books):
                 self.violate(
                     f"job {job_id} runs twice: in {other.process.name} and in {process.name}"
                 )
-        self._check_company(run, claim)
         self.runs[key] = run
         self.runs_of[job_id].append(run)
         return run
-
-    def _check_company(self, run: Run, claim: Claim) -> None:
-        """Nothing begins beside a job that one more lost lease ends, nor that beside others."""
-        last_chance = self._settings.max_lost_leases - 1
-        for key, other in self.runs.items():
-            if other.process is not run.process or other.ended or other.context.cancelled:
-                continue
-            lost = {claim.lost_leases, self.claims[key].lost_leases}
-            if (
-                last_chance >= FEWEST_LOST_LEASES
-                and last_chance in lost
-                and self.now - other.started_at < APART_SECONDS
-            ):
-                ids = (run.context.job_id, other.context.job_id)
-                self.violate(f"jobs {ids} run side by side, one of them on its last chance")
 
     def run_ended(self, run: Run, how: str) -> None:
         """A handler is about to return or to raise."""

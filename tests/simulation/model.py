@@ -47,8 +47,6 @@ class Model:
             statements.CLAIM_WITHIN_LIMITS: self.claim_within_limits,
             statements.LOST_CLAIMS: self.lost_claims,
             statements.RELEASE_LOST: self.release_lost,
-            statements.FIRST_ON_LAST_CHANCE: self.first_on_last_chance,
-            statements.CLAIM_ON_LAST_CHANCE: self.claim_on_last_chance,
             statements.FINISH: self.finish,
             statements.REQUEUE: self.requeue,
             statements.SETTLED_BEFORE: self.settled_before,
@@ -117,16 +115,15 @@ class Model:
         }
         return [lane for lane in sorted(lanes) if lane[0] in counted]
 
-    def _head(self, lane: tuple[str, int], at: Instant) -> tuple[float, float, bool]:
-        some_lost = any(row.lost_leases > 0 for row in self.tables.live())
+    def _head(self, lane: tuple[str, int], at: Instant) -> tuple[float, float]:
         first = self.tables.lane(*lane)[0]
-        return first.next_run_at / MICROSECONDS, at.now / MICROSECONDS, some_lost
+        return first.next_run_at / MICROSECONDS, at.now / MICROSECONDS
 
     def claim(  # noqa: PLR0917 - the statement's parameters
         self, at: Instant, queues: list[str], priorities: list[int], floors_at: list[float],
         floors_id: list[int], most: list[int], job_types: list[str], limit: int,
         lease_seconds: float, worker_id: int, keep: int, due_before: list[float],
-        last_chance: int, *, within: bool = False,
+        *, within: bool = False,
     ) -> Answer:  # fmt: skip
         due: list[tuple[Row, int]] = []
         for queue, priority, floor_at, floor_id, here, before in zip(
@@ -139,7 +136,6 @@ class Model:
                 if row.next_run_at <= at.now and row.place >= floor
                 and row.next_run_at < time_of(before) and row.job_type in job_types
                 and (row.lease_until is None or row.lease_until < at.now)
-                and not _on_last_chance(row, last_chance)
             ]  # fmt: skip
             due += [(row, here) for row in lane[:here]]
         taken: list[Row] = []
@@ -147,40 +143,6 @@ class Model:
             if not within or sum(other.queue == row.queue for other in taken) < here:
                 taken.append(row)
         return self._taken(taken, at, lease_seconds, worker_id, keep)
-
-    def first_on_last_chance(
-        self, at: Instant, last_chance: int, job_types: list[str],
-        queues: list[str] | None, but_not: list[str],
-    ) -> Answer:  # fmt: skip
-        found = self._on_last_chance(at, last_chance, job_types)
-        return [
-            (row.id, row.job_type, row.queue, row.priority, row.next_run_at / MICROSECONDS)
-            for row in found
-            if (queues is None or row.queue in queues) and row.queue not in but_not
-        ][:1]
-
-    def claim_on_last_chance(  # noqa: PLR0917 - the statement's parameters
-        self, at: Instant, last_chance: int, job_types: list[str], queue: str, priority: int,
-        floor_at: float, lease_seconds: float, worker_id: int, keep: int,
-    ) -> Answer:  # fmt: skip
-        found = self._on_last_chance(at, last_chance, job_types)
-        taken = [
-            row
-            for row in found
-            if (row.queue, row.priority) == (queue, priority)
-            and row.next_run_at >= time_of(floor_at)
-        ][:1]
-        return self._taken(taken, at, lease_seconds, worker_id, keep)
-
-    def _on_last_chance(self, at: Instant, last_chance: int, job_types: list[str]) -> list[Row]:
-        found = [
-            row
-            for row in self.tables.live()
-            if _on_last_chance(row, last_chance) and row.next_run_at <= at.now
-            and (row.lease_until is None or row.lease_until < at.now)
-            and row.job_type in job_types
-        ]  # fmt: skip
-        return sorted(found, key=lambda row: row.place)
 
     def _taken(
         self, taken: list[Row], at: Instant, lease_seconds: float, worker_id: int, keep: int
@@ -274,18 +236,18 @@ class Model:
 
     def requeue(
         self, at: Instant, ids: list[int], tokens: list[int], delays: list[float | None],
-        refunds: list[int], failures: Nulls, keep: int,
+        refunds: list[int], failures: Nulls, keep: int, suspects: list[bool],
     ) -> Answer:  # fmt: skip
         lost: Answer = []
-        for job_id, token, delay, refund, failure in zip(
-            ids, tokens, delays, refunds, failures, strict=True
+        for job_id, token, delay, refund, failure, suspect in zip(
+            ids, tokens, delays, refunds, failures, suspects, strict=True
         ):
             row = self._held(job_id, token)
             if row is None:
                 lost.append((job_id, token))
                 continue
             row.attempts -= refund
-            if not refund or delay is not None:  # it came to an end of its own
+            if not suspect:  # it came to an end of its own
                 row.lost_leases = 0
             if delay is not None:
                 row.next_run_at = at.clock + microseconds(delay)
@@ -328,8 +290,3 @@ class Model:
                 row.progress = text
                 held.append((job_id, token))
         return held
-
-
-def _on_last_chance(row: Row, last_chance: int) -> bool:
-    lost = row.lost_leases + (row.status is JobStatus.RUNNING)
-    return row.lost_leases > 0 and lost == last_chance

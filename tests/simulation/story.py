@@ -293,7 +293,7 @@ def draw_settings(base: Settings, rng: random.Random) -> Settings:
             "maintenance_seconds": 10.0,
             "unknown_type_grace_seconds": 20.0,
             "partition_days_ahead": 1,
-            "max_lost_leases": rng.choice((1, 2, 3)),
+            "max_lost_leases": rng.choice((1, 2, 3, 5)),
             "max_error_entries": rng.choice((2, 20)),
             "default_max_retries": 2,
         }

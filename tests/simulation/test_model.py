@@ -165,19 +165,7 @@ class Player:
         self._claims += await store.claim(
             self._link, requests, rng.sample(TYPES, rng.randint(1, 3)), limit=limit,
             lease_seconds=LEASE_SECONDS, worker_id=rng.choice(self._workers), max_errors=KEPT,
-            last_chance=rng.choice((0, 1, 2)),
         )  # fmt: skip
-        types, lost = rng.sample(TYPES, rng.randint(1, 3)), rng.choice((1, 2))
-        queues = rng.choice((None, rng.sample(QUEUES, 1)))
-        first = await store.first_on_last_chance(
-            self._link, types, lost_leases=lost, queues=queues,
-            but_not=rng.sample(QUEUES, rng.randint(0, 1)),
-        )  # fmt: skip
-        if first is not None:
-            self._claims += await store.claim_on_last_chance(
-                self._link, first.request, types, lost_leases=lost,
-                lease_seconds=LEASE_SECONDS, worker_id=rng.choice(self._workers), max_errors=KEPT,
-            )  # fmt: skip
 
     def _floor(self) -> Floor:
         if not self._claims or self._rng.random() < 0.7:

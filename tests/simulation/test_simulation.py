@@ -32,7 +32,7 @@ SEEN: Final = frozenset(
         "given back", "taken over", "stale settle", "unserved", "ran: cancelled", "ran: broke off",
         "ran: snoozed", "ran: refused result", "ran: cancelled itself", "SETTLED_BEFORE",
         "PROGRESS", "RETRY_DEAD", "CANCEL", "DELETE", "RESCHEDULE", "CLAIM_WITHIN_LIMITS",
-        "FORGET_WORKER", "LANES_OF", "CLAIM_ON_LAST_CHANCE", "handler_stuck", "lease_unsure", "lease_lost",
+        "FORGET_WORKER", "LANES_OF", "job_postponed", "handler_stuck", "lease_unsure", "lease_lost",
         "job_rescued", "claim_failed", "settle_failed", "heartbeat_failed", "maintenance_failed",
         "listen_failed", "listing_failed", "progress_failed", "worker_stop_not_recorded",
         "outcomes_not_recorded",

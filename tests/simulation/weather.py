@@ -57,7 +57,6 @@ BAD_ENDS: Final = tuple(end for end in End if end is not End.WELL)
 FENCED: Final = (
     statements.CLAIM,
     statements.RELEASE_LOST,
-    statements.CLAIM_ON_LAST_CHANCE,
     statements.FINISH,
     statements.REQUEUE,
     statements.EXTEND,
