@@ -135,6 +135,13 @@ def _add_key_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument(
         "--scope", action="append", required=True, type=Permission, choices=list(Permission)
     )
+    create.add_argument(
+        "--queue", action="append", help="the only queue that it may use, or several"
+    )
+    create.add_argument("--job-type", action="append", help="the only job type, or several")
+    create.add_argument(
+        "--priority", action="append", type=_number(0, 9, int), help="the only priority, or several"
+    )
     create.add_argument("--days", type=_number(0.01, 3650, float), help="how long it holds")
     actions.add_parser("list", help="show every key, without secrets")
     revoke = actions.add_parser("revoke", help="make a key stop working at once")

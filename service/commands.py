@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from service.auth.api_keys import ApiKey, ApiKeyStore
-from service.auth.principal import Role
+from service.auth.principal import KeyLimits, Role
 from service.auth.tokens import make_token
 from service.banner import announce
 from service.db import migrate as migrations
@@ -123,7 +123,11 @@ def api_keys(settings: Settings, arguments: argparse.Namespace) -> int:
                     datetime.now(UTC) + timedelta(days=arguments.days) if arguments.days else None
                 )
                 made = await keys.create(
-                    arguments.name, arguments.scope, created_by="cli", expires_at=expires_at
+                    arguments.name,
+                    arguments.scope,
+                    created_by="cli",
+                    expires_at=expires_at,
+                    limits=KeyLimits.of(arguments.queue, arguments.job_type, arguments.priority),
                 )
                 say("The key is shown this once:")
                 print(made.key)
@@ -269,4 +273,13 @@ def _key_line(key: ApiKey) -> str:
     state = "revoked" if key.revoked_at else "active"
     if key.expires_at is not None:
         state += f", expires {key.expires_at.isoformat(timespec='seconds')}"
-    return f"{key.prefix}  {key.name}  {','.join(key.scopes)}  {state}"
+    limits = "".join(
+        f"  {name}={','.join(map(str, allowed))}"
+        for name, allowed in (
+            ("queues", key.queues),
+            ("job_types", key.job_types),
+            ("priorities", key.priorities),
+        )
+        if allowed is not None
+    )
+    return f"{key.prefix}  {key.name}  {','.join(key.scopes)}{limits}  {state}"

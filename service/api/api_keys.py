@@ -1,7 +1,7 @@
 """API keys over HTTP: made, listed and revoked by those who may manage them."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Request, Security
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,13 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api.guarded import GuardedRoute
 from service.api.problems import problem_responses
 from service.api.refusals import FIRST_ERRORS
+from service.api.schemas import Name, Priority
 from service.auth.api_keys import ApiKey, ApiKeyStore
 from service.auth.dependencies import require
-from service.auth.principal import Permission, Principal
+from service.auth.principal import KeyLimits, Permission, Principal
 from service.errors import Forbidden
 
 router = APIRouter(prefix="/admin/api-keys", tags=["Admin"], route_class=GuardedRoute)
 
+MANY: Final = Field(min_length=1, max_length=100)
 Manager = Annotated[Principal, Security(require(Permission.KEYS_MANAGE))]
 
 
@@ -40,6 +42,19 @@ class ApiKeyIn(BaseModel):
     expires_at: datetime | None = Field(
         None, description="When it stops working, with a time zone; never without."
     )
+    queues: Annotated[list[Name], MANY] | None = Field(
+        None, description="The only queues that it may use; any without."
+    )
+    job_types: Annotated[list[Name], MANY] | None = Field(
+        None, description="The only job types that it may use; any without."
+    )
+    priorities: Annotated[list[Priority], MANY] | None = Field(
+        None, description="The only priorities of jobs that it may enqueue; any without."
+    )
+
+    def limits(self) -> KeyLimits | None:
+        """What the key is bound to; None: to nothing."""
+        return KeyLimits.of(self.queues, self.job_types, self.priorities)
 
 
 class ApiKeyOut(BaseModel):
@@ -48,6 +63,9 @@ class ApiKeyOut(BaseModel):
     prefix: str = Field(description="Names the key; the part before the dot.")
     name: str
     scopes: list[str]
+    queues: list[str] | None = Field(description="The only queues that it may use; null: any.")
+    job_types: list[str] | None = Field(description="The only job types; null: any.")
+    priorities: list[int] | None = Field(description="The only priorities; null: any.")
     created_by: str
     created_at: datetime
     expires_at: datetime | None
@@ -82,7 +100,9 @@ def _out(key: ApiKey) -> ApiKeyOut:
     operation_id="createApiKey",
     summary="Make an API key",
     description="The answer holds the key, which is shown this once. Nobody can make a key that may "
-    "do more than they may themselves.",
+    "do more than they may themselves; a key cannot make one that holds longer than itself. A key "
+    "with `queues`, `job_types` or `priorities` may enqueue and read such jobs alone, and carries no "
+    "scopes but `jobs:write` and `jobs:read`.",
     responses=problem_responses(401, 403, 422, 503),
 )
 async def create_api_key(
@@ -94,10 +114,26 @@ async def create_api_key(
         raise Forbidden(
             f"You cannot give what you do not have: {', '.join(excess)}.", scope=" ".join(excess)
         )
+    _check_expiry(principal, body.expires_at)
     made = await _store(request).create(
-        body.name, body.scopes, created_by=principal.subject, expires_at=body.expires_at
+        body.name,
+        body.scopes,
+        created_by=principal.subject,
+        expires_at=body.expires_at,
+        limits=body.limits(),
     )
     return NewApiKeyOut(**_out(made.record).model_dump(), key=made.key)
+
+
+def _check_expiry(maker: Principal, expires_at: datetime | None) -> None:
+    """No key outlives the one that made it; people's tokens are short-lived by themselves."""
+    if maker.expires_at is None or (expires_at is not None and expires_at <= maker.expires_at):
+        return
+    asked = "without expires_at" if expires_at is None else f"until {expires_at.isoformat()}"
+    raise Forbidden(
+        f"A key {asked} would outlive your own, which expires at {maker.expires_at.isoformat()}: "
+        "give that time or an earlier one as expires_at."
+    )
 
 
 @router.get(
@@ -117,7 +153,8 @@ async def list_api_keys(request: Request, _principal: Manager) -> ApiKeyList:
     status_code=204,
     operation_id="revokeApiKey",
     summary="Revoke an API key",
-    description="It stops working with the next request. Revoking it again changes nothing.",
+    description="It stops working with the next request, and so do the keys that it made. Revoking it "
+    "again changes nothing.",
     responses=problem_responses(401, 403, 404, 503),
 )
 async def revoke_api_key(request: Request, prefix: str, principal: Manager) -> None:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response, Security
 from pydantic_core import to_json
 
 from service.api.direct import direct_route
+from service.api.enqueue_policy import check_allowed, may_read
 from service.api.guarded import GuardedRoute
 from service.api.patterns import NO_NUL, PLAIN_NUMBER, VISIBLE_ASCII
 from service.api.payloads import check_payload, check_payloads
@@ -63,6 +64,7 @@ async def _enqueue(request: Request, body: JobIn, principal: Principal) -> Respo
     job = body.to_new_job()
     intake: Intake = request.app.state.service.intake
     settings: Settings = request.app.state.service.settings
+    check_allowed(principal, [job])
     if settings.check_payloads:
         check_payload(body)
     async with asyncio.timeout_at(deadline_of(request)):
@@ -92,10 +94,12 @@ async def enqueue_job(
     """
     if idempotency_key is None:
         return await _enqueue(request, body, principal)
+    job = body.to_new_job()
+    check_allowed(principal, [job])
     key = await _idempotency_key(request, body, principal, idempotency_key)
     if request.app.state.service.settings.check_payloads:
         check_payload(body)
-    return await _enqueue_once(request, body.to_new_job(), key, principal)
+    return await _enqueue_once(request, job, key, principal)
 
 
 router.add_api_route(
@@ -149,9 +153,10 @@ async def enqueue_jobs(
             "(MAX_BATCH_JOBS)",
             field="body.jobs",
         )
+    jobs = [job.to_new_job() for job in body.jobs]
+    check_allowed(principal, jobs)
     if settings.check_payloads:
         check_payloads(body.jobs)
-    jobs = [job.to_new_job() for job in body.jobs]
     limit = settings.max_payload_bytes
     if idempotency_key is None:
         made = await submit(
@@ -182,7 +187,7 @@ async def enqueue_jobs(
     responses=problem_responses(422, 503),
 )
 async def find_jobs(
-    _: Reader,
+    principal: Reader,
     session: Session,
     settings: AppSettings,
     unique_key: Annotated[
@@ -196,7 +201,10 @@ async def find_jobs(
         ),
     ],
 ) -> JobsWithKeyOut:
-    """The jobs that have, or had, this key, newest first, 20 at most."""
+    """The jobs that have, or had, this key, newest first, 20 at most.
+
+    A key with limits finds those that it may read.
+    """
     page = await list_jobs(
         session,
         JobFilters(unique_key=unique_key),
@@ -204,7 +212,9 @@ async def find_jobs(
         cap=MAX_WITH_KEY,
         scan_seconds=settings.page_scan_seconds,
     )
-    return JobsWithKeyOut(jobs=[JobSummaryOut.model_validate(job) for job in page.jobs])
+    return JobsWithKeyOut(
+        jobs=[JobSummaryOut.model_validate(job) for job in page.jobs if may_read(principal, job)]
+    )
 
 
 @router.get(
@@ -213,9 +223,14 @@ async def find_jobs(
     summary="Read a job",
     responses=problem_responses(404, 422, 503),
 )
-async def read_job(_: Reader, job_id: Id, session: Session, settings: AppSettings) -> JobOut:
+async def read_job(
+    principal: Reader, job_id: Id, session: Session, settings: AppSettings
+) -> JobOut:
     """Its status, and its result once it has one. Finished jobs are kept `RETENTION_DAYS`."""
-    return JobOut.of(await get_job(session, JobId(job_id)), settings)
+    job = await get_job(session, JobId(job_id))
+    if not may_read(principal, job):
+        raise NotFound(f"there is no job {job_id} of a queue and type that your API key may read")
+    return JobOut.of(job, settings)
 
 
 async def _idempotency_key(
@@ -227,7 +242,7 @@ async def _idempotency_key(
 
 def _as_seen_by(principal: Principal, job: JobOut) -> JobOut:
     """What the caller asked for and where it stands; what came of it only for who may read jobs."""
-    if principal.may(Permission.JOBS_READ):
+    if may_read(principal, job):
         return job
     return job.model_copy(update={"result": None, "progress": None, "last_error": None})
 

@@ -10,14 +10,20 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 
 import asyncpg
 
-from service.auth.principal import API_KEY_SUBJECT_PREFIX, Permission, Principal
+from service.auth.principal import (
+    API_KEY_SUBJECT_PREFIX,
+    LIMITABLE,
+    KeyLimits,
+    Permission,
+    Principal,
+)
 from service.db.engine import DATABASE_ERRORS, Database
 from service.errors import InvalidInput, NotFound, Unauthenticated
 from service.observability.logging import get_logger
@@ -34,23 +40,34 @@ _PREFIX: Final = re.compile(r"[a-z0-9]{8,12}", re.ASCII)
 _KEY: Final = re.compile(r"fmj_([a-z0-9]{8,12})\.([A-Za-z0-9_-]{43})", re.ASCII)
 # The statements are made of constants alone, hence the S608 exceptions.
 _COLUMNS: Final = (
-    "prefix, name, scopes, created_by, created_at, expires_at, revoked_at, last_used_at"
+    "prefix, name, scopes, queues, job_types, priorities, created_by, created_at, expires_at,"
+    " revoked_at, last_used_at"
 )
 _INSERT: Final = f"""
-INSERT INTO finmind_jobs.api_keys (prefix, secret_hash, name, scopes, created_by, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6) RETURNING {_COLUMNS}"""  # noqa: S608
+WITH maker AS MATERIALIZED (
+  SELECT prefix FROM finmind_jobs.api_keys WHERE prefix = $10 AND revoked_at IS NULL FOR SHARE)
+INSERT INTO finmind_jobs.api_keys
+  (prefix, secret_hash, name, scopes, created_by, expires_at, queues, job_types, priorities)
+SELECT $1, $2::bytea, $3, $4::text[], $5, $6::timestamptz, $7::text[], $8::text[], $9::smallint[]
+WHERE $10::text IS NULL OR EXISTS (SELECT FROM maker)
+RETURNING {_COLUMNS}"""  # noqa: S608
+"""A key that is being revoked makes no other: the two wait for each other."""
 _LIST: Final = f"SELECT {_COLUMNS} FROM finmind_jobs.api_keys ORDER BY created_at DESC, prefix LIMIT {MAX_LISTED}"  # noqa: S608
 _REVOKE: Final = f"""
 UPDATE finmind_jobs.api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE prefix = $1
 RETURNING {_COLUMNS}"""  # noqa: S608
+_REVOKE_MADE_BY: Final = """
+UPDATE finmind_jobs.api_keys SET revoked_at = now()
+WHERE revoked_at IS NULL AND created_by = ANY ($1::text[]) RETURNING prefix"""
 _VERIFY: Final = """
-SELECT secret_hash, scopes, revoked_at IS NOT NULL AS revoked,
+SELECT secret_hash, scopes, queues, job_types, priorities, expires_at, revoked_at IS NOT NULL AS revoked,
   coalesce(expires_at <= now(), false) AS expired,
   coalesce(last_used_at < now() - interval '1 minute', true) AS note_use
 FROM finmind_jobs.api_keys WHERE prefix = $1"""
 _NOTE_USE: Final = """
 UPDATE finmind_jobs.api_keys SET last_used_at = now()
 WHERE prefix = $1 AND coalesce(last_used_at < now() - interval '1 minute', true)"""
+T = TypeVar("T")
 _NO_HASH: Final = bytes(32)
 
 _log = get_logger(__name__)
@@ -63,6 +80,9 @@ class ApiKey:
     prefix: str
     name: str
     scopes: tuple[str, ...]
+    queues: tuple[str, ...] | None
+    job_types: tuple[str, ...] | None
+    priorities: tuple[int, ...] | None
     created_by: str
     created_at: datetime
     expires_at: datetime | None
@@ -100,19 +120,34 @@ class ApiKeyStore:
         *,
         created_by: str,
         expires_at: datetime | None = None,
+        limits: KeyLimits | None = None,
     ) -> NewApiKey:
         """Make a key.
 
         Raises:
-            InvalidInput: the name or the scopes are empty, or the expiry has no time zone or is past.
+            InvalidInput: the name or the scopes are empty, the expiry has no time zone or is past, or
+                limits come with scopes that they do not bind.
+            Unauthenticated: the key that makes it was revoked meanwhile.
         """
         granted = sorted({Permission(scope).value for scope in scopes})
         _check(name, granted, expires_at)
+        if limits is not None:
+            _check_limitable(granted)
         prefix = secrets.token_hex(PREFIX_BYTES)
         secret = secrets.token_urlsafe(SECRET_BYTES)
         rows = await self._link.fetch(
-            _INSERT, prefix, _hash(secret), name, granted, created_by, expires_at
+            _INSERT,
+            prefix,
+            _hash(secret),
+            name,
+            granted,
+            created_by,
+            expires_at,
+            *_limit_columns(limits),
+            _prefix_of(created_by),
         )
+        if not rows:
+            raise _refused("The API key was revoked.")
         _log.info("api_key_created", prefix=prefix, scopes=granted, by=created_by)
         return NewApiKey(f"{KEY_PREFIX}{prefix}.{secret}", _record(rows[0]))
 
@@ -121,15 +156,26 @@ class ApiKeyStore:
         return [_record(row) for row in await self._link.fetch(_LIST)]
 
     async def revoke(self, prefix: str, *, by: str) -> ApiKey:
-        """Revoke a key at once; revoking it again changes nothing.
+        """Revoke a key at once, and the keys that it made; revoking it again changes nothing.
 
         Raises:
             NotFound: no key has this prefix.
         """
-        rows = await self._link.fetch(_REVOKE, prefix) if _PREFIX.fullmatch(prefix) else []
+        if not _PREFIX.fullmatch(prefix):
+            raise NotFound("No API key has this prefix.")
+        async with self._link.transaction() as connection:
+            rows = await connection.fetch(self._link.render(_REVOKE), prefix)
+            made_by = [prefix]
+            revoked: list[str] = []
+            while made_by:
+                revoked += made_by
+                subjects = [API_KEY_SUBJECT_PREFIX + one for one in made_by]
+                # Each a statement of its own, which sees what was made while it waited.
+                found = await connection.fetch(self._link.render(_REVOKE_MADE_BY), subjects)
+                made_by = [row["prefix"] for row in found]
         if not rows:
             raise NotFound("No API key has this prefix.")
-        _log.info("api_key_revoked", prefix=prefix, by=by)
+        _log.info("api_key_revoked", prefix=prefix, with_keys=revoked[1:], by=by)
         return _record(rows[0])
 
     async def verify(self, key: str) -> Principal:
@@ -154,7 +200,14 @@ class ApiKeyStore:
             await self._note_use(prefix)
         # A scope that a newer version gave is none here, not an error.
         scopes = frozenset(p for p in Permission if p.value in row["scopes"])
-        return Principal(API_KEY_SUBJECT_PREFIX + prefix, None, scopes, "api_key")
+        return Principal(
+            API_KEY_SUBJECT_PREFIX + prefix,
+            None,
+            scopes,
+            "api_key",
+            expires_at=row["expires_at"],
+            limits=KeyLimits.of(row["queues"], row["job_types"], row["priorities"]),
+        )
 
     async def _look_up(self, prefix: str) -> asyncpg.Record | None:
         try:
@@ -200,11 +253,43 @@ def _check(name: str, scopes: list[str], expires_at: datetime | None) -> None:
         raise InvalidInput("expires_at: expected a time to come.", field="expires_at")
 
 
+def _check_limitable(scopes: list[str]) -> None:
+    unbound = sorted(set(scopes) - LIMITABLE)
+    if unbound:
+        raise InvalidInput(
+            f"scopes: {', '.join(unbound)} would not be bound by queues, job_types or priorities: a "
+            f"key with those may have {' and '.join(sorted(LIMITABLE))} alone.",
+            field="scopes",
+        )
+
+
+def _prefix_of(subject: str) -> str | None:
+    """The prefix of the key that this subject is; None for a person or the command line."""
+    prefix = subject.removeprefix(API_KEY_SUBJECT_PREFIX)
+    return None if prefix == subject else prefix
+
+
+def _limit_columns(limits: KeyLimits | None) -> tuple[Sequence[object] | None, ...]:
+    if limits is None:
+        return None, None, None
+    return tuple(
+        None if allowed is None else sorted(allowed)
+        for allowed in (limits.queues, limits.job_types, limits.priorities)
+    )
+
+
+def _optional(values: Sequence[T] | None) -> tuple[T, ...] | None:
+    return None if values is None else tuple(values)
+
+
 def _record(row: asyncpg.Record) -> ApiKey:
     return ApiKey(
         prefix=row["prefix"],
         name=row["name"],
         scopes=tuple(row["scopes"]),
+        queues=_optional(row["queues"]),
+        job_types=_optional(row["job_types"]),
+        priorities=_optional(row["priorities"]),
         created_by=row["created_by"],
         created_at=row["created_at"],
         expires_at=row["expires_at"],

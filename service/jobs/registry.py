@@ -29,6 +29,7 @@ class HandlerSpec:
     backoff: Backoff | None
     payload_model: type[BaseModel] | None
     queue: str | None
+    internal: bool = False
 
 
 class Registry:
@@ -46,6 +47,7 @@ class Registry:
         backoff: Backoff | None = None,
         payload_model: type[BaseModel] | None = None,
         queue: str | None = None,
+        internal: bool = False,
     ) -> Callable[[HandlerT], HandlerT]:
         """Register the decorated function for `job_type`.
 
@@ -61,6 +63,7 @@ class Registry:
             payload_model: the pydantic model that the payload is handed over as; a payload that
                 it refuses makes the job FAILED.
             queue: the queue of jobs of this type that name none.
+            internal: whether clients of the API may not enqueue such jobs.
 
         Raises:
             ConfigurationError: the name, a limit or the signature breaks a rule, or the type is
@@ -85,6 +88,7 @@ class Registry:
                     backoff=backoff,
                     payload_model=payload_model,
                     queue=queue,
+                    internal=internal,
                 )
             )
             return function

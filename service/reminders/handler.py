@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.engine import DATABASE_ERRORS, Database
-from service.jobs import JobContext, PermanentError, Registry, RetryAfter, registry
+from service.jobs import JobContext, JobId, PermanentError, Registry, RetryAfter, registry
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error, reminder_event
 from service.reminders import repository
@@ -53,7 +53,8 @@ class ReminderSender:
 
         Returns:
             `{"sent": <the channel's id of it>}`, or `{"skipped": <why>}` where there is nothing
-            to send: the reminder is gone, sent already, or changed since the job was made.
+            to send: the reminder is gone, sent already, or changed since the job was made, or it
+            has another job: one that was enqueued with a copy of this payload sends nothing.
 
         Raises:
             PermanentError: the channel refuses it for good, or is not configured.
@@ -62,7 +63,7 @@ class ReminderSender:
         """
         reminder_id, delivery_id = ReminderId(payload.reminder_id), UUID(payload.delivery_id)
         reminder = await self._load(reminder_id)
-        if (reason := _why_skip(reminder, delivery_id)) or reminder is None:
+        if (reason := _why_skip(reminder, delivery_id, context.job_id)) or reminder is None:
             return {"skipped": reason}
         channel = ChannelName(reminder.channel)
         delivery = Delivery(reminder_id, delivery_id, reminder.recipient, reminder.message)
@@ -147,15 +148,18 @@ def bind(database: Database, settings: Settings, *, to: Registry = registry) -> 
         max_retries=settings.default_max_retries,
         payload_model=SendReminder,
         queue=QUEUE,
+        internal=True,
     )(sender.send)
     return sender
 
 
-def _why_skip(reminder: Reminder | None, delivery_id: UUID) -> str | None:
+def _why_skip(reminder: Reminder | None, delivery_id: UUID, job_id: JobId) -> str | None:
     if reminder is None:
         return "the reminder was deleted"
     if reminder.delivery_id != delivery_id:
         return "the reminder was changed, and has another job"
+    if reminder.job_id != job_id:
+        return "the reminder has another job"
     if reminder.sent:
         return "the reminder was sent already"
     return None

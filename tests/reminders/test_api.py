@@ -259,3 +259,16 @@ async def test_a_statement_that_takes_too_long_is_ended_and_told(
             answer = await client.request(method, path, json=body, headers=admin)
             assert answer.status_code == 503, (method, path)
             assert "retry-after" in answer.headers
+
+
+@pytest.mark.parametrize("role", ["service", "admin"])
+async def test_no_client_enqueues_a_job_type_of_the_service(
+    client: httpx.AsyncClient, auth: Auth, role: str
+) -> None:
+    job = {"job_type": "send_reminder", "payload": {"reminder_id": 1, "delivery_id": "x"}}
+    good = {"job_type": "send_reminders"}
+    for path, body in (("/jobs", job), ("/jobs/batch", {"jobs": [good, job]})):
+        for headers in (auth(role), auth(role) | {"Idempotency-Key": "k"}):
+            answer = await client.post(path, json=body, headers=headers)
+            assert answer.status_code == 403
+            assert "send_reminder" in answer.json()["detail"]

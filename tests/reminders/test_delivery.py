@@ -12,6 +12,8 @@ from service.jobs import (
     BackgroundJob,
     JobId,
     JobStatus,
+    NewJob,
+    enqueue_batch,
     get_job,
     process_due_jobs,
     retry_dead_letter_job,
@@ -287,3 +289,26 @@ async def test_a_burst_waits_its_turn_for_the_database_and_burns_no_attempt(
     finally:
         await narrow.close()
     assert (summary.processed, summary.succeeded, summary.retried) == (1000, 1000, 0)
+
+
+async def test_a_copy_of_a_reminders_job_sends_nothing(
+    database: Database,
+    mail_settings: Settings,
+    mailbox: Mailbox,
+    add: AddReminder,
+) -> None:
+    reminder = await add(channel="email")
+    bind(database, mail_settings)
+    copied = {"reminder_id": reminder.id, "delivery_id": str(reminder.delivery_id)}
+    async with database.sessions.begin() as session:
+        copies = [
+            job.id
+            for job in await enqueue_batch(
+                session, [NewJob("send_reminder", copied, queue="copies") for _ in range(20)]
+            )
+        ]
+    await run_jobs(database, mail_settings)
+    async with database.sessions() as session:
+        results = [(await get_job(session, job_id)).result for job_id in copies]
+    assert results == [{"skipped": "the reminder has another job"}] * 20
+    assert len(mailbox.mails) == 1
