@@ -1,10 +1,19 @@
 """What operators ask for and get, field by field."""
 
+import json
+import sys
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from service.api.cursors import MAX_CURSOR_CHARS
 from service.api.patterns import NO_NUL, PLAIN_NUMBER
@@ -36,7 +45,7 @@ def _with_z(value: object) -> object:
     """The history is kept as text, with the offset of who wrote it; answers are in UTC, with a Z."""
     try:
         moment = datetime.fromisoformat(str(value)).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return value  # put there by hand
     return moment.isoformat().replace("+00:00", "Z")
 
@@ -50,7 +59,9 @@ class ErrorEntry(BaseModel):
     model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [EXAMPLE_ERROR]})
 
     event: str = Field(
-        "error", description="`error`, `lease_lost`, `manual_retry` or `no_handler`."
+        "error",
+        description="`error`, `lease_lost`, `manual_retry` or `no_handler`; `unreadable` for what "
+        "plain SQL put there, with its JSON as `message`.",
     )
     attempt: int | None = Field(None, description="The attempt's number.")
     type: str | None = Field(None, description="Class of the error.")
@@ -60,6 +71,14 @@ class ErrorEntry(BaseModel):
     at: MomentText | None = Field(None, description="When this was recorded.")
     worker: str | None = Field(None, description="The process that ran it.")
     by: str | None = Field(None, description="Who retried it by hand.")
+
+    @classmethod
+    def of(cls, value: object) -> Self:
+        """The entry, whatever is there in its place."""
+        try:
+            return cls.model_validate(value)
+        except ValidationError:
+            return cls(event="unreadable", message=json.dumps(value, ensure_ascii=False)[:2000])
 
 
 class JobDetail(JobOut):
@@ -104,8 +123,24 @@ class JobDetail(JobOut):
     @classmethod
     def whole(cls, job: BackgroundJob, settings: Settings, *, worker: str | None) -> Self:
         """The row as operators see it, with the name of its worker."""
-        row = row_of(job, cls) | {"errors": job.errors or [], "worker": worker}
+        history: Any = job.errors or []
+        row = row_of(job, cls) | {
+            "errors": list(map(ErrorEntry.of, history if isinstance(history, list) else [history])),
+            "backoff": _numbers(job.backoff),
+            "worker": worker,
+        }
         return cls.model_validate(row | effective_limits(job, settings))
+
+
+def _numbers(backoff: object) -> dict[str, float] | None:
+    """The members of a backoff; what is no number was put there by plain SQL and has no effect."""
+    if not isinstance(backoff, dict):
+        return None
+    return {
+        name: float(value)
+        for name, value in backoff.items()
+        if isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    }
 
 
 class JobPageOut(BaseModel):

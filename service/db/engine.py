@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import (
 from service.database_url import DatabaseUrl
 from service.db import schema
 from service.db.hosts import UNREACHABLE, Hosts
+from service.db.json_values import read_json
 from service.errors import ConfigurationError
 from service.settings import DEFAULT_SCHEMA, Settings
 
@@ -75,6 +76,7 @@ class Database:
             pool_pre_ping=False,
             pool_use_lifo=True,
             pool_recycle=1800,
+            json_deserializer=read_json,
             hide_parameters=True,  # an error's message is logged; its parameters are users' words
         )
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)

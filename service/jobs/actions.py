@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+import asyncpg
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -32,16 +33,14 @@ async def retry_dead_letter_job(
 
     Raises:
         NotFound: no such job.
-        Conflict: its status does not allow it, or another live job has its `unique_key`.
+        Conflict: its status does not allow it, another live job has its `unique_key`, or it holds
+            what plain SQL put there and no job may hold.
     """
     try:
         async with session.begin_nested():
             rows = await fetch(session, statements.RETRY_DEAD, job_id, by, max_errors)
-    except IntegrityError:
-        raise Conflict(
-            f"job {job_id} cannot be retried while another job with its unique_key is pending or "
-            "running: wait for that one, or cancel it"
-        ) from None
+    except IntegrityError as error:
+        raise Conflict(f"job {job_id} cannot be retried: {_hindrance(error)}") from None
     if not rows:
         status = await _status_of(session, job_id)
         raise Conflict(
@@ -96,6 +95,13 @@ async def reschedule_job(session: AsyncSession, job_id: JobId, run_at: datetime)
         raise Conflict(f"job {job_id} is {status}: only PENDING jobs can be moved")
     _, queue, priority = rows[0]
     await announce_after_commit(session, [Lane(queue, priority)])
+
+
+def _hindrance(error: IntegrityError) -> str:
+    refused = getattr(error.orig, "__cause__", None)
+    if isinstance(refused, asyncpg.CheckViolationError):
+        return f"its row breaks a rule of the table ({refused.args[0]}). Enqueue a new job instead"
+    return "another job with its unique_key is pending or running. Wait for that one, or cancel it"
 
 
 async def _status_of(session: AsyncSession, job_id: JobId) -> JobStatus:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from sqlalchemy import TextClause, text
 
-from service.jobs.model import DEAD, DONE, LIVE, JobStatus
+from service.jobs.model import DEAD, DONE, FIRST_MOMENT, LAST_MOMENT, LIVE, JobStatus
 
 MAX_ID: Final = 2**63 - 1
 """The largest id that the table can hold."""
@@ -26,6 +26,15 @@ SUMMARY_COLUMNS: Final = (
     "started_at, finished_at, worker_id, unique_key, last_error"
 )
 """What a list shows of a job; payloads, results and histories stay where they are."""
+
+_SHOWN: Final = ", ".join(
+    f"CASE WHEN {name} < {FIRST_MOMENT} THEN {FIRST_MOMENT}"
+    f" WHEN {name} > {LAST_MOMENT} THEN {LAST_MOMENT} ELSE {name} END AS {name}"
+    if name.endswith("_at")
+    else name
+    for name in SUMMARY_COLUMNS.split(", ")
+)
+"""The same, with times as Python can hold them."""
 
 Bound = dict[str, Any]
 """Values by the name of their parameter."""
@@ -109,7 +118,7 @@ def look(filters: JobFilters) -> tuple[TextClause, Bound]:
         WITH looked AS MATERIALIZED ({_candidates(filters, SUMMARY_COLUMNS)}),
         edge AS (SELECT count(*) AS looked, min(id) AS lowest FROM looked)
         SELECT edge.looked, edge.lowest, page.* FROM edge LEFT JOIN (
-          SELECT * FROM looked WHERE {_conditions(filters)} ORDER BY id DESC LIMIT :want
+          SELECT {_SHOWN} FROM looked WHERE {_conditions(filters)} ORDER BY id DESC LIMIT :want
         ) AS page ON true ORDER BY page.id DESC"""
     return text(statement), _bound(filters)
 
@@ -316,7 +325,7 @@ FIRST_ID_FROM: Final = text("""
              CASE WHEN found.created_at < :moment THEN high ELSE middle END,
              step + 1
       FROM probe
-      CROSS JOIN LATERAL (SELECT (low + high) / 2 AS middle) AS half
+      CROSS JOIN LATERAL (SELECT low + (high - low) / 2 AS middle) AS half
       LEFT JOIN LATERAL (
         SELECT id, created_at FROM finmind_jobs.background_jobs WHERE id >= middle ORDER BY id LIMIT 1
       ) AS found ON true

@@ -4,7 +4,18 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, NewType
 
-from sqlalchemy import BigInteger, DateTime, Double, MetaData, SmallInteger, Text
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    Double,
+    MetaData,
+    SmallInteger,
+    Text,
+    TypeDecorator,
+    case,
+    literal_column,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -54,17 +65,35 @@ class Base(DeclarativeBase):
     metadata = MetaData(schema=DEFAULT_SCHEMA)
 
 
+class Moment(TypeDecorator[datetime]):
+    """A time as Python can hold it: plain SQL may have put infinity there, or the year 200000."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """What is read in place of the column."""
+        first: ColumnElement[datetime] = literal_column(FIRST_MOMENT)
+        last: ColumnElement[datetime] = literal_column(LAST_MOMENT)
+        return case((column < first, first), (column > last, last), else_=column)
+
+
+FIRST_MOMENT: Final = "timestamptz '0001-01-02 00:00:00+00'"
+LAST_MOMENT: Final = "timestamptz '9999-12-30 00:00:00+00'"
+"""A day within the ends of Python's calendar, so that every time zone can show them."""
+
+
 class BackgroundJob(Base):
     """One job: a row of `background_jobs`, in whichever partition its status puts it."""
 
     __tablename__ = "background_jobs"
 
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    next_run_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    lease_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    next_run_at: Mapped[datetime] = mapped_column(Moment)
+    started_at: Mapped[datetime | None] = mapped_column(Moment)
+    finished_at: Mapped[datetime | None] = mapped_column(Moment)
+    lease_until: Mapped[datetime | None] = mapped_column(Moment)
     lease_token: Mapped[int | None] = mapped_column(BigInteger)
     worker_id: Mapped[int | None] = mapped_column(BigInteger)
     timeout_seconds: Mapped[float | None] = mapped_column(Double)

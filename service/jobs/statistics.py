@@ -73,7 +73,9 @@ _COUNTS: Final = text("""
     FROM ranked GROUP BY 1, 2
     UNION ALL
     SELECT 'day', status, day, sum(jobs)::bigint, 0, 0 FROM finmind_jobs.job_stats
-    WHERE day > (now() AT TIME ZONE 'UTC')::date - CAST(:days AS integer) GROUP BY status, day
+    WHERE day > (now() AT TIME ZONE 'UTC')::date - CAST(:days AS integer)
+      AND day <= (now() AT TIME ZONE 'UTC')::date + 1  -- by the clock of whoever wrote it
+    GROUP BY status, day
     ORDER BY kind, jobs DESC, name""")
 
 # A lane is a queue and a priority. The first due job of each stands at the start of its stretch of

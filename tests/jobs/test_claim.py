@@ -122,7 +122,8 @@ async def test_a_job_due_at_infinity_or_since_ever_keeps_no_other_from_being_run
     queues: str,
 ) -> None:  # fmt: skip
     seen = recorder(handlers, "mail")
-    # By plain SQL: nobody checked it.
+    # From before the table checked it.
+    await sql.execute("SET session_replication_role = replica")
     never, since_ever = await sql.fetch(
         "INSERT INTO background_jobs (job_type, queue, payload, next_run_at) SELECT 'mail',"
         """ 'forever', '{"n": 0}', t FROM unnest('{infinity,-infinity}'::timestamptz[]) AS t"""
