@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, Link
-from service.jobs import store
+from service.jobs import lease_clock, store
 from service.jobs.lanes import Lanes
 from service.jobs.listing import Listing
 from service.jobs.loops import Pause
@@ -76,6 +76,7 @@ class Claimer:
             wake=self._woken.set,
         )
         self._next_sweep = 0.0
+        self._leased_at = 0.0
         self._backlog = False
         self._fastest_claim = float("inf")
         self._empty_claim_walked = 0.0
@@ -206,10 +207,10 @@ class Claimer:
 
     def _begin(self, jobs: list[ClaimedJob], *, began: float, from_floor: bool, full: bool) -> None:
         self._lanes.claimed(jobs, began=began, from_floor=from_floor, full=full)
-        # The lease began no earlier than the statement: this process's view of it ends first.
-        self._start(jobs, lease_deadline=began + self._settings.lease_seconds)
+        self._start(jobs)
 
     async def _claim(self, requests: list[LaneRequest], *, limit: int) -> list[ClaimedJob]:
+        self._leased_at = lease_clock.now()
         with self.lost_answers.expected(requests):
             return await store.claim(
                 self._link,
@@ -221,7 +222,9 @@ class Claimer:
                 max_errors=self._settings.max_error_entries,
             )
 
-    def _start(self, jobs: list[ClaimedJob], *, lease_deadline: float) -> None:
+    def _start(self, jobs: list[ClaimedJob]) -> None:
+        # The lease began no earlier than the statement: this process's view of it ends first.
+        lease_deadline = self._leased_at + self._settings.lease_seconds
         for job in jobs:
             self._slots.take(job.queue)
             if job.rescued:

@@ -1,13 +1,12 @@
 """Heartbeats: the leases of this worker's claims, extended in batches from a connection of its own."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, Link
-from service.jobs import store
+from service.jobs import lease_clock, store
 from service.jobs.runner import HEARTBEAT_RETRY_SECONDS, LEASE_MARGIN, Run, Runner
 from service.jobs.settler import Settler
 from service.jobs.verdicts import Stop
@@ -42,12 +41,14 @@ class Heartbeat:
         self._lease_seconds = settings.lease_seconds
         self._every_seconds = settings.heartbeat_seconds
         self._margin_seconds = settings.lease_seconds * LEASE_MARGIN
+        self._next_at = 0.0
 
     async def run(self) -> None:
         """Beat until cancelled."""
         pause = self._every_seconds
         while True:
-            await asyncio.sleep(min(pause, self._seconds_left()))
+            self._next_at = lease_clock.now() + pause
+            await lease_clock.pause(self._seconds_to_next)
             bound = max(self._every_seconds, HEARTBEAT_RETRY_SECONDS)
             try:
                 # A beat that hangs must not make us late for the end of a lease.
@@ -63,12 +64,12 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         await store.worker_seen(self._link, self._worker_id())
-        soon = time.monotonic() + self._lease_seconds - self._every_seconds / 2
+        soon = lease_clock.now() + self._lease_seconds - self._every_seconds / 2
         held = self._runner.runs | self._settler.unsettled()
         due = iter([run for run in held if run.lease_deadline < soon])
         while batch := list(islice(due, BATCH)):
             # Taken before the statement: the database's lease can only be longer.
-            deadline = time.monotonic() + self._lease_seconds
+            deadline = lease_clock.now() + self._lease_seconds
             extended = await store.extend(
                 self._link, [run.job.lease for run in batch], lease_seconds=self._lease_seconds
             )
@@ -83,14 +84,17 @@ class Heartbeat:
         _log.warning("lease_lost", job_id=run.job.id, job_type=run.job.job_type)
         self._runner.cancel(run, Stop.LEASE_LOST)
 
+    def _seconds_to_next(self) -> float:
+        return min(self._next_at - lease_clock.now(), self._seconds_left())
+
     def _seconds_left(self) -> float:
         """Until the first handler must be cancelled for want of a heartbeat."""
         deadlines = (run.lease_deadline for run in self._runner.runs if _cancellable(run))
         first = min(deadlines, default=float("inf"))
-        return max(0.0, first - self._margin_seconds - time.monotonic())
+        return max(0.0, first - self._margin_seconds - lease_clock.now())
 
     def _cancel_expiring(self) -> None:
-        limit = time.monotonic() + self._margin_seconds
+        limit = lease_clock.now() + self._margin_seconds
         for run in list(self._runner.runs):
             if run.lease_deadline <= limit and _cancellable(run):
                 _log.warning("lease_unsure", job_id=run.job.id, job_type=run.job.job_type)

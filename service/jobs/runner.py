@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from pydantic import ValidationError
 
+from service.jobs import lease_clock
 from service.jobs.context import JobContext
 from service.jobs.deadlines import NEVER, Deadlines
 from service.jobs.encoding import load_json
@@ -55,7 +56,7 @@ class Run(Attempt):
     """One attempt under way, from its claim until its outcome is recorded."""
 
     lease_deadline: float
-    """Monotonic time at which the lease ends, as far as this process knows."""
+    """When the lease ends by `lease_clock`, as far as this process knows."""
     timeout_at: float = NEVER
     """Monotonic time at which the handler has used up its time-out."""
     task: asyncio.Task[None] | None = None
@@ -227,10 +228,10 @@ class Runner:
             TooLate: it must not begin. Where the process stood still since the claim, another
                 worker may run the job by now, or before the next heartbeat.
         """
-        now = time.monotonic()
-        if run.stop is not None or now + self._least_lease_seconds > run.lease_deadline:
+        lease_left = run.lease_deadline - lease_clock.now()
+        if run.stop is not None or lease_left < self._least_lease_seconds:
             raise TooLate
-        run.timeout_at = now + self._judge.timeout_seconds(run)
+        run.timeout_at = time.monotonic() + self._judge.timeout_seconds(run)
         self._deadlines.watch(run)
 
     def _context(self, run: Run) -> JobContext:

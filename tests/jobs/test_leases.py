@@ -312,6 +312,32 @@ async def test_progress_under_a_lost_lease_is_refused(
     assert await sql.fetchval("SELECT progress FROM jobs_live WHERE id = $1", job_id) is None
 
 
+async def test_a_handler_whose_lease_ended_while_the_machine_was_suspended_is_cancelled_at_once(
+    handlers: Registry, put: Put, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, cancelled = asyncio.Event(), asyncio.Event()
+
+    @handlers.handler("mail")
+    async def handle(payload: Any) -> None:
+        running.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            cancelled.set()
+
+    await put("mail")
+    await start_worker(lease_seconds=60, heartbeat_seconds=20, shutdown_grace_seconds=0)
+    await occurs(running)
+    clock = time.clock_gettime
+
+    def after_a_minute(which: int) -> float:
+        # A suspended machine's monotonic clock stands still, and so does the event loop's.
+        return clock(which) + (61 if which == time.CLOCK_BOOTTIME else 0)
+
+    monkeypatch.setattr(time, "clock_gettime", after_a_minute)
+    await occurs(cancelled, seconds=10)
+
+
 async def test_a_worker_that_cannot_extend_a_lease_cancels_its_handler_before_the_lease_ends(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:

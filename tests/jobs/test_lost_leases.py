@@ -1,11 +1,10 @@
-import time
 from typing import Any
 
 import asyncpg
 import pytest
 
 from service.db.engine import Database
-from service.jobs import JobStatus, Registry, process_due_jobs
+from service.jobs import JobStatus, Registry, lease_clock, process_due_jobs
 from service.jobs.model import LeaseToken
 from service.jobs.verdicts import Stop
 from service.jobs.worker import Engine
@@ -59,7 +58,7 @@ async def test_a_handler_does_not_begin_too_late(
     await engine.start()
     (job,) = await claim(database, ["mail"])
     engine.slots.take(job.queue)
-    now = time.monotonic()
+    now = lease_clock.now()
     if why == "its lease has ended":
         engine.runner.start(job, lease_deadline=now)
     elif why == "its lease ends before the next heartbeat":
@@ -85,7 +84,7 @@ async def test_a_job_that_is_given_back_has_lost_as_many_leases_as_before(
     engine = Engine(database, quick(), handlers=handlers)
     await engine.start()
     engine.slots.take(job.queue)
-    engine.runner.start(job, lease_deadline=time.monotonic())
+    engine.runner.start(job, lease_deadline=lease_clock.now())
     row = await until_job(sql, job_id, where="status = 'PENDING'")
     assert (row["attempts"], row["lost_leases"]) == (1, 1)
     await engine.stop(grace_seconds=0)

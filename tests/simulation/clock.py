@@ -244,6 +244,11 @@ class Clock:
         assert self.loop is not None
         return self.loop.time()
 
+    CLOCK_BOOTTIME = CLOCK_MONOTONIC = 1
+
+    def clock_gettime(self, _: int) -> float:
+        return self.monotonic()
+
     def time(self) -> float:
         assert self.loop is not None
         process = PROCESS.get()
