@@ -9,7 +9,7 @@ UV_COMPILE := $(VENV)/lock/bin/uv pip compile $(UV_FLAGS) --quiet --universal --
 SOURCES := service tests alembic docs benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test processes simulation chaos security audit sbom check format lint types floors dockerfile lock docs bench bench-peers wheel clean python
+.PHONY: help run demo test processes simulation chaos security audit sbom openapi check format lint types floors dockerfile lock docs bench bench-peers wheel clean python
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,7 +48,10 @@ sbom: $(VENV)/.security ## Write dist/sbom.cdx.json: the packages of the contain
 	$(VENV)/security/bin/cyclonedx-py requirements locks/service.txt --pyproject pyproject.toml \
 		--output-reproducible --output-file dist/sbom.cdx.json
 
-check: lint types floors dockerfile test ## Everything that must hold before a commit
+openapi: $(VENV)/.dev $(VENV)/.openapi ## Lint the OpenAPI document, and type-check clients generated from it
+	$(BIN)/python -m tests.openapi $(VENV)/openapi
+
+check: lint types floors dockerfile openapi test ## Everything that must hold before a commit
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check $(wildcard $(SOURCES))
@@ -85,6 +88,7 @@ lock: python ## Bring the locks in line with pyproject.toml (UV_FLAGS=--upgrade 
 	$(UV_COMPILE) pyproject.toml -c locks/dev.txt -o locks/service.txt
 	$(UV_COMPILE) pyproject.toml --extra bench --extra embedded -c locks/dev.txt -o locks/bench.txt
 	$(UV_COMPILE) --group security -o locks/security.txt
+	$(UV_COMPILE) --group openapi -o locks/openapi.txt
 
 wheel: $(VENV)/.dev ## Build dist/*.whl, to install elsewhere
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
@@ -120,4 +124,10 @@ $(VENV)/.security: locks/security.txt
 	@$(MAKE) --no-print-directory python
 	test -x $(VENV)/security/bin/python || $(PYTHON) -m venv $(VENV)/security
 	$(VENV)/security/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r locks/security.txt
+	@touch $@
+
+$(VENV)/.openapi: locks/openapi.txt
+	@$(MAKE) --no-print-directory python
+	test -x $(VENV)/openapi/bin/python || $(PYTHON) -m venv $(VENV)/openapi
+	$(VENV)/openapi/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r locks/openapi.txt
 	@touch $@

@@ -41,16 +41,19 @@ EXAMPLE_ERROR: Final[dict[str, Any]] = {
 }
 
 
-def _with_z(value: object) -> object:
+def _with_z(value: object) -> str | None:
     """The history is kept as text, with the offset of who wrote it; answers are in UTC, with a Z."""
     try:
         moment = datetime.fromisoformat(str(value)).astimezone(UTC)
     except (ValueError, OverflowError):
-        return value  # put there by hand
+        return None  # put there by hand
     return moment.isoformat().replace("+00:00", "Z")
 
 
-MomentText = Annotated[str, BeforeValidator(_with_z)]
+MomentText = Annotated[
+    Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None,
+    BeforeValidator(_with_z),
+]
 
 
 class ErrorEntry(BaseModel):
@@ -67,8 +70,8 @@ class ErrorEntry(BaseModel):
     type: str | None = Field(None, description="Class of the error.")
     message: str | None = Field(None, description="What it said.")
     traceback: str | None = Field(None, description="Where it was raised, shortened.")
-    started_at: MomentText | None = Field(None, description="When the attempt began.")
-    at: MomentText | None = Field(None, description="When this was recorded.")
+    started_at: MomentText = Field(None, description="When the attempt began.")
+    at: MomentText = Field(None, description="When this was recorded.")
     worker: str | None = Field(None, description="The process that ran it.")
     by: str | None = Field(None, description="Who retried it by hand.")
 
@@ -255,9 +258,9 @@ class JobQuery(BaseModel):
     )
     job_type: Text | None = Field(None, max_length=100, description="Exactly this job type.")
     queue: Text | None = Field(None, max_length=100, description="Exactly this queue.")
-    priority: Annotated[int, PLAIN_NUMBER] | None = Field(
-        None, ge=HIGHEST_PRIORITY, le=LOWEST_PRIORITY, description="Exactly this priority."
-    )
+    priority: (
+        Annotated[int, Field(ge=HIGHEST_PRIORITY, le=LOWEST_PRIORITY), PLAIN_NUMBER] | None
+    ) = Field(None, description="Exactly this priority.")
     unique_key: Text | None = Field(None, max_length=255, description="Exactly this key.")
     created_after: Moment | None = Field(None, description="Enqueued at this time or later.")
     created_before: Moment | None = Field(None, description="Enqueued before this time.")

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response, Security
+from fastapi import APIRouter, Body, Header, Path, Query, Request, Response, Security
 from pydantic_core import to_json
 
 from service.api.direct import direct_route
@@ -14,6 +14,7 @@ from service.api.payloads import check_payload, check_payloads
 from service.api.problems import problem_responses
 from service.api.refusals import FIRST_ERRORS
 from service.api.schemas import (
+    EXAMPLES_IN,
     BatchIn,
     BatchOut,
     JobIn,
@@ -80,7 +81,7 @@ async def _enqueue(request: Request, body: JobIn, principal: Principal) -> Respo
 
 async def enqueue_job(
     request: Request,
-    body: Annotated[JobIn, FIRST_ERRORS],
+    body: Annotated[JobIn, Body(openapi_examples=EXAMPLES_IN), FIRST_ERRORS],
     principal: Writer,
     idempotency_key: Key = None,
 ) -> Response:

@@ -62,12 +62,13 @@ _SLUGS: Final[dict[int, tuple[str, str]]] = {
     503: ("unavailable", "Unavailable"),
 }
 _EXAMPLES: Final[dict[int, str]] = {
+    400: "The header Idempotency-Key was sent 2 times: send it once.",
     401: "The token has expired.",
-    403: "This needs the permission admin:operate.",
     404: "There is no job 42.",
     409: "Job 42 is RUNNING: only a DEAD_LETTER or FAILED job can be retried.",
+    408: "The body did not arrive within 30 s.",
     413: "The body is over 1048576 bytes.",
-    422: "One value was refused.",
+    422: "One value was refused; the first: body.priority: expected 0 to 9",
     415: "Send the body as JSON, with the header Content-Type: application/json.",
     429: "Too many credentials from your address were refused. This one was, too.",
     503: "The database cannot answer just now. Try again shortly.",
@@ -107,13 +108,19 @@ def problem_response(
     )
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """`responses=` of a route: the problems that it may answer with, for OpenAPI."""
+def problem_responses(*statuses: int, detail: str | None = None) -> dict[int | str, dict[str, Any]]:
+    """`responses=` of a route: the problems that it may answer with, for OpenAPI.
+
+    `detail` is an example of what the problem says.
+    """
     responses: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         slug, title = _SLUGS[status]
         example = problem_body(
-            status, _EXAMPLES.get(status, title), request_id="5f0c1d2e3b4a5968", slug=slug
+            status,
+            detail or _EXAMPLES.get(status, title),
+            request_id="5f0c1d2e3b4a5968",
+            slug=slug,
         )
         if status == HTTPStatus.UNPROCESSABLE_ENTITY:
             example["errors"] = [

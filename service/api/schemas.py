@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Self
 
+from fastapi.openapi.models import Example
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -36,6 +37,33 @@ EXAMPLE_IN: Final[dict[str, Any]] = {
     "payload": {"number": 4711},
     "unique_key": "demo-4711",
 }
+EXAMPLES_IN: Final[dict[str, Example]] = {
+    "now": {
+        "summary": "Now",
+        "description": "With a `unique_key`: asked for again while it waits or runs, the job is found.",
+        "value": EXAMPLE_IN,
+    },
+    "later": {
+        "summary": "At a time",
+        "description": "`run_at` has a time zone; `delay_seconds` counts from now.",
+        "value": {"job_type": "demo.ok", "run_at": "2030-01-31T09:00:00+01:00"},
+    },
+    "patient": {
+        "summary": "With its own retries",
+        "description": "Tried again after about 10, 20, 40, 60 and 60 seconds.",
+        "value": {
+            "job_type": "demo.ok",
+            "max_retries": 5,
+            "backoff": {"base_seconds": 10, "factor": 2, "cap_seconds": 60, "jitter": 0.1},
+        },
+    },
+    "once": {
+        "summary": "Once, however often it is sent",
+        "description": "With the header `Idempotency-Key: order-4711` a repeated request finds the "
+        "job that the first one made, even when that has ended.",
+        "value": {"job_type": "demo.ok", "payload": {"number": 4711}},
+    },
+}
 EXAMPLE_SUMMARY: Final[dict[str, Any]] = {
     "id": 42,
     "job_type": "send_invoice",
@@ -58,6 +86,14 @@ EXAMPLE_OUT: Final[dict[str, Any]] = EXAMPLE_SUMMARY | {
     "timeout_seconds": None,
     "effective_max_retries": 3,
     "effective_timeout_seconds": 300.0,
+}
+EXAMPLE_NEW: Final[dict[str, Any]] = EXAMPLE_OUT | {
+    "status": "PENDING",
+    "attempts": 0,
+    "next_run_at": "2026-03-01T09:00:00Z",
+    "started_at": None,
+    "finished_at": None,
+    "last_error": None,
 }
 _BOTH_TIMES: Final[dict[str, Any]] = {
     "required": ["run_at", "delay_seconds"],
@@ -250,7 +286,7 @@ class JobSummaryOut(BaseModel):
 class JobOut(JobSummaryOut):
     """A job as its client sees it."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_OUT]})
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_NEW]})
 
     payload: Any = Field(description="What its handler is given.")
     result: Any = Field(description="What its handler returned.")

@@ -29,11 +29,15 @@ def _storable(text: str) -> str:
 
 
 Message = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_storable)]
-SendAt = Annotated[
-    Moment,
-    Field(ge=EARLIEST, le=LATEST),
-    AfterValidator(lambda moment: moment.astimezone(UTC)),
-]
+
+
+def _in_reach(moment: datetime) -> datetime:
+    if not EARLIEST <= moment <= LATEST:
+        raise ValueError("expected a time between the years 2000 and 2200")
+    return moment.astimezone(UTC)
+
+
+SendAt = Annotated[Moment, AfterValidator(_in_reach)]
 Recipient = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_RECIPIENT_CHARS), AfterValidator(_storable)
 ]

@@ -1,6 +1,7 @@
 """The OpenAPI document tells all of the API of jobs, and what it tells is true."""
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from fastapi import FastAPI
 
 from tests.api.conftest import Auth
 from tests.api.shapes import assert_problem
+from tests.api.test_policies import PUBLIC, TABLE
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = {
@@ -57,9 +59,9 @@ def test_an_operation_is_described(document: dict[str, Any], path: str, method: 
     assert operation["description"]
     assert operation["tags"] == (["Jobs"] if path.startswith("/jobs") else ["Admin"])
     assert operation["security"]
-    assert {int(status) for status in operation["responses"]} - {408, 429, 500} == OPERATIONS[
+    assert {int(status) for status in operation["responses"]} - {400, 408, 429, 500} == OPERATIONS[
         path, method
-    ]
+    ] - {400}
     for status, response in operation["responses"].items():
         assert response["description"]
         if int(status) >= 400:
@@ -88,7 +90,7 @@ def test_whoever_needs_a_credential_is_told_of_a_database_that_cannot_answer(
         (path, method)
         for path, operations in document["paths"].items()
         for method, operation in operations.items()
-        if "security" in operation and "503" not in operation["responses"]
+        if operation["security"] and "503" not in operation["responses"]
     ]
     assert silent == []
 
@@ -107,7 +109,10 @@ async def test_the_examples_are_accepted(
     client: httpx.AsyncClient, document: dict[str, Any], auth: Auth
 ) -> None:
     for path, name in (("/jobs", "JobIn"), ("/jobs/batch", "BatchIn")):
-        for example in document["components"]["schemas"][name]["examples"]:
+        schema = document["components"]["schemas"][name]
+        body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        named = [example["value"] for example in body.get("examples", {}).values()]
+        for example in [*schema["examples"], *named]:
             answer = await client.post(path, json=example, headers=auth("service"))
             assert answer.status_code in (200, 201), answer.text
 
@@ -139,3 +144,81 @@ async def test_a_refused_method_is_told_which_ones_there_are(
             assert refused.status_code == 405, (method, path)
             assert refused.headers["allow"] == ", ".join(sorted(allowed))
     assert (await client.post("/docs")).headers["allow"] == "GET, HEAD"
+
+
+def every(part: Any) -> Iterator[dict[str, Any]]:
+    """Each object in the document."""
+    if isinstance(part, dict):
+        yield part
+    for item in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from every(item)
+
+
+def test_examples_have_every_member_that_must_be_there_and_show_what_is_null(
+    document: dict[str, Any],
+) -> None:
+    schemas = document["components"]["schemas"]
+    for name, schema in schemas.items():
+        for example in schema.get("examples", ()):
+            assert set(schema.get("required", ())) <= set(example), name
+            assert set(example) <= set(schema["properties"]), name
+    assert schemas["JobOut"]["examples"][0]["result"] is None
+    assert schemas["JobOut"]["examples"][0]["status"] == "PENDING"
+
+
+def test_a_request_shows_times_retries_and_idempotency(document: dict[str, Any]) -> None:
+    operation = document["paths"]["/jobs"]["post"]
+    named = operation["requestBody"]["content"]["application/json"]["examples"].values()
+    shown = {member for example in named for member in example["value"]}
+    assert {"job_type", "payload", "run_at", "backoff", "unique_key"} <= shown
+    assert any("Idempotency-Key" in example["description"] for example in named)
+
+
+def test_generators_make_nothing_required_that_may_be_left_out(document: dict[str, Any]) -> None:
+    for schema in document["components"]["schemas"].values():
+        for member in schema.get("properties", {}).values():
+            assert "default" not in member
+    priority = document["components"]["schemas"]["JobIn"]["properties"]["priority"]
+    assert priority["description"].endswith("2 where it is left out.")
+
+
+def test_no_word_of_a_schema_is_our_own(document: dict[str, Any]) -> None:
+    for part in every({name: document[name] for name in ("paths", "components")}):
+        assert not {"ge", "le", "gt", "lt"} & set(part), part
+        if part.get("type") == "integer":
+            bounds = [part[name] for name in ("minimum", "maximum") if name in part]
+            assert all(type(bound) is int for bound in bounds), part
+    id_ = document["paths"]["/jobs/{job_id}"]["get"]["parameters"][0]["schema"]
+    assert id_["maximum"] == 2**63 - 1
+    entry = document["components"]["schemas"]["ErrorEntry"]["properties"]
+    for name in ("at", "started_at"):
+        assert {"type": "string", "format": "date-time"} in entry[name]["anyOf"]
+
+
+def test_each_operation_names_its_own_permission_or_that_it_needs_none(
+    document: dict[str, Any],
+) -> None:
+    assert document["servers"] == [{"url": "/"}]
+    for (method, path), policy in TABLE.items():
+        if path not in document["paths"] or method == "HEAD":
+            continue
+        operation = document["paths"][path][method.lower()]
+        if policy == PUBLIC:
+            assert operation["security"] == []
+            continue
+        example = operation["responses"]["403"]["content"]["application/problem+json"]["example"]
+        assert policy in example["detail"]
+        assert f"`{policy}`" in operation["description"]
+
+
+def test_links_lead_to_operations_and_parameters_that_there_are(document: dict[str, Any]) -> None:
+    parameters = {
+        operation["operationId"]: {parameter["name"] for parameter in operation["parameters"]}
+        for operations in document["paths"].values()
+        for operation in operations.values()
+        if "parameters" in operation
+    }
+    links = [link for part in every(document) for link in part.get("links", {}).values()]
+    assert len(links) > 10
+    for link in links:
+        assert set(link["parameters"]) <= parameters[link["operationId"]]

@@ -1,0 +1,135 @@
+"""The OpenAPI document, held against the tools of those who read it: `make openapi`.
+
+The standard's validator, redocly's and spectral's linters, and clients generated in Python and
+TypeScript, which must type-check. Node.js comes out of a wheel; where npm cannot install, what needs
+it is skipped, and said to be.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from pydantic import SecretStr
+
+from service.app import create_app
+from service.settings import Environment, Settings
+
+HERE: Final = Path(__file__).parent
+SECONDS: Final = 600
+GENERATED: Final = "finmind_api"
+
+
+class Failed(Exception):
+    """A tool found something."""
+
+
+class Tools:
+    """The environment that `make` has made, and the place beside it for what is generated."""
+
+    def __init__(self, environment: Path) -> None:
+        self.binaries = environment.resolve() / "bin"
+        self.place = environment.resolve() / "work"
+        self.place.mkdir(exist_ok=True)
+
+    def python(self, module: str, *arguments: str) -> None:
+        """Run a module."""
+        self._run(str(self.binaries / "python"), "-m", module, *arguments)
+
+    def node(self, tool: str, *arguments: str) -> None:
+        """Run a tool that npm has installed."""
+        self._run(str(self.place / "node_modules" / ".bin" / tool), *arguments)
+
+    def npm(self, *arguments: str) -> None:
+        """Run npm."""
+        self._run(str(self.binaries / "npm"), *arguments)
+
+    def _run(self, *command: str) -> None:
+        print(f"  {Path(command[0]).name} {' '.join(command[1:])}", flush=True)
+        path = f"{self.binaries}{os.pathsep}{os.environ.get('PATH', '')}"
+        ended = subprocess.run(
+            command,
+            cwd=self.place,
+            env=os.environ | {"PATH": path, "REDOCLY_TELEMETRY": "off", "CI": "true"},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        if ended.returncode != 0:
+            raise Failed(f"{ended.stdout}\n{ended.stderr}".strip()[-5000:])
+
+
+def write_document(path: Path) -> None:
+    """Write the document of an application that needs no database to describe itself."""
+    settings = Settings(
+        environment=Environment.TEST,
+        database_url=SecretStr("postgresql://nobody@127.0.0.1:1/none"),
+        jwt_secret=SecretStr("a-secret-that-signs-nothing-at-all"),
+    )
+    path.write_text(json.dumps(create_app(settings).openapi(), indent=1), encoding="utf-8")
+
+
+def check_python(tools: Tools) -> None:
+    """Validate the document, then generate and type-check a Python client.
+
+    Raises:
+        Failed: something is wrong with the document.
+    """
+    tools.python("openapi_spec_validator", "openapi.json")
+    shutil.copy(HERE / "client.py", tools.place)
+    (tools.place / "python.yaml").write_text("post_hooks: []\n", encoding="utf-8")
+    options = ["--meta", "none", "--overwrite", "--fail-on-warning", "--config", "python.yaml"]
+    tools.python(
+        "openapi_python_client", "generate", "--path", "openapi.json",
+        "--output-path", GENERATED, *options,
+    )  # fmt: skip
+    tools.python("mypy", "--strict", "client.py", GENERATED)
+    tools.python("client")
+
+
+def install_node(tools: Tools) -> bool:
+    """Have npm install what is locked; False where it cannot."""
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(HERE / name, tools.place)
+    try:
+        tools.npm("ci", "--ignore-scripts", "--no-audit", "--no-fund")
+    except (Failed, OSError) as error:
+        print(f"skipped: redocly, spectral and TypeScript, since npm cannot install:\n{error}")
+        return False
+    return True
+
+
+def check_node(tools: Tools) -> None:
+    """Lint the document, then generate and type-check a TypeScript client.
+
+    Raises:
+        Failed: something is wrong with the document.
+    """
+    for name in ("client.ts", "redocly.yaml", "spectral.yaml"):
+        shutil.copy(HERE / name, tools.place)
+    tools.node("redocly", "lint", "openapi.json", "--config", "redocly.yaml")
+    tools.node("spectral", "lint", "openapi.json", "--ruleset", "spectral.yaml", "-F", "warn")
+    tools.node("openapi-typescript", "openapi.json", "--output", "api.d.ts")
+    tools.node("tsc", "--noEmit", "--strict", "--lib", "es2022,dom", "client.ts")
+
+
+def main() -> int:
+    """Run every check; the exit code."""
+    tools = Tools(Path(sys.argv[1]))
+    write_document(tools.place / "openapi.json")
+    try:
+        check_python(tools)
+        if install_node(tools):
+            check_node(tools)
+    except Failed as error:
+        print(error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
