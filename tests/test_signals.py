@@ -1,7 +1,6 @@
 """What may end the service: a signal, and nothing that a handler or its module does."""
 
 import asyncio
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -11,7 +10,7 @@ import httpx
 import pytest
 
 from tests.jobs.waiting import until_ended
-from tests.running import COMMAND, ROOT, Run, Running, Start, postgres_ended
+from tests.running import COMMAND, Run, Running, Start, postgres_ended
 
 URL = r"API reference\s+(http://127\.0\.0\.1:\d+)/docs"
 
@@ -22,9 +21,9 @@ asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, print)
 
 
 def write_module(tmp_path: Path, code: str) -> dict[str, str]:
-    """A handler module; the environment that names it."""
+    """A handler module in the working directory; the environment that names it."""
     (tmp_path / "mine.py").write_text(code)
-    return {"HANDLER_MODULES": "mine", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    return {"HANDLER_MODULES": "mine"}
 
 
 @pytest.mark.parametrize(
