@@ -26,7 +26,7 @@ from service.errors import ConfigurationError, InvalidInput
 from service.jobs import NewJob, enqueue_batch, enqueue_many
 from service.kept_secret import standing_secret
 from service.settings import Settings
-from service.signals import ENDING
+from service.signals import ENDING, ending
 
 T = TypeVar("T")
 
@@ -241,7 +241,10 @@ def _dsn(settings: Settings, *, says_where: bool = False) -> Iterator[str]:
 def _with_database(
     settings: Settings, run: Callable[[Database], Awaitable[T]], *, migrated: bool = True
 ) -> T:
+    received: list[int] = []
+
     async def inside(dsn: str) -> T:
+        _cancel_by_signal(received)
         database = Database(dsn, settings)
         try:
             if migrated:
@@ -251,7 +254,30 @@ def _with_database(
             await database.close()
 
     with _dsn(settings, says_where=True) as dsn:
-        return asyncio.run(inside(dsn))
+        try:
+            return asyncio.run(inside(dsn))
+        except asyncio.CancelledError:
+            if not received:
+                raise
+            sys.exit(128 + received[0])
+
+
+def _cancel_by_signal(received: list[int]) -> None:
+    """Let a signal cancel the current task, and be noted.
+
+    An exception, raised wherever the signal finds the program, can be lost in a callback of the
+    driver's. SIGINT is asyncio's own.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+
+    def cancel(number: int) -> None:
+        received.append(number)
+        task.cancel()
+
+    for number in ending():
+        if number is not signal.SIGINT:
+            asyncio.get_running_loop().add_signal_handler(number, cancel, number)
 
 
 def _leave(code: int) -> int:

@@ -147,8 +147,11 @@ def test_a_process_that_outlives_its_terminal_does_not_end_by_sighup(
         process.communicate(timeout=10)
 
 
-def test_a_command_that_is_hung_up_leaves_no_server(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_cut_short_leaves_no_server(
+    start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
     command = start("demo", "--jobs", "1000000")
     command.wait_for("schema_migrated")
-    assert command.stop(signal.SIGHUP) == 128 + signal.SIGHUP
+    assert command.stop(number) == 128 + number
     assert postgres_ended(tmp_path)
