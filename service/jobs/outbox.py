@@ -29,8 +29,11 @@ GROW_BELOW: Final = 0.25
 """A statement that took less than this share of its time limit may hold twice as much the next time."""
 
 MAX_TIMEOUTS: Final = 3
-"""After so many timeouts of an outcome that was sent alone, while the database answered else, its job
-ends FAILED."""
+"""After so many timeouts of a large result that was sent alone, while the database answered else, its
+job ends FAILED."""
+
+LARGE_BYTES: Final = 65_536
+"""A smaller result is not what takes so long: somebody locks the row, or the disk stands still."""
 
 TIMED_OUT: Final = (TimeoutError, asyncpg.QueryCanceledError)
 
@@ -127,6 +130,7 @@ class Outbox:
 
     async def _flush(self) -> None:
         """Record one batch off the front; it stays where it is if that fails."""
+        await self._link.connection()  # one that cannot be opened says nothing of the batch
         batch = self._next_batch()
         unsure = any(one.tried for one in batch)
         for one in batch:
@@ -181,7 +185,7 @@ class Outbox:
             # The database answers, so it is this one that takes too long: others go first.
             one.timeouts += 1
             self.waiting.append(self.waiting.pop(0))
-            if one.timeouts < MAX_TIMEOUTS:
+            if one.timeouts < MAX_TIMEOUTS or _result_bytes(one.outcome) < LARGE_BYTES:
                 raise error
         elif not isinstance(error, REFUSED_ERRORS):
             raise error
@@ -205,10 +209,8 @@ def _settled(batch: list[Settlement]) -> list[tuple[ClaimedJob, Outcome]]:
 def _bytes_of(job: ClaimedJob, outcome: Outcome) -> int:
     """What recording the outcome moves. A job that ends takes its payload along."""
     match outcome:
-        case Succeeded(result=None):
-            return bytes_bound(job.payload)
-        case Succeeded(result=str(result)):
-            return bytes_bound(job.payload) + bytes_bound(result)
+        case Succeeded():
+            return bytes_bound(job.payload) + _result_bytes(outcome)
         case Ended(failure=failure):
             return bytes_bound(job.payload) + _bytes_of_failure(failure)
         case Retried(failure=failure):
@@ -217,13 +219,19 @@ def _bytes_of(job: ClaimedJob, outcome: Outcome) -> int:
             return 0
 
 
+def _result_bytes(outcome: Outcome) -> int:
+    if isinstance(outcome, Succeeded) and outcome.result is not None:
+        return bytes_bound(outcome.result)
+    return 0
+
+
 def _bytes_of_failure(failure: Failure) -> int:
     return bytes_bound(failure.message) + bytes_bound(failure.traceback or "")
 
 
 def _ended_for(one: Settlement, error: Exception) -> Ended:
     words = (
-        f"The outcome, {one.size} bytes with its payload, could not be recorded within "
+        f"The result, {_result_bytes(one.outcome)} bytes, could not be recorded within "
         "DATABASE_COMMAND_TIMEOUT_SECONDS. Store large data elsewhere and return a reference"
         if isinstance(error, TIMED_OUT)
         else f"PostgreSQL refused the result: {error}"

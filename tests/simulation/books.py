@@ -89,6 +89,8 @@ class Books:
         """How many each job has."""
         self.timeouts: dict[int, float | None] = {}
         """Those that jobs have of their own."""
+        self.failed_alone: Counter[tuple[int, int]] = Counter()
+        """How often an end that was sent alone failed, by its claim."""
         self.watches: dict[Process, Watch] = {}
 
     @property
@@ -126,8 +128,10 @@ class Books:
         )
         self.watches[process].troubles[known].append(self.now)
 
-    def failed(self, statement: str, process: Process) -> None:
+    def failed(self, statement: str, args: Any, process: Process) -> None:
         """A process saw a statement fail."""
+        if statement == statements.FINISH and len(args[0]) == 1:
+            self.failed_alone[args[0][0], args[1][0]] += 1
         self.note(process.name, "failed", NAMES.get(statement, statement[:20]))
         self.events["failed"] += 1
         self.trouble(process, _duty_of(statement))

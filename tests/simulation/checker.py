@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from service.jobs.context import JobContext
 from service.jobs.model import TRANSITIONS, JobStatus
+from service.jobs.outbox import MAX_TIMEOUTS
 from service.jobs.verdicts import FIRST_POSTPONED
 from service.settings import Settings
 from tests.simulation.books import CLAIMING, CLAIMS, NAMES, Books, Claim
@@ -187,7 +188,13 @@ class Checker(Books):
 
     def _must_fit(self, row: Row, token: int, verb: str, *, refund: bool) -> None:
         """What was recorded must be what the run did."""
-        wrong = fits(self.runs.get((row.id, token)), row, verb, refund=refund, now=self.now)
+        unrecordable = self.failed_alone[row.id, token] >= MAX_TIMEOUTS
+        wrong = fits(
+            self.runs.get((row.id, token)), row, verb, refund=refund, now=self.now,
+            unrecordable=unrecordable,
+        )  # fmt: skip
+        if row.status is JobStatus.FAILED and "could not be recorded" in (row.last_error or ""):
+            self.events["unrecordable"] += 1
         if wrong:
             self.violate(f"job {row.id} under {token}: {wrong}")
 

@@ -9,7 +9,7 @@ from service.jobs import Backoff, JobContext, NewJob, PermanentError, Registry, 
 from tests.simulation.checker import Checker
 from tests.simulation.clock import PROCESS, VirtualLoop
 from tests.simulation.model import REFUSED
-from tests.simulation.verdicts import RETURNED, Run
+from tests.simulation.verdicts import LARGE, RETURNED, Run
 
 BACKOFF: Final = Backoff(0.5, 2.0, 8.0, 0.2)
 ASYNC_TYPES: Final = ("work", "rare")
@@ -23,6 +23,7 @@ SLOW: Final = (5.0, 9.0, 20.0)
 BEHAVIOURS: Final = (
     "return", "return", "return", "fail", "fail", "permanent", "retry after", "snooze", "exit",
     "cancel itself", "bad result", "refused result", "stubborn", "break off", "report",
+    "large result", "huge result",
 )  # fmt: skip
 FOR_THREADS: Final = ("return", "fail", "permanent", "snooze", "bad result")
 
@@ -157,4 +158,8 @@ class Handlers:
                 ended(run, "refused result")
                 return REFUSED
         ended(run, RETURNED)
-        return None if behaviour == "stubborn" else {"of": run.context.lease_token}
+        if behaviour == "stubborn":
+            return None
+        of = {"of": run.context.lease_token}
+        copies = {"large result": 1, "huge result": 2}.get(behaviour)
+        return of if copies is None else of | {"with": [LARGE] * copies}

@@ -113,6 +113,7 @@ class Connection:
         self._answer: asyncio.Future[Answer] | None = None
         self._on_its_way: asyncio.TimerHandle | None = None
         self._request: tuple[str, tuple[Any, ...]] | None = None
+        self._size_seconds = 0.0
         self._on_end: list[Callable[[Connection], None]] = []
         server.connections.append(self)
 
@@ -198,21 +199,23 @@ class Connection:
         assert self._answer is None, "another operation is in progress"
         if self._closed:
             raise asyncpg.InterfaceError("connection is closed")
-        loop, fate = self._loop, self._server.weather.fate(statement)
-        self._server.checker.asked(statement, self.process, trouble=fate.trouble)
+        loop, weather = self._loop, self._server.weather
+        fate, size_seconds = weather.fate(statement), weather.seconds_for(statement, args)
+        trouble = fate.trouble or size_seconds > TROUBLE_SECONDS
+        self._server.checker.asked(statement, self.process, trouble=trouble)
         answer: asyncio.Future[Answer] = loop.create_future()
-        self._answer, self._request = answer, (statement, args)
+        self._answer, self._request, self._size_seconds = answer, (statement, args), size_seconds
         if fate.end is not End.SILENT_BEFORE:
             self._on_its_way = loop.call_later(
                 fate.request_seconds, self._arrive, answer, fate, context=NOBODY
             )
         bound = None
-        if fate.silent or fate.seconds > self._timeout_seconds:
+        if fate.silent or fate.seconds + size_seconds > self._timeout_seconds:
             bound = loop.call_later(self._timeout_seconds, _time_out, answer)
         try:
             rows = await answer
         except BaseException:
-            self._server.checker.failed(statement, self.process)
+            self._server.checker.failed(statement, args, self.process)
             raise
         finally:
             self._answer = None
@@ -234,9 +237,16 @@ class Connection:
             delay = self._server.weather.late_seconds()
             self._loop.call_later(delay, self._arrive_late, *self._request, context=NOBODY)
             self.cut()
-        elif fate.held_seconds:
+        elif self._size_seconds > self._timeout_seconds:
+            # The server calls it off, and nothing is done; the client may have given up before.
+            self._on_its_way = None
+            called_off = asyncpg.QueryCanceledError("of the simulation: its size")
+            self._loop.call_later(
+                self._timeout_seconds, self._send, answer, fate, called_off, context=NOBODY
+            )
+        elif held := fate.held_seconds + self._size_seconds:
             self._on_its_way = self._loop.call_later(
-                fate.held_seconds, self._carry_out, answer, fate, self._server.now, context=NOBODY
+                held, self._carry_out, answer, fate, self._server.now, context=NOBODY
             )
         else:
             self._carry_out(answer, fate, self._server.now)

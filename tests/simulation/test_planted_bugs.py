@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from service.db.engine import DATABASE_ERRORS
-from service.jobs import lost_answers
+from service.jobs import lost_answers, outbox
 from service.jobs.claimer import Claimer
 from service.jobs.deadlines import Deadlines
 from service.jobs.leases import Heartbeat
@@ -102,6 +102,22 @@ def an_outcome_is_dropped_when_its_statement_fails(patch: Patch) -> None:
     patch.setattr(Outbox, "_flush", lossy)
 
 
+def a_batch_that_takes_too_long_is_sent_again_as_it_is(patch: Patch) -> None:
+    flush = Outbox._flush
+
+    async def stubborn(self: Outbox) -> None:
+        try:
+            await flush(self)
+        finally:
+            self._most = self._limit
+
+    patch.setattr(Outbox, "_flush", stubborn)
+
+
+def a_result_too_large_to_be_recorded_is_sent_for_ever(patch: Patch) -> None:
+    patch.setattr(outbox, "MAX_TIMEOUTS", 1_000_000)
+
+
 def a_stop_costs_an_attempt(patch: Patch) -> None:
     cancelled = Judge.cancelled
 
@@ -188,6 +204,8 @@ BUGS: Final[list[Callable[[Patch], None]]] = [
     heartbeats_skip_what_is_not_recorded_yet,
     heartbeats_cancel_nothing,
     an_outcome_is_dropped_when_its_statement_fails,
+    a_batch_that_takes_too_long_is_sent_again_as_it_is,
+    a_result_too_large_to_be_recorded_is_sent_for_ever,
     a_stop_costs_an_attempt,
     what_does_not_stop_is_never_recorded,
     poison_is_run_for_ever,

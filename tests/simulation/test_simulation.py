@@ -30,7 +30,7 @@ KEPT: Final = (168, 285, 758, 982, 998, 1267, 1555, 5410, 6434)
 SEEN: Final = frozenset(
     {
         "given back", "taken over", "stale settle", "unserved", "ran: cancelled", "ran: broke off",
-        "ran: snoozed", "ran: refused result", "ran: cancelled itself", "SETTLED_BEFORE",
+        "ran: snoozed", "ran: refused result", "unrecordable", "ran: cancelled itself", "SETTLED_BEFORE",
         "PROGRESS", "RETRY_DEAD", "CANCEL", "DELETE", "RESCHEDULE", "CLAIM_WITHIN_LIMITS",
         "FORGET_WORKER", "LANES_OF", "job_postponed", "handler_stuck", "lease_unsure", "lease_lost",
         "job_rescued", "claim_failed", "settle_failed", "heartbeat_failed", "maintenance_failed",

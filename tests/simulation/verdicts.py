@@ -1,5 +1,6 @@
 """Whether what was recorded of a run is what the run did."""
 
+import json
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,7 +32,13 @@ class Run:
     """Whether its job was retried by hand since."""
 
 
-def fits(run: Run | None, row: Row, verb: str, *, refund: bool, now: float) -> str:
+LARGE: Final = "x" * 100_000
+"""A result of which a slow server takes one in time, and no second one."""
+
+
+def fits(
+    run: Run | None, row: Row, verb: str, *, refund: bool, now: float, unrecordable: bool
+) -> str:
     """What is wrong with a settlement; empty where nothing is.
 
     Args:
@@ -40,6 +47,7 @@ def fits(run: Run | None, row: Row, verb: str, *, refund: bool, now: float) -> s
         verb: `finish` or `requeue`.
         refund: whether the claim counts as no attempt.
         now: loop time.
+        unrecordable: whether its end was sent alone, in vain, as often as the engine tries.
     """
     if run is None:
         # Given back before its handler began, or dead for the leases that it lost before.
@@ -47,10 +55,14 @@ def fits(run: Run | None, row: Row, verb: str, *, refund: bool, now: float) -> s
     told = run.context.cancelled
     if row.status is JobStatus.SUCCESS:
         allowed = run.ended == RETURNED
-        if row.result not in {None, f'{{"of":{run.context.lease_token}}}'}:
+        if row.result is not None and json.loads(row.result)["of"] != run.context.lease_token:
             return f"the result of another run was recorded: {row.result}"
     elif row.status is JobStatus.FAILED:
-        allowed = run.ended in FOR_GOOD
+        allowed = run.ended in FOR_GOOD or (
+            run.ended == RETURNED
+            and unrecordable
+            and "could not be recorded" in (row.last_error or "")
+        )
     elif verb == "requeue" and refund:
         allowed = told or run.ended == SNOOZED
     else:

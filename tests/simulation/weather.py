@@ -1,9 +1,11 @@
 """What goes wrong: drawn from the seed, for a while, and then no more."""
 
+import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from service.jobs import statements
 
@@ -87,6 +89,7 @@ class Weather:
         self._latency = rng.choice((0.0002, 0.002, 0.02))
         self._slow = 0.0 if quiet else rng.choice((0.0, 0.0, 0.01, 0.1))
         self._held = 0.0 if quiet else rng.choice((0.0, 0.0, 0.02))
+        self._bytes_per_second = rng.choice((math.inf, math.inf, 60_000.0))
         self._refuses_connections = 0.0 if quiet else rng.choice((0.0, 0.0, 0.1, 0.4))
 
     def fate(self, statement: str) -> Fate:
@@ -98,6 +101,12 @@ class Weather:
         if statement in self._unlucky and rng.random() < 0.3:
             end = rng.choice(BAD_ENDS)
         return Fate(self._delay(), self._hold(), self._delay(), end)
+
+    def seconds_for(self, statement: str, args: Sequence[Any]) -> float:
+        """How long a statement takes for its size, whatever the weather: of an end, for the results."""
+        if statement != statements.FINISH:
+            return 0.0
+        return sum(len(result or "") for result in args[3]) / self._bytes_per_second
 
     def connects(self) -> bool:
         """Whether the next connection comes about."""
