@@ -89,6 +89,8 @@ class Books:
         """How many each job has."""
         self.timeouts: dict[int, float | None] = {}
         """Those that jobs have of their own."""
+        self.failures: Counter[str] = Counter()
+        """How often a process saw a statement of each name fail."""
         self.failed_alone: Counter[tuple[int, int]] = Counter()
         """How often an end that was sent alone failed, by its claim."""
         self.watches: dict[Process, Watch] = {}
@@ -134,6 +136,7 @@ class Books:
             self.failed_alone[args[0][0], args[1][0]] += 1
         self.note(process.name, "failed", NAMES.get(statement, statement[:20]))
         self.events["failed"] += 1
+        self.failures[NAMES.get(statement, statement)] += 1
         self.trouble(process, _duty_of(statement))
         if statement in CLAIMS:
             for claim in self.claims.values():

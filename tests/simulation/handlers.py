@@ -9,7 +9,7 @@ from service.jobs import Backoff, JobContext, NewJob, PermanentError, Registry, 
 from tests.simulation.checker import Checker
 from tests.simulation.clock import PROCESS, VirtualLoop
 from tests.simulation.model import REFUSED
-from tests.simulation.verdicts import LARGE, RETURNED, Run
+from tests.simulation.verdicts import RETURNED, Run
 
 BACKOFF: Final = Backoff(0.5, 2.0, 8.0, 0.2)
 ASYNC_TYPES: Final = ("work", "rare")
@@ -25,6 +25,8 @@ BEHAVIOURS: Final = (
     "cancel itself", "bad result", "refused result", "stubborn", "break off", "report",
     "large result", "huge result",
 )  # fmt: skip
+SIZES: Final = {"large result": 100_000, "huge result": 200_000}
+"""A slow server takes one that is large in time, and no second one; never one that is huge."""
 FOR_THREADS: Final = ("return", "fail", "permanent", "snooze", "bad result")
 
 
@@ -158,8 +160,14 @@ class Handlers:
                 ended(run, "refused result")
                 return REFUSED
         ended(run, RETURNED)
-        if behaviour == "stubborn":
-            return None
-        of = {"of": run.context.lease_token}
-        copies = {"large result": 1, "huge result": 2}.get(behaviour)
-        return of if copies is None else of | {"with": [LARGE] * copies}
+        return _result(run, behaviour)
+
+
+def _result(run: Run, behaviour: str) -> object:
+    if behaviour == "stubborn":
+        return None
+    of = {"of": run.context.lease_token}
+    if behaviour not in SIZES and not behaviour.endswith(" bytes"):
+        return of
+    size = SIZES.get(behaviour) or int(behaviour.removesuffix(" bytes"))
+    return of | {"with": "x" * size}

@@ -77,7 +77,7 @@ class Simulation:
 
     # -- processes --------------------------------------------------------------------------------
 
-    async def start_node(self, *, whole: bool = False) -> None:
+    async def start_node(self, *, whole: bool = False, slots: int | None = None) -> None:
         """Start a process; a worker that finds no database is started again."""
         rng = self.rng
         self.made += 1
@@ -87,7 +87,7 @@ class Simulation:
         watch = self.checker.watches[process] = Watch(process, types)
         queues = ("*",) if whole else rng.choice((("*",), ("*",), ("*", "a:1"), ("a", "b")))
         settings = self.settings.model_copy(
-            update={"worker_queues": queues, "worker_concurrency": rng.choice((1, 2, 4))}
+            update={"worker_queues": queues, "worker_concurrency": slots or rng.choice((1, 2, 4))}
         )
         access = Access(self.server, settings)
         handlers = Handlers(self.loop, self.checker, types)

@@ -32,10 +32,6 @@ class Run:
     """Whether its job was retried by hand since."""
 
 
-LARGE: Final = "x" * 100_000
-"""A result of which a slow server takes one in time, and no second one."""
-
-
 def fits(
     run: Run | None, row: Row, verb: str, *, refund: bool, now: float, unrecordable: bool
 ) -> str:

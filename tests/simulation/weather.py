@@ -65,6 +65,9 @@ FENCED: Final = (
 )
 """Statements some of which fare worse than others in every second seed."""
 
+SLOW_BYTES_PER_SECOND: Final = 60_000.0
+"""How many bytes of results the server of some seeds records in a second."""
+
 CALM: Final = Fate(0.0005, 0.0, 0.0005, End.WELL)
 
 
@@ -89,7 +92,7 @@ class Weather:
         self._latency = rng.choice((0.0002, 0.002, 0.02))
         self._slow = 0.0 if quiet else rng.choice((0.0, 0.0, 0.01, 0.1))
         self._held = 0.0 if quiet else rng.choice((0.0, 0.0, 0.02))
-        self._bytes_per_second = rng.choice((math.inf, math.inf, 60_000.0))
+        self.bytes_per_second = rng.choice((math.inf, math.inf, SLOW_BYTES_PER_SECOND))
         self._refuses_connections = 0.0 if quiet else rng.choice((0.0, 0.0, 0.1, 0.4))
 
     def fate(self, statement: str) -> Fate:
@@ -106,7 +109,7 @@ class Weather:
         """How long a statement takes for its size, whatever the weather: of an end, for the results."""
         if statement != statements.FINISH:
             return 0.0
-        return sum(len(result or "") for result in args[3]) / self._bytes_per_second
+        return sum(len(result or "") for result in args[3]) / self.bytes_per_second
 
     def connects(self) -> bool:
         """Whether the next connection comes about."""
