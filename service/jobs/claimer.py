@@ -17,6 +17,7 @@ from service.jobs.runner import Runner
 from service.jobs.settler import Settler
 from service.jobs.slots import Slots
 from service.jobs.store import ClaimedJob, Lane, LaneRequest
+from service.jobs.windows import Windows
 from service.observability.logging import get_logger
 from service.observability.metrics import observe_batch, record_database_error, record_event
 from service.settings import Settings
@@ -75,6 +76,7 @@ class Claimer:
             lanes=self._lanes,
             wake=self._woken.set,
         )
+        self._windows, self._sweep_windows = Windows(link), Windows(link)
         self._next_sweep = 0.0
         self._leased_at = 0.0
         self._backlog = False
@@ -83,6 +85,8 @@ class Claimer:
         self._stopping = asyncio.Event()
         self.rest_seconds = 0.0
         """How long to rest after the last claim, which walked far and found nothing."""
+        self.walks_on = False
+        """Whether the last claim came to the end of a window, and more is due behind it."""
         self.last_loop_at = time.monotonic()
         """When the loop last came round: /health/ready looks at it."""
 
@@ -126,7 +130,7 @@ class Claimer:
                 continue
             failures.reset()
             self._backlog = claimed >= asked
-            if self._backlog:
+            if self._backlog or self.walks_on:
                 continue
             if claimed:
                 # Others' claims may have hidden some: look again soon.
@@ -153,41 +157,57 @@ class Claimer:
         async with self._slots.claiming:
             asked = min(most, self._slots.free)
             self.rest_seconds = 0.0
+            self.walks_on = False
             claimed = 0
             whole = False
             if asked and time.monotonic() >= self._next_sweep:
                 whole = self._lanes.sweeps_whole
-                claimed = await self._sweep(asked)
+                claimed, complete = await self._sweep(asked)
+                whole = whole and complete
             if claimed < asked and not whole:
                 claimed += await self._claim_from_floors(asked - claimed)
             return claimed, asked
 
-    async def _sweep(self, most: int) -> int:
-        """Claim what lies below the floors, or a slice of it: late commits, expired leases."""
+    async def _sweep(self, most: int) -> tuple[int, bool]:
+        """Claim what lies below the floors, or a slice of it: late commits, expired leases.
+
+        How many came, and whether that was all of the slice.
+        """
         began = time.monotonic()
         requests = self._lanes.requests(most=most, from_floor=False)
         if not requests:
             self._lanes.skip_slice()
             self._next_sweep = began + MIN_SWEEP_SECONDS
-            return 0
+            return 0, True
+        requests = await self._sweep_windows.narrow(requests)
+        sent = time.monotonic()
         jobs = await self._claim(requests, limit=most)
         full = len(jobs) >= most
+        walked = self._walked(time.monotonic() - sent)
+        complete = self._lanes.swept(requests, jobs, walked, full=full)
+        self._sweep_windows.claimed(
+            requests,
+            walked_seconds=walked,
+            full=full,
+            unknown_ahead=self._lanes.sweeps_first,
+        )
         took = time.monotonic() - began
-        self._lanes.swept(self._walked(took), full=full)
         # A full sweep too: it took the floors down with it, and the rest lies above them.
         self._next_sweep = began + min(
             max(took / SWEEP_SHARE, MIN_SWEEP_SECONDS), self._settings.sweep_seconds
         )
-        self._begin(jobs, began=began, from_floor=False, full=full)
-        return len(jobs)
+        self._begin(jobs, began=sent, from_floor=False, full=full)
+        return len(jobs), complete
 
     async def _claim_from_floors(self, most: int) -> int:
-        began = time.monotonic()
         requests = self._lanes.requests(most=most, from_floor=True)
         if not requests:
             return 0
+        requests = await self._windows.narrow(requests)
+        began = time.monotonic()
         jobs = await self._claim(requests, limit=most)
-        walked = self._walked(time.monotonic() - began)
+        walked, full = self._walked(time.monotonic() - began), len(jobs) >= most
+        self._windows.claimed(requests, walked_seconds=walked, full=full)
         # One that was slow says nothing: the network may have been, or this process stood still.
         dear, self._empty_claim_walked = (
             min(walked, self._empty_claim_walked), 0.0 if jobs else walked
@@ -195,9 +215,9 @@ class Claimer:
         if not jobs and dear > DEAR_CLAIM_SECONDS:
             # They walked far: jobs of types that are served elsewhere.
             self.rest_seconds = min(dear / EMPTY_CLAIM_SHARE, self._settings.sweep_seconds)
-        if len(jobs) < most:
-            self._lanes.exhausted(requests, jobs, began=began)
-        self._begin(jobs, began=began, from_floor=True, full=len(jobs) >= most)
+        if not full:
+            self.walks_on = self._lanes.exhausted(requests, jobs, began=began)
+        self._begin(jobs, began=began, from_floor=True, full=full)
         return len(jobs)
 
     def _walked(self, took_seconds: float) -> float:

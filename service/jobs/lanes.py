@@ -47,6 +47,8 @@ class _LaneState:
     listed_at: float = NOT_LISTED
     """When (monotonic) it was listed for the first time. Until then it is claimed from where jobs came
     recently."""
+    walked: Floor = NO_FLOOR
+    """Up to where claims from the floor have walked: windows that held nothing more for this worker."""
     fresh: bool = False
     """Whether a wake-up named the lane, or a claim found jobs in it, since lanes were last listed:
     where a listing does not reach it, it stays until the next."""
@@ -63,6 +65,8 @@ class Lanes:
         """Lanes that were empty when they were last listed, the last `MAX_LANES` of them: whoever
         comes into one again is above its floor."""
         self._sweep = Sweep()
+        self._unswept: dict[Lane, Floor] = {}
+        """Lanes of which a sweep has not yet walked the whole of its slice, and where it goes on."""
         self._unlisted = NO_FLOOR
         """Where a lane begins that no listing told of: at what came recently."""
 
@@ -124,7 +128,7 @@ class Lanes:
 
         Queues of one priority come in a random order, so that none starves.
         """
-        whole = self.sweeps_whole
+        whole = self._sweep.slice == (-WHOLE, WHOLE)
         low, below = self._sweep.slice
         order = sorted(self._states, key=lambda lane: (lane.priority, random.random()))  # noqa: S311
         requests = []
@@ -134,13 +138,14 @@ class Lanes:
                 continue
             if from_floor:
                 requests.append(LaneRequest(lane, self._floor(lane), free))
-            elif whole:
-                requests.append(LaneRequest(lane, NO_FLOOR, free))
-            else:
-                # What lies above the floor is for claims from there.
-                due_before = min(below, self._floor(lane).due_at + SLACK_SECONDS)
-                if low < due_before:
-                    requests.append(LaneRequest(lane, Floor(low, 0), free, due_before))
+                continue
+            if self._unswept and lane not in self._unswept:
+                continue
+            # What lies above the floor is for claims from there.
+            due_before = WHOLE if whole else min(below, self._floor(lane).due_at + SLACK_SECONDS)
+            floor = self._unswept.get(lane, Floor(low, 0))
+            if floor.due_at < due_before:
+                requests.append(LaneRequest(lane, floor, free, due_before))
         return requests
 
     def claimed(
@@ -168,36 +173,72 @@ class Lanes:
             if (from_floor or full) and began >= state.listed_at:
                 if full and not from_floor:
                     state.recent.clear()
+                    state.walked = NO_FLOOR
                 state.recent.append((now, many[lane], Floor(*place)))
 
     def exhausted(
         self, requests: Iterable[LaneRequest], jobs: Iterable[ClaimedJob], *, began: float
-    ) -> None:
+    ) -> bool:
         """A claim from the floors brought all that there was for it: fewer jobs than it asked for.
 
         Where that was nothing, and nothing before, the next one begins at what came recently: what
-        lies below, like a job that runs for hours, need not be walked time and again.
+        lies below, like a job that runs for hours, need not be walked time and again. Where it came
+        to the end of a window, the next one begins there.
+
+        Returns:
+            Whether there is a lane of which more is due behind a window.
         """
         many = Counter(job.queue for job in jobs)
         now = time.monotonic()
-        for lane, _, most, _ in requests:
-            state = self._states.get(lane)
-            if state is None or state.recent or began < state.listed_at:
+        goes_on = False
+        for request in requests:
+            state = self._states.get(request.lane)
+            if state is None or began < state.listed_at or many[request.lane.queue] >= request.most:
                 continue
-            if many[lane.queue] < most:
+            if request.goes_on:
+                state.walked = request.end
+                goes_on = True
+            elif not state.recent:
                 state.recent.append((now, 0, self._unlisted))
+        return goes_on
 
     @property
     def sweeps_whole(self) -> bool:
         """Whether the next sweep takes all that is due, above the floors as below them."""
-        return self._sweep.slice == (-WHOLE, WHOLE)
+        return self._sweep.slice == (-WHOLE, WHOLE) and not self._unswept
 
-    def swept(self, walked_seconds: float, *, full: bool) -> None:
-        """A claim below the floors was made: the next sweeps what comes after it."""
-        self._sweep.stepped(walked_seconds, full=full)
+    @property
+    def sweeps_first(self) -> bool:
+        """Whether no round of sweeps has come to its end."""
+        return self._sweep.first_round
+
+    def swept(
+        self,
+        requests: Iterable[LaneRequest],
+        jobs: Iterable[ClaimedJob],
+        walked_seconds: float,
+        *,
+        full: bool,
+    ) -> bool:
+        """A claim below the floors was made: the next sweeps what comes after it.
+
+        Returns:
+            Whether it came to the end of its slice, in every lane.
+        """
+        many = Counter(job.queue for job in jobs)
+        if not full:
+            self._unswept = {
+                request.lane: request.end
+                for request in requests
+                if request.goes_on and many[request.lane.queue] < request.most
+            }
+        if not self._unswept:
+            self._sweep.stepped(walked_seconds, full=full)
+        return not self._unswept
 
     def skip_slice(self) -> None:
         """No lane has anything for this sweep in the next slice."""
+        self._unswept = {}
         free = [lane for lane in self._states if self._slots.free_for(lane.queue) > 0]
         if free:  # else it is not known what the slice holds
             highest = max(self._floor(lane).due_at for lane in free)
@@ -211,4 +252,4 @@ class Lanes:
         while len(recent) > 1 and (recent[0][0] < limit or behind > FLOOR_WINDOW_JOBS):
             behind -= recent.popleft()[1]
         claimed = min((place for _, _, place in recent), default=NO_FLOOR)
-        return max(claimed, state.head)
+        return max(claimed, state.head, state.walked)

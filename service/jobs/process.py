@@ -155,6 +155,8 @@ async def _run_due_of_listed(engine: Engine, summary: ProcessSummary, limit: int
         summary.processed += claimed
         if claimed:
             give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
+        if engine.claimer.walks_on:
+            continue
         if asked and not claimed and not (runner.unfinished and slots.withheld):
             return
         if runner.unfinished:

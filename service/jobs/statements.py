@@ -171,13 +171,14 @@ _NOT_LEASED: Final = "(b.lease_until IS NULL OR b.lease_until < now())"
 _DUE: Final = f"""
 WITH due AS MATERIALIZED (
   SELECT j.ctid AS place, l.queue, l.most, l.turn
-  FROM unnest($1::text[], $2::smallint[], $3::float8[], $4::bigint[], $5::int[], $11::float8[])
-    WITH ORDINALITY AS l(queue, priority, floor_at, floor_id, most, due_before, turn)
+  FROM unnest($1::text[], $2::smallint[], $3::float8[], $4::bigint[], $5::int[], $11::float8[],
+      $12::bigint[])
+    WITH ORDINALITY AS l(queue, priority, floor_at, floor_id, most, due_before, id_before, turn)
   CROSS JOIN LATERAL (
     SELECT b.ctid FROM finmind_jobs.jobs_live b
     WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
       AND ({_PLACE}) >= (to_timestamp(l.floor_at), l.floor_id)
-      AND b.next_run_at < to_timestamp(l.due_before)
+      AND ({_PLACE}) < (to_timestamp(l.due_before), l.id_before)
       AND b.job_type = ANY ($6::text[])
       AND {_NOT_LEASED}
     ORDER BY {_PLACE} LIMIT l.most FOR UPDATE SKIP LOCKED) j
@@ -225,6 +226,24 @@ CLAIM_WITHIN_LIMITS: Final = (
 )
 """The same where a queue that may take fewer than the whole claim is asked for in several lanes: no
 more of it than it may take. The window costs a seventh of the claim, so others do without."""
+
+WINDOW_ENDS: Final = f"""
+SELECT l.turn, date_part('epoch', e.next_run_at), e.id
+FROM unnest($1::text[], $2::smallint[], $3::float8[], $4::bigint[], $5::float8[], $6::bigint[])
+  WITH ORDINALITY AS l(queue, priority, floor_at, floor_id, due_before, id_before, turn)
+CROSS JOIN LATERAL (
+  SELECT b.next_run_at, b.id FROM finmind_jobs.jobs_live b
+  WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
+    AND ({_PLACE}) >= (to_timestamp(l.floor_at), l.floor_id)
+    AND ({_PLACE}) < (to_timestamp(l.due_before), l.id_before)
+  ORDER BY {_PLACE} OFFSET $7 LIMIT 1) e
+"""
+"""Of the lanes that hold more than $7 due jobs between these places, whoever serves them: the place
+of the first one behind so many. A claim up to there walks no further, and the next begins there.
+
+Apart from the claim: a limit on what that walks would have it find every job twice, which costs
+a third of it.
+"""
 
 LOST_CLAIMS: Final = f"""
 SELECT j.id, j.lease_token

@@ -110,13 +110,22 @@ class LaneHead(NamedTuple):
 
 
 class LaneRequest(NamedTuple):
-    """What one claim asks of one lane: from where, how many at the most, and up to where."""
+    """What one claim asks of one lane: from where, how many at the most, and up to which place."""
 
     lane: Lane
     floor: Floor
     most: int
     due_before: float = float("inf")
     """Epoch seconds; beside that, only what is due."""
+    id_before: int = 0
+    """Of those due at that very time, only jobs below this one."""
+    goes_on: bool = False
+    """Whether that place is the end of a window: the lane holds more due jobs, from there on."""
+
+    @property
+    def end(self) -> Floor:
+        """The place up to which is looked, itself excluded."""
+        return Floor(self.due_before, self.id_before)
 
 
 async def lanes(link: Link, *, limit: int, after: Lane | None = None) -> list[LaneHead]:
@@ -191,8 +200,32 @@ async def claim(
         worker_id,
         max_errors,
         [request.due_before for request in requests],
+        [request.id_before for request in requests],
     )
     return [ClaimedJob(*row) for row in rows]
+
+
+async def within_windows(
+    link: Link, requests: Sequence[LaneRequest], *, jobs: int
+) -> list[LaneRequest]:
+    """The same requests, each up to so many jobs of its lane at the most, whoever serves them."""
+    rows = await link.fetch(
+        statements.WINDOW_ENDS,
+        [request.lane.queue for request in requests],
+        [request.lane.priority for request in requests],
+        [request.floor.due_at for request in requests],
+        [request.floor.job_id for request in requests],
+        [request.due_before for request in requests],
+        [request.id_before for request in requests],
+        jobs,
+    )
+    narrowed = list(requests)
+    for turn, due_at, job_id in rows:
+        request = narrowed[turn - 1]
+        # Else a time that is too far off to be told to the microsecond would be walked for ever.
+        if Floor(due_at, job_id) > request.floor:
+            narrowed[turn - 1] = request._replace(due_before=due_at, id_before=job_id, goes_on=True)
+    return narrowed
 
 
 async def finish(

@@ -45,6 +45,8 @@ class Sweep:
         """Of the first slice of a round."""
         self._cheap = True
         """Whether every step of this round was cheap."""
+        self.first_round = True
+        """Whether there are due times that no step has come to."""
         self._newest = -WHOLE
         self._cheap_below = DEAR_STEP_SECONDS
         """Steps that took less are cheap: until one was dear, all others; from then on few."""
@@ -97,5 +99,6 @@ class Sweep:
             self._begin_round()
 
     def _begin_round(self) -> None:
+        self.first_round = False
         self._below, self._span = WHOLE, WHOLE if self._cheap else self._top_span
         self._cheap = True

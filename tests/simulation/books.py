@@ -17,6 +17,7 @@ SETTLE: Final = frozenset({statements.FINISH, statements.REQUEUE, statements.SET
 CLAIMS: Final = frozenset({statements.CLAIM, statements.CLAIM_WITHIN_LIMITS})
 CLAIMING: Final = CLAIMS | {
     statements.LOST_CLAIMS, statements.LANES, statements.LANES_OF, statements.RECENT_LANES,
+    statements.WINDOW_ENDS,
 }  # fmt: skip
 
 KEPT_EVENTS: Final = 250

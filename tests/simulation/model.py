@@ -45,6 +45,7 @@ class Model:
             statements.RECENT_LANES: self.recent_lanes,
             statements.CLAIM: self.claim,
             statements.CLAIM_WITHIN_LIMITS: self.claim_within_limits,
+            statements.WINDOW_ENDS: self.window_ends,
             statements.LOST_CLAIMS: self.lost_claims,
             statements.RELEASE_LOST: self.release_lost,
             statements.FINISH: self.finish,
@@ -123,18 +124,18 @@ class Model:
         self, at: Instant, queues: list[str], priorities: list[int], floors_at: list[float],
         floors_id: list[int], most: list[int], job_types: list[str], limit: int,
         lease_seconds: float, worker_id: int, keep: int, due_before: list[float],
-        *, within: bool = False,
+        id_before: list[int], *, within: bool = False,
     ) -> Answer:  # fmt: skip
         due: list[tuple[Row, int]] = []
-        for queue, priority, floor_at, floor_id, here, before in zip(
-            queues, priorities, floors_at, floors_id, most, due_before, strict=True
+        for queue, priority, floor_at, floor_id, here, before, below in zip(
+            queues, priorities, floors_at, floors_id, most, due_before, id_before, strict=True
         ):
             floor = (time_of(floor_at), floor_id)
             lane = [
                 row
                 for row in self.tables.lane(queue, priority)
                 if row.next_run_at <= at.now and row.place >= floor
-                and row.next_run_at < time_of(before) and row.job_type in job_types
+                and row.place < (time_of(before), below) and row.job_type in job_types
                 and (row.lease_until is None or row.lease_until < at.now)
             ]  # fmt: skip
             due += [(row, here) for row in lane[:here]]
@@ -143,6 +144,23 @@ class Model:
             if not within or sum(other.queue == row.queue for other in taken) < here:
                 taken.append(row)
         return self._taken(taken, at, lease_seconds, worker_id, keep)
+
+    def window_ends(
+        self, at: Instant, queues: list[str], priorities: list[int], floors_at: list[float],
+        floors_id: list[int], due_before: list[float], id_before: list[int], skipped: int,
+    ) -> Answer:  # fmt: skip
+        ends: Answer = []
+        for turn, (queue, priority, floor_at, floor_id, before, below) in enumerate(
+            zip(queues, priorities, floors_at, floors_id, due_before, id_before, strict=True), 1
+        ):
+            first, end = (time_of(floor_at), floor_id), (time_of(before), below)
+            places = [
+                row.place
+                for row in self.tables.lane(queue, priority)
+                if row.next_run_at <= at.now and first <= row.place < end
+            ]  # fmt: skip
+            ends += [(turn, due / MICROSECONDS, job) for due, job in places[skipped : skipped + 1]]
+        return ends
 
     def _taken(
         self, taken: list[Row], at: Instant, lease_seconds: float, worker_id: int, keep: int

@@ -162,6 +162,8 @@ class Player:
         most = {queue: rng.randint(1, limit) for queue in QUEUES}
         before = rng.choice((float("inf"), self._both.now / 1e6 - rng.choice((0.0, 1.0, 20.0))))
         requests = [LaneRequest(lane, self._floor(), most[lane.queue], before) for lane in lanes]
+        if rng.random() < 0.5:
+            requests = await store.within_windows(self._link, requests, jobs=rng.randint(1, 3))
         self._claims += await store.claim(
             self._link, requests, rng.sample(TYPES, rng.randint(1, 3)), limit=limit,
             lease_seconds=LEASE_SECONDS, worker_id=rng.choice(self._workers), max_errors=KEPT,

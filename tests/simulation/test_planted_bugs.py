@@ -16,12 +16,13 @@ from service.jobs.model import JobStatus
 from service.jobs.outbox import Outbox
 from service.jobs.runner import Run, Runner
 from service.jobs.settler import Settler
+from service.jobs.store import Floor, LaneRequest
 from service.jobs.verdicts import Attempt, Judge, Stop
 from tests.simulation.house import House
 from tests.simulation.model import Model
 from tests.simulation.rows import Row
 from tests.simulation.simulator import Failed, Simulator
-from tests.simulation.test_simulation import SEEDS
+from tests.simulation.test_simulation import SEEDS, windows_of_one_job
 
 Patch = pytest.MonkeyPatch
 
@@ -191,6 +192,12 @@ def a_give_back_takes_whatever_claim_there_is(patch: Patch) -> None:
     patch.setattr(Model, "release_lost", release)
 
 
+def a_claim_goes_on_behind_what_it_has_not_walked(patch: Patch) -> None:
+    windows_of_one_job(patch)
+    behind = property(lambda request: Floor(request.due_before + 30.0, request.id_before))
+    patch.setattr(LaneRequest, "end", behind)
+
+
 def nobody_is_known_to_serve_anything(patch: Patch) -> None:
     patch.setattr(House, "served_types", lambda *_: [])
 
@@ -213,6 +220,7 @@ BUGS: Final[list[Callable[[Patch], None]]] = [
     nobody_polls,
     handlers_begin_under_leases_that_are_over,
     the_next_time_out_is_forgotten,
+    a_claim_goes_on_behind_what_it_has_not_walked,
 ]
 RARE: Final[list[Callable[[Patch], None]]] = [
     lost_claims_are_looked_for_once,

@@ -74,8 +74,8 @@ async def a_give_back_that_is_cut_off_is_carried_out_late(simulation: Simulation
 
 async def a_process_stands_still_before_its_handler_begins(simulation: Simulation) -> None:
     """Seeds 982 and 998: the handler began under a lease long over, beside the next claim's."""
-    # The heartbeat that comes after it is slower than the claim: it finds another's lease.
-    await one_worker(simulation, Scripted(EXTEND=[slow(1.0)]))
+    # What comes after it is slower than the claim: heartbeat and release find another's lease.
+    await one_worker(simulation, Scripted(EXTEND=[slow(1.0)], REQUEUE=[slow(0.1)]))
 
     stand_still_at_the_next_claim(simulation, leases=1.1)
     simulation.enqueue_canary()
