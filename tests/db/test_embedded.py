@@ -3,16 +3,21 @@
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import unquote
 
 import asyncpg
 import psutil
 import pytest
 
 from service.db.embedded import EmbeddedServer
+from service.db.postgres_programs import Programs
 from service.errors import ConfigurationError
 
 USER = """
@@ -152,13 +157,81 @@ async def test_a_first_start_that_was_cut_off_is_begun_anew(tmp_path: Path) -> N
         server.stop()
 
 
-async def test_a_path_too_long_for_a_socket_works(tmp_path: Path) -> None:
+async def test_a_path_too_long_for_a_socket_gets_a_directory_that_nobody_else_may_enter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "none"))
     deep = tmp_path / ("x" * 120)
     server = EmbeddedServer.start(deep)
+    sockets = sockets_of(server)
+    try:
+        assert await ask(server.dsn, "SELECT 1") == 1
+        state = sockets.stat()
+        assert stat.S_IMODE(state.st_mode) == 0o700
+        assert state.st_uid == (deep / "postgres").stat().st_uid
+    finally:
+        server.stop()
+    assert not sockets.exists()
+    again = EmbeddedServer.start(deep)
+    again.stop()
+    assert sockets_of(again) != sockets, "its name can be known, and the directory made ahead"
+
+
+def test_a_socket_that_others_may_reach_is_refused(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 120)
+    server = EmbeddedServer.start(deep)
+    try:
+        sockets_of(server).chmod(0o755)
+        with pytest.raises(ConfigurationError, match="which others may enter: stop every process"):
+            EmbeddedServer.start(deep)
+    finally:
+        server.stop()
+
+
+async def test_the_path_may_hold_spaces_and_quotes(tmp_path: Path) -> None:
+    server = EmbeddedServer.start(tmp_path / """it's "mine" $HOME""")
     try:
         assert await ask(server.dsn, "SELECT 1") == 1
     finally:
         server.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may run it as another user")
+async def test_as_root_it_runs_below_a_private_directory_and_opens_nothing_above_its_own(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    data_dir = home / "project" / "data"
+    data_dir.mkdir(parents=True, mode=0o700)
+    before = {above: above.stat().st_mode for above in data_dir.parents}
+    server = EmbeddedServer.start(data_dir)
+    try:
+        assert await ask(server.dsn, "SELECT 1") == 1
+        assert len(running(data_dir)) == 1
+        assert {above: above.stat().st_mode for above in data_dir.parents} == before
+        assert stat.S_IMODE((data_dir / "postgres").stat().st_mode) == 0o700
+    finally:
+        server.stop()
+    assert running(data_dir) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may run it as another user")
+def test_as_root_without_a_way_to_the_programs_one_sentence_says_what_to_do(tmp_path: Path) -> None:
+    installed = tmp_path / "home" / "bin"
+    installed.mkdir(parents=True)
+    installed.parent.chmod(0o700)
+    (tmp_path / "postgres").mkdir()
+    server: Any = SimpleNamespace(bin_path=installed, system_user="nobody")
+    with pytest.raises(
+        ConfigurationError, match=r"does not run as root.*set DATABASE_URL"
+    ) as refusal:
+        Programs(server, tmp_path / "postgres")
+    assert "\n" not in refusal.value.detail
+
+
+def sockets_of(server: EmbeddedServer) -> Path:
+    return Path(unquote(server.dsn.partition("host=")[2]))
 
 
 def test_a_data_directory_of_another_version_is_refused_with_its_reason(tmp_path: Path) -> None:
