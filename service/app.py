@@ -12,6 +12,7 @@ from service.api.error_handlers import register_problem_handlers
 from service.api.middleware import RequestShell
 from service.api.openapi import DESCRIPTION, TAGS, use_problem_schemas
 from service.auth.authenticator import Authenticator
+from service.auth.quotas import Quotas
 from service.db.engine import Database
 from service.db.migrate import prepare
 from service.errors import ConfigurationError
@@ -44,6 +45,7 @@ class Service:
         self.dsn = dsn
         self.database = Database(dsn, settings)
         self.authenticator = Authenticator(settings, self.database)
+        self.quotas = Quotas(self.database, settings)
         self.intake = Intake(self.database, settings)
         self.worker: Worker | None = Worker(self.database, settings) if run_worker else None
         slots = self.worker.slots if self.worker is not None else None
@@ -72,6 +74,7 @@ class Service:
             stack.push_async_callback(self.database.close)
             stack.push_async_callback(self.health.close)
             stack.push_async_callback(self.authenticator.close)
+            stack.push_async_callback(self.quotas.close)
             bind(self.database, self.settings)
             load_handlers(self.settings)
             await prepare(self.database, self.settings)
@@ -146,6 +149,7 @@ def create_app(
     )
     app.state.service = service
     app.state.authenticator = service.authenticator
+    app.state.quotas = service.quotas
     app.state.health = service.health
     app.include_router(health.router)
     if api:

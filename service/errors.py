@@ -9,6 +9,7 @@
     ├── NotFound             404  no such job, reminder or key
     ├── Conflict             409  the thing is in a state that does not allow this
     ├── TooManyFailures      429  a credential that is not valid, after too many such
+    ├── QuotaExceeded        429  the caller has used up one of its quotas
     └── Unavailable          503  the database cannot answer just now; try again
 
 Domain code raises these; `service.api.error_handlers` alone turns them into HTTP answers.
@@ -98,6 +99,18 @@ class TooManyFailures(FinMindError):
     status = 429
     title = "Too many failed sign-ins"
     slug = "too-many-failures"
+
+    def __init__(self, detail: str, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class QuotaExceeded(FinMindError):
+    """The caller has used up a quota; the message names it and the setting that holds it."""
+
+    status = 429
+    title = "Quota exceeded"
+    slug = "quota-exceeded"
 
     def __init__(self, detail: str, *, retry_after_seconds: int = 1) -> None:
         super().__init__(detail)

@@ -367,6 +367,37 @@ class Settings(BaseSettings):
         description="Refused credentials from one address (IPv6: one /64) that are answered 401; those beyond are answered 429. A credential that holds is never refused for them. 0 turns it off.",
     )
 
+    user_requests_per_minute: int = Field(
+        300,
+        ge=0,
+        le=1_000_000,
+        description="Requests of one caller with the role `user` in a minute, over all processes; those beyond are answered 429. 0 turns it off.",
+    )
+    caller_requests_per_minute: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="The same for every other caller: one `sub`, or one API key. 0 turns it off.",
+    )
+    caller_live_jobs: int = Field(
+        0,
+        ge=0,
+        le=100_000_000,
+        description="PENDING and RUNNING jobs that one caller may have enqueued over REST; more are answered 429. Several processes may let a few more through. 0 turns it off.",
+    )
+    caller_new_names_per_hour: int = Field(
+        100,
+        ge=0,
+        le=1_000_000,
+        description="Queues and job types that nobody has used in the last 30 days, and no worker serves, which one caller may use in an hour; more are answered 429. 0 turns it off.",
+    )
+    user_reminders_per_day: int = Field(
+        100,
+        ge=0,
+        le=1_000_000,
+        description="Reminders that a caller without `reminders:all` may create on a UTC day; more are answered 429. 0 turns it off.",
+    )
+
     # -- reminders ----------------------------------------------------------------------------
     reminder_scan_seconds: float = Field(
         60.0, gt=0, le=3600, description="How often due reminders are turned into jobs."

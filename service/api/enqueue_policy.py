@@ -1,13 +1,56 @@
-"""What a caller of the API may enqueue and read: service types, and the limits of API keys."""
+"""What a caller of the API may enqueue and read: service types, limits of API keys, quotas."""
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from fastapi import Request
+
+from service.api.session import deadline_of, settings_of
 from service.auth.principal import Permission, Principal
+from service.auth.quotas import Name, Quotas
 from service.errors import Forbidden
-from service.jobs.model import DEFAULT_PRIORITY
+from service.jobs.model import DEFAULT_PRIORITY, DEFAULT_QUEUE
 from service.jobs.new_job import NewJob
 from service.jobs.registry import registry
+from service.settings import Settings
+
+
+async def within_quotas(
+    request: Request, principal: Principal, jobs: Sequence[NewJob]
+) -> AbstractAsyncContextManager[None]:
+    """Where the jobs are to be enqueued, if the quotas of the caller allow it.
+
+    Raises:
+        QuotaExceeded: they would be more live jobs, or more new names, than it may have.
+    """
+    quotas: Quotas = request.app.state.quotas
+    async with asyncio.timeout_at(deadline_of(request)):
+        if unknown := quotas.unknown_names(_names(jobs)):
+            quotas.know(own := _own_names(settings_of(request)))
+            await quotas.spend_names(principal, unknown - own)
+    return quotas.live_jobs(principal, len(jobs))
+
+
+def _names(jobs: Sequence[NewJob]) -> set[Name]:
+    names: set[Name] = set()
+    for job in jobs:
+        names.add(("job_type", job.job_type))
+        names.add(("queue", job.queue or DEFAULT_QUEUE))
+    return names
+
+
+def _own_names(settings: Settings) -> set[Name]:
+    """What this process handles and serves by itself."""
+    queues = {
+        DEFAULT_QUEUE,
+        *registry.queues(),
+        *(q.partition(":")[0] for q in settings.worker_queues),
+    }
+    return {("queue", queue) for queue in queues} | {
+        ("job_type", job_type) for job_type in registry.job_types()
+    }
 
 
 def check_allowed(principal: Principal, jobs: Sequence[NewJob]) -> None:

@@ -22,6 +22,7 @@ from service.errors import (
     FinMindError,
     Forbidden,
     InvalidInput,
+    QuotaExceeded,
     TooManyFailures,
     Unauthenticated,
     Unavailable,
@@ -65,7 +66,7 @@ async def _on_finmind_error(request: Request, error: Exception) -> Response:
     challenge = www_authenticate(error)
     if challenge is not None:
         headers["WWW-Authenticate"] = challenge
-    if isinstance(error, Unavailable | TooManyFailures):
+    if isinstance(error, Unavailable | TooManyFailures | QuotaExceeded):
         headers["Retry-After"] = str(error.retry_after_seconds)
     errors = None
     if isinstance(error, InvalidInput):

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Header, Path, Query, Request, Response, Sec
 from pydantic_core import to_json
 
 from service.api.direct import direct_route
-from service.api.enqueue_policy import check_allowed, may_read
+from service.api.enqueue_policy import check_allowed, may_read, within_quotas
 from service.api.guarded import GuardedRoute
 from service.api.patterns import NO_NUL, PLAIN_NUMBER, VISIBLE_ASCII
 from service.api.payloads import check_payload, check_payloads
@@ -68,7 +68,10 @@ async def _enqueue(request: Request, body: JobIn, principal: Principal) -> Respo
     check_allowed(principal, [job])
     if settings.check_payloads:
         check_payload(body)
-    async with asyncio.timeout_at(deadline_of(request)):
+    async with (
+        await within_quotas(request, principal, [job]),
+        asyncio.timeout_at(deadline_of(request)),
+    ):
         enqueued = await intake.submit(job, caller=principal.subject)
     if enqueued.created:
         return _created(job, enqueued, settings)
@@ -100,7 +103,8 @@ async def enqueue_job(
     key = await _idempotency_key(request, body, principal, idempotency_key)
     if request.app.state.service.settings.check_payloads:
         check_payload(body)
-    return await _enqueue_once(request, job, key, principal)
+    async with await within_quotas(request, principal, [job]):
+        return await _enqueue_once(request, job, key, principal)
 
 
 router.add_api_route(
@@ -159,23 +163,24 @@ async def enqueue_jobs(
     if settings.check_payloads:
         check_payloads(body.jobs)
     limit = settings.max_payload_bytes
-    if idempotency_key is None:
-        made = await submit(
-            session,
-            jobs,
-            caller=principal.subject,
-            share_unique_keys=settings.share_unique_keys,
-            max_payload_bytes=limit,
-        )
-    else:
-        made = await submit_once(
-            session,
-            jobs,
-            await _idempotency_key(request, body, principal, idempotency_key),
-            hours=settings.idempotency_key_hours,
-            share_unique_keys=settings.share_unique_keys,
-            max_payload_bytes=limit,
-        )
+    async with await within_quotas(request, principal, jobs):
+        if idempotency_key is None:
+            made = await submit(
+                session,
+                jobs,
+                caller=principal.subject,
+                share_unique_keys=settings.share_unique_keys,
+                max_payload_bytes=limit,
+            )
+        else:
+            made = await submit_once(
+                session,
+                jobs,
+                await _idempotency_key(request, body, principal, idempotency_key),
+                hours=settings.idempotency_key_hours,
+                share_unique_keys=settings.share_unique_keys,
+                max_payload_bytes=limit,
+            )
     if made.repeated:
         response.status_code = 200
     return BatchOut(ids=made.ids, created=made.created)

@@ -56,7 +56,7 @@ _SLUGS: Final[dict[int, tuple[str, str]]] = {
     413: ("body-too-large", "Body too large"),
     415: ("unsupported-media-type", "Unsupported media type"),
     422: ("invalid-input", "Invalid input"),
-    429: ("too-many-failures", "Too many failed sign-ins"),
+    429: ("quota-exceeded", "Quota exceeded"),
     500: ("internal-error", "Internal error"),
     501: ("not-implemented", "Not implemented"),
     503: ("unavailable", "Unavailable"),
@@ -70,7 +70,8 @@ _EXAMPLES: Final[dict[int, str]] = {
     413: "The body is over 1048576 bytes.",
     422: "One value was refused; the first: body.priority: expected 0 to 9",
     415: "Send the body as JSON, with the header Content-Type: application/json.",
-    429: "Too many credentials from your address were refused. This one was, too.",
+    429: "You may use 300 requests each minute (USER_REQUESTS_PER_MINUTE), and this would be more: "
+    "wait 12 s",
     503: "The database cannot answer just now. Try again shortly.",
 }
 

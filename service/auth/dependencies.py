@@ -12,6 +12,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 
 from service.auth.authenticator import Authenticator
 from service.auth.principal import Permission, Principal
+from service.auth.quotas import Quotas
 from service.errors import Forbidden
 
 API_KEY_HEADER: Final = "X-API-Key"
@@ -73,6 +74,8 @@ async def _principal(request: Request) -> Principal:
             source=None if request.client is None else request.client.host,
         )
         request.scope["principal"] = known
+        quotas: Quotas = request.app.state.quotas
+        await quotas.spend_request(known)
     return known
 
 

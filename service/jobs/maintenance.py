@@ -44,6 +44,12 @@ FOLD_ABOVE_ROWS: Final = 500
 SLOW_DUTY_SECONDS: Final = 60.0
 """How often the duties run that need no hurry: partitions and retention."""
 
+USAGE_DAYS: Final = 2
+"""How long it is kept what callers used of their quotas: the longest window is a day."""
+
+NAME_DAYS: Final = 30
+"""How long a name counts as known that no caller of the API uses any more."""
+
 FIRST_CLAIMS_SECONDS: Final = 5.0
 """Bound on how long a new process leaves the leadership to others."""
 
@@ -210,6 +216,8 @@ class Maintenance:
         await self._repeat(statements.DROP_DEFAULT_BEFORE, settings.retention_days)
         await self._repeat(statements.DROP_DEAD_BEFORE, settings.dead_retention_days)
         await self._repeat(statements.DROP_IDEMPOTENCY_KEYS, settings.idempotency_key_hours)
+        await self._repeat(statements.DROP_CALLER_USAGE, USAGE_DAYS)
+        await self._repeat(statements.DROP_JOB_NAMES, NAME_DAYS)
         await self._link.fetch(statements.DROP_OLD_WORKERS)
 
     async def _repeat(self, statement: str, keep: int) -> None:

@@ -483,6 +483,24 @@ WITH gone AS (
 SELECT count(*) FROM gone
 """
 
+DROP_CALLER_USAGE: Final = """
+WITH gone AS (
+  DELETE FROM finmind_jobs.caller_usage WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM finmind_jobs.caller_usage WHERE since < now() - make_interval(days => $1)
+    ORDER BY since LIMIT $2))
+  RETURNING 1)
+SELECT count(*) FROM gone
+"""
+
+DROP_JOB_NAMES: Final = """
+WITH gone AS (
+  DELETE FROM finmind_jobs.job_names WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM finmind_jobs.job_names WHERE seen_at < now() - make_interval(days => $1)
+    ORDER BY seen_at LIMIT $2))
+  RETURNING 1)
+SELECT count(*) FROM gone
+"""
+
 DROP_OLD_WORKERS: Final = (
     "DELETE FROM finmind_jobs.job_workers WHERE seen_at < now() - interval '1 day'"
 )

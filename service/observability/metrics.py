@@ -194,6 +194,13 @@ AUTH_FAILURES: Final = Counter(
     "Requests refused for their credential: `missing`, `refused`, and of those `limited`, answered 429 since too many from their address were refused before.",
     ["reason"],
 )
+QUOTA_REFUSALS: Final = Counter(
+    "finmind_quota_refusals_total",
+    "Requests refused since their caller had used up a quota: `requests`, `live_jobs`, `new_names`, `reminders`.",
+    ["quota"],
+)
+for _quota in ("requests", "live_jobs", "new_names", "reminders"):
+    QUOTA_REFUSALS.labels(_quota)
 JWKS_FETCHES: Final = Counter(
     "finmind_jwks_fetches_total", "Fetches of the JWKS: `ok` or `failed`.", ["outcome"]
 )

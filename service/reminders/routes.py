@@ -13,6 +13,7 @@ from service.api.refusals import FIRST_ERRORS
 from service.api.session import AppSettings, Session, settings_of, transaction
 from service.auth.dependencies import RequirePermission, require
 from service.auth.principal import Permission, Principal
+from service.auth.quotas import spend_reminder
 from service.errors import Forbidden, InvalidInput, NotFound
 from service.jobs.lookups import MAX_ID
 from service.observability.metrics import reminder_event
@@ -71,6 +72,7 @@ async def create_reminder(
     """Schedule a message. It is sent at `send_at`, or up to `REMINDER_SCAN_SECONDS` later."""
     values = body.model_dump() | {"user_id": _user_id(user)}
     async with transaction(request) as session:
+        await spend_reminder(session, user, settings_of(request))
         reminder = await repository.insert(session, values)
     reminder_event("created", body.channel)
     response.headers["Location"] = f"{settings_of(request).root_path}/reminders/{reminder.id}"

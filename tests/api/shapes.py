@@ -15,6 +15,7 @@ TITLES = {
     413: "Body too large",
     415: "Unsupported media type",
     422: ("Invalid input", "Payload not storable"),
+    429: "Quota exceeded",
     503: "Unavailable",
 }
 

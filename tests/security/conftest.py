@@ -38,5 +38,9 @@ async def replica(fleet: Fleet, pg_dsn: str) -> Replica:
         LOG_FORMAT="json",
         # An attack fails to sign in all the time, and 401 is what it is to see.
         FAILED_SIGN_INS_PER_MINUTE=0,
+        # Nor is it to see quotas alone.
+        CALLER_NEW_NAMES_PER_HOUR=0,
+        USER_REQUESTS_PER_MINUTE=0,
+        USER_REMINDERS_PER_DAY=0,
     )
     return replica

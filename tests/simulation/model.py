@@ -74,6 +74,7 @@ class Model:
         for housekeeping in (
             statements.STATS_ROWS, statements.FOLD_STATS, statements.DROP_DEAD_BEFORE,
             statements.DROP_DEFAULT_BEFORE, statements.DROP_IDEMPOTENCY_KEYS,
+            statements.DROP_CALLER_USAGE, statements.DROP_JOB_NAMES,
         ):  # fmt: skip
             self._known[housekeeping] = lambda *_: [(0,)]
 
