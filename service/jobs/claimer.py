@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
-from service.db.engine import DATABASE_ERRORS, Link
+from service.db.engine import DATABASE_ERRORS, REFUSED_ERRORS, Link
 from service.jobs import lease_clock, store
 from service.jobs.lanes import Lanes
 from service.jobs.listing import Listing
 from service.jobs.loops import Pause
 from service.jobs.lost_answers import LostAnswers
+from service.jobs.model import JobId
+from service.jobs.refused_claims import RefusedClaims
 from service.jobs.registry import Registry
 from service.jobs.runner import Runner
 from service.jobs.settler import Settler
@@ -77,6 +79,12 @@ class Claimer:
             wake=self._woken.set,
         )
         self._windows, self._sweep_windows = Windows(link), Windows(link)
+        self._refused = RefusedClaims(
+            link,
+            lanes=self._claim_lanes,
+            one=self._claim_one,
+            max_errors=settings.max_error_entries,
+        )
         self._next_sweep = 0.0
         self._leased_at = 0.0
         self._backlog = False
@@ -89,6 +97,8 @@ class Claimer:
         """Whether the last claim came to the end of a window, and more is due behind it."""
         self.last_loop_at = time.monotonic()
         """When the loop last came round: /health/ready looks at it."""
+        self.claims_fail_since: float | None = None
+        """Monotonic time of the first of the failures that no claim has come through since."""
 
     def begin(self, now: float) -> None:
         """The worker was entered at that time, epoch seconds by the database's clock."""
@@ -124,11 +134,14 @@ class Claimer:
                     continue
                 claimed, asked = await self.claim_once(self._settings.claim_batch_size)
             except DATABASE_ERRORS as error:
+                if self.claims_fail_since is None:
+                    self.claims_fail_since = time.monotonic()
                 record_database_error("claim")
                 _log.warning("claim_failed", error=type(error).__name__, detail=str(error)[:200])
                 await failures.wait()
                 continue
             failures.reset()
+            self.claims_fail_since = None
             self._backlog = claimed >= asked
             if self._backlog or self.walks_on:
                 continue
@@ -231,6 +244,22 @@ class Claimer:
 
     async def _claim(self, requests: list[LaneRequest], *, limit: int) -> list[ClaimedJob]:
         self._leased_at = lease_clock.now()
+        try:
+            return await self._claim_lanes(requests, limit)
+        except REFUSED_ERRORS:
+            return await self._refused.narrow(requests, self._registry.job_types(), limit=limit)
+
+    async def _claim_one(self, request: LaneRequest, job_id: JobId) -> list[ClaimedJob]:
+        with self.lost_answers.expected([request]):
+            return await store.claim_one(
+                self._link,
+                job_id,
+                lease_seconds=self._settings.lease_seconds,
+                worker_id=self._worker_id(),
+                max_errors=self._settings.max_error_entries,
+            )
+
+    async def _claim_lanes(self, requests: list[LaneRequest], limit: int) -> list[ClaimedJob]:
         with self.lost_answers.expected(requests):
             return await store.claim(
                 self._link,

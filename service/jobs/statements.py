@@ -49,6 +49,10 @@ _NO_HANDLER_ENTRY: Final = """jsonb_build_object(
     'message', 'No handler registered for job type: ' || job_type, 'traceback', NULL,
     'started_at', NULL, 'at', now(), 'worker', NULL, 'by', NULL)"""
 
+_REFUSED_ENTRY: Final = """jsonb_build_object(
+    'event', 'error', 'attempt', attempts, 'type', 'RefusedByDatabase', 'message', $2::text,
+    'traceback', NULL, 'started_at', NULL, 'at', now(), 'worker', NULL, 'by', NULL)"""
+
 _COLUMNS: Final = (
     "id, created_at, next_run_at, started_at, finished_at, lease_token, worker_id, timeout_seconds,"
     " priority, attempts, max_retries, lost_leases, queue, job_type, status, unique_key, last_error,"
@@ -61,6 +65,18 @@ _COUNT: Final = """
   SELECT queue, job_type, status, (finished_at AT TIME ZONE 'UTC')::date, {sign}count(*)
   FROM {source} WHERE finished_at IS NOT NULL GROUP BY 1, 2, 3, 4"""
 """The kept counts, told of jobs that came into (or left) the finished partitions."""
+
+
+def _failed_unrun(reason: str, entry: str, *, keep: str) -> str:
+    """Keep what is in `gone` as FAILED, told to the kept counts: `kept` is what came of it."""
+    return f"""kept AS (
+  INSERT INTO finmind_jobs.background_jobs ({_COLUMNS})
+  SELECT id, created_at, next_run_at, started_at, clock_timestamp(), NULL, NULL, timeout_seconds,
+    priority, attempts, max_retries, lost_leases, queue, job_type, 'FAILED', unique_key,
+    {reason}, payload, result, progress, backoff, {_history("errors", entry, keep=keep)}, enqueued_by
+  FROM gone RETURNING id, queue, job_type, status, finished_at),
+counted AS ({_COUNT.format(sign="", source="kept")})"""
+
 
 # -- enqueue ----------------------------------------------------------------------------------
 
@@ -243,6 +259,29 @@ of the first one behind so many. A claim up to there walks no further, and the n
 
 Apart from the claim: a limit on what that walks would have it find every job twice, which costs
 a third of it.
+"""
+
+DUE_JOBS: Final = f"""
+SELECT b.id, b.job_type FROM finmind_jobs.jobs_live b
+WHERE b.queue = $1 AND b.priority = $2 AND b.next_run_at <= now()
+  AND ({_PLACE}) >= (to_timestamp($3), $4::bigint)
+  AND ({_PLACE}) < (to_timestamp($5), $6::bigint)
+  AND b.job_type = ANY ($7::text[]) AND {_NOT_LEASED}
+ORDER BY {_PLACE} LIMIT $8
+"""
+"""What a claim of one lane would take, without taking it: for one that PostgreSQL refuses."""
+
+CLAIM_ONE: Final = f"""
+WITH due AS MATERIALIZED (
+  SELECT b.ctid AS place FROM finmind_jobs.jobs_live b
+  WHERE b.id = $1 AND b.next_run_at <= now() AND {_NOT_LEASED} FOR UPDATE SKIP LOCKED)
+{_take("due", seconds="$2", worker="$3", keep="$4")}"""
+
+FAIL_REFUSED: Final = f"""
+WITH gone AS (
+  DELETE FROM finmind_jobs.jobs_live b WHERE b.id = $1 AND {_NOT_LEASED} RETURNING *),
+{_failed_unrun("$2::text", _REFUSED_ENTRY, keep="$3")}
+SELECT id FROM kept
 """
 
 LOST_CLAIMS: Final = f"""
@@ -534,14 +573,7 @@ unserved AS MATERIALIZED (
     AND b.status = 'PENDING' FOR UPDATE SKIP LOCKED),
 gone AS (
   DELETE FROM finmind_jobs.jobs_live b WHERE b.ctid = ANY (ARRAY(SELECT place FROM unserved)) RETURNING *),
-kept AS (
-  INSERT INTO finmind_jobs.background_jobs ({_COLUMNS})
-  SELECT id, created_at, next_run_at, started_at, clock_timestamp(), NULL, NULL, timeout_seconds,
-    priority, attempts, max_retries, lost_leases, queue, job_type, 'FAILED', unique_key,
-    'No handler registered for job type: ' || job_type, payload, result, progress, backoff, {_history("errors", _NO_HANDLER_ENTRY, keep="$7")},
-    enqueued_by
-  FROM gone RETURNING id, queue, job_type, status, finished_at),
-counted AS ({_COUNT.format(sign="", source="kept")})
+{_failed_unrun("'No handler registered for job type: ' || job_type", _NO_HANDLER_ENTRY, keep="$7")}
 SELECT id, job_type FROM kept
 """
 

@@ -228,6 +228,37 @@ async def within_windows(
     return narrowed
 
 
+async def due_jobs(
+    link: Link, request: LaneRequest, job_types: list[str], *, limit: int
+) -> list[tuple[JobId, str]]:
+    """Ids and types of the first jobs that a claim of this lane would take."""
+    rows = await link.fetch(
+        statements.DUE_JOBS,
+        request.lane.queue,
+        request.lane.priority,
+        request.floor.due_at,
+        request.floor.job_id,
+        request.due_before,
+        request.id_before,
+        job_types,
+        limit,
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+async def claim_one(
+    link: Link, job_id: JobId, *, lease_seconds: float, worker_id: int, max_errors: int
+) -> list[ClaimedJob]:
+    """Take this very job, if it is still due and free."""
+    rows = await link.fetch(statements.CLAIM_ONE, job_id, lease_seconds, worker_id, max_errors)
+    return [ClaimedJob(*row) for row in rows]
+
+
+async def fail_refused(link: Link, job_id: JobId, reason: str, *, max_errors: int) -> bool:
+    """End a job that cannot be claimed; False where it is not there any more."""
+    return bool(await link.fetch(statements.FAIL_REFUSED, job_id, reason, max_errors))
+
+
 async def finish(
     link: Link, ended: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
 ) -> set[Lease]:

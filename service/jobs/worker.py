@@ -189,6 +189,11 @@ class Worker:
         return all(loop.alive for loop in (self._claims, *self._others, *self._engine.loops))
 
     @property
+    def claims_fail_since(self) -> float | None:
+        """Since when (monotonic) no claim has come through; None where they do."""
+        return self._engine.claimer.claims_fail_since
+
+    @property
     def last_loop_at(self) -> float:
         """Monotonic time at which the claiming loop last came round."""
         return self._engine.claimer.last_loop_at

@@ -37,6 +37,10 @@ class WorkerState(Protocol):
         """Whether all of its loops run."""
 
     @property
+    def claims_fail_since(self) -> float | None:
+        """Since when, on the monotonic clock, its claims have failed; None where they do not."""
+
+    @property
     def last_loop_at(self) -> float:
         """When its claimer last went round, on the monotonic clock."""
 
@@ -210,6 +214,11 @@ class HealthChecks:
         age = time.monotonic() - worker.last_loop_at
         if age > self._loop_limit:
             return Check("worker", ok=False, detail=f"has not looked for jobs for {age:.0f} s")
+        since = worker.claims_fail_since
+        failing = 0.0 if since is None else time.monotonic() - since
+        if failing > self._loop_limit:
+            detail = f"its claims have failed for {failing:.0f} s: see claim_failed in the log"
+            return Check("worker", ok=False, detail=detail)
         return Check("worker", ok=True, detail="looks for jobs")
 
     def _check_event_loop(self) -> Check:

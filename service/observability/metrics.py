@@ -212,7 +212,7 @@ EVENT_STATUSES: Final[dict[str, tuple[str, ...]]] = {
     "dead_lettered": (
         "error", "timeout", "retry_after", "cancelled_itself", "lease_lost", "poison",
     ),
-    "failed": ("permanent", "bad_payload", "bad_result", "no_handler"),
+    "failed": ("permanent", "bad_payload", "bad_result", "no_handler", "refused"),
     "manual_retry": ("ok",),
     "cancelled": ("ok",),
     "snoozed": ("ok",),

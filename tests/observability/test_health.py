@@ -36,6 +36,7 @@ class WorkerStub:
 
     alive: bool = True
     last_loop_at: float = field(default_factory=time.monotonic)
+    claims_fail_since: float | None = None
 
 
 @dataclass
@@ -231,3 +232,12 @@ async def test_a_crowd_of_probes_shares_rounds(health: HealthChecks) -> None:
     results = await asyncio.gather(*(health.readiness() for _ in range(50)))
     assert all(result.ready for result in results)
     assert len({id(result) for result in results}) < 5
+
+
+async def test_a_worker_whose_claims_keep_failing_is_not_ready(
+    health: HealthChecks, state: State
+) -> None:
+    state.worker = WorkerStub(claims_fail_since=time.monotonic() - 1)
+    assert failed(await health.readiness()) == {}
+    state.worker.claims_fail_since = time.monotonic() - 60
+    assert "its claims have failed for 60 s" in failed(await health.readiness())["worker"]
