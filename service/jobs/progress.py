@@ -20,7 +20,8 @@ _log = get_logger(__name__)
 class _Waiting:
     """The newest progress of one job, and who waits until it is written."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, job_type: str, text: str) -> None:
+        self.job_type = job_type
         self.text = text
         self.held: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
@@ -43,15 +44,11 @@ class ProgressWriter:
             return True
         waiting = self._waiting.get(job.lease)
         if waiting is None:
-            waiting = self._waiting[job.lease] = _Waiting(text)
+            waiting = self._waiting[job.lease] = _Waiting(job.job_type, text)
         else:
             waiting.text = text
         self._some.set()
-        # Shielded: others may wait for the same.
-        held = await asyncio.shield(waiting.held)
-        if not held:
-            record_event("stale_progress", job.job_type, "lease_lost")
-        return held
+        return await asyncio.shield(waiting.held)  # others may wait for the same
 
     async def run(self) -> None:
         """Write until cancelled; what waits then is not written."""
@@ -85,5 +82,10 @@ class ProgressWriter:
 
 def _answer(batch: dict[Lease, _Waiting], held: set[Lease] | None) -> None:
     for lease, waiting in batch.items():
-        if not waiting.held.done():
-            waiting.held.set_result(held is None or lease in held)
+        if waiting.held.done():
+            continue
+        holds = held is None or lease in held
+        waiting.held.set_result(holds)
+        if not holds:
+            # Here, not where it is waited for: a handler may be cancelled while it waits.
+            record_event("stale_progress", waiting.job_type, "lease_lost")
