@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import asyncpg
 import httpx
@@ -20,6 +20,7 @@ from sqlalchemy import text
 
 from service.auth.principal import Role
 from service.auth.tokens import make_token
+from service.database_url import DatabaseUrl
 from service.db.embedded import EmbeddedServer
 from service.db.engine import Database
 from service.settings import Settings
@@ -69,6 +70,10 @@ def silent_host() -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
+def with_parameters(dsn: str, parameters: str) -> str:
+    return f"{dsn}{'&' if '?' in dsn else '?'}{parameters}"
+
+
 def port_of_nobody() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -81,13 +86,14 @@ def port_of_nobody() -> int:
 async def test_a_host_that_does_not_answer_holds_up_no_connection(
     pg_dsn: str, make_settings: Callable[..., Settings], listed: str
 ) -> None:
-    parts = urlsplit(pg_dsn)
+    url = DatabaseUrl.parse(pg_dsn)
+    (host,) = url.hosts
+    good = host.name if host.name.startswith("/") else str(host)
     with silent_host() as silent:
         nobody = f"127.0.0.1:{port_of_nobody()}"
-        good = dict(pair.split("=") for pair in parts.query.split("&"))["host"]
         names = listed.format(silent=silent, nobody=nobody, good=good)
         settings = make_settings(database_connect_timeout_seconds=30)
-        database = Database(f"postgresql://postgres@{parts.path}?host={names}", settings)
+        database = Database(with_parameters(url.dsn, f"host={names}"), settings)
         try:
             async with asyncio.timeout(5), database.engine.connect() as connection:
                 assert await connection.scalar(text("SELECT 1")) == 1
@@ -225,10 +231,9 @@ async def test_a_promoted_standby_is_followed_within_five_seconds_and_nothing_is
 async def test_parameters_that_are_ignored_are_named_once(
     pg_dsn: str, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    provided = "sslmode=require&channel_binding=require&connect_timeout=3&pgbouncer=true"
-    database = Database(
-        f"{pg_dsn.replace('postgresql:', 'postgresql+asyncpg:')}&{provided}", settings
-    )
+    provided = "sslmode=prefer&channel_binding=require&connect_timeout=3&pgbouncer=true"
+    dsn = pg_dsn.replace("postgresql:", "postgresql+asyncpg:")
+    database = Database(with_parameters(dsn, provided), settings)
     async with database.engine.connect() as connection:
         assert await connection.scalar(text("SELECT 1")) == 1
     await database.close()
@@ -238,7 +243,7 @@ async def test_parameters_that_are_ignored_are_named_once(
 
 
 async def test_a_url_may_name_the_application(pg_dsn: str, settings: Settings) -> None:
-    database = Database(f"{pg_dsn}&application_name=billing", settings)
+    database = Database(with_parameters(pg_dsn, "application_name=billing"), settings)
     async with database.engine.connect() as connection:
         assert await connection.scalar(text("SHOW application_name")) == "billing"
     await database.close()
