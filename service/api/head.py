@@ -1,6 +1,5 @@
 """What is read of a request's head before anything else, and what of it no two could read alike."""
 
-from collections import Counter
 from typing import Final
 
 from starlette.exceptions import HTTPException
@@ -29,11 +28,10 @@ def declared_length(scope: Scope) -> int | None:
     """
     if scope["method"] not in METHODS:
         raise HeadRefused(501, "This HTTP method is not known.")
-    headers: list[tuple[bytes, bytes]] = scope["headers"]
-    found = {name: value for name, value in headers if name in SINGLE}
-    _check_counts(scope, headers)
+    found, codings = _of_interest(scope["headers"])
+    if b"host" not in found and scope["http_version"] == "1.1":
+        raise HeadRefused(400, "The header Host is missing: HTTP/1.1 asks for it.")
     length = _length(found.get(b"content-length"))
-    codings = [value for name, value in headers if name == b"transfer-encoding"]
     if codings:
         if [coding.strip().lower() for coding in codings] != [b"chunked"]:
             raise HeadRefused(501, "Of transfer codings `chunked` alone is known.")
@@ -43,14 +41,21 @@ def declared_length(scope: Scope) -> int | None:
     return length
 
 
-def _check_counts(scope: Scope, headers: list[tuple[bytes, bytes]]) -> None:
-    counts = Counter(name for name, _ in headers if name in SINGLE)
-    for name, count in counts.items():
-        if count > 1:
-            label = name.decode().title()
-            raise HeadRefused(400, f"The header {label} was sent {count} times: send it once.")
-    if not counts[b"host"] and scope["http_version"] == "1.1":
-        raise HeadRefused(400, "The header Host is missing: HTTP/1.1 asks for it.")
+def _of_interest(
+    headers: list[tuple[bytes, bytes]],
+) -> tuple[dict[bytes, bytes], list[bytes]]:
+    """The single headers, and the transfer codings."""
+    found: dict[bytes, bytes] = {}
+    codings: list[bytes] = []
+    for name, value in headers:
+        if name in SINGLE:
+            if name in found:
+                label = name.decode().title()
+                raise HeadRefused(400, f"The header {label} was sent twice: send it once.")
+            found[name] = value
+        elif name == b"transfer-encoding":
+            codings.append(value)
+    return found, codings
 
 
 def _length(value: bytes | None) -> int | None:

@@ -62,7 +62,7 @@ _SLUGS: Final[dict[int, tuple[str, str]]] = {
     503: ("unavailable", "Unavailable"),
 }
 _EXAMPLES: Final[dict[int, str]] = {
-    400: "The header Idempotency-Key was sent 2 times: send it once.",
+    400: "The header Idempotency-Key was sent twice: send it once.",
     401: "The token has expired.",
     404: "There is no job 42.",
     409: "Job 42 is RUNNING: only a DEAD_LETTER or FAILED job can be retried.",
