@@ -74,6 +74,9 @@ def run_app(app: FastAPI, *, listener: socket.socket, on_ready: Callable[[], Non
         ws="none",
         lifespan="off",
         access_log=False,
+        # uvicorn would believe whoever connects from loopback, and read the variable by itself.
+        proxy_headers=bool(service.settings.forwarded_allow_ips),
+        forwarded_allow_ips=list(service.settings.forwarded_allow_ips),
         log_config=None,
         log_level="warning",  # the service says itself that it starts and stops
         server_header=False,

@@ -3,6 +3,7 @@
 The description of a field is its documentation: docs/configuration.md is made from this file.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from enum import StrEnum
@@ -301,6 +302,10 @@ class Settings(BaseSettings):
     max_header_bytes: int = Field(
         65_536, ge=8192, le=1_048_576, description="Largest line and headers of a request."
     )
+    forwarded_allow_ips: type_list = Field(
+        (),
+        description="Addresses or networks of proxies, comma-separated, whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed; `*` believes everybody. By default nobody is: the address of a client is that of its connection.",
+    )
     root_path: str = Field(
         "",
         description="Path that a proxy serves the API under, such as `/jobs-service`; the proxy may take it off or leave it. `Location` headers, `/docs` and `/openapi.json` name it.",
@@ -427,7 +432,7 @@ class Settings(BaseSettings):
         15.0, gt=0, le=300, description="Bound on one Twilio call."
     )
 
-    @field_validator("handler_modules", "worker_queues", mode="before")
+    @field_validator("handler_modules", "worker_queues", "forwarded_allow_ips", mode="before")
     @classmethod
     def _split_list(cls, value: object) -> object:
         if isinstance(value, str):
@@ -466,6 +471,19 @@ class Settings(BaseSettings):
         for name in value:
             if not all(part.isidentifier() for part in name.split(".")):
                 raise ValueError(f"{name!r} is no module: expected names such as billing.jobs")
+        return value
+
+    @field_validator("forwarded_allow_ips", mode="after")
+    @classmethod
+    def _proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            try:
+                if entry != "*":
+                    ipaddress.ip_network(entry)
+            except ValueError:
+                raise ValueError(
+                    f"{entry!r}: expected an address or a network such as 10.0.0.0/8"
+                ) from None
         return value
 
     @field_validator("root_path", mode="after")
