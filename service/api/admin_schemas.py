@@ -22,6 +22,7 @@ from service.api.schemas import (
     JobOut,
     JobSummaryOut,
     Moment,
+    UtcTime,
     effective_limits,
     row_of,
 )
@@ -116,7 +117,7 @@ class JobDetail(JobOut):
         description="The caller that enqueued it over REST. null: it was enqueued by SQL or Python."
     )
     lost_leases: int = Field(description="Workers in a row that vanished while they ran it.")
-    lease_until: datetime | None = Field(description="Until when its worker holds it.")
+    lease_until: UtcTime | None = Field(description="Until when its worker holds it.")
     worker_id: int | None = Field(description="The number of the worker that ran it last.")
     worker: str | None = Field(
         description="That worker's name: host, process id and a random part. null: none has run it, "
@@ -199,7 +200,7 @@ class StatsOut(BaseModel):
         },
     )
 
-    as_of: datetime = Field(description="The moment that these counts are of.")
+    as_of: UtcTime = Field(description="The moment that these counts are of.")
     total: int = Field(description="All jobs kept.")
     total_exact: bool = Field(
         description="False: there are more live jobs than were counted, and every figure on them "

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.api.guarded import GuardedRoute
 from service.api.problems import problem_responses
 from service.api.refusals import FIRST_ERRORS
-from service.api.schemas import Name, Priority
+from service.api.schemas import Name, PlannedTime, Priority, UtcTime
 from service.auth.api_keys import ApiKey, ApiKeyStore
 from service.auth.dependencies import require
 from service.auth.principal import KeyLimits, Permission, Principal
@@ -39,8 +39,9 @@ class ApiKeyIn(BaseModel):
     scopes: list[Permission] = Field(
         min_length=1, max_length=len(Permission), description="What the key may do."
     )
-    expires_at: datetime | None = Field(
-        None, description="When it stops working, with a time zone; never without."
+    expires_at: PlannedTime | None = Field(
+        None,
+        description="When it stops working, with a time zone, at the latest in 2200; never without.",
     )
     queues: Annotated[list[Name], MANY] | None = Field(
         None, description="The only queues that it may use; any without."
@@ -67,10 +68,10 @@ class ApiKeyOut(BaseModel):
     job_types: list[str] | None = Field(description="The only job types; null: any.")
     priorities: list[int] | None = Field(description="The only priorities; null: any.")
     created_by: str
-    created_at: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
-    last_used_at: datetime | None = Field(description="To the minute.")
+    created_at: UtcTime
+    expires_at: UtcTime | None
+    revoked_at: UtcTime | None
+    last_used_at: UtcTime | None = Field(description="To the minute.")
 
 
 class NewApiKeyOut(ApiKeyOut):

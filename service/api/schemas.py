@@ -27,7 +27,7 @@ from service.jobs.model import (
     JobId,
     JobStatus,
 )
-from service.jobs.new_job import MAX_DELAY_YEARS_SECONDS, NewJob
+from service.jobs.new_job import EARLIEST, LATEST, MAX_DELAY_YEARS_SECONDS, NewJob
 from service.jobs.registry import registry
 from service.settings import Settings
 
@@ -123,18 +123,32 @@ Priority = Annotated[int, Field(strict=True, ge=HIGHEST_PRIORITY, le=LOWEST_PRIO
 Retries = Annotated[int, Field(strict=True, ge=0, le=1000), _Whole]
 
 
-def _has_utc(moment: datetime) -> datetime:
+def _in_utc(moment: datetime) -> datetime:
     try:
-        moment.astimezone(UTC)
+        return moment.astimezone(UTC)
     except OverflowError:
         raise ValueError(
             f"{moment.isoformat()} lies outside the years 1 to 9999 in UTC: give a time within them"
         ) from None
+
+
+def _in_reach(moment: datetime) -> datetime:
+    if not EARLIEST <= moment <= LATEST:
+        raise ValueError("expected a time between the years 2000 and 2200")
     return moment
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_iso_text), AfterValidator(_has_utc)]
-"""ISO 8601 with a time zone."""
+def _with_zone(moment: datetime) -> datetime:
+    # What the driver makes of PostgreSQL's infinity, which plain SQL may have put there, has none.
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_iso_text), AfterValidator(_in_utc)]
+"""A time that is asked about: ISO 8601 with a time zone, any that there is in UTC."""
+PlannedTime = Annotated[Moment, AfterValidator(_in_reach)]
+"""A time at which something is to happen."""
+UtcTime = Annotated[datetime, AfterValidator(_with_zone)]
+"""A time in an answer."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=100)]
 
@@ -189,7 +203,7 @@ class JobIn(BaseModel):
         description="Bound on one attempt; without it what the handler says, else "
         "`DEFAULT_TIMEOUT_SECONDS` (300).",
     )
-    run_at: Moment | None = Field(
+    run_at: PlannedTime | None = Field(
         None,
         description="When it is due, with a time zone, between the years 2000 and 2200; at once without. "
         "Not with a delay.",
@@ -275,10 +289,10 @@ class JobSummaryOut(BaseModel):
         description="What was asked for this very job. null: what its handler says where it runs, "
         "else `DEFAULT_MAX_RETRIES` (3)."
     )
-    next_run_at: datetime = Field(description="When it is, or was last, due.")
-    created_at: datetime = Field(description="When it was enqueued.")
-    started_at: datetime | None = Field(description="When its latest attempt began.")
-    finished_at: datetime | None = Field(description="When it ended.")
+    next_run_at: UtcTime = Field(description="When it is, or was last, due.")
+    created_at: UtcTime = Field(description="When it was enqueued.")
+    started_at: UtcTime | None = Field(description="When its latest attempt began.")
+    finished_at: UtcTime | None = Field(description="When it ended.")
     unique_key: str | None = Field(description="No other live job has it.")
     last_error: str | None = Field(description="Why its latest failed attempt failed.")
 

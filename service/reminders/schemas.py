@@ -1,6 +1,5 @@
 """What goes in and out of `/reminders`."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Self
 
 from pydantic import (
@@ -12,10 +11,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.json_schema import SkipJsonSchema
 
-from service.api.schemas import Moment
-from service.jobs.new_job import EARLIEST, LATEST
+from service.api.schemas import PlannedTime, UtcTime
 from service.reminders.model import ReminderStatus
 from service.reminders.recipients import MAX_RECIPIENT_CHARS, ChannelName, check_recipient
 
@@ -30,14 +27,6 @@ def _storable(text: str) -> str:
 
 Message = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_storable)]
 
-
-def _in_reach(moment: datetime) -> datetime:
-    if not EARLIEST <= moment <= LATEST:
-        raise ValueError("expected a time between the years 2000 and 2200")
-    return moment.astimezone(UTC)
-
-
-SendAt = Annotated[Moment, AfterValidator(_in_reach)]
 Recipient = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_RECIPIENT_CHARS), AfterValidator(_storable)
 ]
@@ -56,7 +45,7 @@ class ReminderIn(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]})
 
     message: Message = Field(description="What is sent, 1 to 500 characters.")
-    send_at: SendAt = Field(description="When, with an offset from UTC.")
+    send_at: PlannedTime = Field(description="When, with an offset from UTC.")
     channel: ChannelName = Field(description="How it is sent.")
     recipient: Recipient = Field(
         description="To whom: an e-mail address, a number in E.164 form for WhatsApp, "
@@ -72,21 +61,27 @@ class ReminderIn(BaseModel):
         return self
 
 
+def _no_null_in(schema: dict[str, Any]) -> None:
+    # Not a union with what means null: its errors would name each of its parts, by their functions.
+    for member in schema["properties"].values():
+        (kept,) = (part for part in member.pop("anyOf") if part != {"type": "null"})
+        member.update(kept)
+        member.pop("default", None)
+    schema |= {"minProperties": 1, "examples": [{"send_at": "2030-02-01T09:00:00+01:00"}]}
+
+
 class ReminderChange(BaseModel):
     """What to change; what is left out stays."""
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={
-            "minProperties": 1,
-            "examples": [{"send_at": "2030-02-01T09:00:00+01:00"}],
-        },
+        json_schema_extra=_no_null_in,
     )
 
-    message: Message | SkipJsonSchema[None] = None
-    send_at: SendAt | SkipJsonSchema[None] = None
-    channel: ChannelName | SkipJsonSchema[None] = None
-    recipient: Recipient | SkipJsonSchema[None] = None
+    message: Message | None = None
+    send_at: PlannedTime | None = None
+    channel: ChannelName | None = None
+    recipient: Recipient | None = None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -130,7 +125,7 @@ class ReminderOut(BaseModel):
     id: int = Field(description="Its number.")
     user_id: str = Field(description="The `sub` of the token that made it.")
     message: str
-    send_at: datetime
+    send_at: UtcTime
     channel: ChannelName
     recipient: str
     status: ReminderStatus = Field(
@@ -139,12 +134,12 @@ class ReminderOut(BaseModel):
         "up, see `last_error`. `cancelled`: an operator cancelled its job."
     )
     sent: bool = Field(description="True only once the channel has accepted it.")
-    sent_at: datetime | None
+    sent_at: UtcTime | None
     attempts: int = Field(description="Attempts of its present job.")
     last_error: str | None = Field(description="Why the last attempt failed.")
     job_id: int | None = Field(description="The job that sends it.")
-    created_at: datetime
-    updated_at: datetime
+    created_at: UtcTime
+    updated_at: UtcTime
 
 
 class ReminderPage(BaseModel):

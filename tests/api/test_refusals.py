@@ -1,12 +1,15 @@
 """A refused request says what to send instead."""
 
 import json
+import re
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from tests import databases
 from tests.api.conftest import Auth
 from tests.api.shapes import assert_problem
 
@@ -135,3 +138,108 @@ async def test_a_hundred_thousand_unknown_keys_cost_little_more_than_reading_the
     answer = await client.post("/jobs", content=body, headers=headers)
     assert answer.status_code == 422
     assert time.process_time() - began < 12 * reading
+
+
+FULL: dict[str, dict[str, Any]] = {
+    "/jobs": {
+        "job_type": "m",
+        "payload": {},
+        "queue": "q",
+        "priority": 1,
+        "max_retries": 1,
+        "timeout_seconds": 1,
+        "run_at": "2030-01-01T00:00:00Z",
+        "unique_key": "k",
+        "backoff": {"base_seconds": 1, "factor": 2, "cap_seconds": 9, "jitter": 0},
+    },
+    "/reminders": {
+        "message": "m",
+        "send_at": "2030-01-01T00:00:00Z",
+        "channel": "log",
+        "recipient": "r",
+    },
+    "/admin/api-keys": {
+        "name": "n",
+        "scopes": ["jobs:read"],
+        "expires_at": "2030-01-01T00:00:00Z",
+        "queues": ["q"],
+        "job_types": ["m"],
+        "priorities": [1],
+    },
+}
+"""Of each body every member, with a value that holds."""
+WRONG: list[Any] = [True, -1, 10**30, 0.5, "", "\0", "x y", [], [[]], {}, {"a": {}}, "2030-13-01"]
+INTERNALS = re.compile(r"0x|function|lambda|validator|constrained|nullable|\bNone\b|Value error|\[")
+
+
+def wrong_bodies() -> Iterator[tuple[str, str, dict[str, Any], str]]:
+    for path, body in FULL.items():
+        targets = [("POST", path, body)]
+        if path == "/reminders":
+            targets.append(("PATCH", "/reminders/1", body))
+        if path == "/jobs":
+            targets.append(("POST", "/jobs/batch", {"jobs": [body]}))
+        for method, target, whole in targets:
+            for name in body:
+                for value in WRONG:
+                    changed = body | {name: value}
+                    sent = {"jobs": [changed]} if "jobs" in whole else changed
+                    yield method, target, sent, name
+        for name in body.get("backoff", ()):
+            for value in WRONG:
+                yield "POST", path, body | {"backoff": body["backoff"] | {name: value}}, name
+
+
+async def test_every_refusal_names_a_field_and_its_rule_and_nothing_of_ours(
+    client: httpx.AsyncClient, auth: Auth
+) -> None:
+    refused = 0
+    for method, path, body, name in wrong_bodies():
+        answer = await client.request(method, path, json=body, headers=auth("admin"))
+        if answer.status_code != 422:
+            assert answer.status_code < 500, (path, name, answer.text)
+            continue
+        refused += 1
+        errors = answer.json()["errors"]
+        fields = [error["field"] for error in errors]
+        assert len(fields) == len(set(fields)), (path, name, errors)
+        for error in errors:
+            assert re.fullmatch(r"body(\.[a-z_]+|\.\d+)*", error["field"]), error
+            assert not INTERNALS.search(error["message"]), error
+    assert refused > 200
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "9999-12-31T23:59:59-23:59",
+        "9999-12-31T23:59:59.999999Z",
+        "0001-01-01T00:00:00Z",
+        "2201-01-01T00:00:00Z",
+        "2030-01-01T00:00:00",
+        1_900_000_000,
+        "1900000000",
+        1.5,
+        "2030-02-30T00:00:00Z",
+    ],
+)
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/jobs", "run_at"), ("/reminders", "send_at"), ("/admin/api-keys", "expires_at")],
+)
+async def test_every_time_in_a_body_has_one_rule(
+    client: httpx.AsyncClient, auth: Auth, path: str, name: str, moment: object
+) -> None:
+    answer = await client.post(path, json=FULL[path] | {name: moment}, headers=auth("admin"))
+    error = only_error(answer)
+    assert error["field"] == f"body.{name}"
+
+
+async def test_a_time_in_an_answer_has_its_zone_whatever_sql_put_there(
+    client: httpx.AsyncClient, auth: Auth, pg_dsn: str
+) -> None:
+    made = await client.post("/admin/api-keys", json=FULL["/admin/api-keys"], headers=auth("admin"))
+    assert made.json()["expires_at"] == "2030-01-01T00:00:00Z"
+    await databases.execute(pg_dsn, "UPDATE api_keys SET expires_at = 'infinity'")
+    (key,) = (await client.get("/admin/api-keys", headers=auth("admin"))).json()["api_keys"]
+    assert key["expires_at"].endswith("Z")
