@@ -170,13 +170,21 @@ async def read_reminder(user: User, reminder_id: Id, session: Session) -> Remind
     responses=problem_responses(400, 404, 409, 422, 503),
 )
 async def change_reminder(
-    user: User, reminder_id: Id, body: Annotated[ReminderChange, FIRST_ERRORS], session: Session
+    user: User,
+    reminder_id: Id,
+    body: Annotated[ReminderChange, FIRST_ERRORS],
+    session: Session,
+    settings: AppSettings,
 ) -> ReminderOut:
     """Change an unsent reminder.
 
     Its waiting job is cancelled and it is scheduled again; one that had failed is thereby sent
-    again.
+    again, which counts as one more reminder of the day.
     """
+    before = await repository.find(session, ReminderId(reminder_id), user_id=_scope(user))
+    if before is not None and before.attempts and not before.sent:
+        # Else one reminder would try as many addresses as one likes.
+        await spend_reminder(session, user, settings)
     reminder = await scheduling.change_reminder(
         session,
         ReminderId(reminder_id),

@@ -10,7 +10,14 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from service.api.schemas import JobIn
-from service.jobs import NewJob, enqueue, enqueue_batch
+from service.jobs import (
+    NewJob,
+    PermanentError,
+    Registry,
+    enqueue,
+    enqueue_batch,
+    process_due_jobs,
+)
 from service.jobs.submission import IdempotencyKey, submit_once
 from service.settings import Settings
 from tests.api.conftest import Auth
@@ -161,6 +168,22 @@ async def test_a_job_knows_its_caller_through_its_end_and_a_retry(
     assert await owner(job_id) == "ann"
     await client.post(f"/admin/jobs/{job_id}/cancel", headers=operator)
     assert await owner(job_id) == "ann"
+
+    handlers = Registry()
+    ends = {"ok": None, "bad": PermanentError("no"), "again": RuntimeError("once more")}
+
+    async def end(payload: dict[str, str]) -> None:
+        if error := ends[payload["end"]]:
+            raise error
+
+    handlers.handler("mail")(end)
+    for payload, status in (("ok", "SUCCESS"), ("bad", "FAILED"), ("again", "PENDING")):
+        body = {"job_type": "mail", "payload": {"end": payload}}
+        job_id = (await client.post("/jobs", json=body, headers=headers)).json()["id"]
+        database, settings = app.state.service.database, app.state.service.settings
+        await process_due_jobs(database, 10, settings=settings, handlers=handlers)
+        detail = (await client.get(f"/admin/jobs/{job_id}", headers=operator)).json()
+        assert (detail["status"], detail["enqueued_by"]) == (status, "ann")
 
 
 # -- idempotency keys -----------------------------------------------------------------------------

@@ -194,6 +194,33 @@ async def test_a_users_reminders_of_a_day_are_bounded_over_all_processes(
     assert (await remind(0, auth("user", "bob"))).status_code == 201
 
 
+@limits(user_reminders_per_day=3)
+async def test_a_failed_reminder_that_is_changed_counts_once_more(
+    processes: list[httpx.AsyncClient], auth: Auth, pg_dsn: str
+) -> None:
+    await until_early_in(pg_dsn, 86_400, 86_340)
+    body = {"message": "Pay", "send_at": "2100-01-01T00:00:00Z", "channel": "email"}
+    ann = auth("user", "ann")
+    made = await processes[0].post(
+        "/reminders", json=body | {"recipient": "a@b.example"}, headers=ann
+    )
+    path = f"/reminders/{made.json()['id']}"
+    statuses = []
+    for number in range(4):
+        waiting = await processes[1].patch(path, json={"message": f"Pay {number}"}, headers=ann)
+        assert waiting.status_code == 200
+        await databases.execute(
+            pg_dsn, "UPDATE finmind_jobs.reminders SET status = 'failed', attempts = 1"
+        )
+        change = {"recipient": f"{number}@b.example"}
+        changed = await processes[2].patch(path, json=change, headers=ann)
+        statuses.append(changed.status_code)
+        await databases.execute(
+            pg_dsn, "UPDATE finmind_jobs.reminders SET status = 'scheduled', attempts = 0"
+        )
+    assert statuses == [200, 200, 429, 429]
+
+
 @limits(user_reminders_per_day=1)
 async def test_a_reminder_that_is_refused_costs_nothing(
     processes: list[httpx.AsyncClient], auth: Auth
