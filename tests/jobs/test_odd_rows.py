@@ -21,6 +21,7 @@ from tests.jobs.waiting import until, until_ended, until_true
 RETRIES: Final = 2
 DIGITS: Final = "9" * 5_000
 JSON_COLUMNS: Final = ("errors", "backoff", "progress", "result")
+TIME_COLUMNS: Final = ("created_at", "next_run_at", "started_at", "finished_at", "lease_until")
 ODD_JSON: Final = (
     "{}", '{"a": 1}', '"abc"', "7", "null", "true", "[]", "[1]", "[null]", '["abc", {}]', DIGITS,
     '{"base_seconds": "abc"}', '{"base_seconds": -1}', f'{{"base_seconds": {DIGITS}}}',
@@ -47,16 +48,15 @@ ROWS: Final = st.fixed_dictionaries(
 
 
 async def insert(sql: Any, **columns: Any) -> int:
-    """One row; JSON is given as text. One that the table refuses is not there: 0.
+    """One row; JSON and times are given as text. One that the table refuses is not there: 0.
 
     As a restored dump brings it, or a version whose table checked less: no trigger sees it.
     """
     await sql.execute("SET session_replication_role = replica")
     row = {"job_type": "mail", "max_retries": RETRIES} | columns
-    places = [
-        f"${n}::text::jsonb" if name in {*JSON_COLUMNS, "payload"} else f"${n}"
-        for n, name in enumerate(row, 1)
-    ]
+    casts = dict.fromkeys((*JSON_COLUMNS, "payload"), "::text::jsonb")
+    casts |= dict.fromkeys(TIME_COLUMNS, "::text::timestamptz")
+    places = [f"${n}{casts.get(name, '')}" for n, name in enumerate(row, 1)]
     try:
         job_id: int = await sql.fetchval(
             f"INSERT INTO background_jobs ({', '.join(row)}) VALUES ({', '.join(places)})"
