@@ -122,6 +122,7 @@ async def run_all(link: Link) -> None:
     await link.fetch(statements.STANDING, [job.unique_key for job in keyed])
     await store.lanes(link, limit=100)
     await store.lanes_of(link, [DEFAULT_QUEUE, "another"])
+    await store.within_windows(link, [LaneRequest(lane, NO_FLOOR, BATCH)], jobs=BATCH)
     jobs = await store.claim(
         link,
         [LaneRequest(lane, NO_FLOOR, BATCH)],

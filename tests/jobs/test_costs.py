@@ -202,6 +202,7 @@ PLANS: dict[str, tuple[set[str], int]] = {
     "STANDING": ({"jobs_live_unique_key"}, 0),
     "LANES": ({"jobs_live_claim"}, 0),
     "LANES_OF": ({"jobs_live_claim"}, 0),
+    "WINDOW_ENDS": ({"jobs_live_claim"}, 0),
     "CLAIM": ({"jobs_live_claim", "job_workers_pkey"}, 0),
     "EXTEND": ({"jobs_live_pkey"}, 0),
     "REQUEUE": ({"jobs_live_pkey"}, 0),
