@@ -194,8 +194,7 @@ class Claimer:
             return 0, True
         requests = await self._sweep_windows.narrow(requests)
         sent = time.monotonic()
-        jobs = await self._claim(requests, limit=most)
-        full = len(jobs) >= most
+        jobs, full = await self._claim(requests, limit=most)
         walked = self._walked(time.monotonic() - sent)
         complete = self._lanes.swept(requests, jobs, walked, full=full)
         self._sweep_windows.claimed(
@@ -218,8 +217,8 @@ class Claimer:
             return 0
         requests = await self._windows.narrow(requests)
         began = time.monotonic()
-        jobs = await self._claim(requests, limit=most)
-        walked, full = self._walked(time.monotonic() - began), len(jobs) >= most
+        jobs, full = await self._claim(requests, limit=most)
+        walked = self._walked(time.monotonic() - began)
         self._windows.claimed(requests, walked_seconds=walked, full=full)
         # One that was slow says nothing: the network may have been, or this process stood still.
         dear, self._empty_claim_walked = (
@@ -242,12 +241,17 @@ class Claimer:
         self._lanes.claimed(jobs, began=began, from_floor=from_floor, full=full)
         self._start(jobs)
 
-    async def _claim(self, requests: list[LaneRequest], *, limit: int) -> list[ClaimedJob]:
+    async def _claim(
+        self, requests: list[LaneRequest], *, limit: int
+    ) -> tuple[list[ClaimedJob], bool]:
+        """Up to `limit` jobs, and whether there may be more of them in the same place."""
         self._leased_at = lease_clock.now()
         try:
-            return await self._claim_lanes(requests, limit)
+            jobs = await self._claim_lanes(requests, limit)
         except REFUSED_ERRORS:
-            return await self._refused.narrow(requests, self._registry.job_types(), limit=limit)
+            types = self._registry.job_types()
+            return await self._refused.narrow(requests, types, limit=limit), True
+        return jobs, len(jobs) >= limit
 
     async def _claim_one(self, request: LaneRequest, job_id: JobId) -> list[ClaimedJob]:
         with self.lost_answers.expected([request]):

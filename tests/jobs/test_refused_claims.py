@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from service.db.engine import Database
 from service.jobs import Registry
-from tests.jobs.conftest import Events, Put, StartWorker
+from service.jobs.refused_claims import MAX_ROWS
+from service.jobs.worker import Engine
+from tests.jobs.conftest import Events, Put, Quick, StartWorker
 from tests.jobs.waiting import until, until_ended, until_true
 
 OUT_OF_RANGE = "INSERT INTO background_jobs (job_type, queue, attempts) VALUES ('mail', $1, 32767)"
@@ -55,6 +58,26 @@ async def test_many_bad_rows_at_the_head_of_a_lane_are_all_passed(
     await start_worker()
     assert (await until_ended(sql, good))["status"] == "SUCCESS"
     await until(lambda: sql.fetchval("SELECT count(*) = 0 FROM jobs_live"))
+
+
+@pytest.mark.usefixtures("unchecked")
+async def test_what_a_refused_claim_has_not_come_to_is_left_to_the_next(
+    database: Database, handlers: Registry, put: Put, sql: Any, quick: Quick
+) -> None:
+    @handlers.handler("mail")
+    async def handle(payload: Any) -> None:
+        return None
+
+    for _ in range(MAX_ROWS + 1):
+        await sql.execute(OUT_OF_RANGE, "default")
+    await put("mail")
+    await sql.execute("UPDATE jobs_live SET next_run_at = now() - interval '1 hour'")
+    engine = Engine(database, quick(), handlers=handlers)
+    await engine.start()
+    await engine.claimer.listing.once()
+    engine.claimer._next_sweep = float("inf")
+    assert [(await engine.claimer.claim_once(10))[0] for _ in range(2)] == [0, 1]
+    await engine.stop(grace_seconds=5)
 
 
 @pytest.mark.usefixtures("unchecked")
