@@ -109,8 +109,8 @@ class Programs:
                     os.chown(made, self._user.pw_uid, self._user.pw_gid)
                 return made
         raise ConfigurationError(
-            f"DATA_DIR ({self._pgdata.parent}) is too long for the socket of the embedded PostgreSQL: "
-            "choose one of at most 80 characters"
+            f"DATA_DIR ({self._pgdata.parent}) is too long for the socket of the embedded PostgreSQL, or "
+            "holds a comma: choose one of at most 80 characters"
         )
 
     def _check_reachable(self, user: str) -> None:
@@ -147,4 +147,6 @@ class Programs:
 
 
 def _fits(directory: Path) -> bool:
-    return len(os.fsencode(directory / SOCKET)) <= MAX_SOCKET_PATH_BYTES
+    path = os.fsencode(directory / SOCKET)
+    # A comma separates directories to PostgreSQL, and hosts to whoever connects.
+    return len(path) <= MAX_SOCKET_PATH_BYTES and b"," not in path

@@ -188,8 +188,8 @@ def test_a_socket_that_others_may_reach_is_refused(tmp_path: Path) -> None:
         server.stop()
 
 
-async def test_the_path_may_hold_spaces_and_quotes(tmp_path: Path) -> None:
-    server = EmbeddedServer.start(tmp_path / """it's "mine" $HOME""")
+async def test_the_path_may_hold_spaces_quotes_and_commas(tmp_path: Path) -> None:
+    server = EmbeddedServer.start(tmp_path / """it's "mine", $HOME""")
     try:
         assert await ask(server.dsn, "SELECT 1") == 1
     finally:
