@@ -60,7 +60,7 @@ _GIVEN: Final = (
 )
 APPLICATION: Final = {
     "background_jobs": f"INSERT ({_GIVEN}), SELECT (id)",
-    "jobs_live": f"INSERT ({_GIVEN}), SELECT (id, created_at, next_run_at, unique_key)",
+    "jobs_live": f"INSERT ({_GIVEN}, lease_token), SELECT (id, created_at, next_run_at, unique_key)",
 }
 """What an enqueue gives, and what it gets back. No status: a job enters as PENDING."""
 

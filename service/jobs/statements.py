@@ -81,17 +81,22 @@ counted AS ({_COUNT.format(sign="", source="kept")})"""
 # -- enqueue ----------------------------------------------------------------------------------
 
 
+_CHECKED: Final = 0
+"""A lease token that no lease has: the row was checked here, and the table's trigger leaves it alone.
+To check each of a million rows again would double what they cost PostgreSQL."""
+
+
 def _new_rows(*, column: str = "", parameter: str = "") -> str:
     """Insert a batch; with a column more where its jobs need one."""
     more, array = (f", {column}", f", {parameter}") if column else ("", "")
     value = f", r.{column}" if column else ""
     return f"""
 INSERT INTO finmind_jobs.jobs_live (job_type, payload, queue, priority, max_retries, timeout_seconds,
-                       next_run_at, unique_key, backoff{more})
+                       next_run_at, unique_key, backoff, lease_token{more})
 SELECT r.job_type, r.payload::jsonb, COALESCE(r.queue, 'default'), COALESCE(r.priority, 2),
        r.max_retries, r.timeout_seconds,
        COALESCE(r.run_at, clock_timestamp() + make_interval(secs => COALESCE(r.delay_seconds, 0))),
-       r.unique_key, r.backoff::jsonb{value}
+       r.unique_key, r.backoff::jsonb, {_CHECKED}{value}
 FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::float8[],
             $7::timestamptz[], $8::float8[], $9::text[], $10::text[]{array})
   WITH ORDINALITY AS r(job_type, payload, queue, priority, max_retries, timeout_seconds,

@@ -39,7 +39,7 @@ class People:
                 id=self.tables.last_job_id, job_type=job_type, payload=payload,
                 queue=queue or "default", priority=2 if priority is None else priority,
                 max_retries=max_retries, timeout_seconds=timeout_seconds, next_run_at=due,
-                unique_key=unique_key, backoff=backoff,
+                unique_key=unique_key, backoff=backoff, lease_token=0,
             )
         )  # fmt: skip
 
