@@ -219,7 +219,13 @@ class Settings(BaseSettings):
         60.0,
         ge=0,
         le=86_400,
-        description="How long a due job waits for some worker to serve its type before it becomes FAILED.",
+        description="How long a due job waits for some worker to serve its type before it becomes FAILED, unless a worker served it within SERVED_TYPE_MEMORY_DAYS.",
+    )
+    served_type_memory_days: int = Field(
+        7,
+        ge=0,
+        le=365,
+        description="How long jobs of a type that a worker has served wait for one to come back, while none does; 0: no longer than those of a type that nobody ever served.",
     )
 
     # -- jobs ---------------------------------------------------------------------------------

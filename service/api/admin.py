@@ -136,8 +136,8 @@ async def process_jobs(
 
     Safe beside workers: each job is claimed by one of them. A handler that does not stop after its
     timeout is not waited for. Four passes at a time in a process; a fifth waits a little, then gets
-    503. A due job whose type no live worker serves becomes
-    FAILED at once, without the grace that workers give: do not press it in the middle of a deploy.
+    503. A due job whose type no worker serves, or has served within `SERVED_TYPE_MEMORY_DAYS`,
+    becomes FAILED at once, without the grace that workers give.
     """
     # A pass takes as long as its jobs do, but a database that hangs is told of in time.
     async with transaction(request):

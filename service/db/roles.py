@@ -27,6 +27,7 @@ RUNTIME: Final = {
     "jobs_done_default": WHOLE_ROWS,
     "job_stats": WHOLE_ROWS,
     "job_workers": WHOLE_ROWS,
+    "served_types": WHOLE_ROWS,
     "idempotency_keys": WHOLE_ROWS,
     "caller_usage": WHOLE_ROWS,
     "job_names": WHOLE_ROWS,
@@ -44,6 +45,7 @@ READ_ONLY: Final = {
     "jobs_done_default": "SELECT",
     "job_stats": "SELECT",
     "job_workers": "SELECT",
+    "served_types": "SELECT",
     "caller_usage": "SELECT",
     "job_names": "SELECT",
     "reminders": "SELECT (id, job_id, send_at, sent_at, created_at, updated_at, attempts, user_id,"

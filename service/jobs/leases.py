@@ -1,7 +1,7 @@
 """Heartbeats: the leases of this worker's claims, extended in batches from a connection of its own."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import islice
 from typing import Final
 
@@ -32,12 +32,12 @@ class Heartbeat:
         link: Link,
         runner: Runner,
         settler: Settler,
-        worker_id: Callable[[], int],
+        announce: Callable[[], Awaitable[None]],
     ) -> None:
         self._link = link
         self._runner = runner
         self._settler = settler
-        self._worker_id = worker_id
+        self._announce = announce
         self._lease_seconds = settings.lease_seconds
         self._every_seconds = settings.heartbeat_seconds
         self._margin_seconds = settings.lease_seconds * LEASE_MARGIN
@@ -63,7 +63,7 @@ class Heartbeat:
             self._cancel_expiring()
 
     async def _beat(self) -> None:
-        await store.worker_seen(self._link, self._worker_id())
+        await self._announce()
         soon = lease_clock.now() + self._lease_seconds - self._every_seconds / 2
         held = self._runner.runs | self._settler.unsettled()
         due = iter([run for run in held if run.lease_deadline < soon])

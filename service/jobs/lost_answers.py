@@ -37,6 +37,8 @@ class LostAnswers:
         """What this worker knows to be its own."""
         self._lanes: dict[Lane, Floor] = {}
         """Where claims looked whose answers were lost, and from where on."""
+        self._asked_by: set[int] = set()
+        """The ids that it claimed under: another one since its row was gone and entered anew."""
         self._until = 0.0
 
     @property
@@ -47,9 +49,11 @@ class LostAnswers:
     @contextmanager
     def expected(self, requests: Iterable[LaneRequest]) -> Iterator[None]:
         """Where the statement within fails, the server may have carried it out, or be about to."""
+        worker_id = self._worker_id()
         try:
             yield
         except BaseException:
+            self._asked_by.add(worker_id)
             for request in requests:
                 floor = self._lanes.get(request.lane, request.floor)
                 self._lanes[request.lane] = min(floor, request.floor)
@@ -63,21 +67,29 @@ class LostAnswers:
             DATABASE_ERRORS: the database still does not answer; to be tried again.
         """
         if time.monotonic() > self._until + self._lease_seconds:
-            self._lanes.clear()  # whoever looks for lost leases finds them
+            self._forget()  # whoever looks for lost leases finds them
         if not self._lanes:
             return
         last = time.monotonic() > self._until
-        lost = await store.lost_claims(
-            self._link,
-            dict(sorted(self._lanes.items())),
-            worker_id=self._worker_id(),
-            known=sorted({run.job.lease_token for run in self._held()}),
-        )
+        lost = [
+            lease
+            for worker_id in sorted(self._asked_by)
+            for lease in await store.lost_claims(
+                self._link,
+                dict(sorted(self._lanes.items())),
+                worker_id=worker_id,
+                known=sorted({run.job.lease_token for run in self._held()}),
+            )
+        ]
         if lost and (given_back := await store.release_lost(self._link, lost)):
             _log.warning("claim_given_back", jobs=given_back)
             await notify(self._link, self._lanes)
         if last:
-            self._lanes.clear()
+            self._forget()
+
+    def _forget(self) -> None:
+        self._lanes.clear()
+        self._asked_by.clear()
 
     async def recover_wholly(self) -> None:
         """Do so until the lost claim cannot be carried out any more: nobody comes after this.

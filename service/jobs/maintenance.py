@@ -2,15 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import date, timedelta
 from typing import Final
 
 import asyncpg
 
-from service.db.engine import DATABASE_ERRORS, Database, Link
+from service.db.engine import DATABASE_ERRORS, Database
 from service.db.schema import lock_name
-from service.jobs import partitions, statements, store
+from service.jobs import partitions, statements, store, unserved
 from service.jobs.created_jobs import CreatedJobs
 from service.jobs.lanes import MAX_LANES
 from service.jobs.loops import Pause
@@ -24,8 +24,8 @@ from service.observability.metrics import (
     clear_queue_gauges,
     known_queue,
     record_database_error,
-    record_event,
     set_queue_gauges,
+    set_waiting_gauges,
 )
 from service.settings import Settings
 
@@ -52,12 +52,6 @@ NAME_DAYS: Final = 30
 
 FIRST_CLAIMS_SECONDS: Final = 5.0
 """Bound on how long a new process leaves the leadership to others."""
-
-MIN_ALIVE_SECONDS: Final = 30.0
-"""Workers may have other leases than ours."""
-
-WALK_ROWS: Final = 2000
-"""Due jobs of a lane that one look for unserved types walks."""
 
 VANISHED_SECONDS: Final = 60.0
 """How long the server keeps the lock of a leader that says nothing. One whose machine lost its power
@@ -201,6 +195,7 @@ class Maintenance:
         self._leads_since = None
         WORKER_LEADER.set(0)
         clear_queue_gauges()
+        set_waiting_gauges({})
 
     # -- duties -------------------------------------------------------------------------------
 
@@ -219,6 +214,7 @@ class Maintenance:
         await self._repeat(statements.DROP_CALLER_USAGE, USAGE_DAYS)
         await self._repeat(statements.DROP_JOB_NAMES, NAME_DAYS)
         await self._link.fetch(statements.DROP_OLD_WORKERS)
+        await self._link.fetch(statements.FORGET_SERVED_TYPES, settings.served_type_memory_days)
 
     async def _repeat(self, statement: str, keep: int) -> None:
         """Drop what is older than `keep` in batches, for as long as there is more, within bounds."""
@@ -242,6 +238,7 @@ class Maintenance:
         self._heads = await store.lanes(self._link, limit=MAX_LANES)
 
     async def _fail_unserved_types(self) -> None:
+        await unserved.remember_served(self._link)
         grace = self._settings.unknown_type_grace_seconds
         if self._leads_since is None or time.monotonic() - self._leads_since < grace:
             return  # a worker that serves the type may just be starting
@@ -249,15 +246,20 @@ class Maintenance:
         if self._looked_up_to is not None:
             heads = await store.lanes(self._link, limit=MAX_LANES, after=self._looked_up_to)
         self._looked_up_to = heads[-1].lane if len(heads) == MAX_LANES else None
-        failed = await fail_unserved(
+        served = await unserved.find_served(
+            self._link, self._settings, own_types=self._handlers.job_types(), grace_seconds=grace
+        )
+        failed = await unserved.fail_unserved(
             self._link,
             heads,
-            own_types=self._handlers.job_types(),
+            served,
             grace_seconds=grace,
-            lease_seconds=self._settings.lease_seconds,
             max_errors=self._settings.max_error_entries,
         )
         self._unserved_log.add(failed)
+        waiting = await unserved.count_waiting(self._link, heads, served, grace_seconds=grace)
+        self._unserved_log.add_waiting(waiting)
+        set_waiting_gauges(waiting)
 
     async def _read_gauges(self) -> None:
         # The queues that somebody serves by name: a crowd of others may stand before them in the list.
@@ -276,49 +278,3 @@ class Maintenance:
             [head.first_at for head in heads],
         )
         set_queue_gauges(QueueReading(*row) for row in rows)
-
-
-async def fail_unserved(
-    link: Link,
-    heads: Sequence[LaneHead],
-    *,
-    own_types: list[str],
-    grace_seconds: float,
-    lease_seconds: float,
-    max_errors: int,
-    limit: int = BATCH,
-) -> list[str]:
-    """Make due jobs whose type nobody serves FAILED; the types, one for each job.
-
-    Args:
-        link: the connection to use.
-        heads: the lanes to look at.
-        own_types: what the caller's process serves.
-        grace_seconds: a type counts as served that long after its last worker stopped, and a job
-            must have been due that long.
-        lease_seconds: a worker counts as alive that long after it was last seen.
-        max_errors: entries that a job's history keeps.
-        limit: jobs to fail at the most.
-    """
-    due = [head for head in heads if head.due_in_seconds <= 0]
-    if not due:
-        return []
-    # A worker is seen once a heartbeat, a third of the lease at the most: one missed is no absence.
-    alive_within = max(grace_seconds, lease_seconds, MIN_ALIVE_SECONDS)
-    served = set(own_types)
-    rows = await link.fetch(statements.SERVED_TYPES, alive_within, grace_seconds)
-    served.update(row[0] for row in rows)
-    rows = await link.fetch(
-        statements.FAIL_UNSERVED,
-        [head.lane.queue for head in due],
-        [head.lane.priority for head in due],
-        sorted(served),
-        grace_seconds,
-        WALK_ROWS,
-        limit,
-        max_errors,
-        [head.first_at for head in due],
-    )
-    for _, job_type in rows:
-        record_event("failed", job_type, "no_handler")
-    return [job_type for _, job_type in rows]

@@ -7,9 +7,8 @@ from typing import Final
 
 from service.db.engine import Database
 from service.errors import Unavailable
-from service.jobs import store
+from service.jobs import store, unserved
 from service.jobs.lanes import MAX_LANES
-from service.jobs.maintenance import fail_unserved
 from service.jobs.model import JobStatus
 from service.jobs.outcomes import Ended, Outcome, Retried, Succeeded
 from service.jobs.registry import Registry, registry
@@ -63,7 +62,8 @@ async def process_due_jobs(
     """Run up to `limit` due jobs now, concurrently, and wait until their outcomes are recorded.
 
     Safe beside workers: a job is claimed by one of them. A due job whose type neither this process
-    nor any live worker serves becomes FAILED at once.
+    nor any live worker serves becomes FAILED at once, unless a worker served it within
+    `SERVED_TYPE_MEMORY_DAYS`.
 
     Args:
         database: where the jobs are: its URL, or the `Database` of a running service.
@@ -171,19 +171,21 @@ async def _run_due_of_listed(engine: Engine, summary: ProcessSummary, limit: int
 
 async def _fail_unserved(engine: Engine, summary: ProcessSummary, limit: int) -> None:
     after: Lane | None = None
+    served = await unserved.find_served(
+        engine.link, engine.settings, own_types=engine.handlers.job_types(), grace_seconds=0.0
+    )
     while (left := limit - summary.processed) > 0:
         heads = await store.lanes(engine.link, limit=MAX_LANES, after=after)
-        unserved = await fail_unserved(
+        failed = await unserved.fail_unserved(
             engine.link,
             heads,
-            own_types=engine.handlers.job_types(),
+            served,
             grace_seconds=0.0,
-            lease_seconds=engine.settings.lease_seconds,
             max_errors=engine.settings.max_error_entries,
             limit=left,
         )
-        summary.processed += len(unserved)
-        summary.failed += len(unserved)
+        summary.processed += len(failed)
+        summary.failed += len(failed)
         if len(heads) < MAX_LANES:
             return
         after = heads[-1].lane

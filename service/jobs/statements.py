@@ -444,7 +444,17 @@ INSERT INTO finmind_jobs.job_workers (name, queues, job_types, concurrency)
 VALUES ($1, $2::text[], $3::text[], $4) RETURNING id, extract(epoch FROM now())::float8
 """
 
-WORKER_SEEN: Final = "UPDATE finmind_jobs.job_workers SET seen_at = now() WHERE id = $1"
+WORKER_SEEN: Final = """
+WITH seen AS (
+  UPDATE finmind_jobs.job_workers SET seen_at = now(), job_types = $4::text[]
+  WHERE id = $1 AND name = $2 RETURNING id),
+entered AS (
+  INSERT INTO finmind_jobs.job_workers (name, queues, job_types, concurrency)
+  SELECT $2, $3::text[], $4::text[], $5 WHERE NOT EXISTS (SELECT FROM seen) RETURNING id)
+SELECT id FROM seen UNION ALL SELECT id FROM entered
+"""
+"""The worker lives, and what it serves by now. Where its row is gone (a restore, a fail-over to a
+standby that was behind, a day asleep) it enters anew: its old id may be another's by then."""
 
 FORGET_WORKER: Final = "DELETE FROM finmind_jobs.job_workers WHERE id = $1"
 
@@ -556,6 +566,24 @@ WHERE CASE WHEN w.stopped_at IS NULL THEN w.seen_at > now() - make_interval(secs
 """
 """Types that some worker serves: seen within $1 seconds, or stopped within the grace of $2."""
 
+REMEMBER_SERVED_TYPES: Final = """
+INSERT INTO finmind_jobs.served_types AS s (job_type, served_at)
+SELECT t, max(w.seen_at) FROM finmind_jobs.job_workers w, unnest(w.job_types) t
+GROUP BY 1 ORDER BY 1
+ON CONFLICT (job_type) DO UPDATE SET served_at = EXCLUDED.served_at
+WHERE s.served_at < EXCLUDED.served_at - interval '1 hour'
+"""
+"""To the hour, since it is remembered for days: most rounds write nothing."""
+
+REMEMBERED_TYPES: Final = """
+SELECT job_type FROM finmind_jobs.served_types WHERE served_at > now() - make_interval(days => $1)
+ORDER BY 1
+"""
+
+FORGET_SERVED_TYPES: Final = """
+DELETE FROM finmind_jobs.served_types WHERE served_at < now() - make_interval(days => $1)
+"""
+
 SERVED_QUEUES: Final = """
 SELECT DISTINCT split_part(q, ':', 1) FROM finmind_jobs.job_workers w, unnest(w.queues) q
 WHERE q <> '*' AND w.stopped_at IS NULL AND w.seen_at > now() - interval '1 minute' LIMIT $1
@@ -581,6 +609,19 @@ gone AS (
 {_failed_unrun("'No handler registered for job type: ' || job_type", _NO_HANDLER_ENTRY, keep="$7")}
 SELECT id, job_type FROM kept
 """
+
+WAITING_FOR_WORKER: Final = f"""
+SELECT j.job_type, count(*)
+FROM unnest($1::text[], $2::smallint[], $6::float8[]) AS l(queue, priority, first_at)
+CROSS JOIN LATERAL (
+  SELECT b.job_type FROM finmind_jobs.jobs_live b
+  WHERE b.queue = l.queue AND b.priority = l.priority AND b.status = 'PENDING'
+    AND b.next_run_at >= to_timestamp(l.first_at)
+    AND b.next_run_at <= now() - make_interval(secs => $4)
+  ORDER BY {_PLACE} LIMIT $5) j
+WHERE j.job_type = ANY ($3::text[]) GROUP BY 1 ORDER BY 1
+"""
+"""Jobs that have been due for so long, by type, of the types given."""
 
 QUEUE_GAUGES: Final = f"""
 SELECT l.queue, count(*) FILTER (WHERE d.status = 'PENDING'),

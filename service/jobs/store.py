@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypedDict, Unpack
 
 from service.db.engine import Link
 from service.jobs import statements
@@ -347,23 +347,36 @@ async def write_progress(link: Link, progress: Mapping[Lease, str]) -> set[Lease
     return {(row[0], row[1]) for row in rows}
 
 
-async def register_worker(
-    link: Link, *, name: str, queues: list[str], job_types: list[str], concurrency: int
-) -> tuple[int, float]:
+class WorkerEntry(TypedDict):
+    """What others are told of a worker."""
+
+    name: str
+    queues: list[str]
+    job_types: list[str]
+    concurrency: int
+
+
+async def register_worker(link: Link, **entry: Unpack[WorkerEntry]) -> tuple[int, float]:
     """Enter a worker; its id, and what time it is by the database's clock, epoch seconds."""
-    rows = await link.fetch(statements.REGISTER_WORKER, name, queues, job_types, concurrency)
+    rows = await link.fetch(statements.REGISTER_WORKER, *_in_order(entry))
     worker_id, now = rows[0]
     return worker_id, now
 
 
-async def worker_seen(link: Link, worker_id: int) -> None:
-    """Tell that the worker lives."""
-    await link.fetch(statements.WORKER_SEEN, worker_id)
+async def worker_seen(link: Link, worker_id: int, **entry: Unpack[WorkerEntry]) -> int:
+    """Tell that the worker lives and what it serves; its id, another one if its row was gone."""
+    rows = await link.fetch(statements.WORKER_SEEN, worker_id, *_in_order(entry))
+    seen: int = rows[0][0]
+    return seen
 
 
 async def worker_stopped(link: Link, worker_id: int, *, forget: bool) -> None:
     """Tell that the worker stopped in good order; with `forget` as if it had never been."""
     await link.fetch(statements.FORGET_WORKER if forget else statements.WORKER_STOPPED, worker_id)
+
+
+def _in_order(entry: WorkerEntry) -> tuple[object, ...]:
+    return entry["name"], entry["queues"], entry["job_types"], entry["concurrency"]
 
 
 def _by_id(settled: tuple[ClaimedJob, Outcome]) -> JobId:

@@ -1,8 +1,8 @@
-"""The log lines for jobs that failed since nobody handles their type: few, however many jobs."""
+"""The log lines for jobs whose type nobody handles, failed or waiting: few, however many jobs."""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from service.observability.logging import get_logger
@@ -21,6 +21,7 @@ class UnservedLog:
         self._clock = clock
         self._jobs: Counter[str] = Counter()
         self._next = 0.0
+        self._next_waiting = 0.0
 
     def add(self, job_types: Iterable[str]) -> None:
         """Take in the types of failed jobs, one for each job, and write the lines that are due."""
@@ -37,3 +38,12 @@ class UnservedLog:
             types = len(self._jobs) - len(named)
             _log.error("no_handler", job_type="other", job_types=types, jobs=more)
         self._jobs.clear()
+
+    def add_waiting(self, jobs: Mapping[str, int]) -> None:
+        """Write how many jobs of each type wait for a worker now, where the lines are due."""
+        now = self._clock()
+        if not jobs or now < self._next_waiting:
+            return
+        self._next_waiting = now + EVERY_SECONDS
+        for job_type, count in Counter(jobs).most_common(MAX_TYPES):
+            _log.warning("waiting_for_worker", job_type=job_type, jobs=count)

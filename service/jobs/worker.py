@@ -5,7 +5,6 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
 
 from service.db.engine import DATABASE_ERRORS, Database, Link
 from service.jobs import store
@@ -19,6 +18,7 @@ from service.jobs.registry import Registry, registry
 from service.jobs.runner import Runner
 from service.jobs.settler import Settler
 from service.jobs.slots import Slots
+from service.jobs.store import WorkerEntry
 from service.jobs.wakeup import Subscription, hear
 from service.observability.logging import get_logger
 from service.observability.metrics import (
@@ -73,7 +73,6 @@ class Engine:
             progress=self.progress,
             worker_name=self.name,
         )
-        parts: dict[str, Any] = {"worker_id": lambda: self.worker_id}
         self.claimer = Claimer(
             settings,
             registry=handlers,
@@ -82,14 +81,14 @@ class Engine:
             slots=self.slots,
             runner=self.runner,
             settler=self.settler,
-            **parts,
+            worker_id=lambda: self.worker_id,
         )
         heartbeat = Heartbeat(
             settings,
             link=self._links["heartbeat"],
             runner=self.runner,
             settler=self.settler,
-            **parts,
+            announce=self._announce,
         )
         self.loops = [
             *self.settler.loops,
@@ -108,16 +107,25 @@ class Engine:
         Raises:
             DATABASE_ERRORS: the database does not answer.
         """
-        self.worker_id, now = await store.register_worker(
-            self.link,
-            name=self.name,
-            queues=list(self.settings.worker_queues),
-            job_types=self.handlers.job_types(),
-            concurrency=self.slots.total,
-        )
+        self.worker_id, now = await store.register_worker(self.link, **self._entry())
         self.claimer.begin(now)
         for loop in self.loops:
             loop.start()
+
+    async def _announce(self) -> None:
+        """Tell that the worker lives, and what it serves by now; enter it anew if its row is gone."""
+        before, link = self.worker_id, self._links["heartbeat"]
+        self.worker_id = await store.worker_seen(link, before, **self._entry())
+        if self.worker_id != before:
+            _log.warning("worker_entered_again", worker_id=self.worker_id, before=before)
+
+    def _entry(self) -> WorkerEntry:
+        return {
+            "name": self.name,
+            "queues": list(self.settings.worker_queues),
+            "job_types": self.handlers.job_types(),
+            "concurrency": self.slots.total,
+        }
 
     async def open(self) -> None:
         """Connect for what cannot wait until others give a connection back.

@@ -152,6 +152,11 @@ QUEUE_DEPTH: Final = Gauge(
 QUEUE_OLDEST_DUE: Final = Gauge(
     "finmind_queue_oldest_due_seconds", "Age of the oldest due job that waits.", ["queue"]
 )
+WAITING_FOR_WORKER: Final = Gauge(
+    "finmind_jobs_waiting_for_worker",
+    "Due jobs whose type no worker serves now, and one did lately; of each lane the first 2000 are counted.",
+    ["job_type"],
+)
 QUEUE_RUNNING: Final = Gauge("finmind_queue_running", "Jobs that are running.", ["queue"])
 
 # -- worker ---------------------------------------------------------------------------------------
@@ -332,6 +337,13 @@ def set_queue_gauges(rows: Iterable[QueueReading]) -> None:
         QUEUE_RUNNING.labels(name).set(reading.running)
     _shown_queues.clear()
     _shown_queues.update(merged)
+
+
+def set_waiting_gauges(jobs: Mapping[str, int]) -> None:
+    """Show how many jobs of these types wait for a worker, and of no others."""
+    WAITING_FOR_WORKER.clear()
+    for job_type, count in sorted(jobs.items())[:MAX_LABEL_VALUES]:
+        WAITING_FOR_WORKER.labels(job_type).set(count)
 
 
 def clear_queue_gauges() -> None:

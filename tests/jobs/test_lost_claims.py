@@ -192,7 +192,7 @@ async def test_a_give_back_that_comes_late_leaves_alone_what_was_claimed_since(
 async def test_a_lost_claim_is_not_looked_for_once_its_lease_has_ended(settings: Settings) -> None:
     nowhere = Database("postgresql://jobs@127.0.0.1:9/jobs", settings)
     claimer = Engine(nowhere, settings).claimer
-    claimer.lost_answers._lanes = {LANE: NO_FLOOR}
+    claimer.lost_answers._lanes, claimer.lost_answers._asked_by = {LANE: NO_FLOOR}, {1}
     claimer.lost_answers._until = time.monotonic() - settings.lease_seconds + 1
     with pytest.raises(DATABASE_ERRORS):
         await claimer.lost_answers.recover()

@@ -1,5 +1,6 @@
 """What workers and their leader do beside claiming and settling, statement by statement."""
 
+from collections import Counter
 from datetime import timedelta
 
 from service.jobs.model import JobStatus
@@ -31,15 +32,20 @@ class House:
         self.tables.workers[worker_id] = WorkerRow(worker_id, name, job_types, at.now)
         return [(worker_id, at.now / MICROSECONDS)]
 
-    def worker_seen(self, at: Instant, worker_id: int) -> Answer:
-        if worker_id in self.tables.workers:
-            self.tables.workers[worker_id].seen_at = at.now
-        return []
+    def worker_seen(
+        self, at: Instant, worker_id: int, name: str, queues: list[str], job_types: list[str],
+        concurrency: int,
+    ) -> Answer:  # fmt: skip
+        worker = self.tables.workers.get(worker_id)
+        if worker is None or worker.name != name:
+            return [self.register_worker(at, name, queues, job_types, concurrency)[0][:1]]
+        worker.seen_at, worker.job_types = at.now, job_types
+        return [(worker_id,)]
 
     def worker_stopped(self, at: Instant, worker_id: int) -> Answer:
-        self.worker_seen(at, worker_id)
         if worker_id in self.tables.workers:
-            self.tables.workers[worker_id].stopped_at = at.now
+            worker = self.tables.workers[worker_id]
+            worker.seen_at = worker.stopped_at = at.now
         return []
 
     def forget_worker(self, _: Instant, worker_id: int) -> Answer:
@@ -56,10 +62,40 @@ class House:
             served.update(worker.job_types if serves else ())
         return [(job_type,) for job_type in sorted(served)]
 
-    def fail_unserved(  # noqa: PLR0917 - the statement's parameters
-        self, at: Instant, queues: list[str], priorities: list[int], served: list[str],
-        grace: float, walk: int, limit: int, keep: int, first_at: list[float],
+    def remember_served_types(self, at: Instant) -> Answer:
+        seen: dict[str, int] = {}
+        for worker in self.tables.workers.values():
+            for job_type in worker.job_types:
+                seen[job_type] = max(seen.get(job_type, 0), worker.seen_at)
+        for job_type, when in seen.items():
+            before = self.tables.served.get(job_type)
+            if before is None or before < when - microseconds(3600):
+                self.tables.served[job_type] = when
+        return []
+
+    def remembered_types(self, at: Instant, days: int) -> Answer:
+        since = at.now - microseconds(days * 86_400)
+        return [(name,) for name, when in sorted(self.tables.served.items()) if when > since]
+
+    def forget_served_types(self, at: Instant, days: int) -> Answer:
+        since = at.now - microseconds(days * 86_400)
+        for name in [name for name, when in self.tables.served.items() if when < since]:
+            del self.tables.served[name]
+        return []
+
+    def waiting_for_worker(
+        self, at: Instant, queues: list[str], priorities: list[int], types: list[str],
+        grace: float, walk: int, first_at: list[float],
     ) -> Answer:  # fmt: skip
+        waiting: Counter[str] = Counter()
+        for row in self._overdue(at, queues, priorities, grace, walk, first_at):
+            waiting[row.job_type] += row.job_type in types
+        return [(name, count) for name, count in sorted(waiting.items()) if count]
+
+    def _overdue(
+        self, at: Instant, queues: list[str], priorities: list[int], grace: float, walk: int,
+        first_at: list[float],
+    ) -> list[Row]:  # fmt: skip
         heads: list[Row] = []
         for queue, priority, first in zip(queues, priorities, first_at, strict=True):
             lane = [
@@ -69,6 +105,13 @@ class House:
                 and time_of(first) <= row.next_run_at <= at.now - microseconds(grace)
             ]
             heads += lane[:walk]
+        return heads
+
+    def fail_unserved(  # noqa: PLR0917 - the statement's parameters
+        self, at: Instant, queues: list[str], priorities: list[int], served: list[str],
+        grace: float, walk: int, limit: int, keep: int, first_at: list[float],
+    ) -> Answer:  # fmt: skip
+        heads = self._overdue(at, queues, priorities, grace, walk, first_at)
         failed = [row for row in heads if row.job_type not in served][:limit]
         for row in failed:
             self.tables.change(row).end(JobStatus.FAILED, at)

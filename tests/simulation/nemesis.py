@@ -28,7 +28,7 @@ class Nemesis:
         every: list[Blow] = [
             self._crash, self._stall, self._ambush, self._deploy, self._outage, self._cut_some, self._cut_all,
             self._jump, self._wake, self._retry, self._cancel, self._delete, self._reschedule,
-            self._pass_by_hand,
+            self._pass_by_hand, self._forget_workers,
         ]  # fmt: skip
         self._blows = [blow for blow in every if self._rng.random() < 0.4]
         self._blows += [self._enqueue, self._enqueue]
@@ -154,6 +154,12 @@ class Nemesis:
         jobs = self._s.server.model.tables.jobs.values()
         fit = [row.id for row in jobs if row.status in statuses]
         return self._rng.choice(fit) if fit and self._s.server.up else None
+
+    def _forget_workers(self) -> None:
+        """Their rows are gone: somebody deleted them, or the standby was behind."""
+        if self._s.server.up:
+            self._s.checker.note("the rows of workers are gone")
+            self._s.server.model.tables.forget_workers()
 
     def _retry(self) -> None:
         job_id = self._some_job(*sorted(DEAD))

@@ -137,6 +137,8 @@ class Tables:
 
     jobs: dict[int, Row] = field(default_factory=dict)
     workers: dict[int, WorkerRow] = field(default_factory=dict)
+    served: dict[str, int] = field(default_factory=dict)
+    """When a leader noted last that a type has a worker."""
     changes: list[Change] = field(default_factory=list)
     """What the statement that is being carried out has done to jobs so far."""
     last_job_id: int = 0
@@ -158,6 +160,14 @@ class Tables:
         """A row less."""
         del self.jobs[row.id]
         self.changes.append(Change(row, None))
+
+    def forget_workers(self) -> None:
+        """Lose the rows of all workers, but of those whose types no leader has noted yet."""
+        self.workers = {
+            worker.id: worker
+            for worker in self.workers.values()
+            if not self.served.keys() >= set(worker.job_types)
+        }
 
     def live(self) -> list[Row]:
         """What `jobs_live` holds."""

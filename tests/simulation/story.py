@@ -206,9 +206,19 @@ class Simulation:
             if self.loop.time() > until:
                 raise Violation(f"{behind[0].process.name} does not come round any more")
             await asyncio.sleep(1.0)
+        heard_until = self.loop.time() + 2 * settings.lease_seconds
+        while unknown := self.unknown_workers():
+            if self.loop.time() > heard_until:
+                raise Violation(f"nobody knows that {unknown} work")
+            await asyncio.sleep(1.0)
         for node in self.up():
             if not node.worker.alive:
                 raise Violation(f"a loop of {node.process.name} has ended")
+
+    def unknown_workers(self) -> set[str]:
+        """Those that run, and of which `job_workers` says nothing."""
+        known = {worker.name for worker in self.server.model.tables.workers.values()}
+        return {node.worker.name for node in self.up()} - known
 
     def enqueue_canary(self, *, seconds: float = 0.0, job_type: str = "work") -> None:
         """One more job, of which nobody is told; it returns after so long."""

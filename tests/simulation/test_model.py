@@ -37,7 +37,7 @@ ALTER TABLE jobs_live ALTER created_at SET DEFAULT simulated.now();
 ALTER TABLE job_workers ALTER seen_at SET DEFAULT simulated.now()
 """
 ANEW: Final = """
-TRUNCATE background_jobs, job_stats, job_workers RESTART IDENTITY;
+TRUNCATE background_jobs, job_stats, job_workers, served_types RESTART IDENTITY;
 ALTER SEQUENCE background_job_ids RESTART;
 ALTER SEQUENCE background_job_lease_tokens RESTART
 """
@@ -231,7 +231,11 @@ class Player:
             )
             self._workers.append(worker_id)
         elif self._rng.random() < 0.7:
-            await store.worker_seen(self._link, self._rng.choice(self._workers))
+            place = self._rng.randrange(len(self._workers))
+            self._workers[place] = await store.worker_seen(
+                self._link, self._workers[place], name=f"w{place}", queues=["*"],
+                job_types=self._rng.sample(TYPES, 2), concurrency=1,
+            )  # fmt: skip
         else:
             forget = self._rng.random() < 0.3
             worker = self._rng.choice(self._workers)
@@ -252,7 +256,14 @@ class Player:
     async def _lead(self) -> None:
         alive, grace = self._rng.choice((5.0, 30.0)), self._rng.choice((0.0, 20.0))
         served = await self._link.fetch(statements.SERVED_TYPES, alive, grace)
+        await self._link.fetch(statements.REMEMBER_SERVED_TYPES)
+        await self._link.fetch(statements.REMEMBERED_TYPES, self._rng.choice((0, 7)))
         lanes = self._rng.sample(LANES, 3)
+        await self._link.fetch(
+            statements.WAITING_FOR_WORKER, [lane.queue for lane in lanes],
+            [lane.priority for lane in lanes], self._rng.sample(TYPES, 2), grace, 5,
+            [self._floor().due_at for _ in lanes],
+        )  # fmt: skip
         await self._link.fetch(
             statements.FAIL_UNSERVED, [lane.queue for lane in lanes],
             [lane.priority for lane in lanes], sorted(row[0] for row in served), grace, 5, 2, KEPT,

@@ -200,6 +200,18 @@ def a_claim_goes_on_behind_what_it_has_not_walked(patch: Patch) -> None:
 
 def nobody_is_known_to_serve_anything(patch: Patch) -> None:
     patch.setattr(House, "served_types", lambda *_: [])
+    patch.setattr(House, "remembered_types", lambda *_: [])
+
+
+def a_worker_whose_row_is_gone_stays_unknown(patch: Patch) -> None:
+    seen = House.worker_seen
+
+    def lazy(self: House, at: Any, worker_id: int, *entry: Any) -> Any:
+        if worker_id not in self.tables.workers:
+            return [(worker_id,)]
+        return seen(self, at, worker_id, *entry)
+
+    patch.setattr(House, "worker_seen", lazy)
 
 
 BUGS: Final[list[Callable[[Patch], None]]] = [
@@ -221,6 +233,7 @@ BUGS: Final[list[Callable[[Patch], None]]] = [
     handlers_begin_under_leases_that_are_over,
     the_next_time_out_is_forgotten,
     a_claim_goes_on_behind_what_it_has_not_walked,
+    a_worker_whose_row_is_gone_stays_unknown,
 ]
 RARE: Final[list[Callable[[Patch], None]]] = [
     lost_claims_are_looked_for_once,
