@@ -97,6 +97,8 @@ class Claimer:
         """Whether the last claim came to the end of a window, and more is due behind it."""
         self.last_loop_at = time.monotonic()
         """When the loop last came round: /health/ready looks at it."""
+        self._most = settings.claim_batch_size
+        """How many jobs a claim asks for: fewer after one that failed."""
         self.claims_fail_since: float | None = None
         """Monotonic time of the first of the failures that no claim has come through since."""
 
@@ -132,8 +134,11 @@ class Claimer:
                 await self.lost_answers.recover()
                 if not await self._slots_ready():
                     continue
-                claimed, asked = await self.claim_once(self._settings.claim_batch_size)
+                began = time.monotonic()
+                claimed, asked = await self.claim_once(self._most)
             except DATABASE_ERRORS as error:
+                # Large payloads may be what takes so long: the next claim asks for fewer.
+                self._most = max(1, self._most // 2)
                 if self.claims_fail_since is None:
                     self.claims_fail_since = time.monotonic()
                 record_database_error("claim")
@@ -142,6 +147,8 @@ class Claimer:
                 continue
             failures.reset()
             self.claims_fail_since = None
+            if time.monotonic() - began < self._settings.database_command_timeout_seconds / 4:
+                self._most = min(self._most * 2, self._settings.claim_batch_size)
             self._backlog = claimed >= asked
             if self._backlog or self.walks_on:
                 continue

@@ -181,3 +181,23 @@ async def test_no_more_jobs_are_claimed_while_large_outcomes_wait(
         assert runs <= 5 + 2
     await somebody.close()
     await until(lambda: sql.fetchval("SELECT count(*) = 0 FROM jobs_live"), seconds=30)
+
+
+async def test_a_claim_that_takes_too_long_asks_for_fewer_jobs(
+    handlers: Registry, sql: Any, start_worker: StartWorker, bounded: Callable[[float], Database]
+) -> None:
+    @handlers.handler("mail")
+    async def handle(payload: Any) -> None: ...
+
+    await sql.execute(
+        "CREATE FUNCTION slow_claim() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$"
+    )
+    await sql.execute(
+        "CREATE TRIGGER slow_claim BEFORE UPDATE ON jobs_live FOR EACH ROW"
+        " WHEN (OLD.status = 'PENDING') EXECUTE FUNCTION slow_claim()"
+    )
+    await enqueue_batch(sql, [NewJob("mail") for _ in range(60)])
+    await start_worker(database=bounded(0.5), database_command_timeout_seconds=0.5)
+    rows = await until_all_ended(sql)
+    assert {(row["status"], row["attempts"]) for row in rows} == {("SUCCESS", 1)}
