@@ -46,6 +46,7 @@ async def talkative(fleet: Fleet, pg_dsn: str) -> Replica:
         DEMO_HANDLERS="true",
         REMINDER_SCAN_SECONDS=0.2,
         UNKNOWN_TYPE_GRACE_SECONDS=0,
+        CHECK_PAYLOADS="false",  # a payload that its handler refuses is to get that far
         # In production a reminder's words are its user's own. Nobody listens on these ports.
         ENVIRONMENT="production",
         SMTP_URL=f"smtp://jobs:{CANARIES['smtp']}@127.0.0.1:9",
