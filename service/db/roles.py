@@ -68,7 +68,11 @@ APPLICATION: Final = {
 
 SEQUENCES: Final = ("background_job_ids", "background_job_lease_tokens")
 IDS: Final = "background_job_ids"
-FUNCTIONS: Final = ("jobs_make_day(date)", "jobs_drop_day(date)")
+FUNCTIONS: Final = (
+    "jobs_make_day(date)",
+    "jobs_drop_day(date)",
+    "jobs_copy_late(date,timestamp with time zone,bigint,integer)",
+)
 
 
 @dataclass(frozen=True, slots=True)

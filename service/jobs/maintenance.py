@@ -137,7 +137,7 @@ class Maintenance:
             self._next_walk = began + min(dear / WALK_SHARE, MAX_WALK_PAUSE_SECONDS)
         await self._each(self._fold_stats, self._count_created)
         if began >= self._next_slow:
-            await self._each(self._make_partitions, self._apply_retention)
+            await self._each(self._make_partitions, self._drop_days, self._apply_retention)
             self._next_slow = began + SLOW_DUTY_SECONDS
 
     async def _each(self, *duties: Callable[[], Awaitable[None]]) -> None:
@@ -202,13 +202,15 @@ class Maintenance:
     async def _make_partitions(self) -> None:
         await partitions.make_ahead(self._link, days=self._settings.partition_days_ahead)
 
+    async def _drop_days(self) -> None:
+        days = self._settings.retention_days
+        # A day takes its counts along: what never got into its partition must have gone before.
+        if await self._repeat(statements.DROP_DEFAULT_BEFORE, days):
+            today: date = (await self._link.fetch(statements.TODAY))[0][0]
+            await partitions.drop_before(self._link, today - timedelta(days=days))
+
     async def _apply_retention(self) -> None:
-        today: date = (await self._link.fetch(statements.TODAY))[0][0]
-        await partitions.drop_before(
-            self._link, today - timedelta(days=self._settings.retention_days)
-        )
         settings = self._settings
-        await self._repeat(statements.DROP_DEFAULT_BEFORE, settings.retention_days)
         await self._repeat(statements.DROP_DEAD_BEFORE, settings.dead_retention_days)
         await self._repeat(statements.DROP_IDEMPOTENCY_KEYS, settings.idempotency_key_hours)
         await self._repeat(statements.DROP_CALLER_USAGE, USAGE_DAYS)
@@ -216,12 +218,13 @@ class Maintenance:
         await self._link.fetch(statements.DROP_OLD_WORKERS)
         await self._link.fetch(statements.FORGET_SERVED_TYPES, settings.served_type_memory_days)
 
-    async def _repeat(self, statement: str, keep: int) -> None:
-        """Drop what is older than `keep` in batches, for as long as there is more, within bounds."""
+    async def _repeat(self, statement: str, keep: int) -> bool:
+        """Drop what is older than `keep` in batches; False where more is left than one round may."""
         for _ in range(MAX_BATCHES):
             dropped = (await self._link.fetch(statement, keep, BATCH))[0][0]
             if dropped < BATCH:
-                return
+                return True
+        return False
 
     async def _fold_stats(self) -> None:
         # Twice what the last fold left: with many types and days even folded rows are many.

@@ -25,6 +25,15 @@ LOCK_ATTEMPTS: Final = 20
 LOCK_PAUSE_SECONDS: Final = 0.25
 """Between two waits for a lock those that it held up get their turn."""
 
+DAY_SECONDS: Final = 30.0
+"""Bound on making or dropping one day: longer than a statement may take, since late rows may move."""
+
+COPY_BATCH: Final = 2000
+MAX_COPIES: Final = 5000
+"""Batches of late rows that one round copies for a day; what is left moves with the attach."""
+
+_STATEMENT_TIMEOUT: Final = f"SET LOCAL statement_timeout = '{DAY_SECONDS:g}s'"
+
 _log = get_logger(__name__)
 
 
@@ -35,18 +44,61 @@ async def make_ahead(link: Link, *, days: int) -> None:
 
 
 async def make(link: Link, days: Iterable[date]) -> None:
-    """Make the partitions of these days, those that are missing."""
+    """Make the partitions of these days, those that are missing: the newest first, each by itself.
+
+    Old days may hold much. What ends tomorrow shall find its partition all the same.
+
+    Raises:
+        DATABASE_ERRORS: one of them could not be made; the others were tried as well.
+    """
     standing = await _days(link)
-    for day in days:
-        if day not in standing:
-            await _patiently(partial(_make, link, day))
+    today: date = (await link.fetch(statements.TODAY))[0][0]
+
+    async def make_one(day: date) -> None:
+        if day <= today:
+            await _copy_late(link, day)
+        await _patiently(partial(_make, link, day))
+
+    await _each(sorted(set(days) - standing, reverse=True), make_one, "partition_not_made")
 
 
 async def drop_before(link: Link, first_kept: date) -> None:
-    """Drop the day partitions before `first_kept`, their counts with them."""
-    for day in sorted(await _days(link)):
-        if day < first_kept:
-            await _patiently(partial(_drop, link, day))
+    """Drop the day partitions before `first_kept`, their counts with them, each by itself.
+
+    Raises:
+        DATABASE_ERRORS: one of them could not be dropped; the others were tried as well.
+    """
+
+    async def drop_one(day: date) -> None:
+        await _patiently(partial(_drop, link, day))
+
+    tables = await _days(link, statements.DAY_TABLES)
+    old = sorted(day for day in tables if day < first_kept)
+    await _each(old, drop_one, "partition_not_dropped")
+
+
+async def _each(days: Iterable[date], change: Callable[[date], Awaitable[None]], word: str) -> None:
+    failed: Exception | None = None
+    for day in days:
+        try:
+            await change(day)
+        except (asyncpg.PostgresError, TimeoutError) as error:
+            if isinstance(error, asyncpg.PostgresConnectionError):
+                raise
+            _log.warning(word, day=day.isoformat(), error=type(error).__name__)
+            failed = error
+    if failed is not None:
+        raise failed
+
+
+async def _copy_late(link: Link, day: date) -> None:
+    """Copy in batches what the default partition caught of the day, so that little is left to move."""
+    place: tuple[datetime | None, int] = (None, 0)
+    for _ in range(MAX_COPIES):
+        last_at, last_id = (await link.fetch(statements.COPY_LATE, day, *place, COPY_BATCH))[0]
+        if last_id is None:
+            return
+        place = (last_at, last_id)
 
 
 async def _patiently(change: Callable[[], Awaitable[None]]) -> None:
@@ -62,12 +114,13 @@ async def _patiently(change: Callable[[], Awaitable[None]]) -> None:
 async def _drop(link: Link, day: date) -> None:
     async with link.transaction() as connection:
         await connection.execute(LOCK_TIMEOUT)
-        await connection.execute(link.render(statements.DROP_DAY), day)
+        await connection.execute(_STATEMENT_TIMEOUT)
+        await connection.execute(link.render(statements.DROP_DAY), day, timeout=DAY_SECONDS)
     _log.info("partition_dropped", day=day.isoformat())
 
 
-async def _days(link: Link) -> set[date]:
-    names = [row[0] for row in await link.fetch(statements.DAY_LEAVES)]
+async def _days(link: Link, statement: str = statements.DAY_LEAVES) -> set[date]:
+    names = [row[0] for row in await link.fetch(statement)]
     days = set()
     for name in names:
         suffix = name.removeprefix(PREFIX)
@@ -81,7 +134,8 @@ async def _make(link: Link, day: date) -> None:
     try:
         async with link.transaction() as connection:
             await connection.execute(LOCK_TIMEOUT)
-            await connection.execute(link.render(statements.MAKE_DAY), day)
+            await connection.execute(_STATEMENT_TIMEOUT)
+            await connection.execute(link.render(statements.MAKE_DAY), day, timeout=DAY_SECONDS)
     except (
         asyncpg.DuplicateTableError,
         asyncpg.DuplicateObjectError,

@@ -487,6 +487,18 @@ SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = 'finmind_jobs.jobs_done'::regclass
 """
 
+DAY_TABLES: Final = """
+SELECT c.relname FROM pg_class c JOIN pg_class p ON p.relnamespace = c.relnamespace
+WHERE p.oid = 'finmind_jobs.jobs_done'::regclass AND c.relkind = 'r'
+  AND c.relname ~ '^jobs_done_[0-9]{8}$'
+"""
+"""The same, and those that a leader had begun to fill when it ended: not attached yet."""
+
+COPY_LATE: Final = """
+SELECT last_at, last_id
+FROM finmind_jobs.jobs_copy_late($1::date, COALESCE($2::timestamptz, '-infinity'), $3::bigint, $4::int)
+"""
+
 MAKE_DAY: Final = "SELECT finmind_jobs.jobs_make_day($1)"
 
 DROP_DAY: Final = "SELECT finmind_jobs.jobs_drop_day($1)"
@@ -507,7 +519,7 @@ WITH gone AS (
     SELECT ctid FROM finmind_jobs.jobs_done_default
     WHERE finished_at < (date_trunc('day', now() AT TIME ZONE 'UTC') - make_interval(days => $1))
       AT TIME ZONE 'UTC'
-    LIMIT $2 FOR UPDATE SKIP LOCKED))
+    ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))
   RETURNING id, queue, job_type, status, finished_at),
 counted AS ({_COUNT.format(sign="-", source="gone")})
 SELECT count(*) FROM gone

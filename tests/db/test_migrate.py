@@ -200,3 +200,43 @@ async def holding(database: Database, statement: str, *args: object) -> AsyncIte
             yield
     finally:
         await connection.close()
+
+
+@pytest.mark.parametrize("cut", ["before the old one goes", "before the new one is named"])
+async def test_a_claim_index_that_was_built_survives_a_migration_cut_off_and_run_again(
+    empty: Database, settings: Settings, cut: str
+) -> None:
+    await migrate.upgrade(empty, settings, "0004")
+    sql = await empty.connect()
+    await sql.execute(
+        "CREATE INDEX jobs_live_place ON finmind_jobs.jobs_live"
+        " (queue, priority, next_run_at, (id + 0))"
+    )
+    if cut == "before the new one is named":
+        await sql.execute("DROP INDEX finmind_jobs.jobs_live_claim")
+    built = await sql.fetchval("SELECT 'finmind_jobs.jobs_live_place'::regclass::oid")
+    await migrate.upgrade(empty, settings, "0005")
+    names = await sql.fetch(
+        "SELECT indexrelid::bigint AS oid, indexrelid::regclass::text AS name, indisvalid"
+        " FROM pg_index WHERE indrelid = 'finmind_jobs.jobs_live'::regclass"
+        " AND indexrelid::regclass::text ~ 'claim|place'"
+    )
+    await sql.close()
+    assert [(row["oid"], row["indisvalid"]) for row in names] == [(built, True)]
+    assert names[0]["name"].endswith("jobs_live_claim")
+
+
+async def test_a_claim_index_that_was_not_built_to_its_end_is_built_anew(
+    empty: Database, settings: Settings
+) -> None:
+    await migrate.upgrade(empty, settings, "0004")
+    sql = await empty.connect()
+    await sql.execute("CREATE INDEX jobs_live_place ON finmind_jobs.jobs_live (queue)")
+    await sql.execute(
+        "UPDATE pg_index SET indisvalid = false"
+        " WHERE indexrelid = 'finmind_jobs.jobs_live_place'::regclass"
+    )
+    await migrate.upgrade(empty, settings, "0005")
+    definition = "SELECT pg_get_indexdef('finmind_jobs.jobs_live_claim'::regclass)"
+    assert "(id + 0)" in await sql.fetchval(definition)
+    await sql.close()

@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import pytest
 
 from service.db.engine import Database
-from service.jobs import Registry
+from service.jobs import Registry, partitions
+from service.jobs import maintenance as maintenance_module
 from service.jobs.maintenance import BATCH, FOLD_ABOVE_ROWS, Maintenance
 from tests.jobs.conftest import Quick
 from tests.jobs.waiting import until, until_true
@@ -113,3 +115,102 @@ async def test_counts_of_many_groups_are_rewritten_only_when_there_is_something_
     await maintenance._fold_stats()
     assert await sql.fetchval("SELECT count(*) FROM job_stats") == groups
     assert await sql.fetchval("SELECT sum(jobs) FROM job_stats") == 5 * groups
+
+
+LATE = """
+INSERT INTO jobs_done_default (id, job_type, queue, status, finished_at)
+SELECT n, 'mail', 'default', 'SUCCESS',
+  date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' + make_interval(secs => n % 7)
+    - make_interval(days => $2::int)
+FROM generate_series($1::int + 1, $1::int + $3::int) n"""
+
+TODAYS_LEAF = """
+SELECT count(*) FROM jobs_done
+WHERE tableoid::regclass::text = 'jobs_done_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')"""
+
+
+async def test_later_days_are_made_however_many_rows_the_default_partition_holds_of_today(
+    sql: Any, hurried: Maintenance
+) -> None:
+    await sql.execute(LATE, 0, 0, 150_000, timeout=60)
+    hurried._link.drop()
+    await hurried._make_partitions()
+    assert await sql.fetchval(DAYS_AHEAD) == 7
+    assert await sql.fetchval(TODAYS_LEAF) == 150_000
+    assert await sql.fetchval("SELECT count(*) FROM jobs_done_default") == 0
+
+
+async def test_a_day_that_cannot_be_made_keeps_no_other_from_being_made(
+    sql: Any, maintenance: Maintenance
+) -> None:
+    await sql.execute(
+        "CREATE TABLE in_the_way (n int);"
+        " DO $$ BEGIN EXECUTE format('ALTER TABLE in_the_way RENAME TO jobs_done_%s',"
+        " to_char((now() AT TIME ZONE 'UTC')::date + 3, 'YYYYMMDD')); END $$"
+    )
+    with pytest.raises(asyncpg.PostgresError):
+        await maintenance._make_partitions()
+    assert await sql.fetchval(DAYS_AHEAD) == 6
+
+
+async def test_late_rows_are_seen_once_while_they_are_copied_and_a_deleted_one_stays_away(
+    sql: Any, maintenance: Maintenance
+) -> None:
+    await sql.execute(LATE, 0, 0, 5_000)
+    today = await sql.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date")
+    await partitions._copy_late(maintenance._link, today)
+    assert await sql.fetchval("SELECT count(*) FROM background_jobs") == 5_000
+    await sql.execute("DELETE FROM background_jobs WHERE id = 7")
+    await sql.execute(LATE, 5_000, 0, 10)  # what ended meanwhile
+    await partitions.make(maintenance._link, [today])
+    assert await sql.fetchval("SELECT count(*), count(DISTINCT id) FROM background_jobs") == 5_009
+    assert await sql.fetchval(TODAYS_LEAF) == 5_009
+
+
+async def test_making_a_day_that_is_there_takes_nothing_from_it(
+    sql: Any, maintenance: Maintenance
+) -> None:
+    today = await sql.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date")
+    await sql.execute(LATE, 0, 0, 100)
+    for _ in range(2):
+        await partitions._make(maintenance._link, today)  # as two processes at once do
+    assert await sql.fetchval(TODAYS_LEAF) == 100
+
+
+async def test_a_day_that_was_begun_and_never_attached_goes_with_its_time(
+    sql: Any, maintenance: Maintenance
+) -> None:
+    old = await sql.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date - 30")
+    await sql.execute(LATE, 0, 30, 10)
+    await partitions._copy_late(maintenance._link, old)
+    await maintenance._drop_days()
+    assert await sql.fetchval("SELECT count(*) FROM background_jobs") == 0
+    assert await sql.fetchval(f"SELECT to_regclass('jobs_done_{old:%Y%m%d}')") is None
+
+
+async def test_retention_goes_on_where_no_partition_can_be_made(
+    sql: Any, hurried: Maintenance
+) -> None:
+    await sql.execute(LATE, 0, 30, 3 * BATCH, timeout=60)
+    await sql.execute(LATE, 3 * BATCH, 0, 10)
+    async with sql.transaction():
+        await sql.execute("LOCK TABLE jobs_done IN SHARE UPDATE EXCLUSIVE MODE")
+        await hurried._each(hurried._drop_days)
+        left = "SELECT count(*) FROM jobs_done_default"
+        assert await sql.fetchval(left) == 10
+
+
+async def test_a_day_is_dropped_after_what_never_got_into_its_partition(
+    sql: Any, maintenance: Maintenance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = await sql.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date - 30")
+    await partitions.make(maintenance._link, [old])
+    await sql.execute("INSERT INTO job_stats VALUES ('default', 'mail', 'SUCCESS', $1, 5)", old)
+    await sql.execute(LATE, 0, 31, 2 * BATCH)
+    monkeypatch.setattr(maintenance_module, "MAX_BATCHES", 1)
+    counts = "SELECT count(*) FROM job_stats WHERE day = $1"
+    await maintenance._drop_days()
+    assert await sql.fetchval(counts, old) == 1
+    await maintenance._drop_days()
+    await maintenance._drop_days()
+    assert await sql.fetchval(counts, old) == 0

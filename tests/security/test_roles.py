@@ -428,7 +428,8 @@ async def test_every_table_sequence_and_function_is_thought_of(database: Databas
     assert tables == set(RUNTIME)
     assert tables - {"idempotency_keys"} == set(READ_ONLY)
     assert {name for kind, name in found if kind == "S"} == set(SEQUENCES)
-    assert {row[0] for row in functions} == set(FUNCTIONS)
+    # One is called by the others alone, as the owner of the tables.
+    assert {row[0] for row in functions} - {"jobs_day_apart(date)"} == set(FUNCTIONS)
 
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "a;drop", 'a"b', "a'b", "ä", "1a", "a" * 64])

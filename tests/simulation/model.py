@@ -71,6 +71,7 @@ class Model:
             statements.QUEUE_GAUGES: house.queue_gauges,
             statements.TODAY: house.today,
             statements.DAY_LEAVES: house.day_leaves,
+            statements.DAY_TABLES: house.day_leaves,
             statements.DROP_OLD_WORKERS: lambda _: [],
             statements.SERVED_QUEUES: lambda *_: [],
             statements.CREATED_IDS: lambda _: [(0, 1, 1)],
