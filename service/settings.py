@@ -192,7 +192,7 @@ class Settings(BaseSettings):
         5.0,
         gt=0,
         le=60,
-        description="How often a busy worker claims from the very start of each lane: late commits and expired leases are found there.",
+        description="How often a busy worker claims from the very start of each queue and priority: late commits and expired leases are found there.",
     )
     lease_seconds: float = Field(
         30.0, ge=1, le=3600, description="How long a claim holds without a heartbeat."

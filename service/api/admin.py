@@ -55,6 +55,7 @@ Change = Annotated[AsyncSession, Depends(_change, scope="function")]
     "/stats",
     operation_id="getJobStats",
     summary="Count the jobs",
+    response_description="The counts.",
     responses=problem_responses(503),
 )
 async def read_stats(request: Request, settings: AppSettings, _: Reader) -> StatsOut:
@@ -76,6 +77,7 @@ async def read_stats(request: Request, settings: AppSettings, _: Reader) -> Stat
     "",
     operation_id="listJobs",
     summary="List jobs, newest first",
+    response_description="One page of jobs.",
     responses=problem_responses(422, 503),
 )
 async def read_jobs(
@@ -123,6 +125,7 @@ async def read_jobs(
     "/process",
     operation_id="processDueJobs",
     summary="Run due jobs now",
+    response_description="What became of the jobs that were taken.",
     responses=problem_responses(422, 503),
 )
 async def process_jobs(
@@ -154,6 +157,7 @@ async def process_jobs(
     "/{job_id}",
     operation_id="getJobDetail",
     summary="Read the whole job",
+    response_description="The whole job.",
     responses=problem_responses(404, 422, 503),
 )
 async def read_detail(_: Reader, job_id: Id, session: Session, settings: AppSettings) -> JobDetail:
@@ -165,6 +169,7 @@ async def read_detail(_: Reader, job_id: Id, session: Session, settings: AppSett
     "/{job_id}/retry",
     operation_id="retryJob",
     summary="Retry a dead job",
+    response_description="The job, PENDING again.",
     responses=problem_responses(404, 409, 422, 503),
 )
 async def retry_job(
@@ -185,6 +190,7 @@ async def retry_job(
     "/{job_id}/cancel",
     operation_id="cancelJob",
     summary="Cancel a pending job",
+    response_description="The job, CANCELLED.",
     responses=problem_responses(404, 409, 422, 503),
 )
 async def cancel_pending_job(
@@ -198,6 +204,7 @@ async def cancel_pending_job(
     "/{job_id}",
     operation_id="deleteJob",
     summary="Delete a job and its history",
+    response_description="The job is gone.",
     status_code=204,
     responses=problem_responses(404, 409, 422, 503),
 )

@@ -100,6 +100,7 @@ def _out(key: ApiKey) -> ApiKeyOut:
     status_code=201,
     operation_id="createApiKey",
     summary="Make an API key",
+    response_description="The new key.",
     description="The answer holds the key, which is shown this once. Nobody can make a key that may "
     "do more than they may themselves; a key cannot make one that holds longer than itself. A key "
     "with `queues`, `job_types` or `priorities` may enqueue and read such jobs alone, and carries no "
@@ -141,6 +142,7 @@ def _check_expiry(maker: Principal, expires_at: datetime | None) -> None:
     "",
     operation_id="listApiKeys",
     summary="List the API keys",
+    response_description="The keys.",
     description="Every key, newest first, revoked and expired ones too; the last 1,000.",
     responses=problem_responses(401, 403, 503),
 )
@@ -154,6 +156,7 @@ async def list_api_keys(request: Request, _principal: Manager) -> ApiKeyList:
     status_code=204,
     operation_id="revokeApiKey",
     summary="Revoke an API key",
+    response_description="The key works no more.",
     description="It stops working with the next request, and so do the keys that it made. Revoking it "
     "again changes nothing.",
     responses=problem_responses(401, 403, 404, 503),

@@ -32,6 +32,8 @@ from service.observability.metrics import record_database_error
 
 REALM: Final = "finmind-jobs"
 MAX_TEXT: Final = 500
+_NUMBERS: Final = frozenset({"job_id", "reminder_id"})
+"""Parameters of paths that are whole numbers."""
 
 _log = get_logger(__name__)
 
@@ -85,6 +87,8 @@ async def _on_finmind_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and _names_nothing(request):
+        error = HTTPException(404, "Not Found")
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         # RFC 9110 §10.2.1: what the resource takes; Starlette names what one of its routes takes.
@@ -95,6 +99,13 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         headers=headers,
         request_id=request_id_of(request),
         errors=_whole_body(error),
+    )
+
+
+def _names_nothing(request: Request) -> bool:
+    """Whether the path has a word where an id stands: `/admin/jobs/retry` is no job of any method."""
+    return any(
+        name in _NUMBERS and not value.isdecimal() for name, value in request.path_params.items()
     )
 
 
@@ -128,6 +139,8 @@ def _methods_of(request: Request) -> list[str]:
 def _http_detail(request: Request, error: HTTPException) -> str:
     path = request.url.path[:MAX_TEXT]
     if error.status_code == HTTPStatus.NOT_FOUND and error.detail == HTTPStatus.NOT_FOUND.phrase:
+        if _names_nothing(request):
+            return f"There is nothing at {path}: expected the number of one, such as 42, for an id"
         return f"There is nothing at {path}."
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         return f"{path} does not take {request.method}."
@@ -148,13 +161,11 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
         )
     errors = refused_values(request, found)
     first = errors[0]
-    if len(found) > MAX_ERRORS:
-        count = f"More than {MAX_ERRORS} values were"
-    else:
-        count = "One value was" if len(found) == 1 else f"{len(found)} values were"
+    count = f"More than {MAX_ERRORS}" if len(found) > MAX_ERRORS else str(len(found))
+    words = "Invalid value" if len(found) == 1 else f"{count} values are invalid; the first"
     return problem_response(
         422,
-        f"{count} refused; the first: {first['field']}: {first['message']}",
+        f"{words}: {first['field']}: {first['message']}",
         request_id=request_id_of(request),
         errors=errors,
     )

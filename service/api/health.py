@@ -58,6 +58,7 @@ _NOT_READY: dict[int | str, dict[str, Any]] = {
     "/health/live",
     operation_id="getLiveness",
     summary="Is the process alive?",
+    response_description="The process runs.",
     description="Answers 200 as long as the process answers at all. Restart it when it does not.",
     dependencies=[Depends(public)],
 )
@@ -70,6 +71,7 @@ async def live() -> Live:
     "/health/ready",
     operation_id="getReadiness",
     summary="Can it do its work?",
+    response_description="It can do its work.",
     description="Checks the database, the schema, the worker's loops and the event loop. "
     "Send no traffic while it answers 503.",
     responses=_NOT_READY,

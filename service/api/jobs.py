@@ -119,7 +119,7 @@ router.add_api_route(
     responses={
         200: {
             "model": JobOut,
-            "description": "The standing job that the `unique_key` or `Idempotency-Key` names.",
+            "description": "The existing job that the `unique_key` or `Idempotency-Key` names.",
             "headers": LOCATION,
         },
         201: {"description": "The new job.", "headers": LOCATION},
@@ -132,6 +132,7 @@ router.add_api_route(
     "/jobs/batch",
     operation_id="enqueueJobs",
     summary="Enqueue many jobs, all or none",
+    response_description="The ids of the jobs, in the order given.",
     status_code=201,
     responses={
         200: {"model": BatchOut, "description": "The `Idempotency-Key` had been used: its jobs."},
@@ -190,6 +191,7 @@ async def enqueue_jobs(
     "/jobs",
     operation_id="findJobs",
     summary="Find jobs by their unique key",
+    response_description="The jobs that have, or had, the key.",
     responses=problem_responses(422, 503),
 )
 async def find_jobs(
@@ -227,6 +229,7 @@ async def find_jobs(
     "/jobs/{job_id}",
     operation_id="getJob",
     summary="Read a job",
+    response_description="The job.",
     responses=problem_responses(404, 422, 503),
 )
 async def read_job(

@@ -68,7 +68,7 @@ _EXAMPLES: Final[dict[int, str]] = {
     409: "Job 42 is RUNNING: only a DEAD_LETTER or FAILED job can be retried.",
     408: "The body did not arrive within 30 s.",
     413: "The body is over 1048576 bytes.",
-    422: "One value was refused; the first: body.priority: expected 0 to 9",
+    422: "Invalid value: body.priority: expected 0 to 9",
     415: "Send the body as JSON, with the header Content-Type: application/json.",
     429: "You may use 300 requests each minute (USER_REQUESTS_PER_MINUTE), and this would be more: "
     "wait 12 s",

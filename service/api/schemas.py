@@ -184,7 +184,8 @@ class JobIn(BaseModel):
         default_factory=dict, description="Any JSON object; handed to the handler."
     )
     queue: Name | None = Field(
-        None, description=f"The lane; without it the handler's own, or `{DEFAULT_QUEUE}`."
+        None,
+        description=f"The queue that it waits in; without it the handler's own, or `{DEFAULT_QUEUE}`.",
     )
     priority: Priority = Field(
         DEFAULT_PRIORITY,
@@ -220,7 +221,7 @@ class JobIn(BaseModel):
         min_length=1,
         max_length=255,
         description="At most one PENDING or RUNNING job has this key: a second request for the "
-        "same job gets the standing one.",
+        "same job gets the existing one.",
     )
     backoff: BackoffIn | None = Field(
         None, description="Delays between attempts; without it what the handler says."
@@ -267,7 +268,7 @@ class BatchOut(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"ids": [42, 43], "created": 2}]})
 
     ids: list[JobId] = Field(
-        description="Id of each job in the order given; a standing job's for a `unique_key` held."
+        description="Id of each job in the order given; an existing job's where it holds the `unique_key`."
     )
     created: int = Field(description="How many of them are new.")
 
@@ -281,7 +282,7 @@ class JobSummaryOut(BaseModel):
 
     id: JobId = Field(description="Its number.")
     job_type: str = Field(description="The name of its handler.")
-    queue: str = Field(description="Its lane.")
+    queue: str = Field(description="The queue that it waits in.")
     status: JobStatus = Field(description="Where it stands.")
     priority: int = Field(description="0 (most urgent) to 9.")
     attempts: int = Field(description="Attempts begun; a retry by hand starts again at 0.")

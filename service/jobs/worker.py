@@ -239,7 +239,7 @@ class Worker:
         WORKER_UP.set(0)
 
     async def stop(self) -> None:
-        """Stop claiming, let running jobs finish within the grace, release the others unburnt."""
+        """Stop claiming, let running jobs finish within the grace, give back the others, their attempts not counted."""
         started = time.monotonic()
         self.stop_claiming()
         if self._subscription is not None:

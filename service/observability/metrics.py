@@ -154,7 +154,7 @@ QUEUE_OLDEST_DUE: Final = Gauge(
 )
 WAITING_FOR_WORKER: Final = Gauge(
     "finmind_jobs_waiting_for_worker",
-    "Due jobs whose type no worker serves now, and one did lately; of each lane the first 2000 are counted.",
+    "Due jobs whose type no worker serves now, and one did lately; of each queue and priority the first 2000 are counted.",
     ["job_type"],
 )
 QUEUE_RUNNING: Final = Gauge("finmind_queue_running", "Jobs that are running.", ["queue"])

@@ -63,6 +63,7 @@ router = APIRouter(prefix="/reminders", tags=["Reminders"], route_class=GuardedR
     "",
     operation_id="createReminder",
     summary="Create a reminder",
+    response_description="The new reminder.",
     status_code=status.HTTP_201_CREATED,
     responses=problem_responses(400, 422, 503),
 )
@@ -83,6 +84,7 @@ async def create_reminder(
     "",
     operation_id="listReminders",
     summary="List reminders",
+    response_description="One page of reminders.",
     responses=problem_responses(422, 503),
 )
 async def list_reminders(
@@ -136,6 +138,7 @@ async def list_reminders(
     "/run",
     operation_id="runReminders",
     summary="Enqueue due reminders now",
+    response_description="How many reminders were enqueued.",
     responses=problem_responses(503),
 )
 async def run_reminders(request: Request, settings: AppSettings, _operator: Operator) -> RunOut:
@@ -153,6 +156,7 @@ async def run_reminders(request: Request, settings: AppSettings, _operator: Oper
     "/{reminder_id}",
     operation_id="getReminder",
     summary="Read a reminder",
+    response_description="The reminder.",
     responses=problem_responses(404, 422, 503),
 )
 async def read_reminder(user: User, reminder_id: Id, session: Session) -> ReminderOut:
@@ -167,6 +171,7 @@ async def read_reminder(user: User, reminder_id: Id, session: Session) -> Remind
     "/{reminder_id}",
     operation_id="changeReminder",
     summary="Change a reminder",
+    response_description="The reminder as changed.",
     responses=problem_responses(400, 404, 409, 422, 503),
 )
 async def change_reminder(
@@ -199,6 +204,7 @@ async def change_reminder(
     operation_id="deleteReminder",
     status_code=status.HTTP_204_NO_CONTENT,
     summary="Delete a reminder",
+    response_description="The reminder is gone.",
     responses=problem_responses(404, 409, 422, 503),
 )
 async def delete_reminder(user: User, reminder_id: Id, session: Session) -> None:

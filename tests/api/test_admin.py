@@ -716,3 +716,14 @@ async def test_every_time_of_every_answer_ends_in_z(
         assert all(time.endswith("Z") for time in times), times
     # Those of the history too: what a handler raised, and what SQL wrote of the retry.
     assert [entry["event"] for entry in answers[5].json()["errors"]] == ["error", "manual_retry"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+@pytest.mark.parametrize("path", ["/admin/jobs/retry", "/admin/jobs/1x", "/jobs/retry"])
+async def test_a_word_in_place_of_an_id_is_told_as_such(
+    client: httpx.AsyncClient, operator: dict[str, str], path: str, method: str
+) -> None:
+    answer = await client.request(method, path, headers=operator)
+    assert answer.status_code in (404, 422)
+    problem = assert_problem(answer, answer.status_code)
+    assert "such as 42" in problem["detail"]

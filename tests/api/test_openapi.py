@@ -105,6 +105,17 @@ def test_every_field_is_described_and_every_body_has_an_example(document: dict[s
         assert schemas[name]["additionalProperties"] is False
 
 
+def test_every_answer_is_described(document: dict[str, Any]) -> None:
+    words = {
+        (operation["operationId"], status): answer["description"]
+        for operations in document["paths"].values()
+        for operation in operations.values()
+        for status, answer in operation["responses"].items()
+    }
+    bare = [where for where, said in words.items() if said in ("", "Successful Response")]
+    assert bare == []
+
+
 async def test_the_examples_are_accepted(
     client: httpx.AsyncClient, document: dict[str, Any], auth: Auth
 ) -> None:

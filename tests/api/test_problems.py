@@ -225,15 +225,23 @@ async def test_every_refused_value_is_listed_and_none_is_echoed(settings: Settin
     problem = assert_problem(response, 422, "invalid-input")
     assert [error["field"] for error in problem["errors"]] == ["body.name", "body.size"]
     assert problem["errors"][1]["type"] == "less_than_equal"
-    assert "2 values were refused" in problem["detail"]
+    assert "2 values are invalid; the first: " in problem["detail"]
     assert "hunter2" not in response.text
+
+
+async def test_one_refused_value_is_told_as_one(settings: Settings) -> None:
+    async with shell_client(settings, raising(RuntimeError())) as client:
+        response = await client.post("/things", json={"name": "a", "size": 12})
+    problem = assert_problem(response, 422, "invalid-input")
+    (error,) = problem["errors"]
+    assert problem["detail"] == f"Invalid value: body.size: {error['message']}"
 
 
 async def test_the_list_of_refused_values_is_bounded(settings: Settings) -> None:
     async with shell_client(settings, raising(RuntimeError())) as client:
         response = await client.post("/many", json=[{"name": "a", "size": -1}] * 500)
     problem = assert_problem(response, 422, "invalid-input")
-    assert "More than 50 values were refused" in problem["detail"]
+    assert "More than 50 values are invalid; the first: " in problem["detail"]
     assert len(problem["errors"]) == 50
 
 

@@ -56,7 +56,7 @@ async def test_a_running_handler_may_finish_within_the_grace(
     assert (job["status"], job["result"]) == ("SUCCESS", "finished")
 
 
-async def test_a_handler_still_running_after_the_grace_is_given_back_unburnt(
+async def test_a_handler_still_running_after_the_grace_is_given_back_and_its_attempt_not_counted(
     handlers: Registry, sql: Any, start_worker: StartWorker
 ) -> None:
     running, cancelled = asyncio.Event(), asyncio.Event()
