@@ -207,9 +207,14 @@ class StatsOut(BaseModel):
         "is at least so much."
     )
     by_status: dict[JobStatus, int] = Field(description="Every status, zeros too.")
-    by_type: dict[str, int] = Field(description="The 200 job types with the most jobs.")
+    by_type: dict[str, int] = Field(
+        description="The 200 job types with the most jobs; where more than 20,000 pairs of queue and type "
+        "have ended jobs, as the largest of these say: each has at least so many."
+    )
     by_type_rest: int = Field(description="Jobs of all other types.")
-    by_queue: dict[str, int] = Field(description="The 200 queues with the most jobs.")
+    by_queue: dict[str, int] = Field(
+        description="The 200 queues with the most jobs; counted as `by_type`."
+    )
     by_queue_rest: int = Field(description="Jobs of all other queues.")
     due_now: int = Field(description="PENDING jobs whose time has come.")
     oldest_due_seconds: float | None = Field(

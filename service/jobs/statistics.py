@@ -14,6 +14,14 @@ from service.jobs.model import JobStatus
 MAX_NAMES: Final = 200
 """Job types and queues counted by name; the rest are summed."""
 
+MAX_PAIRS: Final = 20_000
+"""Pairs of queue and type, those with the most ended jobs, that counts by name are made of: names come
+from clients, and to rank hundreds of thousands would take longer than a statement may."""
+
+MAX_GROUPS: Final = 500_000
+"""Rows of the kept counts that are read for them. Totals are of all rows, a tenth of a second each
+million."""
+
 DAYS: Final = 7
 """Days of finished jobs shown, today included."""
 
@@ -50,32 +58,37 @@ _COUNTS: Final = text("""
     WITH live AS MATERIALIZED (
       SELECT queue, job_type, status, next_run_at FROM finmind_jobs.background_jobs
       WHERE status IN ('PENDING', 'RUNNING') ORDER BY id DESC LIMIT :cap + 1
-    ), counts AS MATERIALIZED (
-      SELECT queue, job_type, status, count(*) AS jobs,
-        count(*) FILTER (WHERE status = 'PENDING' AND next_run_at <= now()) AS due,
-        count(*) AS live
-      FROM live GROUP BY 1, 2, 3
-      UNION ALL
-      SELECT queue, job_type, status, sum(jobs), 0, 0 FROM finmind_jobs.job_stats GROUP BY 1, 2, 3
+    ), ended AS MATERIALIZED (
+      SELECT status, day, sum(jobs) AS jobs FROM finmind_jobs.job_stats GROUP BY 1, 2
+    ), pairs AS MATERIALIZED (
+      SELECT queue, job_type, count(*) AS jobs FROM live GROUP BY 1, 2
+      UNION ALL (
+        SELECT queue, job_type, sum(jobs)
+        FROM (SELECT queue, job_type, jobs FROM finmind_jobs.job_stats LIMIT :groups) AS s
+        GROUP BY 1, 2 ORDER BY sum(jobs) DESC LIMIT :pairs)
     ), named AS (
       SELECT CASE WHEN grouping(job_type) = 0 THEN 'type' ELSE 'queue' END AS kind,
         coalesce(job_type, queue) AS name, sum(jobs) AS jobs
-      FROM counts GROUP BY GROUPING SETS ((job_type), (queue)) HAVING sum(jobs) > 0
+      FROM pairs GROUP BY GROUPING SETS ((job_type), (queue)) HAVING sum(jobs) > 0
     ), ranked AS (
-      SELECT *, row_number() OVER (PARTITION BY kind ORDER BY jobs DESC, name) <= :names AS shown
+      SELECT *, row_number() OVER (PARTITION BY kind ORDER BY jobs DESC, name COLLATE "C") AS place
       FROM named
     )
     SELECT 'status' AS kind, status AS name, CAST(NULL AS date) AS day,
       sum(jobs)::bigint AS jobs, sum(due)::bigint AS due, sum(live)::bigint AS live
-    FROM counts GROUP BY status
+    FROM (
+      SELECT status, count(*) AS jobs,
+        count(*) FILTER (WHERE status = 'PENDING' AND next_run_at <= now()) AS due,
+        count(*) AS live
+      FROM live GROUP BY status
+      UNION ALL SELECT status, sum(jobs), 0, 0 FROM ended GROUP BY status
+    ) AS both_kinds GROUP BY status
     UNION ALL
-    SELECT kind, CASE WHEN shown THEN name END, NULL, sum(jobs)::bigint, 0, 0
-    FROM ranked GROUP BY 1, 2
+    SELECT kind, name, NULL, jobs::bigint, 0, 0 FROM ranked WHERE place <= :names
     UNION ALL
-    SELECT 'day', status, day, sum(jobs)::bigint, 0, 0 FROM finmind_jobs.job_stats
+    SELECT 'day', status, day, jobs::bigint, 0, 0 FROM ended
     WHERE day > (now() AT TIME ZONE 'UTC')::date - CAST(:days AS integer)
       AND day <= (now() AT TIME ZONE 'UTC')::date + 1  -- by the clock of whoever wrote it
-    GROUP BY status, day
     ORDER BY kind, jobs DESC, name""")
 
 # A lane is a queue and a priority. The first due job of each stands at the start of its stretch of
@@ -113,7 +126,14 @@ async def get_job_stats(session: AsyncSession, *, cap: int = 10_000) -> JobStats
     """
     await schema_of(session)
     await session.execute(BY_INDEX)
-    rows = (await session.execute(_COUNTS, {"cap": cap, "names": MAX_NAMES, "days": DAYS})).all()
+    bounds = {
+        "cap": cap,
+        "names": MAX_NAMES,
+        "pairs": MAX_PAIRS,
+        "groups": MAX_GROUPS,
+        "days": DAYS,
+    }
+    rows = (await session.execute(_COUNTS, bounds)).all()
     oldest = (await session.execute(_OLDEST_DUE, {"lanes": _MAX_LANES})).one()
     # Deltas of the kept counts may be negative, never their sum; a hand that deleted rows by SQL
     # could make it so, and a count below zero would help nobody.
@@ -125,19 +145,20 @@ async def get_job_stats(session: AsyncSession, *, cap: int = 10_000) -> JobStats
     due = sum(row.due for row in statuses.values())
     by_type = {row.name: row.jobs for row in rows if row.kind == "type"}
     by_queue = {row.name: row.jobs for row in rows if row.kind == "queue"}
+    total = sum(by_status.values())
     days: dict[date, dict[JobStatus, int]] = {}
     for row in rows:
         if row.kind == "day" and row.name in JobStatus.__members__:
             days.setdefault(row.day, {})[JobStatus(row.name)] = max(0, row.jobs)
     return JobStats(
         as_of=oldest.as_of.astimezone(UTC),
-        total=sum(by_status.values()),
+        total=total,
         total_exact=live <= cap,
         by_status=by_status,
-        by_type={name: jobs for name, jobs in by_type.items() if name is not None},
-        by_type_rest=by_type.get(None, 0),
-        by_queue={name: jobs for name, jobs in by_queue.items() if name is not None},
-        by_queue_rest=by_queue.get(None, 0),
+        by_type=by_type,
+        by_type_rest=max(0, total - sum(by_type.values())),
+        by_queue=by_queue,
+        by_queue_rest=max(0, total - sum(by_queue.values())),
         due_now=due,
         oldest_due_seconds=None if oldest.seconds is None else float(oldest.seconds),
         scheduled=by_status[JobStatus.PENDING] - due,

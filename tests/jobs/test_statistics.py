@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.jobs.actions import cancel_job, delete_job, retry_dead_letter_job
 from service.jobs.model import JobStatus
-from service.jobs.statistics import get_job_stats
+from service.jobs.queries import bound_queries
+from service.jobs.statistics import MAX_NAMES, get_job_stats
 from tests.jobs.rows import add
 
 HOUR = timedelta(hours=1)
@@ -90,3 +91,24 @@ async def test_live_jobs_over_the_cap_make_the_total_a_lower_bound(session: Asyn
     capped = await get_job_stats(session, cap=49)
     assert not capped.total_exact
     assert 49 <= capped.total <= 50
+
+
+async def test_hundreds_of_thousands_of_names_are_counted_within_a_statements_time(
+    session: AsyncSession,
+) -> None:
+    await session.execute(
+        text(
+            "INSERT INTO job_stats SELECT 'q' || n, 't' || n, 'SUCCESS', current_date, 1"
+            " FROM generate_series(1, 300000) n"
+        )
+    )
+    await session.execute(
+        text("INSERT INTO job_stats VALUES ('billing', 'invoice', 'SUCCESS', current_date, 50)")
+    )
+    await bound_queries(session, 4.0)
+    stats = await get_job_stats(session)
+    assert stats.total == 300_050
+    assert (len(stats.by_type), len(stats.by_queue)) == (MAX_NAMES, MAX_NAMES)
+    assert (stats.by_type["invoice"], stats.by_queue["billing"]) == (50, 50)
+    assert stats.by_type_rest == stats.by_queue_rest == 300_050 - 50 - (MAX_NAMES - 1)
+    assert sum(stats.days[0].by_status.values()) == 300_050
