@@ -261,9 +261,9 @@ def test_a_bug_that_shows_rarely_is_found(
 ) -> None:
     plant(monkeypatch)
     with pytest.raises(Failed):
-        run_each(simulator)
+        run_each(simulator, seeds=4 * SEEDS)
 
 
-def run_each(simulator: Simulator) -> None:
-    for seed in range(SEEDS):
+def run_each(simulator: Simulator, *, seeds: int = SEEDS) -> None:
+    for seed in range(seeds):
         simulator.run(seed)
