@@ -12,6 +12,7 @@ from service.api.error_handlers import register_problem_handlers
 from service.api.middleware import RequestShell
 from service.api.openapi import DESCRIPTION, TAGS, use_problem_schemas
 from service.auth.authenticator import Authenticator
+from service.auth.live_jobs_index import ensure_live_jobs_index
 from service.auth.quotas import Quotas
 from service.db.engine import Database
 from service.db.migrate import prepare
@@ -78,6 +79,7 @@ class Service:
             bind(self.database, self.settings)
             load_handlers(self.settings)
             await prepare(self.database, self.settings)
+            await ensure_live_jobs_index(self.database, self.settings)
             await self.monitor.start()
             stack.push_async_callback(self.monitor.stop)
             stack.push_async_callback(self.intake.stop)

@@ -394,7 +394,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=100_000_000,
-        description="PENDING and RUNNING jobs that one caller may have enqueued over REST; more are answered 429. Several processes may let a few more through. 0 turns it off.",
+        description="PENDING and RUNNING jobs that one caller may have enqueued over REST; more are answered 429. Several processes may let a few more through. The first start with it builds an index of the live jobs, for which each job enqueued over REST pays a little. 0 turns it off.",
     )
     caller_new_names_per_hour: int = Field(
         100,

@@ -42,10 +42,6 @@ INSERT INTO job_names (kind, name)
   ON CONFLICT DO NOTHING;
 """
 
-INDEX = """
-CREATE INDEX CONCURRENTLY jobs_live_enqueued_by ON jobs_live (enqueued_by)
-  WHERE enqueued_by IS NOT NULL"""
-
 DOWNGRADE = """
 DROP TABLE job_names, caller_usage;
 ALTER TABLE api_keys DROP COLUMN queues, DROP COLUMN job_types, DROP COLUMN priorities;
@@ -57,13 +53,9 @@ ALTER TABLE background_jobs DROP COLUMN enqueued_by;
 def upgrade() -> None:
     """New columns without defaults: old workers neither write nor read them.
 
-    A job that an old worker moves on counts as everybody's from then on. All of it can be run again:
-    an index that is built concurrently commits what came before it.
+    A job that an old worker moves on counts as everybody's from then on.
     """
     op.execute(UPGRADE)
-    with op.get_context().autocommit_block():
-        op.execute("DROP INDEX CONCURRENTLY IF EXISTS jobs_live_enqueued_by")
-        op.execute(INDEX)
 
 
 def downgrade() -> None:

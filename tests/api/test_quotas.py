@@ -8,8 +8,12 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import text
 
 from service.app import create_app
+from service.auth.live_jobs_index import ensure_live_jobs_index
+from service.db.engine import Database
+from service.errors import ConfigurationError
 from service.settings import Settings
 from tests import databases
 from tests.api.conftest import Auth
@@ -232,3 +236,22 @@ async def test_a_reminder_that_is_refused_costs_nothing(
             "/reminders", json=body | {"recipient": recipient}, headers=ann
         )
         assert answer.status_code == status
+
+
+async def test_the_index_of_live_jobs_is_there_only_where_a_quota_needs_it(
+    make_settings: Callable[..., Settings], database: Database
+) -> None:
+    async def is_there() -> bool:
+        async with database.engine.connect() as connection:
+            found = await connection.scalar(text("SELECT to_regclass('jobs_live_enqueued_by')"))
+            return found is not None
+
+    await ensure_live_jobs_index(database, make_settings())
+    assert not await is_there()
+    wanted = make_settings(caller_live_jobs=5, auto_migrate=False)
+    with pytest.raises(ConfigurationError, match="CREATE INDEX CONCURRENTLY"):
+        await ensure_live_jobs_index(database, wanted)
+    three = [make_settings(caller_live_jobs=5) for _ in range(3)]
+    await asyncio.gather(*(ensure_live_jobs_index(database, one) for one in three))
+    assert await is_there()
+    await ensure_live_jobs_index(database, wanted)
