@@ -22,8 +22,9 @@ from service.errors import InvalidInput
 from service.jobs.actions import cancel_job, delete_job, retry_dead_letter_job
 from service.jobs.model import BackgroundJob, JobId
 from service.jobs.process import Passes
-from service.jobs.queries import JobFilters, get_job, list_jobs, worker_name
+from service.jobs.queries import JobFilters, get_job, list_jobs, waits_for_worker, worker_name
 from service.jobs.statistics import JobStats, get_job_stats
+from service.jobs.unserved import MIN_ALIVE_SECONDS
 from service.settings import Settings
 
 router = APIRouter(prefix="/admin/jobs", tags=["Admin"], route_class=GuardedRoute)
@@ -215,4 +216,6 @@ async def remove_job(_: Operator, job_id: Id, session: Change) -> None:
 
 async def _detail(session: AsyncSession, job: BackgroundJob, settings: Settings) -> JobDetail:
     worker = await worker_name(session, job.worker_id)
-    return JobDetail.whole(job, settings, worker=worker)
+    alive = max(settings.lease_seconds, MIN_ALIVE_SECONDS)
+    waits = await waits_for_worker(session, job, alive=alive)
+    return JobDetail.whole(job, settings, worker=worker, waiting_for="worker" if waits else None)

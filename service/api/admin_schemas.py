@@ -100,6 +100,7 @@ class JobDetail(JobOut):
                     "lease_until": None,
                     "worker_id": 7,
                     "worker": "web-1:831:c0ffee",
+                    "waiting_for": None,
                 }
             ]
         }
@@ -124,14 +125,22 @@ class JobDetail(JobOut):
         "or it is forgotten, a day after it was last seen."
     )
 
+    waiting_for: str | None = Field(
+        description="`worker`: it is due, and no worker serves its type now. null: neither, or it is "
+        "not PENDING."
+    )
+
     @classmethod
-    def whole(cls, job: BackgroundJob, settings: Settings, *, worker: str | None) -> Self:
+    def whole(
+        cls, job: BackgroundJob, settings: Settings, *, worker: str | None, waiting_for: str | None
+    ) -> Self:
         """The row as operators see it, with the name of its worker."""
         history: Any = job.errors or []
         row = row_of(job, cls) | {
             "errors": list(map(ErrorEntry.of, history if isinstance(history, list) else [history])),
             "backoff": _numbers(job.backoff),
             "worker": worker,
+            "waiting_for": waiting_for,
         }
         return cls.model_validate(row | effective_limits(job, settings))
 

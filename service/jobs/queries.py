@@ -57,6 +57,11 @@ JUMP_AFTER: Final = FIRST_STEP
 
 _WORKER_NAME: Final = text("SELECT name FROM finmind_jobs.job_workers WHERE id = :id")
 
+_WAITS_FOR_WORKER: Final = text("""
+    SELECT CAST(:due_at AS timestamptz) <= now() AND NOT EXISTS (
+      SELECT FROM finmind_jobs.job_workers w WHERE :job_type = ANY (w.job_types)
+        AND w.stopped_at IS NULL AND w.seen_at > now() - make_interval(secs => :alive))""")
+
 SCATTERED_CAP: Final = 2_000
 """Rows that a count looks at where each of them must be read from another page of the table."""
 
@@ -120,6 +125,14 @@ async def worker_name(session: AsyncSession, worker_id: int | None) -> str | Non
         return None
     name: str | None = await session.scalar(_WORKER_NAME, {"id": worker_id})
     return name
+
+
+async def waits_for_worker(session: AsyncSession, job: BackgroundJob, *, alive: float) -> bool:
+    """Whether the job is due and no worker, seen within `alive` seconds, serves its type."""
+    if job.status != JobStatus.PENDING:
+        return False
+    waits = {"job_type": job.job_type, "due_at": job.next_run_at, "alive": alive}
+    return bool(await session.scalar(_WAITS_FOR_WORKER, waits))
 
 
 async def list_jobs(

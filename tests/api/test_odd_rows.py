@@ -111,3 +111,23 @@ async def test_a_row_that_may_not_run_again_says_why(
     assert "queue is my queue: expected 1 to 100 letters" in answer.json()["detail"]
     # Nothing was lost by the attempt.
     assert (await client.get(f"/jobs/{job_id}", headers=auth("admin"))).json()["status"] == "FAILED"
+
+
+async def test_a_due_job_whose_type_no_worker_serves_says_that_it_waits_for_one(
+    client: httpx.AsyncClient, auth: Auth, database: Database
+) -> None:
+    sql = await database.connect()
+    due = await insert(sql, job_type="away")
+    later = await insert(sql, job_type="away", next_run_at="2150-01-01Z")
+
+    async def waiting_for(job_id: int) -> object:
+        answer = await client.get(f"/admin/jobs/{job_id}", headers=auth("admin"))
+        return answer.json()["waiting_for"]
+
+    assert (await waiting_for(due), await waiting_for(later)) == ("worker", None)
+    await sql.execute(
+        "INSERT INTO job_workers (name, queues, job_types, concurrency)"
+        " VALUES ('w', '{*}', '{away}', 1)"
+    )
+    assert await waiting_for(due) is None
+    await sql.close()
