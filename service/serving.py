@@ -52,7 +52,7 @@ def bind(host: str, port: int, *, setting: str) -> socket.socket:
     except OSError as error:
         raise ConfigurationError(
             f"Cannot listen on {host}:{port}: {error.strerror}. "
-            f"Set HOST or {setting} to another ({setting}=0 takes a free one)"
+            f"Set HOST or {setting} to another ({setting}=0 takes a free one)."
         ) from error
     return bound
 

@@ -111,7 +111,7 @@ def test_a_missing_schema_is_told_with_what_to_run_where_migrating_is_off(
     done = run(*command, **settings, LOG_LEVEL="WARNING", WORKER_PORT="0")
     assert done.returncode == 2
     assert re.fullmatch(
-        r"error: The database has no schema\. .* run `python -m service migrate` first\n",
+        r"error: The database has no schema\. .* run `python -m service migrate` first\.\n",
         done.stderr,
     )
     assert run("migrate", **settings).returncode == 0

@@ -114,7 +114,7 @@ async def create_api_key(
     excess = sorted(set(body.scopes) - principal.permissions)
     if excess:
         raise Forbidden(
-            f"You cannot give what you do not have: {', '.join(excess)}.", scope=" ".join(excess)
+            f"You cannot give what you do not have: {', '.join(excess)}", scope=" ".join(excess)
         )
     _check_expiry(principal, body.expires_at)
     made = await _store(request).create(
@@ -134,7 +134,7 @@ def _check_expiry(maker: Principal, expires_at: datetime | None) -> None:
     asked = "without expires_at" if expires_at is None else f"until {expires_at.isoformat()}"
     raise Forbidden(
         f"A key {asked} would outlive your own, which expires at {maker.expires_at.isoformat()}: "
-        "give that time or an earlier one as expires_at."
+        "give that time or an earlier one as expires_at"
     )
 
 

@@ -61,19 +61,19 @@ class Body:
             return await self._receive()
         limit = self._settings.max_body_bytes
         if self._length is not None and self._length > limit:
-            raise BodyRefused(413, f"The body is over {limit} bytes.")
+            raise BodyRefused(413, f"The body is over {limit} bytes")
         seconds = self._settings.body_timeout_seconds
         try:
             async with asyncio.timeout(seconds):
                 body = await self._read(limit)
         except TimeoutError:
-            raise BodyRefused(408, f"The body did not arrive within {seconds:g} s.") from None
+            raise BodyRefused(408, f"The body did not arrive within {seconds:g} s") from None
         if body is None:
             self.gone = True
             return {"type": "http.disconnect"}
         depth = self._settings.max_json_depth
         if deeper_than(body, depth):
-            raise BodyRefused(422, f"The body is nested deeper than {depth} levels.")
+            raise BodyRefused(422, f"The body is nested deeper than {depth} levels")
         # The database is asked from here on: a slow client costs it no time.
         self._scope["deadline"] = new_deadline(self._settings)
         return {"type": "http.request", "body": body, "more_body": False}
@@ -89,7 +89,7 @@ class Body:
             size += len(chunk)
             self._expected = message.get("more_body", False)
             if size > limit:
-                raise BodyRefused(413, f"The body is over {limit} bytes.")
+                raise BodyRefused(413, f"The body is over {limit} bytes")
             chunks.append(chunk)
             if not self._expected:
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -32,13 +32,13 @@ def decode_cursor(cursor: str, filters: Mapping[str, object]) -> int:
         document = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
         version, before, of = document["v"], document["before"], document["list"]
     except (ValueError, binascii.Error, KeyError, TypeError, RecursionError):
-        raise _refused("it is not one of this service") from None
+        raise _unusable("it is not one of this service") from None
     if version != VERSION:
-        raise _refused(f"its version is {str(version)[:20]!r}, expected {VERSION}")
+        raise _unusable(f"its version is {str(version)[:20]!r}, expected {VERSION}")
     if type(before) is not int or not 0 <= before <= MAX_ID:
-        raise _refused("it is not one of this service")
+        raise _unusable("it is not one of this service")
     if of != _digest(filters):
-        raise _refused("it belongs to a list with other filters")
+        raise _unusable("it belongs to a list with other filters")
     return before
 
 
@@ -47,9 +47,9 @@ def _digest(filters: Mapping[str, object]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _refused(why: str) -> InvalidInput:
+def _unusable(why: str) -> InvalidInput:
     return InvalidInput(
-        f"the cursor was refused: {why}. Pass next_cursor as it came, with the same filters, "
+        f"The cursor was refused: {why}; pass next_cursor as it came, with the same filters, "
         "or leave it out to start from the newest",
         field="query.cursor",
     )

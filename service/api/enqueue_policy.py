@@ -62,7 +62,7 @@ def check_allowed(principal: Principal, jobs: Sequence[NewJob]) -> None:
     """
     for position, job in enumerate(jobs):
         if refusal := _refusal(principal, job):
-            place = f"job {position}: " if len(jobs) > 1 else ""
+            place = f"Job {position}: " if len(jobs) > 1 else ""
             raise Forbidden(place + refusal, scope=Permission.JOBS_WRITE.value)
 
 

@@ -141,12 +141,12 @@ def _http_detail(request: Request, error: HTTPException) -> str:
     if error.status_code == HTTPStatus.NOT_FOUND and error.detail == HTTPStatus.NOT_FOUND.phrase:
         if _names_nothing(request):
             return f"There is nothing at {path}: expected the number of one, such as 42, for an id"
-        return f"There is nothing at {path}."
+        return f"There is nothing at {path}"
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return f"{path} does not take {request.method}."
+        return f"{path} does not take {request.method}"
     if error.status_code == HTTPStatus.BAD_REQUEST:
         # FastAPI tells no more of a body that it could not read.
-        return "The body cannot be read: send JSON in UTF-8, with numbers of at most 4,300 digits."
+        return "The body cannot be read: send JSON in UTF-8, with numbers of at most 4,300 digits"
     return str(error.detail)
 
 
@@ -156,7 +156,7 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
     if body_is_no_json(request, found):
         return problem_response(
             415,
-            "Send the body as JSON, with the header Content-Type: application/json.",
+            "Send the body as JSON, with the header Content-Type: application/json",
             request_id=request_id_of(request),
         )
     errors = refused_values(request, found)

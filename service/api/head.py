@@ -27,17 +27,17 @@ def declared_length(scope: Scope) -> int | None:
         HeadRefused: the head says it in two ways, or in one that is not taken.
     """
     if scope["method"] not in METHODS:
-        raise HeadRefused(501, "This HTTP method is not known.")
+        raise HeadRefused(501, "This HTTP method is not known")
     found, codings = _of_interest(scope["headers"])
     if b"host" not in found and scope["http_version"] == "1.1":
-        raise HeadRefused(400, "The header Host is missing: HTTP/1.1 asks for it.")
+        raise HeadRefused(400, "The header Host is missing: HTTP/1.1 asks for it")
     length = _length(found.get(b"content-length"))
     if codings:
         if [coding.strip().lower() for coding in codings] != [b"chunked"]:
-            raise HeadRefused(501, "Of transfer codings `chunked` alone is known.")
+            raise HeadRefused(501, "Of transfer codings `chunked` alone is known")
         length = 0
     if length is not None and found.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise HeadRefused(415, "Send the body as it is, without Content-Encoding.")
+        raise HeadRefused(415, "Send the body as it is, without Content-Encoding")
     return length
 
 
@@ -51,7 +51,7 @@ def _of_interest(
         if name in SINGLE:
             if name in found:
                 label = name.decode().title()
-                raise HeadRefused(400, f"The header {label} was sent twice: send it once.")
+                raise HeadRefused(400, f"The header {label} was sent twice: send it once")
             found[name] = value
         elif name == b"transfer-encoding":
             codings.append(value)
@@ -62,5 +62,5 @@ def _length(value: bytes | None) -> int | None:
     if value is None:
         return None
     if not value.isdigit() or len(value) > 18:
-        raise HeadRefused(400, "Content-Length is not a number of bytes.")
+        raise HeadRefused(400, "Content-Length is not a number of bytes")
     return int(value) or None

@@ -155,7 +155,7 @@ async def enqueue_jobs(
     """
     if len(body.jobs) > settings.max_batch_jobs:
         raise InvalidInput(
-            f"the batch has {len(body.jobs)} jobs: at most {settings.max_batch_jobs} are allowed "
+            f"The batch has {len(body.jobs)} jobs: at most {settings.max_batch_jobs} are allowed "
             "(MAX_BATCH_JOBS)",
             field="body.jobs",
         )
@@ -238,7 +238,7 @@ async def read_job(
     """Its status, and its result once it has one. Finished jobs are kept `RETENTION_DAYS`."""
     job = await get_job(session, JobId(job_id))
     if not may_read(principal, job):
-        raise NotFound(f"there is no job {job_id} of a queue and type that your API key may read")
+        raise NotFound(f"There is no job {job_id} of a queue and type that your API key may read")
     return JobOut.of(job, settings)
 
 
@@ -273,7 +273,7 @@ async def _enqueue_once(
             found = await get_job(session, made.ids[0])
         except NotFound:
             raise Conflict(
-                f"job {made.ids[0]}, which the Idempotency-Key {key.key!r} made, has been deleted: "
+                f"Job {made.ids[0]}, which the Idempotency-Key {key.key!r} made, has been deleted: "
                 "to enqueue it again use a new key"
             ) from None
         return _job_response(found, 201 if made.created else 200, settings, principal)

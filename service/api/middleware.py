@@ -66,7 +66,7 @@ class RequestShell:
             if request.started:
                 raise
             await request.refuse(
-                500, "Something went wrong here; the log has it under this request id."
+                500, "Something went wrong here; the log has it under this request id"
             )
 
     def _place(self, scope: Scope) -> None:

@@ -113,7 +113,7 @@ def _complete_operation(operation: dict[str, Any], permission: Permission | None
         wanted += [401, 429]
         words = operation.get("description", "")
         operation["description"] = f"{words}\n\nNeeds the permission `{permission}`.".strip()
-        detail = f"This needs the permission {permission}."
+        detail = f"This needs the permission {permission}"
         responses["403"] = problem_responses(403, detail=detail)[403]
     if "requestBody" in operation:
         wanted += [408, 413, 415]

@@ -29,7 +29,7 @@ class Problem(BaseModel):
                 "type": f"{TYPE_PREFIX}not-found",
                 "title": "Not found",
                 "status": 404,
-                "detail": "There is no job 42.",
+                "detail": "There is no job 42",
                 "request_id": "5f0c1d2e3b4a5968",
             }
         }
@@ -61,15 +61,15 @@ _SLUGS: Final[dict[int, tuple[str, str]]] = {
     501: ("not-implemented", "Not implemented"),
     503: ("unavailable", "Unavailable"),
 }
-_EXAMPLES: Final[dict[int, str]] = {
-    400: "The header Idempotency-Key was sent twice: send it once.",
-    401: "The token has expired.",
-    404: "There is no job 42.",
-    409: "Job 42 is RUNNING: only a DEAD_LETTER or FAILED job can be retried.",
-    408: "The body did not arrive within 30 s.",
-    413: "The body is over 1048576 bytes.",
+EXAMPLES: Final[dict[int, str]] = {
+    400: "The header Idempotency-Key was sent twice: send it once",
+    401: "The token has expired",
+    404: "There is no job 42",
+    409: "Job 42 is RUNNING: only DEAD_LETTER and FAILED jobs can be retried by hand",
+    408: "The body did not arrive within 30 s",
+    413: "The body is over 1048576 bytes",
     422: "Invalid value: body.priority: expected 0 to 9",
-    415: "Send the body as JSON, with the header Content-Type: application/json.",
+    415: "Send the body as JSON, with the header Content-Type: application/json",
     429: "You may use 300 requests each minute (USER_REQUESTS_PER_MINUTE), and this would be more: "
     "wait 12 s",
     503: "The database cannot answer just now. Try again shortly.",
@@ -119,7 +119,7 @@ def problem_responses(*statuses: int, detail: str | None = None) -> dict[int | s
         slug, title = _SLUGS[status]
         example = problem_body(
             status,
-            detail or _EXAMPLES.get(status, title),
+            detail or EXAMPLES.get(status, title),
             request_id="5f0c1d2e3b4a5968",
             slug=slug,
         )

@@ -147,7 +147,7 @@ class ApiKeyStore:
             _prefix_of(created_by),
         )
         if not rows:
-            raise _refused("The API key was revoked.")
+            raise _refused("The API key was revoked")
         _log.info("api_key_created", prefix=prefix, scopes=granted, by=created_by)
         return NewApiKey(f"{KEY_PREFIX}{prefix}.{secret}", _record(rows[0]))
 
@@ -162,7 +162,7 @@ class ApiKeyStore:
             NotFound: no key has this prefix.
         """
         if not _PREFIX.fullmatch(prefix):
-            raise NotFound("No API key has this prefix.")
+            raise NotFound("No API key has this prefix")
         async with self._link.transaction() as connection:
             rows = await connection.fetch(self._link.render(_REVOKE), prefix)
             made_by = [prefix]
@@ -174,7 +174,7 @@ class ApiKeyStore:
                 found = await connection.fetch(self._link.render(_REVOKE_MADE_BY), subjects)
                 made_by = [row["prefix"] for row in found]
         if not rows:
-            raise NotFound("No API key has this prefix.")
+            raise NotFound("No API key has this prefix")
         _log.info("api_key_revoked", prefix=prefix, with_keys=revoked[1:], by=by)
         return _record(rows[0])
 
@@ -186,16 +186,16 @@ class ApiKeyStore:
         """
         match = _KEY.fullmatch(key) if len(key) <= MAX_KEY_CHARACTERS else None
         if match is None:
-            raise _refused("The API key is malformed: expected fmj_<prefix>.<secret>.")
+            raise _refused("The API key is malformed: expected fmj_<prefix>.<secret>")
         prefix, secret = match.groups()
         row = await self._look_up(prefix)
         expected = row["secret_hash"] if row is not None else _NO_HASH
         if not hmac.compare_digest(expected, _hash(secret)) or row is None:
-            raise _refused("The API key is not known.")
+            raise _refused("The API key is not known")
         if row["revoked"]:
-            raise _refused("The API key was revoked.")
+            raise _refused("The API key was revoked")
         if row["expired"]:
-            raise _refused("The API key has expired.")
+            raise _refused("The API key has expired")
         if row["note_use"]:
             await self._note_use(prefix)
         # A scope that a newer version gave is none here, not an error.
@@ -241,16 +241,16 @@ def _refused(detail: str) -> Unauthenticated:
 def _check(name: str, scopes: list[str], expires_at: datetime | None) -> None:
     if not name.strip() or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
         raise InvalidInput(
-            f"name: expected 1 to {MAX_NAME_CHARACTERS} printable characters.", field="name"
+            f"name: expected 1 to {MAX_NAME_CHARACTERS} printable characters", field="name"
         )
     if not scopes:
-        raise InvalidInput("scopes: expected at least one permission.", field="scopes")
+        raise InvalidInput("scopes: expected at least one permission", field="scopes")
     if expires_at is None:
         return
     if expires_at.tzinfo is None:
-        raise InvalidInput("expires_at: expected a time zone.", field="expires_at")
+        raise InvalidInput("expires_at: expected a time zone", field="expires_at")
     if expires_at <= datetime.now(expires_at.tzinfo):
-        raise InvalidInput("expires_at: expected a time to come.", field="expires_at")
+        raise InvalidInput("expires_at: expected a time to come", field="expires_at")
 
 
 def _check_limitable(scopes: list[str]) -> None:
@@ -258,7 +258,7 @@ def _check_limitable(scopes: list[str]) -> None:
     if unbound:
         raise InvalidInput(
             f"scopes: {', '.join(unbound)} would not be bound by queues, job_types or priorities: a "
-            f"key with those may have {' and '.join(sorted(LIMITABLE))} alone.",
+            f"key with those may have {' and '.join(sorted(LIMITABLE))} alone",
             field="scopes",
         )
 

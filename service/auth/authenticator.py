@@ -73,18 +73,18 @@ class Authenticator:
         given = len(authorization) + len(api_key)
         if given == 0:
             raise Unauthenticated(
-                "No credential: send `Authorization: Bearer <token>` or `X-API-Key: <key>`."
+                "No credential: send `Authorization: Bearer <token>` or `X-API-Key: <key>`"
             )
         if given > 1:
-            raise Unauthenticated("More than one credential was sent.", credential_given=True)
+            raise Unauthenticated("More than one credential was sent", credential_given=True)
         if api_key:
             return await self._verify_key(api_key[0], source)
         if len(authorization[0]) > MAX_HEADER_CHARACTERS:
-            raise Unauthenticated("The credential is too long.", credential_given=True)
+            raise Unauthenticated("The credential is too long", credential_given=True)
         scheme, _, credential = authorization[0].partition(" ")
         credential = credential.strip()
         if scheme.lower() != "bearer" or not credential:
-            raise Unauthenticated("Expected `Authorization: Bearer <token>`.")
+            raise Unauthenticated("Expected `Authorization: Bearer <token>`")
         if looks_like_key(credential):
             return await self._verify_key(credential, source)
         return await self.tokens.verify(credential)

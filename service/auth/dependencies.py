@@ -58,7 +58,7 @@ class RequirePermission:
         principal = await _principal(request)
         if not principal.may(self.permission):
             raise Forbidden(
-                f"This needs the permission {self.permission}.", scope=self.permission.value
+                f"This needs the permission {self.permission}", scope=self.permission.value
             )
         return principal
 

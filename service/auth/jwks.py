@@ -74,10 +74,10 @@ class Jwks:
             return key
         if self._fetched_at is None:
             raise Unavailable(
-                "The keys of the identity provider cannot be fetched just now.",
+                "The keys of the identity provider cannot be fetched just now",
                 retry_after_seconds=max(1, round(self._cooldown_seconds)),
             )
-        raise Unauthenticated("The token's key is not known.", credential_given=True)
+        raise Unauthenticated("The token's key is not known", credential_given=True)
 
     def _find(self, key_id: str | None) -> jwt.PyJWK | None:
         if key_id is None:

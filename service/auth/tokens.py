@@ -47,7 +47,7 @@ class TokenVerifier:
                 cooldown_seconds=settings.jwks_cooldown_seconds,
             )
         elif self._secret is None:
-            raise ConfigurationError("No JWT_SECRET and no JWT_JWKS_URL: no token could hold.")
+            raise ConfigurationError("No JWT_SECRET and no JWT_JWKS_URL: no token could hold")
 
     async def close(self) -> None:
         """Close the connections to the identity provider."""
@@ -65,7 +65,7 @@ class TokenVerifier:
         if known is not None and time.time() < known[1] and time.monotonic() < known[2]:
             return known[0]
         if len(token) > MAX_TOKEN_CHARACTERS:
-            raise _refused(f"The token is longer than {MAX_TOKEN_CHARACTERS} characters.")
+            raise _refused(f"The token is longer than {MAX_TOKEN_CHARACTERS} characters")
         claims = await self._decode(token)
         principal = _principal(claims)
         self._remember(token, principal, expires_at=float(claims["exp"]))
@@ -89,27 +89,27 @@ class TokenVerifier:
                 },
             )
         except jwt.ExpiredSignatureError as error:
-            raise _refused("The token has expired.") from error
+            raise _refused("The token has expired") from error
         except jwt.MissingRequiredClaimError as error:
-            raise _refused(f"The token has no `{error.claim}`.") from error
+            raise _refused(f"The token has no `{error.claim}`") from error
         except jwt.InvalidAudienceError as error:
-            raise _refused("The token is for another audience.") from error
+            raise _refused("The token is for another audience") from error
         except jwt.InvalidIssuerError as error:
-            raise _refused("The token is from another issuer.") from error
+            raise _refused("The token is from another issuer") from error
         except jwt.ImmatureSignatureError as error:
-            raise _refused("The token is not valid yet.") from error
+            raise _refused("The token is not valid yet") from error
         except jwt.InvalidSignatureError as error:
             signer = "this server's JWT_SECRET" if self._jwks is None else "a key of JWT_JWKS_URL"
             raise _refused(
                 f"The token's signature is not valid: was it signed with {signer}?"
             ) from error
         except jwt.InvalidAlgorithmError as error:
-            raise _refused(f"The token is not valid: it is not signed with {algorithm}.") from error
+            raise _refused(f"The token is not valid: it is not signed with {algorithm}") from error
         except jwt.DecodeError as error:
-            raise _refused("The token is not valid: it is not a complete JWT.") from error
+            raise _refused("The token is not valid: it is not a complete JWT") from error
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             # PyJWT lets a few errors of json and int through for odd claims: `exp: Infinity`.
-            raise _refused("The token is not valid.") from error
+            raise _refused("The token is not valid") from error
         return claims
 
     async def _key(self, token: str) -> tuple[jwt.PyJWK | str, str]:
@@ -118,7 +118,7 @@ class TokenVerifier:
         header = jwt.get_unverified_header(token)
         key_id = header.get("kid")
         if not isinstance(key_id, str | None):
-            raise _refused("The token is not valid.")
+            raise _refused("The token is not valid")
         key = await self._jwks.key(key_id)
         return key, key.algorithm_name
 
@@ -143,13 +143,13 @@ def _principal(claims: dict[str, Any]) -> Principal:
         or subject.startswith(API_KEY_SUBJECT_PREFIX)
     ):
         raise _refused(
-            f"The token's `sub` is not a printable text of 1 to {MAX_SUBJECT_CHARACTERS} characters."
+            f"The token's `sub` is not a printable text of 1 to {MAX_SUBJECT_CHARACTERS} characters"
         )
     try:
         role = Role(role_name)
     except ValueError as error:
         raise _refused(
-            f"The token's `role` is not one of {', '.join(role.value for role in Role)}."
+            f"The token's `role` is not one of {', '.join(role.value for role in Role)}"
         ) from error
     return Principal(subject, role, ROLE_PERMISSIONS[role], "token")
 
@@ -169,7 +169,7 @@ def make_token(
         ConfigurationError: the secret is too short.
     """
     if len(secret.encode()) < MIN_HS256_SECRET_BYTES:
-        raise ConfigurationError(f"JWT_SECRET is shorter than {MIN_HS256_SECRET_BYTES} bytes.")
+        raise ConfigurationError(f"JWT_SECRET is shorter than {MIN_HS256_SECRET_BYTES} bytes")
     now = datetime.now(UTC)
     claims: dict[str, Any] = {
         "sub": subject,

@@ -34,7 +34,7 @@ async def after_commit(session: CallerSession, call: Callable[[], None]) -> bool
         return False
     connection = session.sync_connection
     if connection is None:
-        raise InvalidInput("the connection is not open: use it inside `async with`")
+        raise InvalidInput("The connection is not open: use it inside `async with`")
     _hook_transactions()
     _hook_commits(connection.dialect)
     connection.info.setdefault(_WAITING, []).append(call)

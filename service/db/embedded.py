@@ -71,7 +71,7 @@ class EmbeddedServer:
         except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
             raise ConfigurationError(
                 f"The embedded PostgreSQL in {self._pgdata} does not start: {error}. "
-                f"Its log is {self._pgdata / 'log'}; or set DATABASE_URL to a server of your own"
+                f"Its log is {self._pgdata / 'log'}; or set DATABASE_URL to a server of your own."
             ) from error
         self.dsn = f"postgresql://postgres@/postgres?host={quote(str(self._sockets), safe='/')}"
         self._users = os.open(self._data_dir / "postgres.users", os.O_RDWR | os.O_CREAT, 0o600)

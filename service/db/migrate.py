@@ -83,7 +83,7 @@ async def prepare(database: Database, settings: Settings) -> None:
     else:
         return
     raise ConfigurationError(
-        f"The database {state}. AUTO_MIGRATE is off: run `python -m service migrate` first"
+        f"The database {state}. AUTO_MIGRATE is off: run `python -m service migrate` first."
     )
 
 

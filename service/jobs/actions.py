@@ -40,11 +40,11 @@ async def retry_dead_letter_job(
         async with session.begin_nested():
             rows = await fetch(session, statements.RETRY_DEAD, job_id, by, max_errors)
     except IntegrityError as error:
-        raise Conflict(f"job {job_id} cannot be retried: {_hindrance(error)}") from None
+        raise Conflict(f"Job {job_id} cannot be retried: {_hindrance(error)}") from None
     if not rows:
         status = await _status_of(session, job_id)
         raise Conflict(
-            f"job {job_id} is {status}: only DEAD_LETTER and FAILED jobs can be retried by hand"
+            f"Job {job_id} is {status}: only DEAD_LETTER and FAILED jobs can be retried by hand"
         )
     _, job_type, queue, priority = rows[0]
     await announce_after_commit(session, [Lane(queue, priority)])
@@ -62,7 +62,7 @@ async def cancel_job(session: AsyncSession, job_id: JobId) -> BackgroundJob:
     rows = await fetch(session, statements.CANCEL, job_id)
     if not rows:
         status = await _status_of(session, job_id)
-        raise Conflict(f"job {job_id} is {status}: only PENDING jobs can be cancelled")
+        raise Conflict(f"Job {job_id} is {status}: only PENDING jobs can be cancelled")
     job_type = rows[0][1]
     await after_commit(session, lambda: record_event("cancelled", job_type))
     return await get_job(session, job_id)
@@ -78,7 +78,7 @@ async def delete_job(session: AsyncSession, job_id: JobId) -> None:
     rows = await fetch(session, statements.DELETE, job_id)
     if not rows:
         status = await _status_of(session, job_id)
-        raise Conflict(f"job {job_id} is {status}: wait until it has ended, then delete it")
+        raise Conflict(f"Job {job_id} is {status}: wait until it has ended, then delete it")
 
 
 async def reschedule_job(session: AsyncSession, job_id: JobId, run_at: datetime) -> None:
@@ -92,7 +92,7 @@ async def reschedule_job(session: AsyncSession, job_id: JobId, run_at: datetime)
     rows = await fetch(session, statements.RESCHEDULE, job_id, checked_moment(run_at))
     if not rows:
         status = await _status_of(session, job_id)
-        raise Conflict(f"job {job_id} is {status}: only PENDING jobs can be moved")
+        raise Conflict(f"Job {job_id} is {status}: only PENDING jobs can be moved")
     _, queue, priority = rows[0]
     await announce_after_commit(session, [Lane(queue, priority)])
 
@@ -107,5 +107,5 @@ def _hindrance(error: IntegrityError) -> str:
 async def _status_of(session: AsyncSession, job_id: JobId) -> JobStatus:
     rows = await fetch(session, statements.STATUS_OF, job_id)
     if not rows:
-        raise NotFound(f"there is no job {job_id}")
+        raise NotFound(f"There is no job {job_id}")
     return JobStatus(rows[0][0])

@@ -54,28 +54,28 @@ def dump_json(value: object, *, what: str, max_bytes: int) -> str:
         size = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError as error:
         raise PayloadError(
-            f"the {what} holds a lone surrogate ({error.object[error.start]!r}), which is no "
+            f"The {what} holds a lone surrogate ({error.object[error.start]!r}), which is no "
             "character: PostgreSQL cannot store it",
             field=what,
         ) from None
     except RecursionError:
-        raise PayloadError(f"the {what} is nested too deep", field=what) from None
+        raise PayloadError(f"The {what} is nested too deep", field=what) from None
     except Exception as error:  # a model's or dataclass's own code may raise anything
         raise PayloadError(
-            f"the {what} is not JSON: {str(error)[:300]}. Allowed are objects, lists, strings, finite "
+            f"The {what} is not JSON: {str(error)[:300]}; allowed are objects, lists, strings, finite "
             "numbers, true, false, null, and what pydantic writes as these",
             field=what,
         ) from None
     if size * MAX_GROWTH > max_bytes and (size := size + _growth(text)) > max_bytes:
         raise PayloadError(
-            f"the {what} takes {size} bytes as PostgreSQL writes it, where 1e308 has 309 digits; at "
-            f"most {max_bytes} are allowed (MAX_PAYLOAD_BYTES). Store large data elsewhere and pass "
+            f"The {what} takes {size} bytes as PostgreSQL writes it, where 1e308 has 309 digits; at "
+            f"most {max_bytes} are allowed (MAX_PAYLOAD_BYTES): store large data elsewhere and pass "
             "a reference",
             field=what,
         )
     if "\\u0000" in text and _NUL.search(text):
         raise PayloadError(
-            f"the {what} holds a NUL character (\\u0000), which PostgreSQL cannot store", field=what
+            f"The {what} holds a NUL character (\\u0000), which PostgreSQL cannot store", field=what
         )
     return text
 

@@ -38,7 +38,7 @@ UNSURE: Final = (
     "The database did not confirm the job in time. It may or may not be stored: send the request "
     "again with the same Idempotency-Key or unique_key; without one, look first whether it is."
 )
-NOT_STORED: Final = "The database did not store the job in time: send the request again."
+NOT_STORED: Final = "The database did not store the job in time: send the request again"
 
 _log = get_logger(__name__)
 

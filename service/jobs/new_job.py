@@ -219,7 +219,7 @@ def _add(columns: JobColumns, job: NewJob, *, max_payload_bytes: int, place: int
         columns.add(job, max_payload_bytes=max_payload_bytes)
     except InvalidInput as error:
         if place is not None:
-            error.detail = f"job {place}: {error.detail}"
+            error.detail = f"Job {place}: {error.detail}"
             error.args = (error.detail,)
             error.field = f"jobs.{place}.{error.field}"
         raise

@@ -115,7 +115,7 @@ async def get_job(session: AsyncSession, job_id: JobId) -> BackgroundJob:
     # The session may have seen the row before a raw statement changed it.
     job = (await session.execute(query, execution_options={"populate_existing": True})).scalar()
     if job is None:
-        raise NotFound(f"there is no job {job_id}")
+        raise NotFound(f"There is no job {job_id}")
     return job
 
 

@@ -72,7 +72,7 @@ class Registry:
         if not isinstance(job_type, str):
             # A decorator without brackets would take the function, and register nothing.
             raise ConfigurationError(
-                f"the job type is {job_type!r}, expected its name: "
+                f"The job type is {job_type!r}, expected its name: "
                 '@register_handler("send_welcome") above the function'
             )
 
@@ -99,22 +99,22 @@ class Registry:
         """Take `spec` in; see `handler` for what is refused."""
         name = spec.job_type
         if not fullmatch(NAME_PATTERN, name):
-            raise ConfigurationError(f"job type {name!r}: expected {NAME_RULE}")
+            raise ConfigurationError(f"Job type {name!r}: expected {NAME_RULE}")
         _check_kinds(spec)
         if spec.queue is not None and not fullmatch(NAME_PATTERN, spec.queue):
-            raise ConfigurationError(f"handler {name!r}: bad queue name {spec.queue!r}")
+            raise ConfigurationError(f"Handler {name!r}: bad queue name {spec.queue!r}")
         if spec.timeout_seconds is not None and not spec.timeout_seconds > 0:
             raise ConfigurationError(
-                f"handler {name!r}: timeout is {spec.timeout_seconds!r}, expected seconds above 0"
+                f"Handler {name!r}: timeout is {spec.timeout_seconds!r}, expected seconds above 0"
             )
         if spec.max_retries is not None and not 0 <= spec.max_retries <= 1000:
             raise ConfigurationError(
-                f"handler {name!r}: max_retries is {spec.max_retries!r}, expected 0 to 1000"
+                f"Handler {name!r}: max_retries is {spec.max_retries!r}, expected 0 to 1000"
             )
         standing = self._specs.get(name)
         if standing is not None and _origin(standing.function) != _origin(spec.function):
             raise ConfigurationError(
-                f"job type {name!r} is handled twice: by {_origin(standing.function)} "
+                f"Job type {name!r} is handled twice: by {_origin(standing.function)} "
                 f"and by {_origin(spec.function)}"
             )
         self._specs[name] = spec
@@ -149,12 +149,12 @@ def _check_kinds(spec: HandlerSpec) -> None:
     ):
         if value is not None and not isinstance(value, kind):
             raise ConfigurationError(
-                f"handler {spec.job_type!r}: {argument} is {value!r}, expected "
+                f"Handler {spec.job_type!r}: {argument} is {value!r}, expected "
                 f"{' or '.join(one.__name__ for one in kind)}"
             )
     if model is not None and not (isinstance(model, type) and issubclass(model, BaseModel)):
         raise ConfigurationError(
-            f"handler {spec.job_type!r}: payload_model is {model!r}, expected a pydantic BaseModel"
+            f"Handler {spec.job_type!r}: payload_model is {model!r}, expected a pydantic BaseModel"
         )
 
 
@@ -178,7 +178,7 @@ def _takes_context(job_type: str, function: Callable[..., Any]) -> bool:
 
     def refused(why: str) -> ConfigurationError:
         return ConfigurationError(
-            f"handler {job_type!r} ({_origin(function)}): {why}; expected (payload) or (payload, ctx)"
+            f"Handler {job_type!r} ({_origin(function)}): {why}; expected (payload) or (payload, ctx)"
         )
 
     if _is_generator(function):

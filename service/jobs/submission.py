@@ -161,12 +161,12 @@ async def submit_once(
             continue
         if not key.names(standing.body_hash, standing.request_hash):
             raise Conflict(
-                f"the Idempotency-Key {key.key!r} was used with another body: a new request needs "
+                f"The Idempotency-Key {key.key!r} was used with another body: a new request needs "
                 "a new key"
             )
         return Submission([JobId(one) for one in standing.job_ids], 0, repeated=True)
     raise Conflict(
-        f"the Idempotency-Key {key.key!r} was taken and freed again and again: try again"
+        f"The Idempotency-Key {key.key!r} was taken and freed again and again: try again"
     )
 
 
@@ -203,17 +203,17 @@ async def check_standing(
         },
     )
     for place, found, same, of_another in rows:
-        where = f"job {place}: " if len(jobs) > 1 else ""
+        where = f"Job {place}: " if len(jobs) > 1 else ""
         if of_another:
             raise Conflict(
-                f"{where}the unique_key {jobs[place].unique_key!r} is held by a job of another "
+                f"{where}unique_key {jobs[place].unique_key!r} is held by a job of another "
                 "caller: use a key that begins with a name of your own"
             )
         if not same:
             holder = f"job {enqueued[place].id}"
             why = "with another job_type or payload" if found else "that is just being removed"
             raise Conflict(
-                f"{where}the unique_key {jobs[place].unique_key!r} is held by {holder} {why}"
+                f"{where}unique_key {jobs[place].unique_key!r} is held by {holder} {why}"
             )
 
 

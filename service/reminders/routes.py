@@ -117,7 +117,7 @@ async def list_reminders(
     owner = _scope(user)
     if user_id is not None:
         if owner is not None and user_id != owner:
-            raise Forbidden("Reminders of other users need the permission reminders:all.")
+            raise Forbidden("Reminders of other users need the permission reminders:all")
         owner = user_id
     named = {"reminders_of": owner, "status": status}
     found = await repository.page(

@@ -367,7 +367,7 @@ async def test_a_batch_with_a_held_unique_key_names_its_place_and_enqueues_none(
     held = (await client.post("/jobs", json=JOB | {"unique_key": "k"}, headers=service)).json()
     other = {"job_type": "sms", "unique_key": "k"}
     answer = await client.post("/jobs/batch", json={"jobs": [JOB, other]}, headers=service)
-    assert assert_problem(answer, 409)["detail"].startswith("job 1: ")
+    assert assert_problem(answer, 409)["detail"].startswith("Job 1: ")
     assert await jobs_in(app) == [held["id"]]
 
 

@@ -63,7 +63,7 @@ async def test_a_key_bound_to_queues_types_and_priorities_enqueues_no_others(
         detail = assert_problem(answer, 403)["detail"]
         assert word in detail
         assert next(iter(change)) in detail
-    assert "job 1: " in detail
+    assert "Job 1: " in detail
     assert await jobs_in(app) == [good.json()["id"]]
 
 

@@ -77,7 +77,7 @@ async def test_a_wrong_secret_and_an_unknown_prefix_are_refused_alike(store: Api
         with pytest.raises(Unauthenticated) as refused:
             await store.verify(key)
         messages.add(refused.value.detail)
-    assert messages == {"The API key is not known."}
+    assert messages == {"The API key is not known"}
 
 
 @pytest.mark.parametrize(

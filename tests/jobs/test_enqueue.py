@@ -194,7 +194,7 @@ async def test_a_payload_that_cannot_be_stored_is_refused(sql: Any, payload: Any
 
 
 async def test_a_bad_job_is_named_by_its_place_and_none_of_its_batch_is_made(sql: Any) -> None:
-    with pytest.raises(InvalidInput, match="job 1: priority") as caught:
+    with pytest.raises(InvalidInput, match="Job 1: priority") as caught:
         await enqueue_batch(sql, [NewJob("mail"), NewJob("mail", priority=11)])
     assert caught.value.field == "jobs.1.priority"
     assert await count(sql) == 0
@@ -309,7 +309,7 @@ async def test_an_invalid_job_among_many_is_named_and_the_transaction_stays_usab
     database: Database, sql: Any, kind: str, asynchronous: bool
 ) -> None:
     jobs = [NewJob("mail") for _ in range(15)] + [NewJob("mail", priority=77)]
-    words = "job 15: priority is 77.*; 10 jobs before it are stored in this transaction: roll back"
+    words = "Job 15: priority is 77.*; 10 jobs before it are stored in this transaction: roll back"
 
     async def one_by_one() -> AsyncIterator[NewJob]:
         for job in jobs:
@@ -340,7 +340,7 @@ async def test_a_savepoint_around_many_jobs_undoes_those_before_an_invalid_one(
     jobs = [NewJob("undone.many")] * 15 + [NewJob("undone.many", priority=77)]
     async with session.begin():
         await enqueue(session, "undone.before")
-        with pytest.raises(InvalidInput, match="job 15"):
+        with pytest.raises(InvalidInput, match="Job 15"):
             async with session.begin_nested():
                 await enqueue_many(session, jobs, batch_size=10)
     assert await count(sql) == 1

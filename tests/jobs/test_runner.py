@@ -711,7 +711,7 @@ async def test_a_result_that_cannot_be_stored_fails_the_job_with_words(
     await start_worker(max_payload_bytes=1024)
     job = await until_ended(sql, job_id)
     assert (job["status"], job["result"]) == ("FAILED", None)
-    assert job["last_error"].startswith("PayloadError: the result")
+    assert job["last_error"].startswith("PayloadError: The result")
     assert words in job["last_error"]
 
 
