@@ -105,7 +105,7 @@ async def test_hundreds_of_thousands_of_names_are_counted_within_a_statements_ti
     await session.execute(
         text("INSERT INTO job_stats VALUES ('billing', 'invoice', 'SUCCESS', current_date, 50)")
     )
-    await bound_queries(session, 4.0)
+    await bound_queries(session, 1.5)
     stats = await get_job_stats(session)
     assert stats.total == 300_050
     assert (len(stats.by_type), len(stats.by_queue)) == (MAX_NAMES, MAX_NAMES)
