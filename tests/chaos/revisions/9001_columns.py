@@ -1,13 +1,13 @@
 """A column that may be missing, and one with a default, on every partition
 
 Revision ID: 9001
-Revises: 0011
+Revises: 0010
 """
 
 from alembic import op
 
 revision = "9001"
-down_revision = "0011"
+down_revision = "0010"
 
 
 def upgrade() -> None:

@@ -1,13 +1,13 @@
 """jobs_copy_late, jobs_make_day: a day is made however many of its rows the default partition caught
 
-Revision ID: 0012
-Revises: 0011
+Revision ID: 0010
+Revises: 0009
 """
 
 from alembic import op
 
-revision = "0012"
-down_revision = "0011"
+revision = "0010"
+down_revision = "0009"
 
 # Rows are copied, and leave the default partition in the transaction that attaches the day: in
 # between everybody sees each of them once. The day has its indexes before it is attached: built

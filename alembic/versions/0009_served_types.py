@@ -1,13 +1,13 @@
 """served_types: which types a worker has served lately
 
-Revision ID: 0011
-Revises: 0010
+Revision ID: 0009
+Revises: 0008
 """
 
 from alembic import op
 
-revision = "0011"
-down_revision = "0010"
+revision = "0009"
+down_revision = "0008"
 
 UPGRADE = """
 CREATE TABLE IF NOT EXISTS served_types (

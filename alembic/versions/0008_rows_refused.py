@@ -1,13 +1,13 @@
 """jobs_check_row: a plain INSERT is refused what the REST API refuses
 
-Revision ID: 0010
-Revises: 0008
+Revision ID: 0008
+Revises: 0007
 """
 
 from alembic import op
 
-revision = "0010"
-down_revision = "0008"
+revision = "0008"
+down_revision = "0007"
 
 # A trigger, not constraints: those are checked again by each claim, which would cost it a tenth, and
 # would keep a row from before them from being claimed, extended or put back. The message names the

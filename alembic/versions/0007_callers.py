@@ -1,12 +1,12 @@
 """enqueued_by, and what one caller may use: who enqueued a job, keys with limits, quotas
 
-Revision ID: 0008
+Revision ID: 0007
 Revises: 0006
 """
 
 from alembic import op
 
-revision = "0008"
+revision = "0007"
 down_revision = "0006"
 
 UPGRADE = """
