@@ -61,7 +61,7 @@ def test_the_handlers_of_installed_entry_points_are_known(
         ("import no_such_module_anywhere", "ModuleNotFoundError.*no_such_module_anywhere"),
         ("1 / 0", "ZeroDivisionError"),
         ("def broken(:", "SyntaxError"),
-        (GOOD.format(name="has spaces"), "job type 'loader.has spaces'"),
+        (GOOD.format(name="has spaces"), "Job type 'loader.has spaces'"),
     ],
 )
 def test_a_broken_module_stops_the_start_and_says_why(
