@@ -43,7 +43,7 @@ UPDATE background_jobs SET payload = jsonb_build_object('number', payload -> 'nu
 WHERE job_type = 'poison.payload'"""
 
 FORMS: Final = [
-    pytest.param(1, id="short", marks=pytest.mark.timeout(120)),
+    pytest.param(1, id="short", marks=pytest.mark.timeout(240)),
     pytest.param(8, id="long", marks=[pytest.mark.chaos, pytest.mark.timeout(900)]),
 ]
 
@@ -120,7 +120,7 @@ async def test_poison_ends_and_the_good_jobs_among_it_succeed(trial: Trial, time
     api = await trial.api()  # who makes the schema
     good, bad = await enqueue_mixed(trial, times)
     async with ward.open():
-        await trial.at_rest(60.0 * times)
+        await trial.at_rest(90.0 + 60.0 * times)
     alive = [worker for worker in ward.workers if worker.process.poll() is None]
     dead = [worker for worker in ward.workers if worker not in alive]
     ward.deaths |= {worker.pid: worker.process.returncode for worker in dead}
