@@ -14,6 +14,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass
 from typing import Final, Literal, NoReturn, TypeVar
 
+import asyncpg
+
 from service.auth.principal import Permission, Principal, Role
 from service.db.engine import DATABASE_ERRORS, Database
 from service.db.session import CallerSession, fetch
@@ -87,6 +89,9 @@ LIVE_JOBS: Final = """
 SELECT count(*) FROM (
   SELECT FROM finmind_jobs.jobs_live WHERE enqueued_by = $1 LIMIT $2) j"""
 
+UNCOUNTED_SECONDS: Final = 1.0
+"""How long nobody asks again after the database did not answer."""
+
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -120,6 +125,9 @@ class Quotas:
         self._settings = settings
         self._link = database.link(timeout_seconds=settings.query_timeout_seconds)
         self._turn = asyncio.Lock()
+        self._uncounted_until = 0.0
+        """Monotonic time until which the database is not asked: it did not answer just now, and whoever
+        waits for a turn would wait as long again."""
         self._requests: OrderedDict[str, _Requests] = OrderedDict()
         self._live: OrderedDict[str, _LiveJobs] = OrderedDict()
         self._known: set[Name] = set()
@@ -160,6 +168,9 @@ class Quotas:
     async def _take_requests(self, caller: str, held: _Requests, limit: int) -> None:
         if held.left or held.used_up:
             return  # another request was before this one
+        if time.monotonic() < self._uncounted_until:
+            held.left = 1
+            return
         for block in (max(1, limit // REQUEST_BLOCKS), 1):
             try:
                 rows = await self._link.fetch(
@@ -168,6 +179,7 @@ class Quotas:
             except DATABASE_ERRORS as error:
                 record_database_error("quota")
                 _log.warning("quota_not_counted", quota="requests", error=type(error).__name__)
+                self._uncounted_until = time.monotonic() + UNCOUNTED_SECONDS
                 held.left = 1
                 return
             if rows:
@@ -191,8 +203,10 @@ class Quotas:
         caller = principal.subject
         held = self._live.get(caller) or _remember(self._live, caller, _LiveJobs())
         async with self._turn:
-            if jobs > held.allowance or time.monotonic() >= held.count_at:
-                rows = await self._link.fetch(LIVE_JOBS, caller, limit + 1)
+            now = time.monotonic()
+            asks = jobs > held.allowance or now >= held.count_at
+            if asks and now >= self._uncounted_until:
+                rows = await self._count_live_jobs(caller, limit)
                 left = limit - rows[0][0] - held.in_flight
                 if jobs > left:
                     _refuse_live(principal, jobs, limit)
@@ -204,6 +218,13 @@ class Quotas:
             yield
         finally:
             held.in_flight -= jobs
+
+    async def _count_live_jobs(self, caller: str, limit: int) -> list[asyncpg.Record]:
+        try:
+            return await self._link.fetch(LIVE_JOBS, caller, limit + 1)
+        except DATABASE_ERRORS:
+            self._uncounted_until = time.monotonic() + UNCOUNTED_SECONDS
+            raise
 
     # -- names --------------------------------------------------------------------------------
 

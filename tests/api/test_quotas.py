@@ -12,12 +12,15 @@ from sqlalchemy import text
 
 from service.app import create_app
 from service.auth.live_jobs_index import ensure_live_jobs_index
+from service.auth.principal import ROLE_PERMISSIONS, Principal, Role
+from service.auth.quotas import Quotas
 from service.db.engine import Database
 from service.errors import ConfigurationError
 from service.settings import Settings
 from tests import databases
 from tests.api.conftest import Auth
 from tests.api.shapes import assert_problem
+from tests.jobs.proxy import Proxy
 
 PROCESSES = 3
 
@@ -255,3 +258,32 @@ async def test_the_index_of_live_jobs_is_there_only_where_a_quota_needs_it(
     await asyncio.gather(*(ensure_live_jobs_index(database, one) for one in three))
     assert await is_there()
     await ensure_live_jobs_index(database, wanted)
+
+
+async def test_a_database_that_hangs_holds_up_nobody_behind_another(
+    pg_dsn: str, make_settings: Callable[..., Settings]
+) -> None:
+    settings = make_settings(query_timeout_seconds=1.0, user_requests_per_minute=60)
+    proxy = Proxy(pg_dsn)
+    await proxy.start()
+    database = Database(proxy.dsn, settings)
+    quotas = Quotas(database, settings)
+    callers = [
+        Principal(
+            subject=f"user-{number}",
+            role=Role.USER,
+            permissions=ROLE_PERMISSIONS[Role.USER],
+            kind="token",
+        )
+        for number in range(10)
+    ]
+    await quotas.spend_request(callers[0])
+    proxy.stall()
+    try:
+        async with asyncio.timeout(5):  # one after another they would take ten seconds
+            await asyncio.gather(*(quotas.spend_request(caller) for caller in callers))
+    finally:
+        proxy.flow()
+        await quotas.close()
+        await database.close()
+        await proxy.close()
