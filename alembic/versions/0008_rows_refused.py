@@ -46,7 +46,7 @@ BEGIN
         && $.cap_seconds >= 0 && $.cap_seconds <= 604800)
       && (!exists($.jitter) || $.jitter.type() == "number"
         && $.jitter >= 0 && $.jitter <= 1)') IS NOT TRUE AND NEW.backoff IS NOT NULL THEN 'backoff'
-    WHEN pg_column_size(NEW.payload) > 134217728 THEN 'payload'
+    WHEN octet_length(NEW.payload::text) > 16777216 THEN 'payload'
   END;
   IF culprit IS NULL THEN
     RETURN NEW;
@@ -61,11 +61,11 @@ BEGIN
     WHEN culprit = 'lost_leases' THEN '0 to 100; leave it to the service'
     WHEN culprit = 'timeout_seconds' THEN 'seconds above 0, and finite'
     WHEN culprit = 'errors' THEN 'a JSON array, or NULL'
-    WHEN culprit = 'payload' THEN 'at most 128 MiB: store large data elsewhere and pass a reference'
+    WHEN culprit = 'payload' THEN 'at most 16 MiB as text, where 1e308 has 309 digits: pass a reference to what is larger'
     ELSE 'an object of base_seconds and cap_seconds (0 to 604800), factor (1 to 100), jitter (0 to 1)'
   END;
   RAISE EXCEPTION '% is %: expected %', culprit,
-    CASE culprit WHEN 'payload' THEN pg_column_size(NEW.payload) || ' bytes'
+    CASE culprit WHEN 'payload' THEN octet_length(NEW.payload::text) || ' bytes'
       ELSE left(coalesce(to_jsonb(NEW) ->> culprit, 'NULL'), 120) END, rule
     USING ERRCODE = 'check_violation', SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME,
       COLUMN = culprit, CONSTRAINT = 'jobs_check_row';

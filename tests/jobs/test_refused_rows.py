@@ -123,3 +123,15 @@ def test_a_handler_cannot_be_registered_with_a_timeout_that_bounds_nothing(timeo
 
 async def handle(payload: object) -> None:
     """A handler to register."""
+
+
+async def test_a_small_payload_that_is_huge_as_text_is_refused(sql: Any) -> None:
+    numbers = "[" + ",".join(["1e131000"] * 200) + "]"
+    with pytest.raises(
+        asyncpg.CheckViolationError, match=r"payload is .* bytes: .* 16 MiB as text"
+    ):
+        await sql.execute(
+            "INSERT INTO finmind_jobs.background_jobs (job_type, payload)"
+            " VALUES ('mail', jsonb_build_object('a', $1::text::jsonb))",
+            numbers,
+        )
