@@ -68,7 +68,7 @@ class Hosts:
         if len(self._order) < 2:
             return await self._connect_to(self._order[0] if self._order else None, options)
         _, connection = await self._connect_to_first(options)
-        if self._watch is None:
+        if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._follow(), name="db.hosts")
         return connection
 

@@ -350,11 +350,11 @@ that were lost: as a rule none. Without a status, jobs succeeded. A job that end
 REQUEUE: Final = f"""
 WITH r AS (
   SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::float8[], $4::smallint[], $5::text[],
-    $7::bool[]) AS r(id, token, delay_seconds, refund, failure, suspect)),
+    $7::bool[]) AS r(id, token, delay_seconds, refund, failure, keeps_lost_leases)),
 back AS (
 UPDATE finmind_jobs.jobs_live b SET
   status = 'PENDING', attempts = b.attempts - r.refund,
-  lost_leases = CASE WHEN r.suspect THEN b.lost_leases ELSE 0 END,
+  lost_leases = CASE WHEN r.keeps_lost_leases THEN b.lost_leases ELSE 0 END,
   next_run_at = CASE WHEN r.delay_seconds IS NULL THEN b.next_run_at
     ELSE clock_timestamp() + make_interval(secs => r.delay_seconds) END,
   lease_until = NULL, worker_id = NULL, started_at = NULL,
@@ -367,7 +367,7 @@ SELECT id, token FROM r EXCEPT ALL SELECT id, token FROM back
 """
 """Retry, snooze, release and postponement: back to PENDING, fenced by the tokens. The answer tells the leases
 that were lost. The token stays until the next claim: SETTLED_BEFORE knows by it what was carried
-out. Lost leases of a suspect go on counting: its handler did not come to an end of its own."""
+out. Lost leases go on counting where asked for: the handler did not come to an end of its own."""
 
 SETTLED_BEFORE: Final = """
 SELECT d.id, d.lease_token FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)

@@ -298,9 +298,9 @@ async def requeue(
     ids, tokens, refunds = [], [], []
     delays: list[float | None] = []
     failures: list[str | None] = []
-    suspects: list[bool] = []
+    keeps_lost_leases: list[bool] = []
     for job, outcome in returned:
-        suspects.append(isinstance(outcome, Released | Postponed))
+        keeps_lost_leases.append(isinstance(outcome, Released | Postponed))
         ids.append(job.id)
         tokens.append(job.lease_token)
         match outcome:
@@ -319,7 +319,7 @@ async def requeue(
             case _:
                 raise TypeError(f"{outcome!r} does not put a job back")
     rows = await link.fetch(
-        statements.REQUEUE, ids, tokens, delays, refunds, failures, max_errors, suspects
+        statements.REQUEUE, ids, tokens, delays, refunds, failures, max_errors, keeps_lost_leases
     )
     return {(row[0], row[1]) for row in rows}
 

@@ -260,18 +260,18 @@ class Model:
 
     def requeue(
         self, at: Instant, ids: list[int], tokens: list[int], delays: list[float | None],
-        refunds: list[int], failures: Nulls, keep: int, suspects: list[bool],
+        refunds: list[int], failures: Nulls, keep: int, keeps_lost_leases: list[bool],
     ) -> Answer:  # fmt: skip
         lost: Answer = []
-        for job_id, token, delay, refund, failure, suspect in zip(
-            ids, tokens, delays, refunds, failures, suspects, strict=True
+        for job_id, token, delay, refund, failure, keeps in zip(
+            ids, tokens, delays, refunds, failures, keeps_lost_leases, strict=True
         ):
             row = self._held(job_id, token)
             if row is None:
                 lost.append((job_id, token))
                 continue
             row.attempts -= refund
-            if not suspect:  # it came to an end of its own
+            if not keeps:  # it came to an end of its own
                 row.lost_leases = 0
             if delay is not None:
                 row.next_run_at = at.clock + microseconds(delay)
