@@ -11,6 +11,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, TypeVar
 
+import asyncpg
 from sqlalchemy.exc import DBAPIError
 
 from service import commands, signals
@@ -42,11 +43,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands.say(f"error: {error.detail}")
         return 2
     except (*DATABASE_ERRORS, DBAPIError) as error:
-        reason = str(error) or type(error).__name__
-        commands.say(f"error: the database does not answer: {reason}")
+        commands.say(f"error: {_of_the_database(error)}")
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _of_the_database(error: Exception) -> str:
+    """One line: what PostgreSQL refused, what is wrong with a file, or that nobody answers."""
+    origin = getattr(error, "orig", None) or error
+    cause = origin.__cause__ or origin  # SQLAlchemy wraps the driver's error twice
+    reason = (str(cause) or type(cause).__name__).splitlines()[0]
+    if isinstance(cause, OSError) and cause.filename is not None:
+        return f"{cause.filename}: {cause.strerror}"
+    if isinstance(cause, asyncpg.PostgresError) and not isinstance(
+        cause, asyncpg.PostgresConnectionError
+    ):
+        return f"PostgreSQL refuses: {reason}"
+    return f"the database does not answer: {reason}"
 
 
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -444,3 +444,18 @@ def wait_until_running(dsn: str) -> None:
             await connection.close()
 
     asyncio.run(poll())
+
+
+def test_what_postgresql_refuses_is_one_line_with_its_words(run: Run, pg_dsn: str) -> None:
+    elsewhere = re.sub(r"/finmind_test\w+", "/no_such_database", pg_dsn)
+    done = run("migrate", DATABASE_URL=elsewhere)
+    assert done.returncode == 1
+    expected = 'error: PostgreSQL refuses: database "no_such_database" does not exist\n'
+    assert done.stderr == expected
+
+
+def test_a_data_dir_that_is_a_file_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run("migrate", DATA_DIR=str(tmp_path / "file"))
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path / 'file'}: File exists\n"

@@ -284,7 +284,9 @@ class JobQuery(BaseModel):
     finished_after: Moment | None = Field(None, description="Ended at this time or later.")
     finished_before: Moment | None = Field(None, description="Ended before this time.")
     worker: Text | None = Field(
-        None, max_length=200, description="Run, or run last, by the worker of exactly this name."
+        None,
+        max_length=200,
+        description="Run by the worker of exactly this name, or run last by it before it ended.",
     )
     error: Text | None = Field(
         None, max_length=200, description="A part of `last_error`, in any case of letters."

@@ -68,7 +68,11 @@ class TokenVerifier:
             raise _refused(f"The token is longer than {MAX_TOKEN_CHARACTERS} characters")
         claims = await self._decode(token)
         principal = _principal(claims)
-        self._remember(token, principal, expires_at=float(claims["exp"]))
+        try:
+            expires_at = float(claims["exp"])
+        except OverflowError as error:
+            raise _refused("The token is not valid: its `exp` is no time") from error
+        self._remember(token, principal, expires_at=expires_at)
         return principal
 
     async def _decode(self, token: str) -> dict[str, Any]:

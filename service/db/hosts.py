@@ -53,7 +53,7 @@ class Hosts:
             _log.warning(
                 "database_url_parameters_ignored",
                 extra={
-                    "parameters": ", ".join(url.ignored),
+                    "ignored": ", ".join(url.ignored),
                     "hint": "take them out of DATABASE_URL; "
                     "settings of a PostgreSQL session go into options=-c%20name=value",
                 },

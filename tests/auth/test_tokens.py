@@ -90,6 +90,7 @@ async def test_a_token_gives_the_permissions_of_its_role(
         pytest.param(lambda: "a" * 8193, "longer than 8192", id="too-long"),
         pytest.param(lambda: signed(exp="soon"), "is not valid", id="exp-text"),
         pytest.param(lambda: signed(exp=float("inf")), "is not valid", id="exp-infinite"),
+        pytest.param(lambda: signed(exp=10**400), "is not valid", id="exp-huge"),
         pytest.param(lambda: signed(exp=float("nan")), "is not valid", id="exp-nan"),
         pytest.param(lambda: signed(exp=[1]), "is not valid", id="exp-list"),
     ],

@@ -239,7 +239,7 @@ async def test_parameters_that_are_ignored_are_named_once(
     await database.close()
     (warning,) = [one for one in caplog.records if one.levelname == "WARNING"]
     assert warning.getMessage() == "database_url_parameters_ignored"
-    assert vars(warning)["parameters"] == "channel_binding, pgbouncer"
+    assert vars(warning)["ignored"] == "channel_binding, pgbouncer"
 
 
 async def test_a_url_may_name_the_application(pg_dsn: str, settings: Settings) -> None:
