@@ -47,8 +47,10 @@ END $body$;
 COMMENT ON FUNCTION jobs_copy_late(date, timestamptz, bigint, integer) IS
   'Copies rows of a day, the next after a place, from the default partition to the table of that day; the last of them, NULL for none';
 
+-- What was copied is looked up in what leaves the default partition: taken for one row, by statistics
+-- from before it filled, that would be a loop in a loop.
 CREATE OR REPLACE FUNCTION jobs_make_day(day date) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER AS $body$
+LANGUAGE plpgsql SECURITY DEFINER SET enable_nestloop = off AS $body$
 DECLARE
   name text := jobs_day_apart(day);
   low timestamptz := day::timestamp AT TIME ZONE 'UTC';
