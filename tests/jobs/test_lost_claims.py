@@ -27,7 +27,7 @@ HOLD_CLAIMS = "ALTER SEQUENCE background_job_lease_tokens CACHE 1"
 """Until its transaction ends no claim gets a token: each waits with its rows locked."""
 
 
-def assert_unburnt(job: Any) -> None:
+def assert_given_back(job: Any) -> None:
     assert (job["status"], job["attempts"], job["lost_leases"]) == ("SUCCESS", 1, 0)
     assert job["errors"] is None
 
@@ -41,7 +41,7 @@ async def test_a_claim_whose_answer_was_lost_is_given_back_and_run(
     job_id = await put("mail", queue=LANE.queue, max_retries=0)
     await start_worker(database=proxied)  # whose leases are twice as long as this test may take
     await occurs(proxy.lost)
-    assert_unburnt(await until_ended(sql, job_id))
+    assert_given_back(await until_ended(sql, job_id))
 
 
 async def test_what_runs_is_not_given_back_with_it(
@@ -64,9 +64,9 @@ async def test_what_runs_is_not_given_back_with_it(
     proxy.lose_answer_to(*CLAIM)
     second = await put("mail", "second", queue=LANE.queue)
     await occurs(proxy.lost)
-    assert_unburnt(await until_ended(sql, second))
+    assert_given_back(await until_ended(sql, second))
     go_on.set()
-    assert_unburnt(await until_ended(sql, first))
+    assert_given_back(await until_ended(sql, first))
     assert ran == ["first", "second"]
 
 
@@ -91,7 +91,7 @@ async def test_a_claim_that_takes_effect_after_the_first_look_for_it_is_given_ba
             await until_true(lambda before=before: worker.last_loop_at > before)  # type: ignore[misc]
         assert await sql.fetchval(HELD)
     await other.close()
-    assert_unburnt(await until_ended(sql, job_id))
+    assert_given_back(await until_ended(sql, job_id))
 
 
 async def test_a_worker_that_stops_gives_back_what_a_lost_claim_took(
@@ -152,7 +152,7 @@ async def test_a_pass_that_ends_in_the_middle_of_a_claim_gives_its_jobs_back(
     await until(given_back)
     again = await process_due_jobs(proxied, settings=quick(), handlers=handlers)
     assert again.succeeded == 1
-    assert_unburnt(await until_ended(sql, job_id))
+    assert_given_back(await until_ended(sql, job_id))
 
 
 async def test_a_give_back_that_comes_late_leaves_alone_what_was_claimed_since(
