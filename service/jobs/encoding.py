@@ -60,6 +60,8 @@ def dump_json(value: object, *, what: str, max_bytes: int) -> str:
         ) from None
     except RecursionError:
         raise PayloadError(f"The {what} is nested too deep", field=what) from None
+    except MemoryError:
+        raise  # it says nothing of the value
     except Exception as error:  # a model's or dataclass's own code may raise anything
         raise PayloadError(
             f"The {what} is not JSON: {str(error)[:300]}; allowed are objects, lists, strings, finite "

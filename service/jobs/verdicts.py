@@ -213,7 +213,11 @@ class Judge:
         return None if stop is Stop.LEASE_LOST else Released()
 
     def broken(self, attempt: Attempt, error: Exception) -> Outcome:
-        """What came of the attempt cannot be told, since `error` was raised in telling: FAILED."""
+        """What came of the attempt cannot be told, since `error` was raised in telling.
+
+        The job is FAILED, save where this process had no memory left: that says nothing of the job,
+        and its attempt has failed as any other.
+        """
         failure = Failure(
             attempt=attempt.job.attempt,
             type=type(error).__name__,
@@ -224,7 +228,11 @@ class Judge:
         )
         # Without the traceback: what could not be told once would not be told now.
         _log.error("outcome_broken", job_id=attempt.job.id, error=type(error).__name__)
-        return Ended(JobStatus.FAILED, failure, "error")
+        if not isinstance(error, MemoryError):
+            return Ended(JobStatus.FAILED, failure, "error")
+        if self.is_last(attempt):
+            return Ended(JobStatus.DEAD_LETTER, failure, "error")
+        return Retried(self._default_backoff.delay_seconds(attempt.job.attempt), failure, "error")
 
     def _failed(
         self,

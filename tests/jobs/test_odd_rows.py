@@ -168,7 +168,7 @@ async def test_a_slot_is_freed_and_the_job_failed_where_its_end_cannot_be_told(
     class Unspeakable(Exception):
         @property
         def __notes__(self) -> Any:  # type: ignore[override]  # it is the oddity
-            raise MemoryError("its notes cannot be read")
+            raise RuntimeError("its notes cannot be read")
 
     @handlers.handler("mail", max_retries=3)
     async def handle(payload: Any) -> None:
