@@ -1,7 +1,6 @@
 """One attempt: the handler in a task of its own, its time-out, its cancellation, its end."""
 
 import asyncio
-import contextlib
 import contextvars
 import time
 from collections.abc import Callable
@@ -135,12 +134,11 @@ class Runner:
         """Whether the outcome of a run is still to come."""
         return any(not run.ended for run in self.runs)
 
-    async def wait_for_one(self, timeout_seconds: float | None = None) -> None:
+    async def wait_for_one(self) -> None:
         """Wait for an outcome: for a handler to end, or to be given up; at once where none runs."""
         self._one_ended.clear()
         if self.unfinished:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._one_ended.wait(), timeout_seconds)
+            await self._one_ended.wait()
 
     async def drain(self, grace_seconds: float) -> None:
         """Let running handlers finish for `grace_seconds`; cancel and release what is left."""
