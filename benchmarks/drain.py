@@ -25,8 +25,9 @@ from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneRequest
 from service.settings import Settings
 
 OURS = "drain, one worker process"
+DEFAULT = "drain, the default configuration"
 FLOOR = "drain, the same SQL from bare asyncpg"
-BATCH = 200
+BATCH = settings().claim_batch_size
 SETTLE_MOST = BATCH * MAX_STATEMENT_BATCHES
 MOST_WAITING = BATCH * Settler.MAX_BACKLOG_BATCHES
 """Of jobs that the floor has claimed and not begun to settle."""
@@ -57,11 +58,13 @@ class Load:
         return number * 37 % 100 < self.fail_once_percent
 
     def settings(self) -> Settings:
-        """The defaults of the service, but for the batch and the slots."""
-        return settings(worker_concurrency=self.slots, claim_batch_size=BATCH)
+        """The defaults of the service, but for the slots."""
+        return settings(worker_concurrency=self.slots)
 
 
 PLAIN = Load()
+UNTUNED = Load(slots=settings().worker_concurrency)
+"""The same for a worker whose operator has set nothing, as `make run` starts it."""
 
 
 class Handlers(Registry):
@@ -100,17 +103,21 @@ class Handlers(Registry):
 
 
 async def measure(dsn: str, report: Report, scale: Scale) -> None:
-    """Ours and the floor in turn, and their ratio."""
+    """Ours tuned, ours by default and the floor in turn, and their ratios."""
     jobs = scale.jobs
 
     async def ours() -> None:
         report.figure(OURS, "jobs/s").runs.append(jobs / await drain(dsn, jobs))
 
+    async def default() -> None:
+        report.figure(DEFAULT, "jobs/s").runs.append(jobs / await drain(dsn, jobs, UNTUNED))
+
     async def floor() -> None:
         report.figure(FLOOR, "jobs/s").runs.append(jobs / await drain_bare(dsn, jobs))
 
-    await interleaved(scale.runs, ours, floor)
+    await interleaved(scale.runs, ours, default, floor)
     report.ratio("drain: ours / floor", OURS, FLOOR)
+    report.ratio("drain: default configuration / ours", DEFAULT, OURS)
 
 
 async def fill(database: Database, jobs: int, load: Load = PLAIN) -> None:
