@@ -25,7 +25,7 @@ from benchmarks import (
 )
 from benchmarks.scenario import Report, Scale, describe, postgres, settings
 from service.heap import tune_garbage_collection
-from service.jobs.outbox import MAX_STATEMENT_BATCHES
+from service.jobs.worker.outbox import MAX_STATEMENT_BATCHES
 from service.observability.logging import configure_logging
 from service.settings import Settings
 

@@ -18,8 +18,9 @@ from benchmarks.scenario import PAYLOAD, Report, Scale, fresh_database, settings
 from benchmarks.statement_counter import StatementCounter
 from benchmarks.wal import record_types
 from service.db.engine import Database
-from service.jobs import Intake, NewJob, enqueue_many, partitions
-from service.jobs.wakeup import sender_for
+from service.jobs import Intake, NewJob, enqueue_many
+from service.jobs.maintenance import partitions
+from service.jobs.notify.wakeup import sender_for
 
 SINGLE_JOBS = 5000
 """At most so many jobs are enqueued one after another: each waits for its own commit."""

@@ -8,20 +8,12 @@ from typing import Any
 
 from benchmarks.scenario import PAYLOAD, Report, Scale, fresh_database, interleaved, settings
 from service.db.engine import Database
-from service.jobs import (
-    Backoff,
-    JobContext,
-    NewJob,
-    Registry,
-    Worker,
-    enqueue_many,
-    partitions,
-    store,
-)
-from service.jobs.outbox import MAX_STATEMENT_BATCHES
-from service.jobs.outcomes import SUCCEEDED_EMPTY
-from service.jobs.settler import Settler
+from service.jobs import Backoff, JobContext, NewJob, Registry, Worker, enqueue_many, store
+from service.jobs.core.outcomes import SUCCEEDED_EMPTY
+from service.jobs.maintenance import partitions
 from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneRequest
+from service.jobs.worker.outbox import MAX_STATEMENT_BATCHES
+from service.jobs.worker.settler import Settler
 from service.settings import Settings
 
 OURS = "drain, one worker process"

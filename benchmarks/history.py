@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 
 from service.db.engine import Database
-from service.jobs import partitions
+from service.jobs.maintenance import partitions
 
 STEP = 50_000
 """Jobs that one statement makes."""

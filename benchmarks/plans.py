@@ -9,11 +9,12 @@ import asyncpg
 
 from benchmarks.scenario import PAYLOAD, Scale, fresh_database, settings
 from service.db.engine import Database, Link
-from service.jobs import NewJob, enqueue_many, partitions, statements, store
-from service.jobs.enqueue import insert_jobs
-from service.jobs.model import DEFAULT_PRIORITY, DEFAULT_QUEUE
-from service.jobs.new_job import encode_jobs
-from service.jobs.outcomes import SUCCEEDED_EMPTY, Failure, Retried
+from service.jobs import NewJob, enqueue_many, statements, store
+from service.jobs.core.job import DEFAULT_PRIORITY, DEFAULT_QUEUE
+from service.jobs.core.new_job import encode_jobs
+from service.jobs.core.outcomes import SUCCEEDED_EMPTY, Failure, Retried
+from service.jobs.enqueue.enqueue import insert_jobs
+from service.jobs.maintenance import partitions
 from service.jobs.store import NO_FLOOR, Lane, LaneRequest
 
 BATCH = 200

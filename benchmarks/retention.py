@@ -14,7 +14,8 @@ from benchmarks.scenario import PAYLOAD, Report, Scale, fresh_database, settings
 from service.auth.principal import Role
 from service.auth.tokens import make_token
 from service.db.engine import Database
-from service.jobs import Intake, NewJob, Registry, Worker, partitions, statements
+from service.jobs import Intake, NewJob, Registry, Worker, statements
+from service.jobs.maintenance import partitions
 
 MAX_JOBS: Final = 1_000_000
 RATE_PER_SECOND: Final = 200

@@ -24,7 +24,7 @@ from benchmarks.scenario import settings
 from service.db.engine import Database
 from service.heap import tune_garbage_collection
 from service.jobs import Registry, Worker, store
-from service.jobs.outcomes import SUCCEEDED_EMPTY
+from service.jobs.core.outcomes import SUCCEEDED_EMPTY
 from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneRequest
 from service.observability.logging import configure_logging
 from service.settings import Settings

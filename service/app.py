@@ -17,10 +17,10 @@ from service.auth.quotas import Quotas
 from service.db.engine import Database
 from service.db.migrate import prepare
 from service.errors import ConfigurationError
-from service.jobs.intake import Intake
-from service.jobs.loader import load_handlers
-from service.jobs.process import Passes
-from service.jobs.worker import Worker
+from service.jobs.enqueue.group_commit import Intake
+from service.jobs.handlers.loader import load_handlers
+from service.jobs.run_once import Passes
+from service.jobs.worker.worker import Worker
 from service.observability.health import EventLoopMonitor, HealthChecks
 from service.observability.logging import get_logger
 from service.reminders import routes as reminders

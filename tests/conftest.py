@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.db.embedded import EmbeddedServer
 from service.db.engine import Database
 from service.db.migrate import upgrade
-from service.jobs.wakeup import sender_for
+from service.jobs.notify.wakeup import sender_for
 from service.observability.logging import configure_logging
 from service.settings import Environment, Settings
 from tests import databases

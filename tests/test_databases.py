@@ -5,7 +5,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.engine import Database
-from service.jobs import enqueue, partitions
+from service.jobs import enqueue
+from service.jobs.maintenance import partitions
 from tests import databases
 from tests.conftest import Template
 from tests.jobs.rows import add

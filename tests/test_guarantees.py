@@ -37,7 +37,7 @@ def test_a_promise_names_tests_that_exist(promise: str) -> None:
 
 
 def test_the_picture_shows_every_legal_step_and_no_other() -> None:
-    from service.jobs.model import TRANSITIONS
+    from service.jobs.core.job import TRANSITIONS
 
     drawn = set(re.findall(r"^ *([A-Z_]+) --> ([A-Z_]+)", PAGE, re.MULTILINE))
     assert drawn == {(before, after) for before, steps in TRANSITIONS.items() for after in steps}

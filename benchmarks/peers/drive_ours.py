@@ -5,7 +5,8 @@ from benchmarks.scenario import settings
 from service.db.engine import Database
 from service.db.migrate import upgrade
 from service.heap import tune_garbage_collection
-from service.jobs import Intake, NewJob, Registry, Worker, enqueue_many, partitions
+from service.jobs import Intake, NewJob, Registry, Worker, enqueue_many
+from service.jobs.maintenance import partitions
 from service.observability.logging import configure_logging
 
 

@@ -26,7 +26,7 @@ from service.api.schemas import (
     effective_limits,
     row_of,
 )
-from service.jobs.model import HIGHEST_PRIORITY, LOWEST_PRIORITY, BackgroundJob, JobStatus
+from service.jobs.core.job import HIGHEST_PRIORITY, LOWEST_PRIORITY, BackgroundJob, JobStatus
 from service.settings import Settings
 
 EXAMPLE_ERROR: Final[dict[str, Any]] = {

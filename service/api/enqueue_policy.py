@@ -11,9 +11,9 @@ from service.api.session import deadline_of, settings_of
 from service.auth.principal import Permission, Principal
 from service.auth.quotas import Name, Quotas
 from service.errors import Forbidden
-from service.jobs.model import DEFAULT_PRIORITY, DEFAULT_QUEUE
-from service.jobs.new_job import NewJob
-from service.jobs.registry import registry
+from service.jobs.core.job import DEFAULT_PRIORITY, DEFAULT_QUEUE
+from service.jobs.core.new_job import NewJob
+from service.jobs.handlers.registry import registry
 from service.settings import Settings
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from pydantic import BeforeValidator
 
-from service.jobs.model import NAME_PATTERN, NAME_RULE
+from service.jobs.core.job import NAME_PATTERN, NAME_RULE
 
 VISIBLE_ASCII: Final = r"^[\x21-\x7e]+$"
 NO_NUL: Final = r"^[^\x00]*$"

@@ -9,7 +9,7 @@ from pydantic_core import to_json
 
 from service.api.refusals import MAX_ERRORS, first_errors
 from service.api.schemas import JobIn
-from service.jobs.registry import registry
+from service.jobs.handlers.registry import registry
 from service.observability.logging import get_logger
 
 _log = get_logger(__name__)

@@ -15,9 +15,9 @@ from pydantic import (
     model_validator,
 )
 
-from service.jobs import limits
-from service.jobs.backoff import MAX_DELAY_SECONDS, Backoff
-from service.jobs.model import (
+from service.jobs.core import limits
+from service.jobs.core.backoff import MAX_DELAY_SECONDS, Backoff
+from service.jobs.core.job import (
     DEFAULT_PRIORITY,
     DEFAULT_QUEUE,
     HIGHEST_PRIORITY,
@@ -27,8 +27,8 @@ from service.jobs.model import (
     JobId,
     JobStatus,
 )
-from service.jobs.new_job import EARLIEST, LATEST, MAX_DELAY_YEARS_SECONDS, NewJob
-from service.jobs.registry import registry
+from service.jobs.core.new_job import EARLIEST, LATEST, MAX_DELAY_YEARS_SECONDS, NewJob
+from service.jobs.handlers.registry import registry
 from service.settings import Settings
 
 EXAMPLE_IN: Final[dict[str, Any]] = {

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from service.jobs.statistics import JobStats
+from service.jobs.read.statistics import JobStats
 
 CHEAP_SECONDS: Final = 0.02
 """An answer that took no longer is not kept: whoever asks next gets the truth of that moment."""

@@ -6,18 +6,18 @@ from service.jobs.actions import (
     reschedule_job,
     retry_dead_letter_job,
 )
-from service.jobs.backoff import Backoff
-from service.jobs.context import JobContext
-from service.jobs.enqueue import EnqueuedJob, enqueue, enqueue_batch, enqueue_many
-from service.jobs.intake import Intake
-from service.jobs.model import BackgroundJob, JobId, JobStatus
-from service.jobs.new_job import NewJob
-from service.jobs.outcomes import PermanentError, RetryAfter, Snooze
-from service.jobs.process import ProcessSummary, process_due_jobs
-from service.jobs.queries import get_job
-from service.jobs.registry import Registry, register_handler, registry
-from service.jobs.statistics import JobStats, get_job_stats
-from service.jobs.worker import Worker
+from service.jobs.core.backoff import Backoff
+from service.jobs.core.job import BackgroundJob, JobId, JobStatus
+from service.jobs.core.new_job import NewJob
+from service.jobs.core.outcomes import PermanentError, RetryAfter, Snooze
+from service.jobs.enqueue.enqueue import EnqueuedJob, enqueue, enqueue_batch, enqueue_many
+from service.jobs.enqueue.group_commit import Intake
+from service.jobs.handlers.context import JobContext
+from service.jobs.handlers.registry import Registry, register_handler, registry
+from service.jobs.read.queries import get_job
+from service.jobs.read.statistics import JobStats, get_job_stats
+from service.jobs.run_once import ProcessSummary, process_due_jobs
+from service.jobs.worker.worker import Worker
 
 __all__ = [
     "BackgroundJob",

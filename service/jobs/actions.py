@@ -6,15 +6,15 @@ import asyncpg
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.db.commits import after_commit
+from service.db.after_commit import after_commit
 from service.db.session import fetch
 from service.errors import Conflict, NotFound
 from service.jobs import statements
-from service.jobs.model import BackgroundJob, JobId, JobStatus
-from service.jobs.new_job import checked_moment
-from service.jobs.queries import get_job
+from service.jobs.core.job import BackgroundJob, JobId, JobStatus
+from service.jobs.core.new_job import checked_moment
+from service.jobs.notify.wakeup import announce_after_commit
+from service.jobs.read.queries import get_job
 from service.jobs.store import Lane
-from service.jobs.wakeup import announce_after_commit
 from service.observability.metrics import record_event
 
 _MAX_ERRORS = 20

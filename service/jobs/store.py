@@ -8,8 +8,8 @@ from typing import Final, NamedTuple, Protocol, TypedDict, Unpack
 
 from service.db.engine import Link
 from service.jobs import statements
-from service.jobs.model import JobId, LeaseToken
-from service.jobs.outcomes import (
+from service.jobs.core.job import JobId, LeaseToken
+from service.jobs.core.outcomes import (
     Ended,
     Failure,
     Outcome,

@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, DateTime, FetchedValue, SmallInteger, Text, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.jobs.model import Base
+from service.jobs.core.job import Base
 
 ReminderId = NewType("ReminderId", int)
 

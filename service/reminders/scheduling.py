@@ -12,10 +12,10 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.db.commits import after_commit
+from service.db.after_commit import after_commit
 from service.errors import Conflict, InvalidInput, NotFound
 from service.jobs import JobId, NewJob, cancel_job, enqueue_batch, get_job
-from service.jobs.model import LIVE
+from service.jobs.core.job import LIVE
 from service.observability.metrics import reminder_event
 from service.reminders import repository
 from service.reminders.model import Reminder, ReminderId, ReminderStatus

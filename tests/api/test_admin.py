@@ -13,9 +13,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.api import stats_cache
-from service.jobs import queries
-from service.jobs.model import JobId, JobStatus
-from service.jobs.registry import register_handler, registry
+from service.jobs.core.job import JobId, JobStatus
+from service.jobs.handlers.registry import register_handler, registry
+from service.jobs.read import queries
 from service.settings import Settings
 from tests.api.conftest import Auth
 from tests.api.shapes import assert_problem, jobs_in

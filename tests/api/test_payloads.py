@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, SecretStr, field_validator
 
 from service.app import create_app
-from service.jobs.registry import registry
+from service.jobs.handlers.registry import registry
 from service.settings import Settings
 from tests.api.conftest import Auth
 

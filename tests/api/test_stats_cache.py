@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.api import stats_cache
 from service.api.stats_cache import StatsCache
 from service.db.engine import Database
-from service.jobs.statistics import JobStats, get_job_stats
+from service.jobs.read.statistics import JobStats, get_job_stats
 from tests.jobs.rows import add
 
 

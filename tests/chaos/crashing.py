@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from service.db.engine import Link
 from service.jobs import store
-from service.jobs.outcomes import Outcome
+from service.jobs.core.outcomes import Outcome
 from service.jobs.store import ClaimedJob, Lease
 from tests.chaos import witness
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 import pytest
 
 from service.db.engine import Database
-from service.jobs import JobStatus, get_job_stats, partitions
+from service.jobs import JobStatus, get_job_stats
+from service.jobs.maintenance import partitions
 from service.settings import Settings
 from tests.chaos.trial import Trial
 from tests.processes.fleet import Replica, until

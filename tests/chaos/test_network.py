@@ -13,7 +13,7 @@ import pytest
 
 from service.db.engine import Database
 from service.jobs import Registry
-from service.jobs import maintenance as duties
+from service.jobs.maintenance import maintainer as duties
 from service.settings import Settings
 from tests.chaos.ledger import Event, Pen
 from tests.chaos.serving import bearer

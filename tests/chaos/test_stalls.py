@@ -12,7 +12,7 @@ import pytest
 
 from service.db.engine import Database
 from service.jobs import retry_dead_letter_job
-from service.jobs.model import JobId
+from service.jobs.core.job import JobId
 from service.settings import Settings
 from tests.chaos.ledger import Event
 from tests.chaos.trial import REPORTS_VARIABLE, WITNESS, Trial

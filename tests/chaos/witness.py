@@ -14,7 +14,15 @@ from typing import Any, Final
 from service import cli
 from service.db.engine import Link
 from service.jobs import statements, store
-from service.jobs.outcomes import Ended, Outcome, Postponed, Released, Retried, Snoozed, Succeeded
+from service.jobs.core.outcomes import (
+    Ended,
+    Outcome,
+    Postponed,
+    Released,
+    Retried,
+    Snoozed,
+    Succeeded,
+)
 from service.jobs.store import ClaimedJob, Lease
 from tests.chaos.ledger import LEDGER_VARIABLE, Event, Pen
 

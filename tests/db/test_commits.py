@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from service.db.commits import after_commit
+from service.db.after_commit import after_commit
 from service.db.engine import Database
 
 Opened = AsyncSession | AsyncConnection

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from service.db.engine import Database
 from service.jobs import JobContext, PermanentError, Registry, Worker, enqueue, get_job_stats
-from service.jobs.queries import JobFilters, list_jobs
+from service.jobs.read.queries import JobFilters, list_jobs
 from service.settings import Settings
 from tests.jobs.waiting import until
 

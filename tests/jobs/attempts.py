@@ -1,7 +1,7 @@
 """Every way in which an attempt can end: as a worker reports it, and as a handler does it."""
 
 from service.jobs import JobStatus, PermanentError, RetryAfter, Snooze
-from service.jobs.outcomes import (
+from service.jobs.core.outcomes import (
     Ended,
     Failure,
     Outcome,

@@ -2,7 +2,7 @@
 
 from service.db.engine import Database
 from service.jobs import store
-from service.jobs.model import DEFAULT_PRIORITY, DEFAULT_QUEUE
+from service.jobs.core.job import DEFAULT_PRIORITY, DEFAULT_QUEUE
 from service.jobs.store import NO_FLOOR, ClaimedJob, Lane, LaneRequest
 
 

@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, Worker, enqueue_batch
-from service.jobs.model import JobId
+from service.jobs.core.job import JobId
 from service.settings import Settings
 from tests.jobs.proxy import Proxy
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from service.jobs.model import DEAD, LIVE, TRANSITIONS, JobId, JobStatus, LeaseToken
-from service.jobs.verdicts import FIRST_POSTPONED
+from service.jobs.core.job import DEAD, LIVE, TRANSITIONS, JobId, JobStatus, LeaseToken
+from service.jobs.core.policy import FIRST_POSTPONED
 
 SERVED = "work"
 UNSERVED = "nobody"

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.jobs.model import LIVE, JobId
+from service.jobs.core.job import LIVE, JobId
 
 _JSON = {"payload", "result", "errors", "progress", "backoff"}
 

@@ -17,11 +17,12 @@ from benchmarks.plans import BATCH, ExplainingLink, run_all
 from benchmarks.scenario import PAYLOAD
 from benchmarks.statement_counter import StatementCounter
 from service.db.engine import Database
-from service.jobs import NewJob, Registry, Worker, enqueue_many, partitions, statements, store
-from service.jobs.new_job import encode_jobs
-from service.jobs.outcomes import SUCCEEDED_EMPTY
+from service.jobs import NewJob, Registry, Worker, enqueue_many, statements, store
+from service.jobs.core.new_job import encode_jobs
+from service.jobs.core.outcomes import SUCCEEDED_EMPTY
+from service.jobs.maintenance import partitions
+from service.jobs.notify.wakeup import sender_for
 from service.jobs.store import NO_FLOOR, Lane, LaneRequest
-from service.jobs.wakeup import sender_for
 from service.settings import Settings
 from tests import databases
 from tests.jobs.waiting import occurs, until

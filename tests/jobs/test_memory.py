@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.jobs import Registry
-from service.jobs.encoding import dump_json
+from service.jobs.core.encoding import dump_json
 from tests.jobs.conftest import Put, StartWorker
 from tests.jobs.waiting import until_failed_once
 

@@ -8,10 +8,11 @@ import pytest
 
 from service.db.engine import Database
 from service.errors import Unavailable
-from service.jobs import NewJob, Registry, enqueue_batch, process, process_due_jobs, runner
-from service.jobs.process import Passes
-from service.jobs.registry import registry
-from service.jobs.slots import Slots
+from service.jobs import NewJob, Registry, enqueue_batch, process_due_jobs, run_once
+from service.jobs.handlers.registry import registry
+from service.jobs.run_once import Passes
+from service.jobs.worker import executor
+from service.jobs.worker.slots import Slots
 from tests.jobs.conftest import Put, Quick, StartWorker
 from tests.jobs.waiting import occurs, until, until_ended
 
@@ -91,7 +92,7 @@ async def test_a_pass_that_gets_no_slot_ends(
     database: Database, handlers: Registry, put: Put, sql: Any, quick: Quick,
     start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(process, "SLOT_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(run_once, "SLOT_WAIT_SECONDS", 0.1)
     running, go_on = asyncio.Event(), asyncio.Event()
 
     @handlers.handler("mail")
@@ -117,7 +118,7 @@ async def test_a_pass_that_finds_each_free_slot_taken_ends_as_well(
     database: Database, handlers: Registry, put: Put, quick: Quick,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(process, "SLOT_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(run_once, "SLOT_WAIT_SECONDS", 0.2)
     handlers.handler("mail")(lambda _: None)
     await put("mail")
     settings = quick(worker_concurrency=1)
@@ -150,7 +151,7 @@ async def test_a_pass_does_not_wait_for_a_handler_that_does_not_stop(
     database: Database, served: Registry, put: Put, sql: Any, quick: Quick,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(runner, "STUCK_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(executor, "STUCK_AFTER_SECONDS", 0.1)
     go_on = threading.Event()
 
     @served.handler("stuck", timeout=0.05, max_retries=0)
@@ -176,7 +177,7 @@ async def test_passes_run_beside_one_that_takes_long_and_one_too_many_says_when_
     database: Database, served: Registry, put: Put, sql: Any, quick: Quick,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(process, "SLOT_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(run_once, "SLOT_WAIT_SECONDS", 0.05)
     running, go_on = asyncio.Semaphore(0), asyncio.Event()
 
     @served.handler("slow")
@@ -190,7 +191,7 @@ async def test_passes_run_beside_one_that_takes_long_and_one_too_many_says_when_
     passes = Passes(database, quick(), slots=None)
     long = []
     async with asyncio.timeout(20):
-        for _ in range(process.MAX_PASSES):
+        for _ in range(run_once.MAX_PASSES):
             await put("mail")
             assert (await passes.run(5)).succeeded == 1
             await put("slow")

@@ -38,14 +38,14 @@ from service.jobs import (
     delete_job,
     enqueue_batch,
     get_job_stats,
-    partitions,
     process_due_jobs,
     reschedule_job,
     retry_dead_letter_job,
     statements,
     store,
 )
-from service.jobs.model import DEAD
+from service.jobs.core.job import DEAD
+from service.jobs.maintenance import partitions
 from service.jobs.store import NO_FLOOR, ClaimedJob, Lane, LaneRequest
 from service.settings import Settings
 from tests.jobs.attempts import BEHAVIOURS, HOUR, OUTCOMES, behave, outcome_of

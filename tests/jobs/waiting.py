@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from service.jobs.model import JobStatus
+from service.jobs.core.job import JobStatus
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.engine import Database
 from service.jobs import statements, store
-from service.jobs.wakeup import sender_for
+from service.jobs.notify.wakeup import sender_for
 from service.settings import Settings
 from tests.jobs.reference import SERVED
 

@@ -8,7 +8,7 @@ import asyncpg
 
 from service.db.engine import Database
 from service.jobs import NewJob, enqueue_many, get_job_stats
-from service.jobs.model import JobStatus
+from service.jobs.core.job import JobStatus
 from tests.processes.fleet import until
 
 WRITERS = 4

@@ -6,10 +6,10 @@ how, which attempts count.
 
 from typing import Any, Final
 
-from service.jobs.context import JobContext
-from service.jobs.model import TRANSITIONS, JobStatus
-from service.jobs.outbox import MAX_TIMEOUTS
-from service.jobs.verdicts import FIRST_POSTPONED
+from service.jobs.core.job import TRANSITIONS, JobStatus
+from service.jobs.core.policy import FIRST_POSTPONED
+from service.jobs.handlers.context import JobContext
+from service.jobs.worker.outbox import MAX_TIMEOUTS
 from service.settings import Settings
 from tests.simulation.books import CLAIMING, CLAIMS, NAMES, Books, Claim
 from tests.simulation.clock import EPOCH, Process, VirtualLoop

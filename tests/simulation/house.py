@@ -3,7 +3,7 @@
 from collections import Counter
 from datetime import timedelta
 
-from service.jobs.model import JobStatus
+from service.jobs.core.job import JobStatus
 from tests.simulation.rows import (
     MICROSECONDS,
     Answer,

@@ -11,7 +11,7 @@ from typing import Any, Final
 import asyncpg
 
 from service.jobs import statements
-from service.jobs.model import JobStatus
+from service.jobs.core.job import JobStatus
 from tests.simulation.house import House
 from tests.simulation.people import People
 from tests.simulation.rows import (

@@ -7,7 +7,7 @@ from typing import Final
 
 from service.db.engine import DATABASE_ERRORS
 from service.jobs import process_due_jobs, statements
-from service.jobs.model import DEAD, JobStatus
+from service.jobs.core.job import DEAD, JobStatus
 from service.jobs.store import Lane
 from tests.simulation.clock import Process
 from tests.simulation.story import Node, Simulation

@@ -4,7 +4,7 @@ from datetime import datetime
 from itertools import zip_longest
 from typing import Any
 
-from service.jobs.model import DEAD, JobStatus
+from service.jobs.core.job import DEAD, JobStatus
 from tests.simulation.rows import (
     Answer,
     Instant,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from service.jobs.model import LIVE, JobStatus
+from service.jobs.core.job import LIVE, JobStatus
 
 Answer = list[tuple[Any, ...]]
 """The rows that a statement answers."""

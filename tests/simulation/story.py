@@ -7,10 +7,10 @@ from typing import Any, Final, Protocol
 
 from service.db.engine import DATABASE_ERRORS
 from service.jobs import NewJob, statements
-from service.jobs.new_job import encode_jobs
+from service.jobs.core.new_job import encode_jobs
+from service.jobs.notify.wakeup import encode
 from service.jobs.store import Lane
-from service.jobs.wakeup import encode
-from service.jobs.worker import Worker
+from service.jobs.worker.worker import Worker
 from service.settings import Settings
 from tests.simulation.books import Violation, Watch
 from tests.simulation.checker import Checker

@@ -16,7 +16,7 @@ import pytest
 
 from service.db.engine import Link
 from service.jobs import NewJob, statements, store
-from service.jobs.new_job import encode_jobs
+from service.jobs.core.new_job import encode_jobs
 from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneRequest, Lease
 from tests.jobs.attempts import OUTCOMES, outcome_of
 from tests.simulation.clock import EPOCH

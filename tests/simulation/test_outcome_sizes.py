@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.jobs import NewJob, statements
-from service.jobs.model import JobStatus
-from service.jobs.new_job import encode_jobs
-from service.jobs.outbox import MAX_TIMEOUTS
+from service.jobs.core.job import JobStatus
+from service.jobs.core.new_job import encode_jobs
+from service.jobs.worker.outbox import MAX_TIMEOUTS
 from tests.simulation.simulator import Simulator
 from tests.simulation.story import Simulation
 from tests.simulation.test_stories import Scripted

@@ -7,17 +7,17 @@ from typing import Any, Final
 import pytest
 
 from service.db.engine import DATABASE_ERRORS
-from service.jobs import lost_answers, outbox
-from service.jobs.claimer import Claimer
-from service.jobs.deadlines import Deadlines
-from service.jobs.leases import Heartbeat
-from service.jobs.lost_answers import LostAnswers
-from service.jobs.model import JobStatus
-from service.jobs.outbox import Outbox
-from service.jobs.runner import Run, Runner
-from service.jobs.settler import Settler
+from service.jobs.core.job import JobStatus
+from service.jobs.core.policy import Attempt, Judge, Stop
 from service.jobs.store import Floor, LaneRequest
-from service.jobs.verdicts import Attempt, Judge, Stop
+from service.jobs.worker import claim_recovery, outbox
+from service.jobs.worker.claim_recovery import LostAnswers
+from service.jobs.worker.claimer import Claimer
+from service.jobs.worker.executor import Run, Runner
+from service.jobs.worker.heartbeat import Heartbeat
+from service.jobs.worker.outbox import Outbox
+from service.jobs.worker.settler import Settler
+from service.jobs.worker.timeouts import Deadlines
 from tests.simulation.house import House
 from tests.simulation.model import Model
 from tests.simulation.rows import Row
@@ -49,7 +49,7 @@ def lost_claims_are_not_looked_for(patch: Patch) -> None:
 
 
 def lost_claims_are_looked_for_once(patch: Patch) -> None:
-    patch.setattr(lost_answers, "UNSURE_SECONDS", -1.0)
+    patch.setattr(claim_recovery, "UNSURE_SECONDS", -1.0)
 
 
 def a_slot_is_forgotten_of_what_is_not_run(patch: Patch) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from service.jobs import windows
+from service.jobs.worker.plan import windows
 from tests.simulation.simulator import digests, run_all
 
 SEEDS: Final = int(os.environ.get("SIMULATION_SEEDS", "2000"))
@@ -26,7 +26,7 @@ ROOT: Final = Path(__file__).parents[2]
 
 KEPT: Final = (168, 285, 758, 982, 998, 1267, 1555, 5410, 6434)
 """Seeds that once broke a rule; told again as stories in test_stories.py (5410 and
-6434 in tests/jobs/test_lost_leases.py and test_shutdown.py), since a seed tells another one whenever the simulation changes."""
+6434 in tests/jobs/worker/test_lost_leases.py and test_shutdown.py), since a seed tells another one whenever the simulation changes."""
 
 SEEN: Final = frozenset(
     {

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
-from service.jobs.context import JobContext
-from service.jobs.model import JobStatus
+from service.jobs.core.job import JobStatus
+from service.jobs.handlers.context import JobContext
 from tests.simulation.clock import Process
 from tests.simulation.rows import Row
 

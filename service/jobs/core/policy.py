@@ -1,0 +1,278 @@
+"""What came of an attempt: how a return, an error or a cancellation turns into an outcome."""
+
+import random
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final, assert_never
+
+from service.errors import InvalidInput, PayloadError
+from service.jobs.core import limits
+from service.jobs.core.backoff import Backoff
+from service.jobs.core.encoding import dump_json, load_json
+from service.jobs.core.job import JobStatus
+from service.jobs.core.outcomes import (
+    MAX_MESSAGE_CHARS,
+    SUCCEEDED_EMPTY,
+    Ended,
+    Failure,
+    Outcome,
+    PermanentError,
+    Postponed,
+    Released,
+    Retried,
+    RetryAfter,
+    Snooze,
+    Snoozed,
+    Succeeded,
+    asked_seconds,
+    clean_text,
+    deciding,
+)
+from service.jobs.handlers.registry import HandlerSpec
+from service.jobs.store import ClaimedJob
+from service.observability.logging import get_logger
+from service.settings import Settings
+
+FIRST_POSTPONED: Final = 2
+"""Lost leases from which on a job is put off. The first is as a rule a crash or a machine that went:
+its job runs again at once."""
+
+_log = get_logger(__name__)
+
+
+class Stop(StrEnum):
+    """Why a handler was cancelled."""
+
+    TIMEOUT = "timeout"
+    LEASE_LOST = "lease_lost"
+    """Another claim holds the job now: whatever this run brings is void."""
+    LEASE_UNSURE = "lease_unsure"
+    """The lease could not be extended in time; it may still hold."""
+    SHUTDOWN = "shutdown"
+
+
+class HandlerTimeout(Exception):
+    """The handler did not end within its time-out."""
+
+
+class InvalidPayload(Exception):
+    """The handler's payload model refused the payload."""
+
+
+class TooLate(Exception):
+    """The run was told to stop, or its lease would end too soon, before its handler could begin."""
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One attempt, as its verdict needs it."""
+
+    job: ClaimedJob
+    spec: HandlerSpec
+    started: float
+    """Monotonic time at which the handler began."""
+
+    @property
+    def started_at(self) -> datetime:
+        """When the handler began, by this process's clock: for people, never for a decision."""
+        return datetime.fromtimestamp(time.time() - (time.monotonic() - self.started), UTC)
+
+
+class Judge:
+    """Turns the end of an attempt into an outcome; None where there is nothing to record."""
+
+    def __init__(self, settings: Settings, *, worker_name: str) -> None:
+        self._settings = settings
+        self._worker_name = worker_name
+        self._default_backoff = Backoff.from_settings(settings)
+
+    def timeout_seconds(self, attempt: Attempt) -> float:
+        """The job's own time-out, else its type's, else the service's."""
+        return limits.timeout_seconds(attempt.job.timeout_seconds, attempt.spec, self._settings)
+
+    def is_last(self, attempt: Attempt) -> bool:
+        """Whether a failure of this attempt ends the job."""
+        return attempt.job.attempt > self._max_retries(attempt)
+
+    def unfit(self, attempt: Attempt) -> Outcome | None:
+        """What becomes of a job that lost leases, where it is not to begin now.
+
+        One that lost too many has ended. One that lost its second or a later one is put off: what
+        was in flight when a worker died comes back together, and begun together again, the job
+        that kills its workers would take all the others with it. The random delay takes them apart.
+        """
+        job = attempt.job
+        if job.lost_leases == 0:
+            return None
+        poison = job.lost_leases >= self._settings.max_lost_leases
+        if not poison and job.attempt <= self._max_retries(attempt) + 1:
+            if job.rescued and job.lost_leases >= FIRST_POSTPONED:
+                return self._postponed(job)
+            return None
+        times = "once" if job.lost_leases == 1 else f"{job.lost_leases} times in a row"
+        failure = Failure(
+            event="lease_lost",
+            attempt=job.attempt - 1,
+            type="LeaseLost",
+            message=f"the worker stopped or stalled during this job {times}: it is not run again",
+            worker=self._worker_name,
+        )
+        return Ended(JobStatus.DEAD_LETTER, failure, "poison" if poison else "lease_lost")
+
+    def _postponed(self, job: ClaimedJob) -> Postponed:
+        """To come back within two leases, at random, and within four times that with each loss more."""
+        longest = self._settings.lease_seconds * 2.0 * 4.0 ** (job.lost_leases - FIRST_POSTPONED)
+        seconds = random.uniform(longest / 20, longest)  # noqa: S311 - no secret
+        _log.warning(
+            "job_postponed",
+            job_id=job.id,
+            job_type=job.job_type,
+            lost=job.lost_leases,
+            seconds=round(seconds, 3),
+        )
+        return Postponed(seconds)
+
+    def returned(self, attempt: Attempt, value: Any, stop: Stop | None) -> Outcome | None:
+        """The handler returned `value`; if it was cancelled, it swallowed that."""
+        if stop is Stop.LEASE_LOST:
+            return None
+        if stop is Stop.TIMEOUT:
+            return self.timed_out(attempt)
+        if value is None:
+            return SUCCEEDED_EMPTY
+        try:
+            text = dump_json(value, what="result", max_bytes=self._settings.max_payload_bytes)
+        except PayloadError as error:
+            # The work is done; doing it again would give the same result.
+            return self._permanent(attempt, error, reason="bad_result")
+        return Succeeded(text)
+
+    def cancelled(
+        self, attempt: Attempt, error: BaseException, stop: Stop | None
+    ) -> Outcome | None:
+        """The handler was cancelled, or raised CancelledError by itself."""
+        match stop:
+            case Stop.LEASE_LOST:
+                return None
+            case Stop.TIMEOUT:
+                return self.timed_out(attempt)
+            case Stop.SHUTDOWN | Stop.LEASE_UNSURE:
+                return Released()
+            case None:
+                return self._failed(attempt, error, reason="cancelled_itself")
+        assert_never(stop)
+
+    def raised(self, attempt: Attempt, error: BaseException, stop: Stop | None) -> Outcome | None:
+        """The handler raised `error`."""
+        if stop is Stop.LEASE_LOST:
+            return None
+        if isinstance(error, TooLate):
+            return Released()
+        if stop is Stop.TIMEOUT:
+            return self._failed(attempt, error, reason="timeout")
+        if stop is not None and not isinstance(deciding(error), PermanentError | Snooze):
+            # Drivers turn a cancellation in the middle of a call into an error of their own: that
+            # is our doing, not the job's.
+            return Released()
+        return self._by_kind(attempt, error)
+
+    def _by_kind(self, attempt: Attempt, error: BaseException) -> Outcome:
+        match deciding(error):
+            case Snooze() | RetryAfter() as asked:
+                return self._asked(attempt, error, asked)
+            case PermanentError():
+                return self._permanent(attempt, error, reason="permanent")
+            case InvalidPayload():
+                return self._permanent(attempt, error, reason="bad_payload")
+            case _:
+                return self._failed(attempt, error, reason="error")
+
+    def _asked(self, attempt: Attempt, error: BaseException, asked: Snooze | RetryAfter) -> Outcome:
+        try:
+            seconds = asked_seconds(asked)
+        except ValueError as problem:
+            _log.warning("bad_delay", job_id=attempt.job.id, job_type=attempt.job.job_type)
+            note = f"its `seconds` must be a finite number, so the backoff applies: {problem}"
+            return self._failed(attempt, error, reason="error", note=note)
+        if isinstance(asked, Snooze):
+            return Snoozed(seconds)
+        return self._failed(attempt, error, delay_seconds=seconds, reason="retry_after")
+
+    def timed_out(self, attempt: Attempt) -> Outcome:
+        """The handler did not end in time."""
+        seconds = self.timeout_seconds(attempt)
+        error = HandlerTimeout(f"the handler took longer than its time-out of {seconds:g} s")
+        return self._failed(attempt, error, reason="timeout")
+
+    def stuck(self, attempt: Attempt, stop: Stop | None) -> Outcome | None:
+        """The handler goes on although it was told to stop: what is recorded over its head."""
+        if stop is Stop.TIMEOUT:
+            return self.timed_out(attempt)
+        return None if stop is Stop.LEASE_LOST else Released()
+
+    def broken(self, attempt: Attempt, error: Exception) -> Outcome:
+        """What came of the attempt cannot be told, since `error` was raised in telling.
+
+        The job is FAILED, save where this process had no memory left: that says nothing of the job,
+        and its attempt has failed as any other.
+        """
+        failure = Failure(
+            attempt=attempt.job.attempt,
+            type=type(error).__name__,
+            message="What the handler did cannot be recorded: the job's row, or the error that it "
+            "raised, cannot be read",
+            started_at=attempt.started_at,
+            worker=self._worker_name,
+        )
+        # Without the traceback: what could not be told once would not be told now.
+        _log.error("outcome_broken", job_id=attempt.job.id, error=type(error).__name__)
+        if not isinstance(error, MemoryError):
+            return Ended(JobStatus.FAILED, failure, "error")
+        if self.is_last(attempt):
+            return Ended(JobStatus.DEAD_LETTER, failure, "error")
+        return Retried(self._default_backoff.delay_seconds(attempt.job.attempt), failure, "error")
+
+    def _failed(
+        self,
+        attempt: Attempt,
+        error: BaseException,
+        *,
+        reason: str,
+        delay_seconds: float | None = None,
+        note: str = "",
+    ) -> Outcome:
+        failure = self._failure(attempt, error)
+        if note:
+            message = clean_text(f"{note} ({failure.message})", MAX_MESSAGE_CHARS)
+            failure = replace(failure, message=message)
+        if self.is_last(attempt):
+            return Ended(JobStatus.DEAD_LETTER, failure, reason)
+        if delay_seconds is None:
+            # A row made by plain SQL may begin below 0.
+            delay_seconds = self._backoff(attempt).delay_seconds(max(attempt.job.attempt, 1))
+        return Retried(delay_seconds, failure, reason)
+
+    def _permanent(self, attempt: Attempt, error: BaseException, *, reason: str) -> Outcome:
+        return Ended(JobStatus.FAILED, self._failure(attempt, error), reason)
+
+    def _failure(self, attempt: Attempt, error: BaseException) -> Failure:
+        return Failure.from_exception(
+            error,
+            attempt=attempt.job.attempt,
+            started_at=attempt.started_at,
+            worker=self._worker_name,
+        )
+
+    def _max_retries(self, attempt: Attempt) -> int:
+        return limits.max_retries(attempt.job.max_retries, attempt.spec, self._settings)
+
+    def _backoff(self, attempt: Attempt) -> Backoff:
+        if attempt.job.backoff is not None:
+            try:
+                return Backoff.from_json(load_json(attempt.job.backoff))
+            except (InvalidInput, TypeError, ValueError, OverflowError, RecursionError):
+                # Enqueued by plain SQL: nobody checked it.
+                _log.warning("bad_backoff", job_id=attempt.job.id, job_type=attempt.job.job_type)
+        return attempt.spec.backoff or self._default_backoff

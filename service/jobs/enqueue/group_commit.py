@@ -1,0 +1,210 @@
+"""Group commit for requests that each enqueue one job: one statement and one commit for many."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+import asyncpg
+
+from service.db.engine import DATABASE_ERRORS, REFUSED_ERRORS, Database, Link
+from service.errors import InvalidInput, Unavailable
+from service.jobs.core.new_job import JobColumns, NewJob, encode_jobs
+from service.jobs.enqueue.enqueue import EnqueuedJob, count_made, insert_jobs, record_enqueued
+from service.jobs.notify.wakeup import announce, sender_for
+from service.jobs.store import MAX_STATEMENT_BYTES
+from service.observability.logging import get_logger
+from service.observability.metrics import record_database_error
+from service.settings import Settings
+
+MAX_WAITING: Final = 10_000
+MAX_WAITING_BYTES: Final = 32 * MAX_STATEMENT_BYTES
+"""Requests with a key, and as many without, that may wait for their commit, and what they may hold in
+memory; beyond either the answer is 503 at once."""
+
+MAX_GROUP: Final = 500
+MAX_TRIES: Final = 4
+"""Statements that one job may be sent with: each but the last was called off, and stored nothing."""
+
+STATEMENT_SHARE: Final = 1 / MAX_TRIES
+"""Share of a request's time after which PostgreSQL calls a statement off, to be sent in halves."""
+
+GROW_BELOW: Final = 0.25
+"""A statement that took less than this share of its time limit may hold twice as much the next time."""
+
+UNSURE: Final = (
+    "The database did not confirm the job in time. It may or may not be stored: send the request "
+    "again with the same Idempotency-Key or unique_key; without one, look first whether it is."
+)
+NOT_STORED: Final = "The database did not store the job in time: send the request again"
+
+_log = get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """One request: its job, who waits, and what that takes."""
+
+    columns: JobColumns
+    answer: asyncio.Future[EnqueuedJob]
+    size: int
+    tries: int = 0
+
+
+class Intake:
+    """Enqueues the jobs of concurrent requests together.
+
+    While one commit is under way the next group gathers: nothing waits for a timer, and each
+    request is answered only when its own row is durable.
+    """
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._max_payload_bytes = settings.max_payload_bytes
+        seconds = settings.query_timeout_seconds
+        limit = seconds * STATEMENT_SHARE
+        self._link = database.link(timeout_seconds=seconds, statement_seconds=limit)
+        self._keyed_link = database.link(timeout_seconds=seconds, statement_seconds=limit)
+        self._plain = _Groups(database, self._link, name="jobs.intake", time_limit=limit)
+        # A group with a key that somebody's open transaction has inserted waits for that to end:
+        # only those that came with keys wait behind it.
+        self._keyed = _Groups(
+            database, self._keyed_link, name="jobs.intake_keyed", time_limit=limit
+        )
+
+    async def submit(self, job: NewJob, *, caller: str | None = None) -> EnqueuedJob:
+        """Enqueue one job durably, as one of `caller`'s.
+
+        Raises:
+            InvalidInput: a field breaks a rule; it is named.
+            Unavailable: the database did not answer: the job may or may not have been enqueued.
+        """
+        # Checked here and alone, so that a bad job cannot spoil its neighbours' commit.
+        columns = encode_jobs((job,), max_payload_bytes=self._max_payload_bytes, caller=caller)
+        return await (self._keyed if columns.keyed else self._plain).submit(columns)
+
+    async def stop(self) -> None:
+        """Store what waits, tell the other processes, then close the connections."""
+        await self._plain.flushed()
+        await self._keyed.flushed()
+        await self._link.close()
+        await self._keyed_link.close()
+        await sender_for(self._database.engine).close()
+
+
+class _Groups:
+    """What waits for one connection, and is stored group by group."""
+
+    def __init__(self, database: Database, link: Link, *, name: str, time_limit: float) -> None:
+        self._database = database
+        self._link = link
+        self._name = name
+        self._time_limit = time_limit
+        self._most = MAX_GROUP
+        self._waiting: list[_Waiting] = []
+        self._bytes = 0
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def submit(self, columns: JobColumns) -> EnqueuedJob:
+        """Store one job with those that wait."""
+        size = columns.bytes_bound()
+        if len(self._waiting) >= MAX_WAITING or self._bytes + size > MAX_WAITING_BYTES:
+            raise Unavailable(
+                f"{len(self._waiting)} jobs of {self._bytes} bytes are waiting to be stored already: "
+                "send the request again later"
+            )
+        future: asyncio.Future[EnqueuedJob] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(columns, future, size))
+        self._bytes += size
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._flush_all(), name=self._name)
+        return await future
+
+    async def flushed(self) -> None:
+        """Wait until all is stored, or answered that it is not."""
+        if self._flusher is not None:
+            await asyncio.wait({self._flusher})
+
+    async def _flush_all(self) -> None:
+        while self._waiting:
+            group = self._next_group()
+            # Who gave up waiting was told that the job may not be stored: it is not.
+            asked = [one for one in group if not one.answer.done()]
+            if asked:
+                await self._flush(asked)
+            self._bytes -= sum(one.size for one in group)
+
+    def _next_group(self) -> list[_Waiting]:
+        group: list[_Waiting] = []
+        size = 0
+        for one in islice(self._waiting, self._most):
+            size += one.size
+            if group and size > MAX_STATEMENT_BYTES:
+                break
+            group.append(one)
+        del self._waiting[: len(group)]
+        return group
+
+    async def _flush(self, group: list[_Waiting]) -> None:
+        began = time.monotonic()
+        stored = False
+
+        async def run(statement: str, *args: object) -> Sequence[Any]:
+            nonlocal stored
+            rows = await self._link.fetch(statement, *args)
+            stored = True
+            return rows
+
+        try:
+            columns = JobColumns.joined(one.columns for one in group)
+            enqueued = await insert_jobs(run, columns)
+        except DATABASE_ERRORS as error:
+            # Refused, or called off by PostgreSQL, nothing is stored: unlike after a timeout here,
+            # which tells nothing, the jobs can be sent again, until it is known whose fault it is.
+            certain = isinstance(error, (asyncpg.QueryCanceledError, *REFUSED_ERRORS))
+            if certain and not stored:
+                self._send_again(group, error)
+            else:
+                self._most = max(1, len(group) // 2)
+                _unavailable(group, error, UNSURE)
+        except Exception as error:
+            _answer(group, error)
+        else:
+            if time.monotonic() - began < self._time_limit * GROW_BELOW:
+                self._most = min(self._most * 2, MAX_GROUP)
+            for one, job in zip(group, enqueued, strict=True):
+                if not one.answer.done():
+                    one.answer.set_result(job)
+            record_enqueued(count_made(columns, enqueued))
+            if lanes := columns.lanes():
+                announce(self._database.engine, lanes)
+
+    def _send_again(self, group: list[_Waiting], error: Exception) -> None:
+        """Send the jobs in halves; one alone after the others, a few times."""
+        if len(group) > 1:
+            self._most = len(group) // 2
+            self._waiting[:0] = group
+        elif isinstance(error, REFUSED_ERRORS):
+            _answer(group, InvalidInput(f"PostgreSQL refused a value: {error}", field="payload"))
+            return
+        else:
+            group[0].tries += 1
+            if group[0].tries >= MAX_TRIES:
+                _unavailable(group, error, NOT_STORED)
+                return
+            self._waiting += group
+        self._bytes += sum(one.size for one in group)
+
+
+def _unavailable(group: list[_Waiting], error: Exception, words: str) -> None:
+    record_database_error("enqueue")
+    _log.warning("enqueue_failed", jobs=len(group), error=type(error).__name__)
+    _answer(group, Unavailable(words))
+
+
+def _answer(group: list[_Waiting], error: Exception) -> None:
+    for one in group:
+        if not one.answer.done():
+            one.answer.set_exception(error)

@@ -1,0 +1,120 @@
+"""What a handler is told of the job it runs, beside the payload."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from structlog.typing import FilteringBoundLogger
+
+from service.jobs.core.encoding import dump_json
+from service.jobs.core.job import JobId, LeaseToken
+from service.observability.logging import get_logger
+
+MAX_PROGRESS_BYTES: Final = 4_096
+PROGRESS_WAIT_SECONDS: Final = 60.0
+"""Bound on a thread's wait for its progress to be written: more than the time-outs of the database."""
+
+
+class JobContext:
+    """One attempt at one job, as its handler sees it.
+
+    Attributes:
+        job_id: the job.
+        job_type: its type.
+        attempt: 1 for the first run.
+        is_last_attempt: whether a failure of this attempt ends the job.
+        lease_token: grows with every claim of any job: a fencing token for other systems.
+        cancelled: true once the handler should stop: time-out, lost lease or shutdown. Coroutines
+            are cancelled as well; plain functions must look.
+    """
+
+    __slots__ = (
+        "_loop",
+        "_write",
+        "attempt",
+        "cancelled",
+        "is_last_attempt",
+        "job_id",
+        "job_type",
+        "lease_token",
+    )
+
+    def __init__(
+        self,
+        *,
+        job_id: JobId,
+        job_type: str,
+        attempt: int,
+        is_last_attempt: bool,
+        lease_token: LeaseToken,
+        write: Callable[[str], Coroutine[Any, Any, bool]],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.job_id = job_id
+        self.job_type = job_type
+        self.attempt = attempt
+        self.is_last_attempt = is_last_attempt
+        self.lease_token = lease_token
+        self.cancelled = False
+        self._write = write
+
+    @property
+    def logger(self) -> FilteringBoundLogger:
+        """A logger; job id, type and attempt are on every line of it."""
+        return get_logger(f"job.{self.job_type}")
+
+    def progress(self, fraction: float, message: str = "") -> Coroutine[Any, Any, bool]:
+        """Record how far the job is, for operators to see: `await ctx.progress(0.5, "half")`.
+
+        Args:
+            fraction: 0 to 1.
+            message: a few words; 1,000 characters are kept.
+
+        A database that does not answer is logged and counted, and is no reason to stop.
+
+        Returns:
+            False where the lease was lost: nothing was written, and the handler should stop.
+
+        Raises:
+            PayloadError: the message cannot be stored.
+            RuntimeError: called in a thread: a plain function calls `progress_sync`.
+        """
+        if _loop_here() is not self._loop:
+            # A coroutine that nobody awaits would record nothing, and say so to nobody.
+            raise RuntimeError(
+                "ctx.progress is for `async def` handlers; in a plain function or a thread call "
+                "ctx.progress_sync(fraction, message), without await"
+            )
+        return self._write(_encoded(fraction, message))
+
+    def progress_sync(self, fraction: float, message: str = "") -> bool:
+        """The same for handlers that are plain functions: waits until it is recorded.
+
+        Raises:
+            PayloadError: the message cannot be stored.
+            RuntimeError: called on the event loop, which it would block: `await ctx.progress`.
+        """
+        if _loop_here() is not None:
+            raise RuntimeError("ctx.progress_sync would block the event loop: await ctx.progress")
+        text = _encoded(fraction, message)
+        written = asyncio.run_coroutine_threadsafe(self._write(text), self._loop)
+        try:
+            return written.result(PROGRESS_WAIT_SECONDS)
+        except TimeoutError:
+            written.cancel()
+            return True  # not known to be lost
+
+
+def _encoded(fraction: float, message: str) -> str:
+    return dump_json(
+        {"fraction": min(max(float(fraction), 0.0), 1.0), "message": message[:1000]},
+        what="progress",
+        max_bytes=MAX_PROGRESS_BYTES,
+    )
+
+
+def _loop_here() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

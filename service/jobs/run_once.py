@@ -1,0 +1,192 @@
+"""One pass over the due jobs, without a worker: for a cron entry, a test, or an operator's button."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from service.db.engine import Database
+from service.errors import Unavailable
+from service.jobs import store
+from service.jobs.core.job import JobStatus
+from service.jobs.core.outcomes import Ended, Outcome, Retried, Succeeded
+from service.jobs.handlers.registry import Registry, registry
+from service.jobs.maintenance import unserved
+from service.jobs.store import Lane
+from service.jobs.worker.plan.lanes import MAX_LANES
+from service.jobs.worker.slots import Slots
+from service.jobs.worker.worker import Engine
+from service.settings import Settings, load_settings
+
+MAX_PASSES: Final = 4
+"""Passes at once in a process: each holds up to five connections to the database."""
+
+SLOT_WAIT_SECONDS: Final = 5.0
+"""How long a pass waits for a slot where a worker of the process has them all."""
+
+
+@dataclass(slots=True)
+class ProcessSummary:
+    """What one pass did.
+
+    `processed` counts every job that it took: those snoozed, or released because the pass was
+    cancelled, as well. `failed` counts those that became FAILED, unserved types included.
+    """
+
+    processed: int = 0
+    succeeded: int = 0
+    retried: int = 0
+    failed: int = 0
+    dead_lettered: int = 0
+
+    def count(self, outcome: Outcome) -> None:
+        """Take one recorded outcome into account."""
+        match outcome:
+            case Succeeded():
+                self.succeeded += 1
+            case Retried():
+                self.retried += 1
+            case Ended(status=JobStatus.DEAD_LETTER):
+                self.dead_lettered += 1
+            case Ended():
+                self.failed += 1
+
+
+async def process_due_jobs(
+    database: Database | str,
+    limit: int = 50,
+    *,
+    settings: Settings | None = None,
+    handlers: Registry = registry,
+    slots: Slots | None = None,
+) -> ProcessSummary:
+    """Run up to `limit` due jobs now, concurrently, and wait until their outcomes are recorded.
+
+    Safe beside workers: a job is claimed by one of them. A due job whose type neither this process
+    nor any live worker serves becomes FAILED at once, unless a worker served it within
+    `SERVED_TYPE_MEMORY_DAYS`.
+
+    Args:
+        database: where the jobs are: its URL, or the `Database` of a running service.
+        limit: jobs to take, at the most.
+        settings: concurrency, time-outs and so on; from the environment where None.
+        handlers: the process's own where nothing is said.
+        slots: those of a worker of this process, so that the two share its limits.
+
+    Raises:
+        ConfigurationError: the environment, or the URL, is refused.
+        DATABASE_ERRORS: the database failed. What had been claimed is given back, or runs again
+            when its leases end.
+    """
+    settings = settings or load_settings()
+    if isinstance(database, str):
+        opened = Database(database, settings)
+        try:
+            return await _pass(Engine(opened, settings, handlers=handlers, slots=slots), limit)
+        finally:
+            await opened.close()
+    return await _pass(Engine(database, settings, handlers=handlers, slots=slots), limit)
+
+
+async def _pass(engine: Engine, limit: int) -> ProcessSummary:
+    summary = ProcessSummary()
+    engine.tally(summary.count)
+    try:
+        await engine.start()
+        await _run_due(engine, summary, limit)
+        if summary.processed < limit:
+            await _fail_unserved(engine, summary, limit)
+        while engine.runner.unfinished:
+            await engine.runner.wait_for_one()
+    finally:
+        # Cancelled in the middle (the client left, the service stops): release what still runs.
+        await asyncio.shield(engine.stop(grace_seconds=0.0, forget=True))
+    return summary
+
+
+class Passes:
+    """Passes asked for over and over: a few at a time in a process, on one set of slots."""
+
+    def __init__(self, database: Database, settings: Settings, *, slots: Slots | None) -> None:
+        self._database = database
+        self._settings = settings
+        self._slots = slots or Slots.parse(
+            settings.worker_concurrency,
+            settings.worker_queues,
+        )
+        self._turns = asyncio.Semaphore(MAX_PASSES)
+
+    async def run(self, limit: int) -> ProcessSummary:
+        """One pass; see `process_due_jobs`.
+
+        Raises:
+            Unavailable: `MAX_PASSES` are under way, and none ends soon.
+        """
+        try:
+            async with asyncio.timeout(SLOT_WAIT_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise Unavailable(
+                f"{MAX_PASSES} passes over the due jobs are under way in this process: wait for "
+                "the answer of one",
+                retry_after_seconds=5,
+            ) from None
+        try:
+            return await process_due_jobs(
+                self._database, limit, settings=self._settings, slots=self._slots
+            )
+        finally:
+            self._turns.release()
+
+
+async def _run_due(engine: Engine, summary: ProcessSummary, limit: int) -> None:
+    """Claim and run, from as many lanes as there are."""
+    while summary.processed < limit:
+        await engine.claimer.listing.once()
+        await _run_due_of_listed(engine, summary, limit)
+        if engine.claimer.listing.complete:
+            return
+
+
+async def _run_due_of_listed(engine: Engine, summary: ProcessSummary, limit: int) -> None:
+    slots, runner = engine.slots, engine.runner
+    give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
+    while summary.processed < limit:
+        claimed, asked = await engine.claimer.claim_once(limit - summary.processed)
+        summary.processed += claimed
+        if claimed:
+            give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
+        if engine.claimer.walks_on:
+            continue
+        if asked and not claimed and not (runner.unfinished and slots.withheld):
+            return
+        if runner.unfinished:
+            await runner.wait_for_one()
+            give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
+        elif not asked:
+            # A worker of this process has every slot, and takes those that become free as well.
+            await slots.wait_for(1, give_up_at - time.monotonic())
+            if time.monotonic() >= give_up_at:
+                return
+
+
+async def _fail_unserved(engine: Engine, summary: ProcessSummary, limit: int) -> None:
+    after: Lane | None = None
+    served = await unserved.find_served(
+        engine.link, engine.settings, own_types=engine.handlers.job_types(), grace_seconds=0.0
+    )
+    while (left := limit - summary.processed) > 0:
+        heads = await store.lanes(engine.link, limit=MAX_LANES, after=after)
+        failed = await unserved.fail_unserved(
+            engine.link,
+            heads,
+            served,
+            grace_seconds=0.0,
+            max_errors=engine.settings.max_error_entries,
+            limit=left,
+        )
+        summary.processed += len(failed)
+        summary.failed += len(failed)
+        if len(heads) < MAX_LANES:
+            return
+        after = heads[-1].lane

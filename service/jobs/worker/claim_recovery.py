@@ -1,0 +1,108 @@
+"""Claims whose answers were lost: what they took is given back before its leases cost attempts."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from service.db.engine import DATABASE_ERRORS, Link
+from service.jobs import store
+from service.jobs.loops import Pause
+from service.jobs.notify.wakeup import notify
+from service.jobs.store import Floor, Lane, LaneRequest
+from service.jobs.worker.executor import Run
+from service.observability.logging import get_logger
+
+UNSURE_SECONDS: Final = 2.0
+"""How long after a claim's answer was lost its effect is looked for."""
+
+_log = get_logger(__name__)
+
+
+class LostAnswers:
+    """Remembers what was asked in vain, and looks for what came of it."""
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        worker_id: Callable[[], int],
+        lease_seconds: float,
+        held: Callable[[], set[Run]],
+    ) -> None:
+        self._link = link
+        self._worker_id = worker_id
+        self._lease_seconds = lease_seconds
+        self._held = held
+        """What this worker knows to be its own."""
+        self._lanes: dict[Lane, Floor] = {}
+        """Where claims looked whose answers were lost, and from where on."""
+        self._asked_by: set[int] = set()
+        """The ids that it claimed under: another one since its row was gone and entered anew."""
+        self._until = 0.0
+
+    @property
+    def seconds_until_look(self) -> float:
+        """How long at most to wait before the next look."""
+        return UNSURE_SECONDS if self._lanes else float("inf")
+
+    @contextmanager
+    def expected(self, requests: Iterable[LaneRequest]) -> Iterator[None]:
+        """Where the statement within fails, the server may have carried it out, or be about to."""
+        worker_id = self._worker_id()
+        try:
+            yield
+        except BaseException:
+            self._asked_by.add(worker_id)
+            for request in requests:
+                floor = self._lanes.get(request.lane, request.floor)
+                self._lanes[request.lane] = min(floor, request.floor)
+            self._until = time.monotonic() + UNSURE_SECONDS
+            raise
+
+    async def recover(self) -> None:
+        """Give back what a claim took whose answer was lost.
+
+        Raises:
+            DATABASE_ERRORS: the database still does not answer; to be tried again.
+        """
+        if time.monotonic() > self._until + self._lease_seconds:
+            self._forget()  # whoever looks for lost leases finds them
+        if not self._lanes:
+            return
+        last = time.monotonic() > self._until
+        lost = [
+            lease
+            for worker_id in sorted(self._asked_by)
+            for lease in await store.lost_claims(
+                self._link,
+                dict(sorted(self._lanes.items())),
+                worker_id=worker_id,
+                known=sorted({run.job.lease_token for run in self._held()}),
+            )
+        ]
+        if lost and (given_back := await store.release_lost(self._link, lost)):
+            _log.warning("claim_given_back", jobs=given_back)
+            await notify(self._link, self._lanes)
+        if last:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._lanes.clear()
+        self._asked_by.clear()
+
+    async def recover_wholly(self) -> None:
+        """Do so until the lost claim cannot be carried out any more: nobody comes after this.
+
+        Raises:
+            DATABASE_ERRORS: the database did not answer in all that time.
+        """
+        pause = Pause(longest_seconds=UNSURE_SECONDS / 4)
+        while self._lanes:
+            try:
+                await self.recover()
+            except DATABASE_ERRORS:
+                if time.monotonic() > self._until:
+                    raise
+            if self._lanes:
+                await pause.wait()

@@ -1,0 +1,314 @@
+"""One attempt: the handler in a task of its own, its time-out, its cancellation, its end."""
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from pydantic import ValidationError
+
+from service.jobs.core.encoding import load_json
+from service.jobs.core.outcomes import Outcome
+from service.jobs.core.policy import Attempt, InvalidPayload, Judge, Stop, TooLate
+from service.jobs.handlers.context import JobContext
+from service.jobs.handlers.registry import Registry
+from service.jobs.store import ClaimedJob
+from service.jobs.worker import lease_clock
+from service.jobs.worker.progress import ProgressWriter
+from service.jobs.worker.slots import Slots
+from service.jobs.worker.timeouts import NEVER, Deadlines
+from service.observability.logging import JOB_FIELDS, get_logger
+from service.observability.metrics import (
+    HANDLERS_STUCK,
+    observe_run,
+    observe_start_delay,
+)
+from service.settings import Settings
+
+STUCK_AFTER_SECONDS: Final = 5.0
+"""A handler that still runs so long after it was cancelled is settled over its head."""
+
+LEASE_MARGIN: Final = 0.1
+"""Share of the lease that is left when handlers are cancelled for want of a heartbeat."""
+
+HEARTBEAT_RETRY_SECONDS: Final = 0.5
+"""Pause between heartbeats while the database does not answer; one may hang for so long at least."""
+
+LAST_WORDS_SECONDS: Final = 1.0
+"""How long handlers that were cancelled at shutdown may take to clean up."""
+
+_log = get_logger(__name__)
+
+
+class Settle(Protocol):
+    """Takes what came of a run; `outcome` is None where nothing is to be recorded."""
+
+    def __call__(self, run: "Run", outcome: Outcome | None) -> None:
+        """Returns at once."""
+
+
+@dataclass(slots=True, eq=False)
+class Run(Attempt):
+    """One attempt under way, from its claim until its outcome is recorded."""
+
+    lease_deadline: float
+    """When the lease ends by `lease_clock`, as far as this process knows."""
+    timeout_at: float = NEVER
+    """Monotonic time at which the handler has used up its time-out."""
+    task: asyncio.Task[None] | None = None
+    context: JobContext | None = None
+    stop: Stop | None = None
+    ended: bool = False
+    """Whether the outcome has been handed over."""
+    abandon_timer: asyncio.TimerHandle | None = None
+    """Runs once the handler was told to stop."""
+
+
+class Runner:
+    """Runs claimed jobs, each in a task of its own, and hands their outcomes to `settle`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        registry: Registry,
+        slots: Slots,
+        settle: Settle,
+        progress: ProgressWriter,
+        worker_name: str,
+    ) -> None:
+        self._registry = registry
+        # A heartbeat that began before the run, and failed, is all that this was to be heard of.
+        self._least_lease_seconds = (
+            max(settings.heartbeat_seconds, HEARTBEAT_RETRY_SECONDS)
+            + settings.lease_seconds * LEASE_MARGIN
+        )
+        self._slots = slots
+        self._settle = settle
+        self._progress = progress
+        self._judge = Judge(settings, worker_name=worker_name)
+        self._threads = ThreadPoolExecutor(
+            settings.sync_handler_threads, thread_name_prefix="finmind-handler"
+        )
+        self._free_threads = asyncio.Semaphore(settings.sync_handler_threads)
+        self.runs: set[Run] = set()
+        """What is under way: handlers that have not ended, whether or not they were settled."""
+        self._one_ended = asyncio.Event()
+        self._deadlines = Deadlines(self.runs, lambda run: self.cancel(run, Stop.TIMEOUT))
+
+    def start(self, job: ClaimedJob, *, lease_deadline: float) -> None:
+        """Run one claimed job; its slot is taken already."""
+        spec = self._registry.get(job.job_type)
+        assert spec is not None, "claims ask for registered types only"
+        run = Run(job, spec, time.monotonic(), lease_deadline)
+        self.runs.add(run)
+        unfit = self._judge.unfit(run)
+        if unfit is not None:
+            self._end(run, unfit)
+            self._free(run)
+            return
+        observe_start_delay(job.queue, job.late_seconds)
+        # Not by create_task: the same task for a third less time, tens of thousands of times a
+        # second.
+        loop = asyncio.get_running_loop()
+        run.task = asyncio.Task(self._attempt(run), loop=loop, name=f"job-{job.id}")
+
+    def cancel(self, run: Run, why: Stop) -> None:
+        """Tell a handler to stop; if it does not, it is settled over its head after a while."""
+        if run.ended or run.stop is not None or run.task is None:
+            return
+        run.stop = why
+        if run.context is not None:
+            run.context.cancelled = True
+        loop = asyncio.get_running_loop()
+        # Not at once: a task that is cancelled before its first step never takes one, and its slot
+        # would not come back.
+        loop.call_soon(run.task.cancel)
+        run.abandon_timer = loop.call_later(STUCK_AFTER_SECONDS, self._abandon, run)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the outcome of a run is still to come."""
+        return any(not run.ended for run in self.runs)
+
+    async def wait_for_one(self) -> None:
+        """Wait for an outcome: for a handler to end, or to be given up; at once where none runs."""
+        self._one_ended.clear()
+        if self.unfinished:
+            await self._one_ended.wait()
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Let running handlers finish for `grace_seconds`; cancel and release what is left."""
+        tasks = self._tasks()
+        if tasks and grace_seconds > 0:
+            await asyncio.wait(tasks, timeout=grace_seconds)
+        for run in list(self.runs):
+            self.cancel(run, Stop.SHUTDOWN)
+        tasks = self._tasks()
+        if tasks:
+            await asyncio.wait(tasks, timeout=LAST_WORDS_SECONDS)
+        for run in list(self.runs):
+            self._abandon(run)
+        self._deadlines.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # -- one attempt --------------------------------------------------------------------------
+
+    async def _attempt(self, run: Run) -> None:
+        JOB_FIELDS.set(run.job)
+        try:
+            try:
+                outcome = await self._outcome(run)
+            except Exception as error:
+                # What came of it cannot be told: the row holds what no code expects.
+                outcome = self._judge.broken(run, error)
+            observe_run(run.job.job_type, time.monotonic() - run.started)
+            if run.ended:
+                HANDLERS_STUCK.dec()
+            else:
+                self._end(run, outcome)
+        finally:
+            self._free(run)
+
+    async def _outcome(self, run: Run) -> Outcome | None:
+        try:
+            arguments = self._arguments(run)
+            if run.spec.is_async:
+                self._time(run)
+                value = await run.spec.function(*arguments)
+            else:
+                value = await self._in_thread(run, arguments)
+            if value is not None and hasattr(value, "__await__"):
+                value = await value  # of a plain decorator around a coroutine function
+            return self._judge.returned(run, value, run.stop)
+        except asyncio.CancelledError as error:
+            return self._judge.cancelled(run, error, run.stop)
+        except BaseException as error:
+            return self._judge.raised(run, error, run.stop)
+
+    def _arguments(self, run: Run) -> tuple[Any, ...]:
+        spec = run.spec
+        payload: Any
+        if spec.payload_model is None:
+            try:
+                payload = load_json(run.job.payload)
+            except (ValueError, RecursionError) as error:
+                # Enqueued by plain SQL: a number of thousands of digits, nested thousands deep.
+                raise InvalidPayload(f"the payload cannot be read: {error}") from None
+        else:
+            try:
+                payload = spec.payload_model.model_validate_json(run.job.payload)
+            except ValidationError as error:
+                raise InvalidPayload(_problems(error)) from None
+        if not spec.takes_context:
+            return (payload,)
+        run.context = self._context(run)
+        return payload, run.context
+
+    async def _in_thread(self, run: Run, arguments: tuple[Any, ...]) -> Any:
+        # Waiting for a thread is on nobody's time: the time-out begins with the call.
+        async with self._free_threads:
+            self._time(run)
+            call = contextvars.copy_context().run
+            return await _to_its_end(
+                asyncio.get_running_loop().run_in_executor(
+                    self._threads, _call_plain, call, run.spec.function, arguments
+                )
+            )
+
+    def _time(self, run: Run) -> None:
+        """Set the time-out of a handler that begins now.
+
+        Raises:
+            TooLate: it must not begin. Where the process stood still since the claim, another
+                worker may run the job by now, or before the next heartbeat.
+        """
+        lease_left = run.lease_deadline - lease_clock.now()
+        if run.stop is not None or lease_left < self._least_lease_seconds:
+            raise TooLate
+        run.timeout_at = time.monotonic() + self._judge.timeout_seconds(run)
+        self._deadlines.watch(run)
+
+    def _context(self, run: Run) -> JobContext:
+        job = run.job
+        return JobContext(
+            job_id=job.id,
+            job_type=job.job_type,
+            attempt=job.attempt,
+            is_last_attempt=self._judge.is_last(run),
+            lease_token=job.lease_token,
+            write=lambda text: self._progress.write(job, text),
+        )
+
+    # -- its end ------------------------------------------------------------------------------
+
+    def _end(self, run: Run, outcome: Outcome | None) -> None:
+        run.ended = True
+        self._one_ended.set()
+        self._settle(run, outcome)
+
+    def _free(self, run: Run) -> None:
+        if run.abandon_timer is not None:
+            run.abandon_timer.cancel()
+        self.runs.discard(run)
+        self._slots.release(run.job.queue)
+
+    def _abandon(self, run: Run) -> None:
+        """Settle a run whose handler does not stop. It keeps its slot until it ends."""
+        if run.ended:
+            return
+        HANDLERS_STUCK.inc()
+        _log.error(
+            "handler_stuck",
+            job_id=run.job.id,
+            job_type=run.job.job_type,
+            attempt=run.job.attempt,
+            why=run.stop,
+        )
+        self._end(run, self._judge.stuck(run, run.stop))
+
+    def _tasks(self) -> set[asyncio.Task[None]]:
+        """Those whose outcome is still to come: others have nothing to tell any more."""
+        return {run.task for run in self.runs if run.task is not None and not run.ended}
+
+
+def _problems(error: ValidationError) -> str:
+    # Where and why, without the values: those may be secret.
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: {problem['msg']}"
+        for problem in problems[:5]
+    )
+
+
+async def _to_its_end(call: asyncio.Future[Any]) -> Any:
+    """Wait for a call in a thread, cancelled or not: a thread cannot be stopped, only be asked to.
+
+    As for a coroutine that does not stop, the slot is kept until it has ended.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not call.done():
+        try:
+            await asyncio.wait({call})
+        except asyncio.CancelledError as error:
+            if cancelled is not None:
+                raise  # not by us, who ask once: the process ends
+            cancelled = error
+    if cancelled is not None and call.exception() is None:
+        if asyncio.iscoroutine(call.result()):
+            call.result().close()  # nobody will await it
+        raise cancelled
+    return call.result()
+
+
+def _call_plain(
+    call: Callable[..., Any], function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> Any:
+    try:
+        return call(function, *arguments)
+    except StopIteration as error:
+        # A future cannot carry StopIteration.
+        raise RuntimeError("the handler raised StopIteration") from error

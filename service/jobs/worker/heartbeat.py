@@ -1,0 +1,106 @@
+"""Heartbeats: the leases of this worker's claims, extended in batches from a connection of its own."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import islice
+from typing import Final
+
+from service.db.engine import DATABASE_ERRORS, Link
+from service.jobs import store
+from service.jobs.core.policy import Stop
+from service.jobs.worker import lease_clock
+from service.jobs.worker.executor import HEARTBEAT_RETRY_SECONDS, LEASE_MARGIN, Run, Runner
+from service.jobs.worker.settler import Settler
+from service.observability.logging import get_logger
+from service.observability.metrics import record_database_error, record_event
+from service.settings import Settings
+
+BATCH: Final = 1000
+_log = get_logger(__name__)
+
+
+class Heartbeat:
+    """Extends the lease of every claim that has neither ended nor been recorded.
+
+    A claim that cannot be extended in time has its handler cancelled before the lease ends, so
+    that no job runs in two places for longer than a handler takes to stop.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        link: Link,
+        runner: Runner,
+        settler: Settler,
+        announce: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._link = link
+        self._runner = runner
+        self._settler = settler
+        self._announce = announce
+        self._lease_seconds = settings.lease_seconds
+        self._every_seconds = settings.heartbeat_seconds
+        self._margin_seconds = settings.lease_seconds * LEASE_MARGIN
+        self._next_at = 0.0
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        pause = self._every_seconds
+        while True:
+            self._next_at = lease_clock.now() + pause
+            await lease_clock.pause(self._seconds_to_next)
+            bound = max(self._every_seconds, HEARTBEAT_RETRY_SECONDS)
+            try:
+                # A beat that hangs must not make us late for the end of a lease.
+                async with asyncio.timeout(min(bound, self._seconds_left())):
+                    await self._beat()
+            except DATABASE_ERRORS as error:
+                record_database_error("heartbeat")
+                _log.warning("heartbeat_failed", error=type(error).__name__)
+                pause = min(HEARTBEAT_RETRY_SECONDS, self._every_seconds)
+            else:
+                pause = self._every_seconds
+            self._cancel_expiring()
+
+    async def _beat(self) -> None:
+        await self._announce()
+        soon = lease_clock.now() + self._lease_seconds - self._every_seconds / 2
+        held = self._runner.runs | self._settler.unsettled()
+        due = iter([run for run in held if run.lease_deadline < soon])
+        while batch := list(islice(due, BATCH)):
+            # Taken before the statement: the database's lease can only be longer.
+            deadline = lease_clock.now() + self._lease_seconds
+            extended = await store.extend(
+                self._link, [run.job.lease for run in batch], lease_seconds=self._lease_seconds
+            )
+            for run in batch:
+                if run.job.lease in extended:
+                    run.lease_deadline = deadline
+                elif run.task is not None and not run.ended:
+                    self._lost(run)
+
+    def _lost(self, run: Run) -> None:
+        record_event("stale_heartbeat", run.job.job_type, "lease_lost")
+        _log.warning("lease_lost", job_id=run.job.id, job_type=run.job.job_type)
+        self._runner.cancel(run, Stop.LEASE_LOST)
+
+    def _seconds_to_next(self) -> float:
+        return min(self._next_at - lease_clock.now(), self._seconds_left())
+
+    def _seconds_left(self) -> float:
+        """Until the first handler must be cancelled for want of a heartbeat."""
+        deadlines = (run.lease_deadline for run in self._runner.runs if _cancellable(run))
+        first = min(deadlines, default=float("inf"))
+        return max(0.0, first - self._margin_seconds - lease_clock.now())
+
+    def _cancel_expiring(self) -> None:
+        limit = lease_clock.now() + self._margin_seconds
+        for run in list(self._runner.runs):
+            if run.lease_deadline <= limit and _cancellable(run):
+                _log.warning("lease_unsure", job_id=run.job.id, job_type=run.job.job_type)
+                self._runner.cancel(run, Stop.LEASE_UNSURE)
+
+
+def _cancellable(run: Run) -> bool:
+    return run.task is not None and run.stop is None and not run.ended

@@ -1,0 +1,245 @@
+"""Outcomes that wait to be recorded, and go out in batches that the database can take in time."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+import asyncpg
+
+from service.db.engine import DATABASE_ERRORS, REFUSED_ERRORS, Link
+from service.jobs import store
+from service.jobs.core.encoding import bytes_bound
+from service.jobs.core.job import JobStatus
+from service.jobs.core.outcomes import Ended, Failure, Outcome, Retried, Succeeded, clean_text
+from service.jobs.loops import Pause
+from service.jobs.store import MAX_STATEMENT_BYTES, ClaimedJob, Lease
+from service.jobs.worker.executor import Run
+from service.observability.logging import get_logger
+from service.observability.metrics import observe_batch, record_database_error
+from service.settings import Settings
+
+MAX_STATEMENT_BATCHES: Final = 3
+"""What gathered while the last statement ran goes out with one statement, up to so many batches:
+one round trip and one commit for all of it."""
+
+GROW_BELOW: Final = 0.25
+"""A statement that took less than this share of its time limit may hold twice as much the next time."""
+
+MAX_TIMEOUTS: Final = 3
+"""After so many timeouts of a large result that was sent alone, while the database answered else, its
+job ends FAILED."""
+
+LARGE_BYTES: Final = 65_536
+"""A smaller result is not what takes so long: somebody locks the row, or the disk stands still."""
+
+TIMED_OUT: Final = (TimeoutError, asyncpg.QueryCanceledError)
+
+_log = get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Settlement:
+    """One outcome on its way to the database."""
+
+    run: Run
+    outcome: Outcome
+    size: int
+    """Bytes that recording it moves, at the most."""
+    tried: bool = False
+    """Whether it was sent before: the answer may have been lost."""
+    timeouts: int = 0
+    """How often it took too long although it was sent alone. From the first on it is sent alone."""
+
+
+Recorded = Callable[[list[Settlement], set[Lease]], Awaitable[None]]
+"""Takes a batch that was recorded, and the leases in it that no longer held."""
+
+
+class Outbox:
+    """Sends what waits with one statement a batch, until the database has answered each.
+
+    A batch that fails is halved, down to one, so that neither its size nor one value in it can keep
+    the others from being recorded.
+    """
+
+    def __init__(
+        self,
+        operation: str,
+        settings: Settings,
+        *,
+        link: Link,
+        write: store.Settling,
+        recorded: Recorded,
+    ) -> None:
+        self._link = link
+        self._write = write
+        self._operation = operation
+        self._recorded = recorded
+        self._batch_size = settings.settle_batch_size
+        self._delay_seconds = settings.settle_delay_seconds
+        self._max_errors = settings.max_error_entries
+        self._time_limit = settings.database_command_timeout_seconds
+        self._limit = self._batch_size * MAX_STATEMENT_BATCHES
+        """How many go out with one statement, while all is well."""
+        self._most = self._limit
+        """How many do now."""
+        self.waiting: list[Settlement] = []
+        self.bytes_waiting = 0
+        self._some = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def put(self, run: Run, outcome: Outcome) -> None:
+        """Take one outcome; returns at once."""
+        settlement = Settlement(run, outcome, _bytes_of(run.job, outcome))
+        self.waiting.append(settlement)
+        self.bytes_waiting += settlement.size
+        self._idle.clear()
+        self._some.set()
+
+    async def flushed(self) -> None:
+        """Wait until nothing waits any more."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Record outcomes until cancelled."""
+        pause = Pause()
+        while True:
+            await self._some.wait()
+            if len(self.waiting) < self._batch_size and self._delay_seconds:
+                await asyncio.sleep(self._delay_seconds)
+            self._some.clear()
+            while self.waiting:
+                try:
+                    await self._flush()
+                    pause.reset()
+                except DATABASE_ERRORS as error:
+                    record_database_error("settle")
+                    _log.warning(
+                        "settle_failed",
+                        operation=self._operation,
+                        waiting=len(self.waiting),
+                        most=self._most,
+                        error=type(error).__name__,
+                    )
+                    await pause.wait()
+            self._idle.set()
+
+    async def _flush(self) -> None:
+        """Record one batch off the front; it stays where it is if that fails."""
+        await self._link.connection()  # one that cannot be opened says nothing of the batch
+        batch = self._next_batch()
+        unsure = any(one.tried for one in batch)
+        for one in batch:
+            one.tried = True
+        began = time.monotonic()
+        try:
+            lost = await self._write(self._link, _settled(batch), max_errors=self._max_errors)
+        except DATABASE_ERRORS as error:
+            if len(batch) > 1:
+                self._most = len(batch) // 2
+                if isinstance(error, REFUSED_ERRORS):
+                    return
+                raise
+            lost = await self._end_instead(batch[0], error)
+        else:
+            if time.monotonic() - began < self._time_limit * GROW_BELOW:
+                self._most = min(self._most * 2, self._limit)
+        if lost and unsure:
+            # An earlier try may have been carried out, and only its answer been lost.
+            lost -= await store.settled_before(self._link, lost)
+        for one in batch:
+            self.bytes_waiting -= one.size
+        if self.waiting[0] is batch[0]:
+            del self.waiting[: len(batch)]
+        else:
+            self.waiting.remove(batch[0])  # it was alone, and had been moved to the end
+        observe_batch(self._operation, len(batch))
+        await self._recorded(batch, lost)
+
+    def _next_batch(self) -> list[Settlement]:
+        batch: list[Settlement] = []
+        size = 0
+        for one in islice(self.waiting, self._most):
+            size += one.size
+            if batch and (size > MAX_STATEMENT_BYTES or one.timeouts):
+                break
+            batch.append(one)
+            if one.timeouts:
+                break
+        return batch
+
+    async def _end_instead(self, one: Settlement, error: Exception) -> set[Lease]:
+        """One outcome alone was not recorded: end its job FAILED if that is where the fault lies.
+
+        Raises:
+            DATABASE_ERRORS: it may be recorded yet, and is to be tried again.
+        """
+        lease = one.run.job.lease
+        if isinstance(error, TIMED_OUT):
+            if await store.settled_before(self._link, [lease]):
+                return set()
+            # The database answers, so it is this one that takes too long: others go first.
+            one.timeouts += 1
+            self.waiting.append(self.waiting.pop(0))
+            if one.timeouts < MAX_TIMEOUTS or _result_bytes(one.outcome) < LARGE_BYTES:
+                raise error
+        elif not isinstance(error, REFUSED_ERRORS):
+            raise error
+        ended = _ended_for(one, error)
+        try:
+            lost = await store.finish(
+                self._link, [(one.run.job, ended)], max_errors=self._max_errors
+            )
+        except REFUSED_ERRORS as refusal:
+            # Not even that: its lease will run out, and the others are not held up.
+            _log.error("outcome_refused", job_id=lease[0], error=type(refusal).__name__)
+            return {lease}
+        one.outcome = ended
+        return lost
+
+
+def _settled(batch: list[Settlement]) -> list[tuple[ClaimedJob, Outcome]]:
+    return [(one.run.job, one.outcome) for one in batch]
+
+
+def _bytes_of(job: ClaimedJob, outcome: Outcome) -> int:
+    """What recording the outcome moves. A job that ends takes its payload along."""
+    match outcome:
+        case Succeeded():
+            return bytes_bound(job.payload) + _result_bytes(outcome)
+        case Ended(failure=failure):
+            return bytes_bound(job.payload) + _bytes_of_failure(failure)
+        case Retried(failure=failure):
+            return _bytes_of_failure(failure)
+        case _:
+            return 0
+
+
+def _result_bytes(outcome: Outcome) -> int:
+    if isinstance(outcome, Succeeded) and outcome.result is not None:
+        return bytes_bound(outcome.result)
+    return 0
+
+
+def _bytes_of_failure(failure: Failure) -> int:
+    return bytes_bound(failure.message) + bytes_bound(failure.traceback or "")
+
+
+def _ended_for(one: Settlement, error: Exception) -> Ended:
+    words = (
+        f"The result, {_result_bytes(one.outcome)} bytes, could not be recorded within "
+        "DATABASE_COMMAND_TIMEOUT_SECONDS. Store large data elsewhere and return a reference"
+        if isinstance(error, TIMED_OUT)
+        else f"PostgreSQL refused the result: {error}"
+    )
+    failure = Failure(
+        attempt=one.run.job.attempt,
+        type=type(error).__name__,
+        message=clean_text(words, 500),
+        started_at=one.run.started_at,
+    )
+    return Ended(JobStatus.FAILED, failure, "bad_result")

@@ -1,0 +1,162 @@
+"""Recording outcomes in batches, each fenced by its lease token."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from service.db.engine import DATABASE_ERRORS, Link
+from service.jobs import store
+from service.jobs.core.job import JobStatus
+from service.jobs.core.outcomes import (
+    SUCCEEDED_EMPTY,
+    Ended,
+    Outcome,
+    Postponed,
+    Released,
+    Retried,
+    Snoozed,
+    Succeeded,
+)
+from service.jobs.loops import Loop
+from service.jobs.notify.wakeup import notify
+from service.jobs.store import Lane, Lease
+from service.jobs.worker.executor import Run
+from service.jobs.worker.outbox import Outbox, Settlement
+from service.observability.logging import get_logger
+from service.observability.metrics import record_database_error, record_event
+from service.settings import Settings
+
+_log = get_logger(__name__)
+
+
+class Settler:
+    """Gathers outcomes for a few milliseconds and records them with one statement a kind.
+
+    An outcome is kept until the database has answered: while that is away, outcomes wait here, their
+    leases go on being extended, and the claimer takes no more jobs than `backlog_full` allows. Jobs
+    that go back to PENDING do not wait behind those that end: each kind has its own connection.
+    """
+
+    MAX_BACKLOG_BATCHES: Final = 8
+    MAX_BACKLOG_BYTES: Final = 16 * store.MAX_STATEMENT_BYTES
+
+    def __init__(self, settings: Settings, *, link: Link, requeue_link: Link) -> None:
+        self._max_backlog = settings.settle_batch_size * self.MAX_BACKLOG_BATCHES
+        self._requeue_link = requeue_link
+        self._ends = Outbox(
+            "settle",
+            settings,
+            link=link,
+            write=store.finish,
+            recorded=self._account,
+        )
+        self._returns = Outbox(
+            "requeue",
+            settings,
+            link=requeue_link,
+            write=store.requeue,
+            recorded=self._account_returned,
+        )
+        self.loops: Final = (
+            Loop("settler", self._ends.run),
+            Loop("requeuer", self._returns.run),
+        )
+        self.tally: Callable[[Outcome], None] | None = None
+        """Told of each outcome that was recorded."""
+
+    @property
+    def backlog_full(self) -> bool:
+        """Whether so many outcomes wait, or such large ones, that no more jobs should be claimed."""
+        size = self._ends.bytes_waiting + self._returns.bytes_waiting
+        return self.waiting >= self._max_backlog or size >= self.MAX_BACKLOG_BYTES
+
+    @property
+    def waiting(self) -> int:
+        """How many outcomes are not recorded yet."""
+        return len(self._ends.waiting) + len(self._returns.waiting)
+
+    def unsettled(self) -> set[Run]:
+        """The runs whose outcome is not recorded yet: their leases must go on."""
+        return {one.run for one in (*self._ends.waiting, *self._returns.waiting)}
+
+    def settle(self, run: Run, outcome: Outcome | None) -> None:
+        """Take what came of a run; returns at once. None: its lease is lost, nothing is recorded."""
+        if outcome is None:
+            record_event("stale_settle", run.job.job_type, "lease_lost")
+        elif isinstance(outcome, (Succeeded, Ended)):
+            self._ends.put(run, outcome)
+        else:
+            self._returns.put(run, outcome)
+
+    async def flushed(self, timeout_seconds: float) -> bool:
+        """Wait until every outcome is recorded; False where the time ran out first."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._ends.flushed()
+                await self._returns.flushed()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _account_returned(self, batch: list[Settlement], lost: set[Lease]) -> None:
+        await self._account(batch, lost)
+        # Given back, and due at once: nobody else knows that yet.
+        lanes = {
+            Lane(one.run.job.queue, one.run.job.priority)
+            for one in batch
+            if isinstance(one.outcome, Released) and one.run.job.lease not in lost
+        }
+        if lanes:
+            try:
+                await notify(self._requeue_link, lanes)
+            except DATABASE_ERRORS as error:
+                record_database_error("notify")
+                _log.warning("notify_failed", error=type(error).__name__)
+
+    async def _account(self, batch: list[Settlement], lost: set[Lease]) -> None:
+        counts: Counter[tuple[str, str, str]] = Counter()
+        for one in batch:
+            job, outcome = one.run.job, one.outcome
+            if lost and job.lease in lost:
+                counts["stale_settle", "lease_lost", job.job_type] += 1
+                _log.warning(
+                    "stale_settle", job_id=job.id, job_type=job.job_type, attempt=job.attempt
+                )
+                continue
+            if outcome is SUCCEEDED_EMPTY:
+                counts["succeeded", "ok", job.job_type] += 1
+            else:
+                counts[(*_event_of(outcome), job.job_type)] += 1
+            if self.tally is not None:
+                self.tally(outcome)
+            if isinstance(outcome, Ended):
+                _log.warning(
+                    "job_ended",
+                    job_id=job.id,
+                    job_type=job.job_type,
+                    attempt=job.attempt,
+                    status=outcome.status.value,
+                    why=outcome.reason,
+                    error=outcome.failure.type,
+                )
+        for (event, status, job_type), count in counts.items():
+            record_event(event, job_type, status, count)
+
+
+def _event_of(outcome: Outcome) -> tuple[str, str]:  # noqa: PLR0911 - one line an outcome
+    match outcome:
+        case Succeeded():
+            return "succeeded", "ok"
+        case Retried(reason=reason):
+            return "retried", reason
+        case Snoozed():
+            return "snoozed", "ok"
+        case Released():
+            return "released", "ok"
+        case Postponed():
+            return "postponed", "ok"
+        case Ended(status=JobStatus.DEAD_LETTER, reason=reason):
+            return "dead_lettered", reason
+        case Ended(reason=reason):
+            return "failed", reason

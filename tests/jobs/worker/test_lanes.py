@@ -1,0 +1,306 @@
+"""Every lane is found: beside a backlog, beyond the first thousand, without being told of."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from service.db.engine import Database
+from service.jobs import NewJob, Registry, enqueue_batch, process_due_jobs, store
+from service.jobs.core.job import JobId, LeaseToken
+from service.jobs.maintenance.maintainer import Maintenance
+from service.jobs.store import ClaimedJob, Lane, LaneHead
+from service.jobs.worker.plan.lane_watcher import DEAR_LISTING_SECONDS
+from service.jobs.worker.plan.lanes import FLOOR_WINDOW_JOBS, HEAD_WINDOW_SECONDS, MAX_LANES, Lanes
+from service.jobs.worker.slots import Slots
+from service.jobs.worker.worker import Engine
+from service.observability import metrics
+from tests.jobs.claims import claim
+from tests.jobs.conftest import Put, Quick, StartWorker
+from tests.jobs.waiting import occurs, until_ended, until_true
+
+DAY = 86_400
+NOON = 1_800_000_000.0
+
+
+@pytest.fixture(autouse=True)
+def _names_of_this_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The metrics of a process know so many queues; a crowd of ours would leave the others none."""
+    monkeypatch.setattr(metrics, "known_queue", metrics.LabelBound(10))
+    yield
+    metrics.clear_queue_gauges()
+
+
+def claimed_job(job_id: int, *, due_at: float, queue: str = "default") -> ClaimedJob:
+    """As a claim brings it."""
+    return ClaimedJob(
+        id=JobId(job_id), lease_token=LeaseToken(job_id), queue=queue, job_type="mail", priority=2, attempt=1,
+        max_retries=None, timeout_seconds=None, lost_leases=0, due_at=due_at, late_seconds=0.0,
+        payload="null", backoff=None,
+    )  # fmt: skip
+
+
+async def crowd(sql: Any) -> None:
+    """More lanes than one listing takes, none of them due; they sort before `z`."""
+    jobs = [NewJob("mail", queue=f"q{n:04}", delay_seconds=DAY) for n in range(MAX_LANES + 100)]
+    await enqueue_batch(sql, jobs)
+
+
+# -- beside a backlog -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("listen", [True, False], ids=["listening", "polling"])
+async def test_a_worker_with_a_backlog_finds_what_came_into_other_queues(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker, listen: bool
+) -> None:
+    begun, urgent, delayed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    events = {"backlog": begun, "urgent": urgent, "delayed": delayed}
+
+    @handlers.handler("mail")
+    async def handle(payload: Any) -> None:
+        events[payload].set()
+        await asyncio.sleep(0.01)  # work that makes the backlog last
+
+    await enqueue_batch(sql, [NewJob("mail", "backlog") for _ in range(8_000)])
+    await start_worker(
+        worker_concurrency=4, database_listen=listen, poll_max_seconds=1.0, sweep_seconds=5
+    )
+    await occurs(begun)
+    # By a driver's connection: nobody is told of them.
+    await put("mail", "delayed", queue="third", delay_seconds=0.3)
+    await put("mail", "urgent", queue="other", priority=0)
+    await occurs(urgent, seconds=10)
+    await occurs(delayed, seconds=10)
+    assert await sql.fetchval("SELECT count(*) FROM jobs_live WHERE queue = 'default'") > 1_000
+
+
+# -- beyond the first thousand --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("queues", ["*", "z"])
+async def test_a_due_job_behind_a_thousand_lanes_is_run(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker, queues: str
+) -> None:
+    handlers.handler("mail")(lambda _: None)
+    await crowd(sql)
+    job_id = await put("mail", queue="z")
+    await start_worker(worker_queues=queues)
+    assert (await until_ended(sql, job_id))["status"] == "SUCCESS"
+
+
+async def test_a_worker_bound_to_a_queue_lists_that_alone(
+    database: Database, handlers: Registry, put: Put, sql: Any, quick: Quick
+) -> None:
+    await crowd(sql)
+    await put("mail", queue="z", priority=7)
+    await put("mail", queue="z", delay_seconds=DAY)
+    engine = Engine(database, quick(worker_queues="y,z:3"), handlers=handlers)
+    await engine.start()
+    try:
+        assert await engine.claimer.listing.once()
+        assert engine.claimer.listing.complete
+        assert set(engine.claimer._lanes.known()) == {Lane("z", 7), Lane("z", 2)}
+    finally:
+        await engine.stop(grace_seconds=0)
+
+
+@pytest.mark.parametrize("queues", ["*", "z"])
+async def test_a_pass_comes_to_every_lane(
+    database: Database, handlers: Registry, put: Put, sql: Any, quick: Quick, queues: str
+) -> None:
+    handlers.handler("mail")(lambda _: None)
+    await crowd(sql)
+    first, last = await put("mail", queue="a"), await put("mail", queue="z")
+    nobodys = await put("nobodys", queue="z")
+    summary = await process_due_jobs(
+        database, settings=quick(worker_queues=queues), handlers=handlers
+    )
+    ended = await sql.fetch("SELECT id, status FROM background_jobs WHERE finished_at IS NOT NULL")
+    expected = {last: "SUCCESS", nobodys: "FAILED"} | ({first: "SUCCESS"} if queues == "*" else {})
+    assert dict(ended) == expected
+    assert (summary.processed, summary.failed) == (len(expected), 1)
+
+
+async def test_unserved_types_behind_a_thousand_lanes_fail(
+    database: Database, handlers: Registry, put: Put, sql: Any, quick: Quick
+) -> None:
+    await crowd(sql)
+    job_id = await put("nobodys", queue="z")
+    leader = Maintenance(database, quick(unknown_type_grace_seconds=0), handlers=handlers)
+    assert await leader._lead()
+    await leader.do_duties()
+    leader._next_walk = 0.0  # so many lanes are walked at most so often
+    await leader.do_duties()
+    await leader.close()
+    assert (await until_ended(sql, job_id))["status"] == "FAILED"
+
+
+async def test_a_lane_with_a_backlog_is_kept_while_a_listing_goes_on_behind_it(
+    database: Database, sql: Any
+) -> None:
+    lanes = Lanes(("*",), Slots(10))
+    busy, behind = Lane("default", 2), Lane("z", 2)
+    await enqueue_batch(sql, [NewJob("mail") for _ in range(20)])
+    lanes.replace([LaneHead(busy, NOON - 1, NOON)])
+    for _ in range(3):
+        jobs = await claim(database, ["mail"], limit=5)
+        lanes.claimed(jobs, began=time.monotonic(), from_floor=False, full=False)
+        lanes.replace([LaneHead(behind, NOON - 1, NOON)])
+        assert set(lanes.known()) == {busy, behind}
+    # It brought nothing since: gone, unless it is listed.
+    lanes.replace([LaneHead(behind, NOON + 9, NOON)])
+    assert lanes.known() == [behind]
+
+
+def test_a_lane_that_nothing_was_claimed_from_begins_where_its_first_job_is() -> None:
+    lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
+    lanes.replace([LaneHead(lane, NOON - 60, NOON)])
+    (request,) = lanes.requests(most=10, from_floor=True)
+    assert NOON - 61 < request.floor.due_at < NOON - 60
+
+
+def test_what_comes_now_is_above_the_floor_of_a_lane_whose_first_job_is_due_later() -> None:
+    lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
+    lanes.replace([LaneHead(lane, NOON + DAY, NOON)])
+    (request,) = lanes.requests(most=10, from_floor=True)
+    assert request.floor.due_at < NOON - 1  # its commit may have taken a while
+
+
+def test_a_lane_that_was_empty_keeps_its_floor() -> None:
+    lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
+    lanes.replace([LaneHead(lane, NOON, NOON)])
+    lanes.replace([])
+    assert lanes.known() == []
+    lanes.add([lane])
+    (request,) = lanes.requests(most=10, from_floor=True)
+    assert request.floor.due_at > NOON - HEAD_WINDOW_SECONDS - 1
+
+
+def test_a_lane_that_only_a_wake_up_named_begins_at_what_came_lately() -> None:
+    lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
+    lanes.saw_time(NOON)
+    lanes.add([lane])
+    (request,) = lanes.requests(most=10, from_floor=True)
+    assert request.floor.due_at == NOON - HEAD_WINDOW_SECONDS
+    # What was there before is found by the listing, and by the sweep.
+    lanes.replace([LaneHead(lane, NOON - DAY, NOON)])
+    (request,) = lanes.requests(most=10, from_floor=True)
+    assert request.floor.due_at < NOON - DAY
+
+
+def test_a_slice_ends_where_the_claims_from_the_floor_begin() -> None:
+    lanes = Lanes(("*",), Slots(10))
+    behind, ahead = Lane("behind", 2), Lane("ahead", 2)
+    lanes.replace([LaneHead(behind, NOON - DAY, NOON), LaneHead(ahead, NOON, NOON)])
+    assert lanes.requests(most=10, from_floor=False) == []  # the first slice is above all floors
+    lanes.skip_slice()
+    (request,) = lanes.requests(most=10, from_floor=False)
+    assert request.lane == ahead
+    assert request.due_before == pytest.approx(NOON - HEAD_WINDOW_SECONDS, abs=1)
+
+
+def test_a_lane_begins_where_it_is_first_listed_whatever_was_claimed_above_before() -> None:
+    lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
+    lanes.saw_time(NOON)
+    lanes.add([lane])
+    job = claimed_job(1, due_at=NOON - 1)
+    before = time.monotonic()
+    lanes.claimed([job], began=before, from_floor=True, full=False)
+    for floor in (NOON - DAY, NOON - 1, NOON - 1):
+        lanes.replace([LaneHead(lane, NOON - DAY, NOON)])
+        # What had been sent before is answered meanwhile; a sweep finds something that came recently.
+        lanes.claimed([job], began=before, from_floor=True, full=False)
+        lanes.claimed([job], began=before, from_floor=False, full=True)
+        lanes.claimed([job], began=time.monotonic(), from_floor=False, full=False)
+        (request,) = lanes.requests(most=10, from_floor=True)
+        assert request.floor.due_at == pytest.approx(floor, abs=0.1)
+        lanes.claimed([job], began=time.monotonic(), from_floor=True, full=False)
+
+
+def test_a_lane_whose_head_runs_for_hours_is_not_walked_from_there_time_and_again() -> None:
+    lanes, lane, full = Lanes(("*",), Slots(10)), Lane("default", 2), Lane("full", 2)
+    lanes.replace([LaneHead(each, NOON - DAY, NOON) for each in (lane, full)])
+    asked = lanes.requests(most=2, from_floor=True)
+    assert {request.floor.due_at < NOON - DAY for request in asked} == {True}
+    jobs = [claimed_job(n, due_at=NOON - DAY, queue="full") for n in range(2)]
+    lanes.exhausted(asked, jobs, began=time.monotonic())
+    floors = {each.lane: each.floor for each in lanes.requests(most=2, from_floor=True)}
+    assert floors[lane].due_at == NOON - HEAD_WINDOW_SECONDS
+    assert floors[full].due_at < NOON - DAY
+    # Not by a claim that was sent before the lane was listed.
+    late = Lane("late", 2)
+    lanes.replace([LaneHead(late, NOON - DAY, NOON)])
+    lanes.exhausted(lanes.requests(most=2, from_floor=True), [], began=0.0)
+    (request,) = (each for each in lanes.requests(most=2, from_floor=True) if each.lane == late)
+    assert request.floor.due_at < NOON - DAY
+
+
+def test_a_floor_lies_below_what_was_claimed_just_now_but_not_below_thousands_of_jobs() -> None:
+    lanes, lane = Lanes(("*",), Slots(10_000)), Lane("default", 2)
+    lanes.replace([LaneHead(lane, NOON - DAY, NOON)])
+    batch = FLOOR_WINDOW_JOBS // 4
+    for turn in range(8):
+        jobs = [claimed_job(turn * batch + n, due_at=NOON + turn) for n in range(batch)]
+        lanes.claimed(jobs, began=time.monotonic(), from_floor=True, full=True)
+    (request,) = lanes.requests(most=10, from_floor=True)
+    assert request.floor == (NOON + 4, 4 * batch)
+
+
+# -- where a new process begins -------------------------------------------------------------------
+
+
+async def test_where_the_first_listing_takes_long_a_worker_begins_where_jobs_came_recently(
+    handlers: Registry,
+    put: Put,
+    sql: Any,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handlers.handler("mail")(lambda _: None)
+    worker = await start_worker()
+    await until_ended(sql, await put("mail", queue="busy", priority=7))
+    await worker.stop()
+    job_id, _ = await put("mail", queue="busy", priority=3), await put("mail", queue="new")
+
+    async def never(*_: object, **__: object) -> list[LaneHead]:
+        await asyncio.sleep(60)
+        return []
+
+    monkeypatch.setattr(store, "lanes", never)
+    await start_worker()
+    assert (await until_ended(sql, job_id))["status"] == "SUCCESS"
+    # Of a queue in which no job ever ended, only the listing tells.
+    assert await sql.fetchval("SELECT queue FROM jobs_live") == "new"
+
+
+async def test_after_a_listing_that_took_long_comes_a_rest_whoever_asks(
+    database: Database, handlers: Registry, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listings = 0
+
+    async def dear(*_: object, **__: object) -> list[LaneHead]:
+        nonlocal listings
+        listings += 1
+        await asyncio.sleep(2 * DEAR_LISTING_SECONDS)
+        return []
+
+    monkeypatch.setattr(store, "lanes", dear)
+    claimer = Engine(database, quick(sweep_seconds=60), handlers=handlers).claimer
+    watching = asyncio.create_task(claimer.listing.watch())
+    for _ in range(100):
+        claimer.wake([])  # something came somewhere
+        await asyncio.sleep(0.01)
+    watching.cancel()
+    assert listings == 1
+
+
+async def test_a_worker_forgets_lanes_that_are_empty(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    handlers.handler("mail")(lambda _: None)
+    worker = await start_worker()
+    for n in range(20):
+        await until_ended(sql, await put("mail", queue=f"q{n}"))
+    await until_true(lambda: worker._engine.claimer._lanes.known() == [])
