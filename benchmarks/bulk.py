@@ -8,7 +8,7 @@ import time
 import asyncpg
 
 from benchmarks.scenario import PAYLOAD, Report, Scale, fresh_database, interleaved, settings
-from service.jobs import NewJob, enqueue_many, statements
+from service.jobs import NewJob, enqueue_many, store
 
 OURS = "bulk enqueue, enqueue_many"
 FLOOR = "bulk enqueue, the same SQL from bare asyncpg"
@@ -50,7 +50,7 @@ async def _bare(connection: "asyncpg.Connection[asyncpg.Record]", jobs: int) -> 
     async with connection.transaction():
         for _ in range(jobs // BATCH):
             await connection.fetch(
-                statements.ENQUEUE_UNSEEN,
+                store.enqueue.ENQUEUE_UNSEEN,
                 ["noop"] * BATCH,
                 [payload] * BATCH,
                 *([] for _ in range(8)),

@@ -9,9 +9,10 @@ from typing import Any
 from benchmarks.scenario import PAYLOAD, Report, Scale, fresh_database, interleaved, settings
 from service.db.engine import Database
 from service.jobs import Backoff, JobContext, NewJob, Registry, Worker, enqueue_many, store
+from service.jobs.core.claimed_job import ClaimedJob
+from service.jobs.core.lane import NO_FLOOR, Floor, Lane, LaneRequest
 from service.jobs.core.outcomes import SUCCEEDED_EMPTY
 from service.jobs.maintenance import partitions
-from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneRequest
 from service.jobs.worker.outbox import MAX_STATEMENT_BATCHES
 from service.jobs.worker.settler import Settler
 from service.settings import Settings
@@ -218,7 +219,7 @@ class _Bare:
         """Claim all the jobs."""
         floor, taken = NO_FLOOR, 0
         while taken < self._jobs:
-            claimed = await store.claim(
+            claimed = await store.claim.take(
                 self._claims,
                 [LaneRequest(Lane("default", 2), floor, BATCH)],
                 ["noop"],
@@ -247,7 +248,7 @@ class _Bare:
                 continue
             batch, self._claimed = self._claimed[:SETTLE_MOST], self._claimed[SETTLE_MOST:]
             self._room.set()
-            await store.finish(
+            await store.settle.finish(
                 self._settles, [(job, SUCCEEDED_EMPTY) for job in batch], max_errors=20
             )
             settled += len(batch)

@@ -12,7 +12,7 @@ import asyncpg
 from benchmarks.scenario import PAYLOAD
 from benchmarks.worker_process import JOB_TYPE, SINCE, Starts
 from service.db.engine import Database
-from service.jobs import NewJob, enqueue_batch, statements
+from service.jobs import NewJob, enqueue_batch, store
 
 TICK_SECONDS = 0.005
 CONNECTIONS = 4
@@ -110,7 +110,7 @@ async def bare(database: Database) -> AsyncIterator[Send]:
         connection = await free.get()
         try:
             await connection.fetch(
-                statements.ENQUEUE_UNSEEN,
+                store.enqueue.ENQUEUE_UNSEEN,
                 [JOB_TYPE] * len(moments),
                 payloads,
                 *([] for _ in range(8)),

@@ -9,13 +9,13 @@ import asyncpg
 
 from benchmarks.scenario import PAYLOAD, Scale, fresh_database, settings
 from service.db.engine import Database, Link
-from service.jobs import NewJob, enqueue_many, statements, store
+from service.jobs import NewJob, enqueue_many, store
 from service.jobs.core.job import DEFAULT_PRIORITY, DEFAULT_QUEUE
+from service.jobs.core.lane import NO_FLOOR, Lane, LaneRequest
 from service.jobs.core.new_job import encode_jobs
 from service.jobs.core.outcomes import SUCCEEDED_EMPTY, Failure, Retried
 from service.jobs.enqueue.enqueue import insert_jobs
 from service.jobs.maintenance import partitions
-from service.jobs.store import NO_FLOOR, Lane, LaneRequest
 
 BATCH = 200
 OPTIONS = "ANALYZE, BUFFERS, WAL"
@@ -101,9 +101,10 @@ async def _undone(
 
 
 def _name(statement: str) -> str:
-    for name, text in vars(statements).items():
-        if text == statement and not name.startswith("_"):
-            return name
+    for module in store.__all__:
+        for name, text in vars(getattr(store, module)).items():
+            if text == statement and not name.startswith("_"):
+                return str(name)
     raise LookupError(f"no statement of the engine: {statement}")
 
 
@@ -112,7 +113,7 @@ async def run_all(link: Link) -> None:
     lane = Lane(DEFAULT_QUEUE, DEFAULT_PRIORITY)
     plain = encode_jobs([NewJob("noop", PAYLOAD)] * BATCH, max_payload_bytes=10_000)
     keyed = [NewJob("noop", PAYLOAD, unique_key=f"key-{n}") for n in range(BATCH)]
-    await link.fetch(statements.ENQUEUE_UNSEEN, *plain.arguments())
+    await link.fetch(store.enqueue.ENQUEUE_UNSEEN, *plain.arguments())
     await insert_jobs(link.fetch, plain)
     await insert_jobs(link.fetch, encode_jobs(keyed, max_payload_bytes=10_000))
     await insert_jobs(
@@ -120,11 +121,11 @@ async def run_all(link: Link) -> None:
         encode_jobs([NewJob("noop", PAYLOAD)] * BATCH, max_payload_bytes=10_000, caller="c"),
     )
     await insert_jobs(link.fetch, encode_jobs(keyed, max_payload_bytes=10_000, caller="c"))
-    await link.fetch(statements.STANDING, [job.unique_key for job in keyed])
-    await store.lanes(link, limit=100)
-    await store.lanes_of(link, [DEFAULT_QUEUE, "another"])
-    await store.within_windows(link, [LaneRequest(lane, NO_FLOOR, BATCH)], jobs=BATCH)
-    jobs = await store.claim(
+    await link.fetch(store.enqueue.KEY_HOLDERS, [job.unique_key for job in keyed])
+    await store.lanes.listed(link, limit=100)
+    await store.lanes.of_queues(link, [DEFAULT_QUEUE, "another"])
+    await store.claim.within_windows(link, [LaneRequest(lane, NO_FLOOR, BATCH)], jobs=BATCH)
+    jobs = await store.claim.take(
         link,
         [LaneRequest(lane, NO_FLOOR, BATCH)],
         ["noop"],
@@ -133,10 +134,10 @@ async def run_all(link: Link) -> None:
         worker_id=1,
         max_errors=20,
     )
-    await store.extend(link, [job.lease for job in jobs], lease_seconds=30.0)
+    await store.leases.extend(link, [job.lease for job in jobs], lease_seconds=30.0)
     failed, succeeded = jobs[: BATCH // 5], jobs[BATCH // 5 :]
-    await store.requeue(link, [(job, FAILED) for job in failed], max_errors=20)
-    await store.finish(link, [(job, SUCCEEDED_EMPTY) for job in succeeded], max_errors=20)
+    await store.settle.requeue(link, [(job, FAILED) for job in failed], max_errors=20)
+    await store.settle.finish(link, [(job, SUCCEEDED_EMPTY) for job in succeeded], max_errors=20)
 
 
 async def explain(dsn: str, scale: Scale) -> None:

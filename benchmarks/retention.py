@@ -14,7 +14,7 @@ from benchmarks.scenario import PAYLOAD, Report, Scale, fresh_database, settings
 from service.auth.principal import Role
 from service.auth.tokens import make_token
 from service.db.engine import Database
-from service.jobs import Intake, NewJob, Registry, Worker, statements
+from service.jobs import Intake, NewJob, Registry, Worker, store
 from service.jobs.maintenance import partitions
 
 MAX_JOBS: Final = 1_000_000
@@ -62,7 +62,7 @@ async def _measure_drop(database: Database, report: Report, *, seconds: float) -
     token = make_token(SECRET, role=Role.ADMIN, subject="bench", hours=8)
     headers = {"Authorization": f"Bearer {token}"}
     link = database.link()
-    today: date = (await link.fetch(statements.TODAY))[0][0]
+    today: date = (await link.fetch(store.partitions.TODAY))[0][0]
     command = ("-m", "service", "serve", "--no-worker", "--port", "0")
     waits = {name: Waits() for name in ("GET /admin/jobs", "POST /jobs", "enqueue to start")}
     stop = asyncio.Event()

@@ -24,8 +24,9 @@ from benchmarks.scenario import settings
 from service.db.engine import Database
 from service.heap import tune_garbage_collection
 from service.jobs import Registry, Worker, store
+from service.jobs.core.claimed_job import ClaimedJob
+from service.jobs.core.lane import NO_FLOOR, Floor, Lane, LaneRequest
 from service.jobs.core.outcomes import SUCCEEDED_EMPTY
-from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneRequest
 from service.observability.logging import configure_logging
 from service.settings import Settings
 
@@ -206,7 +207,7 @@ async def _claim_bare(
     while not over.is_set():
         if (now := time.monotonic()) >= next_sweep:  # what was committed late is below the floor
             floor, next_sweep = NO_FLOOR, now + BARE_SWEEP_SECONDS
-        claimed = await store.claim(
+        claimed = await store.claim.take(
             link,
             [LaneRequest(Lane("default", 2), floor, BATCH)],
             [JOB_TYPE],
@@ -232,7 +233,9 @@ async def _settle_bare(database: Database, waiting: list[ClaimedJob], over: asyn
         batch = waiting[:SETTLE_MOST]
         del waiting[:SETTLE_MOST]
         if batch:
-            await store.finish(link, [(job, SUCCEEDED_EMPTY) for job in batch], max_errors=20)
+            await store.settle.finish(
+                link, [(job, SUCCEEDED_EMPTY) for job in batch], max_errors=20
+            )
         else:
             await asyncio.sleep(BARE_REST_SECONDS)
     await link.close()

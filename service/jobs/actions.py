@@ -9,12 +9,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.db.after_commit import after_commit
 from service.db.session import fetch
 from service.errors import Conflict, NotFound
-from service.jobs import statements
+from service.jobs import store
 from service.jobs.core.job import BackgroundJob, JobId, JobStatus
+from service.jobs.core.lane import Lane
 from service.jobs.core.new_job import checked_moment
 from service.jobs.notify.wakeup import announce_after_commit
 from service.jobs.read.queries import get_job
-from service.jobs.store import Lane
 from service.observability.metrics import record_event
 
 _MAX_ERRORS = 20
@@ -38,7 +38,7 @@ async def retry_dead_letter_job(
     """
     try:
         async with session.begin_nested():
-            rows = await fetch(session, statements.RETRY_DEAD, job_id, by, max_errors)
+            rows = await fetch(session, store.actions.RETRY_DEAD, job_id, by, max_errors)
     except IntegrityError as error:
         raise Conflict(f"Job {job_id} cannot be retried: {_hindrance(error)}") from None
     if not rows:
@@ -59,7 +59,7 @@ async def cancel_job(session: AsyncSession, job_id: JobId) -> BackgroundJob:
         NotFound: no such job.
         Conflict: it is not PENDING.
     """
-    rows = await fetch(session, statements.CANCEL, job_id)
+    rows = await fetch(session, store.actions.CANCEL, job_id)
     if not rows:
         status = await _status_of(session, job_id)
         raise Conflict(f"Job {job_id} is {status}: only PENDING jobs can be cancelled")
@@ -75,7 +75,7 @@ async def delete_job(session: AsyncSession, job_id: JobId) -> None:
         NotFound: no such job.
         Conflict: it is RUNNING.
     """
-    rows = await fetch(session, statements.DELETE, job_id)
+    rows = await fetch(session, store.actions.DELETE, job_id)
     if not rows:
         status = await _status_of(session, job_id)
         raise Conflict(f"Job {job_id} is {status}: wait until it has ended, then delete it")
@@ -89,7 +89,7 @@ async def reschedule_job(session: AsyncSession, job_id: JobId, run_at: datetime)
         NotFound: no such job.
         Conflict: it is not PENDING.
     """
-    rows = await fetch(session, statements.RESCHEDULE, job_id, checked_moment(run_at))
+    rows = await fetch(session, store.actions.RESCHEDULE, job_id, checked_moment(run_at))
     if not rows:
         status = await _status_of(session, job_id)
         raise Conflict(f"Job {job_id} is {status}: only PENDING jobs can be moved")
@@ -105,7 +105,7 @@ def _hindrance(error: IntegrityError) -> str:
 
 
 async def _status_of(session: AsyncSession, job_id: JobId) -> JobStatus:
-    rows = await fetch(session, statements.STATUS_OF, job_id)
+    rows = await fetch(session, store.actions.STATUS_OF, job_id)
     if not rows:
         raise NotFound(f"There is no job {job_id}")
     return JobStatus(rows[0][0])

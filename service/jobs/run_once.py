@@ -9,10 +9,10 @@ from service.db.engine import Database
 from service.errors import Unavailable
 from service.jobs import store
 from service.jobs.core.job import JobStatus
+from service.jobs.core.lane import Lane
 from service.jobs.core.outcomes import Ended, Outcome, Retried, Succeeded
 from service.jobs.handlers.registry import Registry, registry
 from service.jobs.maintenance import unserved
-from service.jobs.store import Lane
 from service.jobs.worker.plan.lanes import MAX_LANES
 from service.jobs.worker.slots import Slots
 from service.jobs.worker.worker import Engine
@@ -176,7 +176,7 @@ async def _fail_unserved(engine: Engine, summary: ProcessSummary, limit: int) ->
         engine.link, engine.settings, own_types=engine.handlers.job_types(), grace_seconds=0.0
     )
     while (left := limit - summary.processed) > 0:
-        heads = await store.lanes(engine.link, limit=MAX_LANES, after=after)
+        heads = await store.lanes.listed(engine.link, limit=MAX_LANES, after=after)
         failed = await unserved.fail_unserved(
             engine.link,
             heads,

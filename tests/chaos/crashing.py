@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from service.db.engine import Link
 from service.jobs import store
+from service.jobs.core.claimed_job import ClaimedJob, Lease
 from service.jobs.core.outcomes import Outcome
-from service.jobs.store import ClaimedJob, Lease
 from tests.chaos import witness
 
 POINT_VARIABLE: Final = "CRASH_AT"
@@ -45,7 +45,7 @@ def crash_at(point: Point, payload: dict[str, Any]) -> None:
 
 def arm() -> None:
     """Wrap claim and settle so that they end the process at their points."""
-    claim, finish = store.claim, store.finish
+    claim, finish = store.claim.take, store.settle.finish
 
     async def claim_and_crash(*args: Any, **options: Any) -> list[ClaimedJob]:
         jobs = await claim(*args, **options)
@@ -68,8 +68,8 @@ def arm() -> None:
             crash_at(Point.AFTER_SETTLE, payload)
         return lost
 
-    store.claim = claim_and_crash
-    store.finish = finish_and_crash
+    store.claim.take = claim_and_crash
+    store.settle.finish = finish_and_crash
 
 
 def main() -> int:

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from service import cli
 from service.db.engine import Link
-from service.jobs import statements, store
+from service.jobs import store
+from service.jobs.core.claimed_job import ClaimedJob, Lease
 from service.jobs.core.outcomes import (
     Ended,
     Outcome,
@@ -23,8 +24,8 @@ from service.jobs.core.outcomes import (
     Snoozed,
     Succeeded,
 )
-from service.jobs.store import ClaimedJob, Lease
 from tests.chaos.ledger import LEDGER_VARIABLE, Event, Pen
+from tests.jobs.statements import HOME, statement
 
 UNFENCED_VARIABLE: Final = "WITNESS_UNFENCED"
 """Where it is set the bug is planted that trials are there to see: settles ask for no token."""
@@ -74,7 +75,7 @@ class Witness:
         )
 
     def _watch_claim(self) -> None:
-        claim = store.claim
+        claim = store.claim.take
 
         async def watched(*args: Any, **options: Any) -> list[ClaimedJob]:
             jobs = await claim(*args, **options)
@@ -83,10 +84,10 @@ class Witness:
             )
             return jobs
 
-        store.claim = watched
+        store.claim.take = watched
 
     def _watch_settle(self, name: str) -> None:
-        write: store.Settling = getattr(store, name)
+        write: store.settle.Settling = getattr(store.settle, name)
 
         async def watched(
             link: Link, settled: Sequence[tuple[ClaimedJob, Outcome]], /, *, max_errors: int
@@ -102,20 +103,20 @@ class Witness:
                     self._words.pop(lease, None)
             return lost
 
-        setattr(store, name, watched)
+        setattr(store.settle, name, watched)
 
     def _watch_settled_before(self) -> None:
-        settled_before = store.settled_before
+        settled_before = store.settle.settled_before
 
         async def watched(link: Link, leases: Iterable[Lease]) -> set[Lease]:
             found = await settled_before(link, leases)
             self._note(Event.ACCEPTED, found)
             return found
 
-        store.settled_before = watched
+        store.settle.settled_before = watched
 
     def _watch_extend(self) -> None:
-        extend = store.extend
+        extend = store.leases.extend
 
         async def watched(
             link: Link, leases: Iterable[Lease], *, lease_seconds: float
@@ -127,10 +128,10 @@ class Witness:
             self._note(Event.REFUSED, set(asked) - held, HEARTBEAT)
             return held
 
-        store.extend = watched
+        store.leases.extend = watched
 
     def _watch_progress(self) -> None:
-        write_progress = store.write_progress
+        write_progress = store.leases.write_progress
 
         async def watched(link: Link, progress: Mapping[Lease, str]) -> set[Lease]:
             self._note(Event.TRYING, list(progress), PROGRESS)
@@ -139,15 +140,15 @@ class Witness:
             self._note(Event.REFUSED, progress.keys() - held, PROGRESS)
             return held
 
-        store.write_progress = watched
+        store.leases.write_progress = watched
 
 
 def unfence() -> None:
     """Have settles in this process taken from whoever sends them."""
     for name in ("FINISH", "REQUEUE"):
-        statement = getattr(statements, name)
-        assert FENCE in statement
-        setattr(statements, name, statement.replace(FENCE, ""))
+        fenced = statement(name)
+        assert FENCE in fenced
+        setattr(HOME[name], name, fenced.replace(FENCE, ""))
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Every way in which an attempt can end: as a worker reports it, and as a handler does it."""
 
 from service.jobs import JobStatus, PermanentError, RetryAfter, Snooze
+from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.outcomes import (
     Ended,
     Failure,
@@ -11,7 +12,6 @@ from service.jobs.core.outcomes import (
     Snoozed,
     Succeeded,
 )
-from service.jobs.store import ClaimedJob
 
 HOUR = 3600.0
 BEHAVIOURS = ("return", "error", "permanent", "bad_result", "snooze", "retry_after")

@@ -2,8 +2,9 @@
 
 from service.db.engine import Database
 from service.jobs import store
+from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import DEFAULT_PRIORITY, DEFAULT_QUEUE
-from service.jobs.store import NO_FLOOR, ClaimedJob, Lane, LaneRequest
+from service.jobs.core.lane import NO_FLOOR, Lane, LaneRequest
 
 
 async def claim(
@@ -12,10 +13,10 @@ async def claim(
     """Claim as a worker does, and do nothing more; a lease of 0 s has run out already."""
     link = database.link()
     try:
-        worker_id, _ = await store.register_worker(
+        worker_id, _ = await store.workers.register(
             link, name="gone", queues=["*"], job_types=job_types, concurrency=limit
         )
-        return await store.claim(
+        return await store.claim.take(
             link,
             [LaneRequest(Lane(DEFAULT_QUEUE, DEFAULT_PRIORITY), NO_FLOOR, limit)],
             job_types,

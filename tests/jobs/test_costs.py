@@ -17,12 +17,12 @@ from benchmarks.plans import BATCH, ExplainingLink, run_all
 from benchmarks.scenario import PAYLOAD
 from benchmarks.statement_counter import StatementCounter
 from service.db.engine import Database
-from service.jobs import NewJob, Registry, Worker, enqueue_many, statements, store
+from service.jobs import NewJob, Registry, Worker, enqueue_many, store
+from service.jobs.core.lane import NO_FLOOR, Lane, LaneRequest
 from service.jobs.core.new_job import encode_jobs
 from service.jobs.core.outcomes import SUCCEEDED_EMPTY
 from service.jobs.maintenance import partitions
 from service.jobs.notify.wakeup import sender_for
-from service.jobs.store import NO_FLOOR, Lane, LaneRequest
 from service.settings import Settings
 from tests import databases
 from tests.jobs.waiting import occurs, until
@@ -118,7 +118,7 @@ async def test_enqueueing_many_takes_one_statement_a_thousand_jobs_and_one_commi
     await enqueue(JOBS)
     await database.close()
     made = await commits(server_dsn, pg_dsn) - before
-    assert counting.executed[statements.ENQUEUE_UNSEEN] == JOBS / 1000
+    assert counting.executed[store.enqueue.ENQUEUE_UNSEEN] == JOBS / 1000
     check("statements of enqueue_many per 1,000 jobs", 1000 * counting.executed.total() / JOBS)
     check("commits of enqueue_many per 1,000 jobs", 1000 * made / JOBS)
 
@@ -154,7 +154,7 @@ async def test_a_drain_takes_few_statements_and_commits_and_all_its_updates_are_
 
     made = await commits(server_dsn, pg_dsn) - before
     sent = counting.executed
-    claims, settles = sent[statements.CLAIM], sent[statements.FINISH]
+    claims, settles = sent[store.claim.CLAIM], sent[store.settle.FINISH]
     assert claims >= JOBS / BATCH, "the statements were not seen"
     check("claims per 1,000 jobs", 1000 * claims / JOBS)
     check("settles per 1,000 jobs", 1000 * settles / JOBS)
@@ -174,10 +174,12 @@ async def test_the_write_ahead_log_of_a_job_stays_within_its_limits(database: Da
     request = LaneRequest(Lane("default", 2), NO_FLOOR, BATCH)
     common: dict[str, Any] = {"limit": BATCH, "lease_seconds": 30, "worker_id": 1, "max_errors": 20}
     for _ in range(5):
-        await link.fetch(statements.ENQUEUE_UNSEEN, *columns.arguments())
-        jobs = await store.claim(link, [request], ["noop"], **common)
+        await link.fetch(store.enqueue.ENQUEUE_UNSEEN, *columns.arguments())
+        jobs = await store.claim.take(link, [request], ["noop"], **common)
         assert len(jobs) == BATCH
-        lost = await store.finish(link, [(job, SUCCEEDED_EMPTY) for job in jobs], max_errors=20)
+        lost = await store.settle.finish(
+            link, [(job, SUCCEEDED_EMPTY) for job in jobs], max_errors=20
+        )
         assert not lost
     await link.close()
     for what, name in (
@@ -253,11 +255,13 @@ async def test_what_is_dead_in_a_lane_is_walked_by_the_listing_alone(database: D
         await sql.execute("UPDATE jobs_live SET next_run_at = now()")
         await sql.execute("INSERT INTO job_stats VALUES ('default', 'noop', 'SUCCESS', now(), 1)")
         await sql.close()
-        [head] = await store.lanes(link, limit=9)
+        [head] = await store.lanes.listed(link, limit=9)
         due = [head.lane.queue], [head.lane.priority]
-        await store.recent_lanes(link, None, within_seconds=600, limit=9)
-        await link.fetch(statements.QUEUE_GAUGES, *due, 1000, [head.first_at])
-        await link.fetch(statements.FAIL_UNSERVED, *due, ["noop"], 0, 100, 9, 9, [head.first_at])
+        await store.lanes.recent(link, None, within_seconds=600, limit=9)
+        await link.fetch(store.counts.QUEUE_GAUGES, *due, 1000, [head.first_at])
+        await link.fetch(
+            store.served_types.FAIL_UNSERVED, *due, ["noop"], 0, 100, 9, 9, [head.first_at]
+        )
     await link.close()
     read = {one.name: one.root["Shared Hit Blocks"] for one in link.explained}
     assert read.pop("LANES") > 1_000

@@ -41,12 +41,12 @@ from service.jobs import (
     process_due_jobs,
     reschedule_job,
     retry_dead_letter_job,
-    statements,
     store,
 )
+from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import DEAD
+from service.jobs.core.lane import NO_FLOOR, Lane, LaneRequest
 from service.jobs.maintenance import partitions
-from service.jobs.store import NO_FLOOR, ClaimedJob, Lane, LaneRequest
 from service.settings import Settings
 from tests.jobs.attempts import BEHAVIOURS, HOUR, OUTCOMES, behave, outcome_of
 from tests.jobs.reference import (
@@ -155,7 +155,7 @@ class JobMachine(RuleBasedStateMachine):
             here = [j for j in self.all if Lane(j.queue, j.priority) == lane and j.claimable]
             expected += [j.id for j in sorted(here, key=lambda j: (j.due_at, j.id))]
         claimed = self.world.do(
-            store.claim(
+            store.claim.take(
                 self.world.link,
                 [LaneRequest(lane, NO_FLOOR, limit) for lane in order],
                 [SERVED],
@@ -191,7 +191,7 @@ class JobMachine(RuleBasedStateMachine):
         batch = self.lately_claimed(places)
         settled = [(claim, outcome_of(kind, claim)) for claim in batch]
         ends = kind in {"success", "dead", "failed"}
-        write = store.finish if ends else store.requeue
+        write = store.settle.finish if ends else store.settle.requeue
         lost = self.world.do(write(self.world.link, settled, max_errors=KEPT_ERRORS))
         expected = set()
         for claim in batch:
@@ -213,9 +213,9 @@ class JobMachine(RuleBasedStateMachine):
         job = self.of(claim.id)
         holds = job is not None and job.holds(claim.lease_token)
         progress = json.dumps({"fraction": 0.5})
-        write = store.write_progress(self.world.link, {claim.lease: progress})
+        write = store.leases.write_progress(self.world.link, {claim.lease: progress})
         assert self.world.do(write) == ({claim.lease} if holds else set())
-        extend = store.extend(self.world.link, [claim.lease], lease_seconds=HOUR)
+        extend = store.leases.extend(self.world.link, [claim.lease], lease_seconds=HOUR)
         assert self.world.do(extend) == ({claim.lease} if holds else set())
         if job is not None and holds:
             job.lease_ended = False
@@ -325,7 +325,7 @@ class JobMachine(RuleBasedStateMachine):
     @rule(fold=st.booleans())
     def maintain(self, fold: bool) -> None:
         if fold:
-            self.world.sql(statements.FOLD_STATS)
+            self.world.sql(store.counts.FOLD_STATS)
         else:
             self.world.do(partitions.make_ahead(self.world.link, days=0))
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.engine import Database
-from service.jobs import statements, store
+from service.jobs import store
 from service.jobs.notify.wakeup import sender_for
 from service.settings import Settings
 from tests.jobs.reference import SERVED
@@ -24,7 +24,7 @@ class World:
         self.database = Database(dsn, settings)
         self.link = self.database.link()
         self.worker_id, _ = self.do(
-            store.register_worker(
+            store.workers.register(
                 self.link, name="of the test", queues=["*"], job_types=[SERVED], concurrency=1
             )
         )
@@ -51,7 +51,7 @@ class World:
         return self.do(self.link.fetch(statement, *arguments))
 
     def clear(self) -> None:
-        for row in self.sql(statements.DAY_LEAVES):
+        for row in self.sql(store.partitions.DAY_LEAVES):
             if row[0] != "jobs_done_default":
                 self.sql(f"DROP TABLE {row[0]}")
         self.sql("DELETE FROM background_jobs")

@@ -5,19 +5,20 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from zlib import crc32
 
-from service.jobs import statements
+from service.jobs import store
+from tests.jobs.statements import HOME, statement
 from tests.simulation.clock import Process, VirtualLoop
 from tests.simulation.verdicts import Run
 
-NAMES: Final = {value: name for name, value in vars(statements).items() if name.isupper() and value}
+NAMES: Final = {statement(name): name for name in HOME}
 """The statements' names."""
 
-HEARTBEAT: Final = frozenset({statements.EXTEND, statements.WORKER_SEEN})
-SETTLE: Final = frozenset({statements.FINISH, statements.REQUEUE, statements.SETTLED_BEFORE})
-CLAIMS: Final = frozenset({statements.CLAIM, statements.CLAIM_WITHIN_LIMITS})
+HEARTBEAT: Final = frozenset({store.leases.EXTEND, store.workers.WORKER_SEEN})
+SETTLE: Final = frozenset({store.settle.FINISH, store.settle.REQUEUE, store.settle.SETTLED_BEFORE})
+CLAIMS: Final = frozenset({store.claim.CLAIM, store.claim.CLAIM_WITHIN_LIMITS})
 CLAIMING: Final = CLAIMS | {
-    statements.LOST_CLAIMS, statements.LANES, statements.LANES_OF, statements.RECENT_LANES,
-    statements.WINDOW_ENDS,
+    store.leases.LOST_CLAIMS, store.lanes.LANES, store.lanes.LANES_OF, store.lanes.RECENT_LANES,
+    store.claim.WINDOW_ENDS,
 }  # fmt: skip
 
 KEPT_EVENTS: Final = 250
@@ -133,7 +134,7 @@ class Books:
 
     def failed(self, statement: str, args: Any, process: Process) -> None:
         """A process saw a statement fail."""
-        if statement == statements.FINISH and len(args[0]) == 1:
+        if statement == store.settle.FINISH and len(args[0]) == 1:
             self.failed_alone[args[0][0], args[1][0]] += 1
         self.note(process.name, "failed", NAMES.get(statement, statement[:20]))
         self.events["failed"] += 1

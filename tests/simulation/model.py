@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from service.jobs import statements
+from service.jobs import store
 from service.jobs.core.job import JobStatus
 from tests.simulation.house import House
 from tests.simulation.people import People
@@ -40,46 +40,46 @@ class Model:
         """Queues in which jobs have ended: those that have counts."""
         people, house = People(self.tables), House(self.tables)
         self._known: dict[str, Callable[..., Answer]] = {
-            statements.LANES: self.lanes,
-            statements.LANES_OF: self.lanes_of,
-            statements.RECENT_LANES: self.recent_lanes,
-            statements.CLAIM: self.claim,
-            statements.CLAIM_WITHIN_LIMITS: self.claim_within_limits,
-            statements.WINDOW_ENDS: self.window_ends,
-            statements.LOST_CLAIMS: self.lost_claims,
-            statements.RELEASE_LOST: self.release_lost,
-            statements.FINISH: self.finish,
-            statements.REQUEUE: self.requeue,
-            statements.SETTLED_BEFORE: self.settled_before,
-            statements.EXTEND: self.extend,
-            statements.PROGRESS: self.write_progress,
-            statements.ENQUEUE: people.enqueue,
-            statements.RETRY_DEAD: people.retry_dead,
-            statements.CANCEL: people.cancel,
-            statements.DELETE: people.delete,
-            statements.RESCHEDULE: people.reschedule,
-            statements.REGISTER_WORKER: house.register_worker,
-            statements.WORKER_SEEN: house.worker_seen,
-            statements.WORKER_STOPPED: house.worker_stopped,
-            statements.FORGET_WORKER: house.forget_worker,
-            statements.SERVED_TYPES: house.served_types,
-            statements.REMEMBER_SERVED_TYPES: house.remember_served_types,
-            statements.REMEMBERED_TYPES: house.remembered_types,
-            statements.FORGET_SERVED_TYPES: house.forget_served_types,
-            statements.FAIL_UNSERVED: house.fail_unserved,
-            statements.WAITING_FOR_WORKER: house.waiting_for_worker,
-            statements.QUEUE_GAUGES: house.queue_gauges,
-            statements.TODAY: house.today,
-            statements.DAY_LEAVES: house.day_leaves,
-            statements.DAY_TABLES: house.day_leaves,
-            statements.DROP_OLD_WORKERS: lambda _: [],
-            statements.SERVED_QUEUES: lambda *_: [],
-            statements.CREATED_IDS: lambda _: [(0, 1, 1)],
+            store.lanes.LANES: self.lanes,
+            store.lanes.LANES_OF: self.lanes_of,
+            store.lanes.RECENT_LANES: self.recent_lanes,
+            store.claim.CLAIM: self.claim,
+            store.claim.CLAIM_WITHIN_LIMITS: self.claim_within_limits,
+            store.claim.WINDOW_ENDS: self.window_ends,
+            store.leases.LOST_CLAIMS: self.lost_claims,
+            store.leases.RELEASE_LOST: self.release_lost,
+            store.settle.FINISH: self.finish,
+            store.settle.REQUEUE: self.requeue,
+            store.settle.SETTLED_BEFORE: self.settled_before,
+            store.leases.EXTEND: self.extend,
+            store.leases.PROGRESS: self.write_progress,
+            store.enqueue.ENQUEUE: people.enqueue,
+            store.actions.RETRY_DEAD: people.retry_dead,
+            store.actions.CANCEL: people.cancel,
+            store.actions.DELETE: people.delete,
+            store.actions.RESCHEDULE: people.reschedule,
+            store.workers.REGISTER_WORKER: house.register_worker,
+            store.workers.WORKER_SEEN: house.worker_seen,
+            store.workers.WORKER_STOPPED: house.worker_stopped,
+            store.workers.FORGET_WORKER: house.forget_worker,
+            store.served_types.SERVED_TYPES: house.served_types,
+            store.served_types.REMEMBER_SERVED_TYPES: house.remember_served_types,
+            store.served_types.REMEMBERED_TYPES: house.remembered_types,
+            store.served_types.FORGET_SERVED_TYPES: house.forget_served_types,
+            store.served_types.FAIL_UNSERVED: house.fail_unserved,
+            store.served_types.WAITING_FOR_WORKER: house.waiting_for_worker,
+            store.counts.QUEUE_GAUGES: house.queue_gauges,
+            store.partitions.TODAY: house.today,
+            store.partitions.DAY_LEAVES: house.day_leaves,
+            store.partitions.DAY_TABLES: house.day_leaves,
+            store.retention.DROP_OLD_WORKERS: lambda _: [],
+            store.counts.SERVED_QUEUES: lambda *_: [],
+            store.counts.CREATED_IDS: lambda _: [(0, 1, 1)],
         }
         for housekeeping in (
-            statements.STATS_ROWS, statements.FOLD_STATS, statements.DROP_DEAD_BEFORE,
-            statements.DROP_DEFAULT_BEFORE, statements.DROP_IDEMPOTENCY_KEYS,
-            statements.DROP_CALLER_USAGE, statements.DROP_JOB_NAMES,
+            store.counts.STATS_ROWS, store.counts.FOLD_STATS, store.retention.DROP_DEAD_BEFORE,
+            store.retention.DROP_DEFAULT_BEFORE, store.retention.DROP_IDEMPOTENCY_KEYS,
+            store.retention.DROP_CALLER_USAGE, store.retention.DROP_JOB_NAMES,
         ):  # fmt: skip
             self._known[housekeeping] = lambda *_: [(0,)]
 

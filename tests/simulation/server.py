@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import asyncpg
 
 from service.db.engine import Database, Link
-from service.jobs import statements
+from service.jobs import store
 from service.settings import DEFAULT_SCHEMA, Settings
 from tests.simulation.books import CLAIMS, NAMES
 from tests.simulation.checker import Checker
@@ -74,7 +74,7 @@ class Server:
         late: bool = False,
     ) -> Answer:
         """Carry out one statement; the checker sees what it did."""
-        if statement == statements.NOTIFY:
+        if statement == store.notify.NOTIFY:
             self.notify(args[1])
             return [("",)]
         answer = self.model.execute(statement, args, Instant(came, self.now))

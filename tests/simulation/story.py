@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from service.db.engine import DATABASE_ERRORS
-from service.jobs import NewJob, statements
+from service.jobs import NewJob, store
+from service.jobs.core.lane import Lane
 from service.jobs.core.new_job import encode_jobs
 from service.jobs.notify.wakeup import encode
-from service.jobs.store import Lane
 from service.jobs.worker.worker import Worker
 from service.settings import Settings
 from tests.simulation.books import Violation, Watch
@@ -149,7 +149,7 @@ class Simulation:
         """Some jobs, and the news of them to some of those who wait for it."""
         jobs = [self.mix.job(self.rng) for _ in range(count)]
         columns = encode_jobs(jobs, max_payload_bytes=100_000)
-        self.as_a_person(statements.ENQUEUE, *columns.arguments())
+        self.as_a_person(store.enqueue.ENQUEUE, *columns.arguments())
         self.announce(sorted(columns.lanes()))
 
     def announce(self, lanes: list[Lane]) -> None:
@@ -224,7 +224,7 @@ class Simulation:
         """One more job, of which nobody is told; it returns after so long."""
         job = NewJob(job_type, [("return", seconds)], queue="a", max_retries=1)
         columns = encode_jobs([job], max_payload_bytes=100_000)
-        self.as_a_person(statements.ENQUEUE, *columns.arguments())
+        self.as_a_person(store.enqueue.ENQUEUE, *columns.arguments())
 
     async def until_all_ended(self, seconds: float, words: str) -> None:
         until = self.loop.time() + seconds

@@ -15,10 +15,12 @@ import asyncpg
 import pytest
 
 from service.db.engine import Link
-from service.jobs import NewJob, statements, store
+from service.jobs import NewJob, store
+from service.jobs.core.claimed_job import ClaimedJob, Lease
+from service.jobs.core.lane import NO_FLOOR, Floor, Lane, LaneRequest
 from service.jobs.core.new_job import encode_jobs
-from service.jobs.store import NO_FLOOR, ClaimedJob, Floor, Lane, LaneRequest, Lease
 from tests.jobs.attempts import OUTCOMES, outcome_of
+from tests.jobs.statements import HOME, statement
 from tests.simulation.clock import EPOCH
 from tests.simulation.model import Model
 from tests.simulation.rows import Answer, Instant, Row, microseconds, since
@@ -153,7 +155,7 @@ class Player:
             for number in range(rng.randint(1, 4))
         ]  # fmt: skip
         columns = encode_jobs(jobs, max_payload_bytes=10_000)
-        await self._link.fetch(statements.ENQUEUE, *columns.arguments())
+        await self._link.fetch(store.enqueue.ENQUEUE, *columns.arguments())
 
     async def _claim(self) -> None:
         rng = self._rng
@@ -163,8 +165,10 @@ class Player:
         before = rng.choice((float("inf"), self._both.now / 1e6 - rng.choice((0.0, 1.0, 20.0))))
         requests = [LaneRequest(lane, self._floor(), most[lane.queue], before) for lane in lanes]
         if rng.random() < 0.5:
-            requests = await store.within_windows(self._link, requests, jobs=rng.randint(1, 3))
-        self._claims += await store.claim(
+            requests = await store.claim.within_windows(
+                self._link, requests, jobs=rng.randint(1, 3)
+            )
+        self._claims += await store.claim.take(
             self._link, requests, rng.sample(TYPES, rng.randint(1, 3)), limit=limit,
             lease_seconds=LEASE_SECONDS, worker_id=rng.choice(self._workers), max_errors=KEPT,
         )  # fmt: skip
@@ -189,22 +193,22 @@ class Player:
         ends = self._rng.random() < 0.5
         choices = [kind for kind in OUTCOMES if (kind in kinds) == ends]
         batch = [(claim, outcome_of(self._rng.choice(choices), claim)) for claim in self._some()]
-        write = store.finish if ends else store.requeue
+        write = store.settle.finish if ends else store.settle.requeue
         await write(self._link, batch, max_errors=KEPT)
-        await store.settled_before(self._link, [claim.lease for claim, _ in batch])
+        await store.settle.settled_before(self._link, [claim.lease for claim, _ in batch])
 
     async def _hold(self) -> None:
-        await store.extend(self._link, self._leases(), lease_seconds=LEASE_SECONDS)
+        await store.leases.extend(self._link, self._leases(), lease_seconds=LEASE_SECONDS)
         progress = dict.fromkeys(self._leases()[:2], '{"fraction": 0.5}')
-        await store.write_progress(self._link, progress)
+        await store.leases.write_progress(self._link, progress)
 
     async def _recover(self) -> None:
         known = [claim.lease_token for claim in self._some()]
         floors = {lane: self._floor() for lane in self._rng.sample(LANES, 3)}
         worker = self._rng.choice(self._workers)
-        lost = await store.lost_claims(self._link, floors, worker_id=worker, known=known)
+        lost = await store.leases.lost_claims(self._link, floors, worker_id=worker, known=known)
         give_back = [*lost[:2], *self._leases()[:1]]
-        await store.release_lost(self._link, give_back)
+        await store.leases.release_lost(self._link, give_back)
 
     async def _operate(self) -> None:
         rng, jobs = self._rng, self._both.model.tables.jobs
@@ -212,60 +216,60 @@ class Player:
         match rng.choice(("retry", "retry", "retry", "cancel", "delete", "move")):
             case "retry":
                 dead = [row.id for row in jobs.values() if row.status in {"DEAD_LETTER", "FAILED"}]
-                await self._link.fetch(statements.RETRY_DEAD, (dead or [job_id])[0], "me", KEPT)
+                await self._link.fetch(store.actions.RETRY_DEAD, (dead or [job_id])[0], "me", KEPT)
             case "cancel":
-                await self._link.fetch(statements.CANCEL, job_id)
+                await self._link.fetch(store.actions.CANCEL, job_id)
             case "delete":
-                await self._link.fetch(statements.DELETE, job_id)
+                await self._link.fetch(store.actions.DELETE, job_id)
             case "move":
                 run_at = datetime.fromtimestamp(EPOCH, UTC) + timedelta(seconds=rng.randint(0, 99))
-                await self._link.fetch(statements.RESCHEDULE, job_id, run_at)
+                await self._link.fetch(store.actions.RESCHEDULE, job_id, run_at)
 
     async def _work(self) -> None:
         """Workers come, are seen, and go."""
         if len(self._workers) < 2:
             types = self._rng.sample(TYPES, 2)
             name = f"w{len(self._workers)}"
-            worker_id, _ = await store.register_worker(
+            worker_id, _ = await store.workers.register(
                 self._link, name=name, queues=["*"], job_types=types, concurrency=1
             )
             self._workers.append(worker_id)
         elif self._rng.random() < 0.7:
             place = self._rng.randrange(len(self._workers))
-            self._workers[place] = await store.worker_seen(
+            self._workers[place] = await store.workers.seen(
                 self._link, self._workers[place], name=f"w{place}", queues=["*"],
                 job_types=self._rng.sample(TYPES, 2), concurrency=1,
             )  # fmt: skip
         else:
             forget = self._rng.random() < 0.3
             worker = self._rng.choice(self._workers)
-            await store.worker_stopped(self._link, worker, forget=forget)
+            await store.workers.stopped(self._link, worker, forget=forget)
 
     async def _look(self) -> None:
-        await store.lanes(self._link, limit=self._rng.randint(1, 5))
-        await store.lanes(self._link, limit=10, after=self._rng.choice(LANES))
-        await store.lanes_of(self._link, self._rng.sample(("a", "b", "none"), 2))
+        await store.lanes.listed(self._link, limit=self._rng.randint(1, 5))
+        await store.lanes.listed(self._link, limit=10, after=self._rng.choice(LANES))
+        await store.lanes.of_queues(self._link, self._rng.sample(("a", "b", "none"), 2))
         some = self._rng.sample([None, ["a"], ["b", "none"]], 1)[0]
-        await store.recent_lanes(
+        await store.lanes.recent(
             self._link, some, within_seconds=self._rng.choice((1, 20)), limit=9
         )
         queues, priorities = [lane.queue for lane in LANES], [lane.priority for lane in LANES]
         firsts = [self._floor().due_at for _ in LANES]
-        await self._link.fetch(statements.QUEUE_GAUGES, queues, priorities, 3, firsts)
+        await self._link.fetch(store.counts.QUEUE_GAUGES, queues, priorities, 3, firsts)
 
     async def _lead(self) -> None:
         alive, grace = self._rng.choice((5.0, 30.0)), self._rng.choice((0.0, 20.0))
-        served = await self._link.fetch(statements.SERVED_TYPES, alive, grace)
-        await self._link.fetch(statements.REMEMBER_SERVED_TYPES)
-        await self._link.fetch(statements.REMEMBERED_TYPES, self._rng.choice((0, 7)))
+        served = await self._link.fetch(store.served_types.SERVED_TYPES, alive, grace)
+        await self._link.fetch(store.served_types.REMEMBER_SERVED_TYPES)
+        await self._link.fetch(store.served_types.REMEMBERED_TYPES, self._rng.choice((0, 7)))
         lanes = self._rng.sample(LANES, 3)
         await self._link.fetch(
-            statements.WAITING_FOR_WORKER, [lane.queue for lane in lanes],
+            store.served_types.WAITING_FOR_WORKER, [lane.queue for lane in lanes],
             [lane.priority for lane in lanes], self._rng.sample(TYPES, 2), grace, 5,
             [self._floor().due_at for _ in lanes],
         )  # fmt: skip
         await self._link.fetch(
-            statements.FAIL_UNSERVED, [lane.queue for lane in lanes],
+            store.served_types.FAIL_UNSERVED, [lane.queue for lane in lanes],
             [lane.priority for lane in lanes], sorted(row[0] for row in served), grace, 5, 2, KEPT,
             [self._floor().due_at for _ in lanes],
         )  # fmt: skip
@@ -312,8 +316,8 @@ async def test_a_fence_that_is_missing_in_the_sql_is_found(
     name: str,
     fence: str,
 ) -> None:
-    whole: str = getattr(statements, name)
+    whole = statement(name)
     assert fence in whole
-    monkeypatch.setattr(statements, name, whole.replace(fence, ""))
+    monkeypatch.setattr(HOME[name], name, whole.replace(fence, ""))
     with pytest.raises(AssertionError):
         await play_all(connection)

@@ -8,8 +8,8 @@ import pytest
 
 from service.db.engine import DATABASE_ERRORS
 from service.jobs.core.job import JobStatus
+from service.jobs.core.lane import Floor, LaneRequest
 from service.jobs.core.policy import Attempt, Judge, Stop
-from service.jobs.store import Floor, LaneRequest
 from service.jobs.worker import claim_recovery, outbox
 from service.jobs.worker.claim_recovery import LostAnswers
 from service.jobs.worker.claimer import Claimer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from service.jobs import statements
+from service.jobs import store
 
 LATE_SECONDS: Final = 1.8
 """A statement whose client has gone may still be carried out so much later: the engine looks for
@@ -57,11 +57,11 @@ class Fate:
 BAD_ENDS: Final = tuple(end for end in End if end is not End.WELL)
 
 FENCED: Final = (
-    statements.CLAIM,
-    statements.RELEASE_LOST,
-    statements.FINISH,
-    statements.REQUEUE,
-    statements.EXTEND,
+    store.claim.CLAIM,
+    store.leases.RELEASE_LOST,
+    store.settle.FINISH,
+    store.settle.REQUEUE,
+    store.leases.EXTEND,
 )
 """Statements some of which fare worse than others in every second seed."""
 
@@ -107,7 +107,7 @@ class Weather:
 
     def seconds_for(self, statement: str, args: Sequence[Any]) -> float:
         """How long a statement takes for its size, whatever the weather: of an end, for the results."""
-        if statement != statements.FINISH:
+        if statement != store.settle.FINISH:
             return 0.0
         return sum(len(result or "") for result in args[3]) / self.bytes_per_second
 

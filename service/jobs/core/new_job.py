@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from service.errors import InvalidInput
 from service.jobs.core.backoff import Backoff
-from service.jobs.core.encoding import bytes_bound, dump_json
+from service.jobs.core.encoding import MAX_STATEMENT_BYTES, bytes_bound, dump_json
 from service.jobs.core.job import (
     DEFAULT_PRIORITY,
     DEFAULT_QUEUE,
@@ -16,8 +16,8 @@ from service.jobs.core.job import (
     LOWEST_PRIORITY,
     NAME_PATTERN,
 )
+from service.jobs.core.lane import Lane
 from service.jobs.handlers.registry import registry
-from service.jobs.store import MAX_STATEMENT_BYTES, Lane
 
 DEFAULT_MAX_PAYLOAD_BYTES: Final = 262_144
 """What `Settings.max_payload_bytes` starts from; callers outside the service have no settings."""

@@ -10,6 +10,7 @@ from typing import Any, Final, assert_never
 from service.errors import InvalidInput, PayloadError
 from service.jobs.core import limits
 from service.jobs.core.backoff import Backoff
+from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.encoding import dump_json, load_json
 from service.jobs.core.job import JobStatus
 from service.jobs.core.outcomes import (
@@ -31,7 +32,6 @@ from service.jobs.core.outcomes import (
     deciding,
 )
 from service.jobs.handlers.registry import HandlerSpec
-from service.jobs.store import ClaimedJob
 from service.observability.logging import get_logger
 from service.settings import Settings
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from service.db.after_commit import after_commit
 from service.db.session import CallerSession, fetch
 from service.errors import Conflict, InvalidInput
-from service.jobs import statements
+from service.jobs import store
 from service.jobs.core.backoff import Backoff
 from service.jobs.core.job import JobId
 from service.jobs.core.new_job import (
@@ -185,7 +185,7 @@ async def _store(session: CallerSession, columns: JobColumns) -> int:
         enqueued = await insert_jobs(partial(fetch, session), columns)
         made = count_made(columns, enqueued)
     else:
-        await fetch(session, statements.ENQUEUE_UNSEEN, *columns.arguments())
+        await fetch(session, store.enqueue.ENQUEUE_UNSEEN, *columns.arguments())
         made = Counter(columns.job_types)
     await _tell_after_commit(session, columns, made)
     return made.total()
@@ -203,7 +203,9 @@ async def _tell_after_commit(
 async def insert_jobs(run: Fetch, columns: JobColumns) -> list[EnqueuedJob]:
     """Insert encoded jobs through `run`, and find the standing ones of the keys that are taken."""
     if not columns.keyed:
-        statement = statements.ENQUEUE_FOR_CALLERS if columns.for_callers else statements.ENQUEUE
+        statement = (
+            store.enqueue.ENQUEUE_FOR_CALLERS if columns.for_callers else store.enqueue.ENQUEUE
+        )
         rows = await run(statement, *columns.arguments())
         return [EnqueuedJob(job_id, True, created, due) for job_id, created, due in rows]
     made: dict[str, EnqueuedJob] = {}
@@ -232,7 +234,9 @@ async def insert_jobs(run: Fetch, columns: JobColumns) -> list[EnqueuedJob]:
 
 async def _insert_keyed(run: Fetch, columns: JobColumns) -> Sequence[Any]:
     statement = (
-        statements.ENQUEUE_KEYED_FOR_CALLERS if columns.for_callers else statements.ENQUEUE_KEYED
+        store.enqueue.ENQUEUE_KEYED_FOR_CALLERS
+        if columns.for_callers
+        else store.enqueue.ENQUEUE_KEYED
     )
     return await run(statement, *columns.arguments())
 
@@ -243,7 +247,9 @@ async def _find_standing(
     """The standing jobs of `missing` keys; a job that ended meanwhile is enqueued anew."""
     found: dict[str, EnqueuedJob] = {}
     for _ in range(_MAX_STANDING_ROUNDS):
-        for job_id, created_at, next_run_at, key in await run(statements.STANDING, sorted(missing)):
+        for job_id, created_at, next_run_at, key in await run(
+            store.enqueue.KEY_HOLDERS, sorted(missing)
+        ):
             found.setdefault(key, EnqueuedJob(job_id, False, created_at, next_run_at))
         missing = missing - found.keys()
         if not missing:

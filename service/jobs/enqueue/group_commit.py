@@ -11,10 +11,10 @@ import asyncpg
 
 from service.db.engine import DATABASE_ERRORS, REFUSED_ERRORS, Database, Link
 from service.errors import InvalidInput, Unavailable
+from service.jobs.core.encoding import MAX_STATEMENT_BYTES
 from service.jobs.core.new_job import JobColumns, NewJob, encode_jobs
 from service.jobs.enqueue.enqueue import EnqueuedJob, count_made, insert_jobs, record_enqueued
 from service.jobs.notify.wakeup import announce, sender_for
-from service.jobs.store import MAX_STATEMENT_BYTES
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
 from service.settings import Settings

@@ -3,7 +3,7 @@
 from typing import Final
 
 from service.db.engine import Link
-from service.jobs import statements
+from service.jobs import store
 from service.observability.metrics import jobs_created
 
 MAX_COUNTED: Final = 10_000
@@ -35,7 +35,7 @@ class CreatedJobs:
 
     async def count(self) -> None:
         """One round: one short statement, and a second one where jobs are to be counted."""
-        given, oldest_writer, next_writer = (await self._link.fetch(statements.CREATED_IDS))[0]
+        given, oldest_writer, next_writer = (await self._link.fetch(store.counts.CREATED_IDS))[0]
         if self._counted is None:
             self._counted = self._given = given
             return
@@ -58,7 +58,7 @@ class CreatedJobs:
             starts = (after + total * number // SAMPLES for number in range(SAMPLES))
             stretches = [(start, start + size) for start in starts]
         rows = await self._link.fetch(
-            statements.CREATED_BETWEEN,
+            store.counts.CREATED_BETWEEN,
             [low for low, _ in stretches],
             [high for _, high in stretches],
         )

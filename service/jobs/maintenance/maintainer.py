@@ -10,13 +10,13 @@ import asyncpg
 
 from service.db.engine import DATABASE_ERRORS, Database
 from service.db.schema import lock_name
-from service.jobs import statements, store
+from service.jobs import store
+from service.jobs.core.lane import Lane, LaneHead
 from service.jobs.handlers.registry import Registry
 from service.jobs.loops import Pause
 from service.jobs.maintenance import partitions, unserved
 from service.jobs.maintenance.created_jobs import CreatedJobs
 from service.jobs.maintenance.unserved_log import UnservedLog
-from service.jobs.store import Lane, LaneHead
 from service.jobs.worker.plan.lanes import MAX_LANES
 from service.observability.logging import get_logger
 from service.observability.metrics import (
@@ -171,8 +171,8 @@ class Maintenance:
             connection = await self._leadership.connection()
         if not connection.is_in_transaction():
             await connection.execute("BEGIN")
-        name = lock_name(statements.LEADERSHIP, self._database.schema)
-        if not await connection.fetchval(statements.LEAD, name):
+        name = lock_name(store.leadership.LEADERSHIP, self._database.schema)
+        if not await connection.fetchval(store.leadership.LEAD, name):
             await connection.execute("ROLLBACK")
             return False
         vanished = max(VANISHED_SECONDS, 2 * self._settings.maintenance_seconds)
@@ -206,18 +206,20 @@ class Maintenance:
     async def _drop_days(self) -> None:
         days = self._settings.retention_days
         # A day takes its counts along: what never got into its partition must have gone before.
-        if await self._repeat(statements.DROP_DEFAULT_BEFORE, days):
-            today: date = (await self._link.fetch(statements.TODAY))[0][0]
+        if await self._repeat(store.retention.DROP_DEFAULT_BEFORE, days):
+            today: date = (await self._link.fetch(store.partitions.TODAY))[0][0]
             await partitions.drop_before(self._link, today - timedelta(days=days))
 
     async def _apply_retention(self) -> None:
         settings = self._settings
-        await self._repeat(statements.DROP_DEAD_BEFORE, settings.dead_retention_days)
-        await self._repeat(statements.DROP_IDEMPOTENCY_KEYS, settings.idempotency_key_hours)
-        await self._repeat(statements.DROP_CALLER_USAGE, USAGE_DAYS)
-        await self._repeat(statements.DROP_JOB_NAMES, NAME_DAYS)
-        await self._link.fetch(statements.DROP_OLD_WORKERS)
-        await self._link.fetch(statements.FORGET_SERVED_TYPES, settings.served_type_memory_days)
+        await self._repeat(store.retention.DROP_DEAD_BEFORE, settings.dead_retention_days)
+        await self._repeat(store.retention.DROP_IDEMPOTENCY_KEYS, settings.idempotency_key_hours)
+        await self._repeat(store.retention.DROP_CALLER_USAGE, USAGE_DAYS)
+        await self._repeat(store.retention.DROP_JOB_NAMES, NAME_DAYS)
+        await self._link.fetch(store.retention.DROP_OLD_WORKERS)
+        await self._link.fetch(
+            store.served_types.FORGET_SERVED_TYPES, settings.served_type_memory_days
+        )
 
     async def _repeat(self, statement: str, keep: int) -> bool:
         """Drop what is older than `keep` in batches; False where more is left than one round may."""
@@ -230,16 +232,16 @@ class Maintenance:
     async def _fold_stats(self) -> None:
         # Twice what the last fold left: with many types and days even folded rows are many.
         limit = FOLD_ABOVE_ROWS + 2 * self._folded_rows
-        rows = (await self._link.fetch(statements.STATS_ROWS, limit))[0][0]
+        rows = (await self._link.fetch(store.counts.STATS_ROWS, limit))[0][0]
         if rows >= limit:
-            self._folded_rows = (await self._link.fetch(statements.FOLD_STATS))[0][0]
+            self._folded_rows = (await self._link.fetch(store.counts.FOLD_STATS))[0][0]
 
     async def _count_created(self) -> None:
         await self._created_jobs.count()
 
     async def _list_lanes(self) -> None:
         self._heads = []
-        self._heads = await store.lanes(self._link, limit=MAX_LANES)
+        self._heads = await store.lanes.listed(self._link, limit=MAX_LANES)
 
     async def _fail_unserved_types(self) -> None:
         await unserved.remember_served(self._link)
@@ -248,7 +250,7 @@ class Maintenance:
             return  # a worker that serves the type may just be starting
         heads = self._heads
         if self._looked_up_to is not None:
-            heads = await store.lanes(self._link, limit=MAX_LANES, after=self._looked_up_to)
+            heads = await store.lanes.listed(self._link, limit=MAX_LANES, after=self._looked_up_to)
         self._looked_up_to = heads[-1].lane if len(heads) == MAX_LANES else None
         served = await unserved.find_served(
             self._link, self._settings, own_types=self._handlers.job_types(), grace_seconds=grace
@@ -267,15 +269,15 @@ class Maintenance:
 
     async def _read_gauges(self) -> None:
         # The queues that somebody serves by name: a crowd of others may stand before them in the list.
-        rows = await self._link.fetch(statements.SERVED_QUEUES, MAX_LANES)
+        rows = await self._link.fetch(store.counts.SERVED_QUEUES, MAX_LANES)
         known_queue.reserve(row[0] for row in rows)
-        served = await store.lanes_of(self._link, sorted(known_queue.reserved)[:MAX_LANES])
+        served = await store.lanes.of_queues(self._link, sorted(known_queue.reserved)[:MAX_LANES])
         heads = {head.lane: head for head in (*self._heads, *served)}.values()
         if not heads:
             set_queue_gauges(())
             return
         rows = await self._link.fetch(
-            statements.QUEUE_GAUGES,
+            store.counts.QUEUE_GAUGES,
             [head.lane.queue for head in heads],
             [head.lane.priority for head in heads],
             self._settings.count_cap,

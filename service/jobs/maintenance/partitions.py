@@ -13,7 +13,7 @@ from typing import Final
 import asyncpg
 
 from service.db.engine import Link
-from service.jobs import statements
+from service.jobs import store
 from service.observability.logging import get_logger
 
 PREFIX: Final = "jobs_done_"
@@ -39,7 +39,7 @@ _log = get_logger(__name__)
 
 async def make_ahead(link: Link, *, days: int) -> None:
     """Make the day partitions from today to `days` days ahead, those that are missing."""
-    today: date = (await link.fetch(statements.TODAY))[0][0]
+    today: date = (await link.fetch(store.partitions.TODAY))[0][0]
     await make(link, (today + timedelta(days=ahead) for ahead in range(days + 1)))
 
 
@@ -52,7 +52,7 @@ async def make(link: Link, days: Iterable[date]) -> None:
         DATABASE_ERRORS: one of them could not be made; the others were tried as well.
     """
     standing = await _days(link)
-    today: date = (await link.fetch(statements.TODAY))[0][0]
+    today: date = (await link.fetch(store.partitions.TODAY))[0][0]
 
     async def make_one(day: date) -> None:
         if day <= today:
@@ -72,7 +72,7 @@ async def drop_before(link: Link, first_kept: date) -> None:
     async def drop_one(day: date) -> None:
         await _patiently(partial(_drop, link, day))
 
-    tables = await _days(link, statements.DAY_TABLES)
+    tables = await _days(link, store.partitions.DAY_TABLES)
     old = sorted(day for day in tables if day < first_kept)
     await _each(old, drop_one, "partition_not_dropped")
 
@@ -95,7 +95,9 @@ async def _copy_late(link: Link, day: date) -> None:
     """Copy in batches what the default partition caught of the day, so that little is left to move."""
     place: tuple[datetime | None, int] = (None, 0)
     for _ in range(MAX_COPIES):
-        last_at, last_id = (await link.fetch(statements.COPY_LATE, day, *place, COPY_BATCH))[0]
+        last_at, last_id = (await link.fetch(store.partitions.COPY_LATE, day, *place, COPY_BATCH))[
+            0
+        ]
         if last_id is None:
             return
         place = (last_at, last_id)
@@ -115,11 +117,11 @@ async def _drop(link: Link, day: date) -> None:
     async with link.transaction() as connection:
         await connection.execute(LOCK_TIMEOUT)
         await connection.execute(_STATEMENT_TIMEOUT)
-        await connection.execute(link.render(statements.DROP_DAY), day, timeout=DAY_SECONDS)
+        await connection.execute(link.render(store.partitions.DROP_DAY), day, timeout=DAY_SECONDS)
     _log.info("partition_dropped", day=day.isoformat())
 
 
-async def _days(link: Link, statement: str = statements.DAY_LEAVES) -> set[date]:
+async def _days(link: Link, statement: str = store.partitions.DAY_LEAVES) -> set[date]:
     names = [row[0] for row in await link.fetch(statement)]
     days = set()
     for name in names:
@@ -135,7 +137,9 @@ async def _make(link: Link, day: date) -> None:
         async with link.transaction() as connection:
             await connection.execute(LOCK_TIMEOUT)
             await connection.execute(_STATEMENT_TIMEOUT)
-            await connection.execute(link.render(statements.MAKE_DAY), day, timeout=DAY_SECONDS)
+            await connection.execute(
+                link.render(store.partitions.MAKE_DAY), day, timeout=DAY_SECONDS
+            )
     except (
         asyncpg.DuplicateTableError,
         asyncpg.DuplicateObjectError,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from service.db.engine import Link
-from service.jobs import statements
-from service.jobs.store import LaneHead
+from service.jobs import store
+from service.jobs.core.lane import LaneHead
 from service.observability.metrics import record_event
 from service.settings import Settings
 
@@ -30,7 +30,7 @@ class Served:
 
 async def remember_served(link: Link) -> None:
     """Note what the workers serve that are entered."""
-    await link.fetch(statements.REMEMBER_SERVED_TYPES)
+    await link.fetch(store.served_types.REMEMBER_SERVED_TYPES)
 
 
 async def find_served(
@@ -46,9 +46,9 @@ async def find_served(
     """
     # A worker is seen once a heartbeat, a third of the lease at the most: one missed is no absence.
     alive_within = max(grace_seconds, settings.lease_seconds, MIN_ALIVE_SECONDS)
-    rows = await link.fetch(statements.SERVED_TYPES, alive_within, grace_seconds)
+    rows = await link.fetch(store.served_types.SERVED_TYPES, alive_within, grace_seconds)
     now = {*own_types, *(row[0] for row in rows)}
-    rows = await link.fetch(statements.REMEMBERED_TYPES, settings.served_type_memory_days)
+    rows = await link.fetch(store.served_types.REMEMBERED_TYPES, settings.served_type_memory_days)
     return Served(frozenset(now), frozenset(row[0] for row in rows) - now)
 
 
@@ -75,7 +75,7 @@ async def fail_unserved(
     if not queues:
         return []
     rows = await link.fetch(
-        statements.FAIL_UNSERVED,
+        store.served_types.FAIL_UNSERVED,
         queues,
         priorities,
         sorted(served.now | served.lately),
@@ -101,7 +101,7 @@ async def count_waiting(
     if not queues or not served.lately:
         return {}
     rows = await link.fetch(
-        statements.WAITING_FOR_WORKER,
+        store.served_types.WAITING_FOR_WORKER,
         queues,
         priorities,
         sorted(served.lately),

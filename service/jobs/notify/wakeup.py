@@ -18,9 +18,9 @@ from service.db.after_commit import after_commit
 from service.db.engine import DATABASE_ERRORS, Database, Link
 from service.db.listen import listen
 from service.db.session import CallerSession
-from service.jobs import statements
+from service.jobs import store
+from service.jobs.core.lane import Lane
 from service.jobs.loops import Pause
-from service.jobs.store import Lane
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
 
@@ -84,7 +84,7 @@ class Sender:
                     # The driver's own call: it has no transaction to begin and to end.
                     driver: Any = (await connection.get_raw_connection()).driver_connection
                     try:
-                        await driver.execute(statements.NOTIFY, channel, encode(lanes))
+                        await driver.execute(store.notify.NOTIFY, channel, encode(lanes))
                         sent = True
                     finally:
                         if not sent or engine.pool is not pool:
@@ -143,7 +143,7 @@ async def notify(link: Link, lanes: Iterable[Lane]) -> None:
     Raises:
         DATABASE_ERRORS: it was not sent.
     """
-    await link.fetch(statements.NOTIFY, schema.channel(link.schema), encode(lanes))
+    await link.fetch(store.notify.NOTIFY, schema.channel(link.schema), encode(lanes))
 
 
 async def hear(database: Database, wake: Callable[[Iterable[Lane]], None]) -> None:

@@ -7,9 +7,9 @@ from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, Link
 from service.jobs import store
+from service.jobs.core.lane import Floor, Lane, LaneRequest
 from service.jobs.loops import Pause
 from service.jobs.notify.wakeup import notify
-from service.jobs.store import Floor, Lane, LaneRequest
 from service.jobs.worker.executor import Run
 from service.observability.logging import get_logger
 
@@ -74,14 +74,14 @@ class LostAnswers:
         lost = [
             lease
             for worker_id in sorted(self._asked_by)
-            for lease in await store.lost_claims(
+            for lease in await store.leases.lost_claims(
                 self._link,
                 dict(sorted(self._lanes.items())),
                 worker_id=worker_id,
                 known=sorted({run.job.lease_token for run in self._held()}),
             )
         ]
-        if lost and (given_back := await store.release_lost(self._link, lost)):
+        if lost and (given_back := await store.leases.release_lost(self._link, lost)):
             _log.warning("claim_given_back", jobs=given_back)
             await notify(self._link, self._lanes)
         if last:

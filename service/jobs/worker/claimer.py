@@ -8,10 +8,11 @@ from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, REFUSED_ERRORS, Link
 from service.jobs import store
+from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobId
+from service.jobs.core.lane import Lane, LaneRequest
 from service.jobs.handlers.registry import Registry
 from service.jobs.loops import Pause
-from service.jobs.store import ClaimedJob, Lane, LaneRequest
 from service.jobs.worker import lease_clock
 from service.jobs.worker.claim_recovery import LostAnswers
 from service.jobs.worker.executor import Runner
@@ -263,7 +264,7 @@ class Claimer:
 
     async def _claim_one(self, request: LaneRequest, job_id: JobId) -> list[ClaimedJob]:
         with self.lost_answers.expected([request]):
-            return await store.claim_one(
+            return await store.claim.take_one(
                 self._link,
                 job_id,
                 lease_seconds=self._settings.lease_seconds,
@@ -273,7 +274,7 @@ class Claimer:
 
     async def _claim_lanes(self, requests: list[LaneRequest], limit: int) -> list[ClaimedJob]:
         with self.lost_answers.expected(requests):
-            return await store.claim(
+            return await store.claim.take(
                 self._link,
                 requests,
                 self._registry.job_types(),

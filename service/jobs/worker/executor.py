@@ -10,12 +10,12 @@ from typing import Any, Final, Protocol
 
 from pydantic import ValidationError
 
+from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.encoding import load_json
 from service.jobs.core.outcomes import Outcome
 from service.jobs.core.policy import Attempt, InvalidPayload, Judge, Stop, TooLate
 from service.jobs.handlers.context import JobContext
 from service.jobs.handlers.registry import Registry
-from service.jobs.store import ClaimedJob
 from service.jobs.worker import lease_clock
 from service.jobs.worker.progress import ProgressWriter
 from service.jobs.worker.slots import Slots

@@ -71,7 +71,7 @@ class Heartbeat:
         while batch := list(islice(due, BATCH)):
             # Taken before the statement: the database's lease can only be longer.
             deadline = lease_clock.now() + self._lease_seconds
-            extended = await store.extend(
+            extended = await store.leases.extend(
                 self._link, [run.job.lease for run in batch], lease_seconds=self._lease_seconds
             )
             for run in batch:

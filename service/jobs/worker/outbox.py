@@ -11,11 +11,11 @@ import asyncpg
 
 from service.db.engine import DATABASE_ERRORS, REFUSED_ERRORS, Link
 from service.jobs import store
-from service.jobs.core.encoding import bytes_bound
+from service.jobs.core.claimed_job import ClaimedJob, Lease
+from service.jobs.core.encoding import MAX_STATEMENT_BYTES, bytes_bound
 from service.jobs.core.job import JobStatus
 from service.jobs.core.outcomes import Ended, Failure, Outcome, Retried, Succeeded, clean_text
 from service.jobs.loops import Pause
-from service.jobs.store import MAX_STATEMENT_BYTES, ClaimedJob, Lease
 from service.jobs.worker.executor import Run
 from service.observability.logging import get_logger
 from service.observability.metrics import observe_batch, record_database_error
@@ -71,7 +71,7 @@ class Outbox:
         settings: Settings,
         *,
         link: Link,
-        write: store.Settling,
+        write: store.settle.Settling,
         recorded: Recorded,
     ) -> None:
         self._link = link
@@ -150,7 +150,7 @@ class Outbox:
                 self._most = min(self._most * 2, self._limit)
         if lost and unsure:
             # An earlier try may have been carried out, and only its answer been lost.
-            lost -= await store.settled_before(self._link, lost)
+            lost -= await store.settle.settled_before(self._link, lost)
         for one in batch:
             self.bytes_waiting -= one.size
         if self.waiting[0] is batch[0]:
@@ -180,7 +180,7 @@ class Outbox:
         """
         lease = one.run.job.lease
         if isinstance(error, TIMED_OUT):
-            if await store.settled_before(self._link, [lease]):
+            if await store.settle.settled_before(self._link, [lease]):
                 return set()
             # The database answers, so it is this one that takes too long: others go first.
             one.timeouts += 1
@@ -191,7 +191,7 @@ class Outbox:
             raise error
         ended = _ended_for(one, error)
         try:
-            lost = await store.finish(
+            lost = await store.settle.finish(
                 self._link, [(one.run.job, ended)], max_errors=self._max_errors
             )
         except REFUSED_ERRORS as refusal:

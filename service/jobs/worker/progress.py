@@ -6,7 +6,7 @@ from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, Link
 from service.jobs import store
-from service.jobs.store import ClaimedJob, Lease
+from service.jobs.core.claimed_job import ClaimedJob, Lease
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error, record_event
 
@@ -73,7 +73,7 @@ class ProgressWriter:
         texts = {lease: waiting.text for lease, waiting in batch.items()}
         for _ in range(TRIES):
             try:
-                return await store.write_progress(self._link, texts)
+                return await store.leases.write_progress(self._link, texts)
             except DATABASE_ERRORS as error:
                 record_database_error("progress")
                 _log.warning("progress_failed", jobs=len(batch), error=type(error).__name__)

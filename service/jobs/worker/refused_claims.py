@@ -5,8 +5,9 @@ from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, REFUSED_ERRORS, Link
 from service.jobs import store
+from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobId
-from service.jobs.store import ClaimedJob, LaneRequest
+from service.jobs.core.lane import LaneRequest
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error, record_event
 
@@ -68,7 +69,7 @@ class RefusedClaims:
     ) -> list[ClaimedJob]:
         claimed: list[ClaimedJob] = []
         most = min(request.most, limit)
-        for job_id, job_type in await store.due_jobs(
+        for job_id, job_type in await store.claim.due_jobs(
             self._link, request, job_types, limit=MAX_ROWS
         ):
             if len(claimed) >= most:
@@ -86,7 +87,7 @@ class RefusedClaims:
     async def _fail(self, job_id: JobId, job_type: str, error: Exception) -> None:
         reason = f"PostgreSQL refuses to claim this job: {error}"[:500]
         try:
-            failed = await store.fail_refused(
+            failed = await store.claim.fail_refused(
                 self._link, job_id, reason, max_errors=self._max_errors
             )
         except REFUSED_ERRORS as worse:

@@ -7,7 +7,10 @@ from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, Link
 from service.jobs import store
+from service.jobs.core.claimed_job import Lease
+from service.jobs.core.encoding import MAX_STATEMENT_BYTES
 from service.jobs.core.job import JobStatus
+from service.jobs.core.lane import Lane
 from service.jobs.core.outcomes import (
     SUCCEEDED_EMPTY,
     Ended,
@@ -20,7 +23,6 @@ from service.jobs.core.outcomes import (
 )
 from service.jobs.loops import Loop
 from service.jobs.notify.wakeup import notify
-from service.jobs.store import Lane, Lease
 from service.jobs.worker.executor import Run
 from service.jobs.worker.outbox import Outbox, Settlement
 from service.observability.logging import get_logger
@@ -39,7 +41,7 @@ class Settler:
     """
 
     MAX_BACKLOG_BATCHES: Final = 8
-    MAX_BACKLOG_BYTES: Final = 16 * store.MAX_STATEMENT_BYTES
+    MAX_BACKLOG_BYTES: Final = 16 * MAX_STATEMENT_BYTES
 
     def __init__(self, settings: Settings, *, link: Link, requeue_link: Link) -> None:
         self._max_backlog = settings.settle_batch_size * self.MAX_BACKLOG_BATCHES
@@ -48,14 +50,14 @@ class Settler:
             "settle",
             settings,
             link=link,
-            write=store.finish,
+            write=store.settle.finish,
             recorded=self._account,
         )
         self._returns = Outbox(
             "requeue",
             settings,
             link=requeue_link,
-            write=store.requeue,
+            write=store.settle.requeue,
             recorded=self._account_returned,
         )
         self.loops: Final = (

@@ -13,7 +13,7 @@ from service.jobs.handlers.registry import Registry, registry
 from service.jobs.loops import Loop
 from service.jobs.maintenance.maintainer import Maintenance
 from service.jobs.notify.wakeup import Subscription, hear
-from service.jobs.store import WorkerEntry
+from service.jobs.store.workers import WorkerEntry
 from service.jobs.worker.claimer import Claimer
 from service.jobs.worker.executor import Runner
 from service.jobs.worker.heartbeat import Heartbeat
@@ -107,7 +107,7 @@ class Engine:
         Raises:
             DATABASE_ERRORS: the database does not answer.
         """
-        self.worker_id, now = await store.register_worker(self.link, **self._entry())
+        self.worker_id, now = await store.workers.register(self.link, **self._entry())
         self.claimer.begin(now)
         for loop in self.loops:
             loop.start()
@@ -115,7 +115,7 @@ class Engine:
     async def _announce(self) -> None:
         """Tell that the worker lives, and what it serves by now; enter it anew if its row is gone."""
         before, link = self.worker_id, self._links["heartbeat"]
-        self.worker_id = await store.worker_seen(link, before, **self._entry())
+        self.worker_id = await store.workers.seen(link, before, **self._entry())
         if self.worker_id != before:
             _log.warning("worker_entered_again", worker_id=self.worker_id, before=before)
 
@@ -149,7 +149,7 @@ class Engine:
             await loop.stop()
         try:
             await self.claimer.lost_answers.recover_wholly()
-            await store.worker_stopped(self.link, self.worker_id, forget=forget)
+            await store.workers.stopped(self.link, self.worker_id, forget=forget)
         except DATABASE_ERRORS as error:
             record_database_error("stop")
             _log.warning("worker_stop_not_recorded", error=type(error).__name__)

@@ -9,8 +9,8 @@ import pytest
 from service.db.engine import Database
 from service.errors import InvalidInput, Unavailable
 from service.jobs import EnqueuedJob, Intake, NewJob, enqueue
+from service.jobs.core.encoding import MAX_STATEMENT_BYTES
 from service.jobs.enqueue.group_commit import MAX_WAITING_BYTES
-from service.jobs.store import MAX_STATEMENT_BYTES
 from service.settings import Settings
 from tests.jobs.waiting import until
 

@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, enqueue, enqueue_batch, reschedule_job
+from service.jobs.core.lane import Lane
 from service.jobs.notify.wakeup import MAX_LANES, Subscription, decode, encode
-from service.jobs.store import Lane
 from tests.jobs.conftest import Put, StartWorker
 from tests.jobs.waiting import occurs, until, until_ended, until_true
 

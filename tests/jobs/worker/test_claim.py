@@ -9,8 +9,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from service.db.engine import Database
-from service.jobs import NewJob, Registry, enqueue_batch, statements, store
-from service.jobs.store import NO_FLOOR, Floor, Lane, LaneRequest
+from service.jobs import NewJob, Registry, enqueue_batch, store
+from service.jobs.core.lane import NO_FLOOR, Floor, Lane, LaneRequest
 from service.jobs.worker import claimer
 from service.jobs.worker.plan.lanes import Lanes
 from service.jobs.worker.slots import Slots
@@ -132,7 +132,7 @@ async def test_a_job_due_at_infinity_or_since_ever_keeps_no_other_from_being_run
     )
     link = database.link()
     [(_, due, _, age)] = await link.fetch(
-        statements.QUEUE_GAUGES, ["forever"], [2], 10, [float("-inf")]
+        store.counts.QUEUE_GAUGES, ["forever"], [2], 10, [float("-inf")]
     )
     assert (due, age) == (1, float("inf"))
     await link.close()
@@ -217,9 +217,9 @@ async def test_a_claim_looks_at_nothing_below_its_floor(database: Database, sql:
     floor = Floor(made[6].next_run_at.timestamp(), made[6].id)
     request = LaneRequest(Lane("default", 2), floor, 100)
     common: dict[str, Any] = {"limit": 100, "lease_seconds": 9, "worker_id": 1, "max_errors": 9}
-    jobs = await store.claim(link, [request], ["mail"], **common)
+    jobs = await store.claim.take(link, [request], ["mail"], **common)
     assert [job.id for job in jobs] == [job.id for job in made[6:]]
-    jobs = await store.claim(link, [request._replace(floor=NO_FLOOR)], ["mail"], **common)
+    jobs = await store.claim.take(link, [request._replace(floor=NO_FLOOR)], ["mail"], **common)
     assert [job.id for job in jobs] == [job.id for job in made[:6]]
     await link.close()
 
@@ -291,7 +291,7 @@ async def test_every_claim_is_a_hot_update_that_writes_no_index_entry(
     link = database.link()
     request = LaneRequest(Lane("default", 2), NO_FLOOR, 200)
     common: dict[str, Any] = {"limit": 200, "lease_seconds": 99, "worker_id": 1, "max_errors": 9}
-    while await store.claim(link, [request], ["mail"], **common):
+    while await store.claim.take(link, [request], ["mail"], **common):
         pass
     await link.fetch("SELECT pg_stat_force_next_flush()")
     await link.close()

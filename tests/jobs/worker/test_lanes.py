@@ -9,9 +9,10 @@ import pytest
 
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, enqueue_batch, process_due_jobs, store
+from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobId, LeaseToken
+from service.jobs.core.lane import Lane, LaneHead
 from service.jobs.maintenance.maintainer import Maintenance
-from service.jobs.store import ClaimedJob, Lane, LaneHead
 from service.jobs.worker.plan.lane_watcher import DEAR_LISTING_SECONDS
 from service.jobs.worker.plan.lanes import FLOOR_WINDOW_JOBS, HEAD_WINDOW_SECONDS, MAX_LANES, Lanes
 from service.jobs.worker.slots import Slots
@@ -268,7 +269,7 @@ async def test_where_the_first_listing_takes_long_a_worker_begins_where_jobs_cam
         await asyncio.sleep(60)
         return []
 
-    monkeypatch.setattr(store, "lanes", never)
+    monkeypatch.setattr(store.lanes, "listed", never)
     await start_worker()
     assert (await until_ended(sql, job_id))["status"] == "SUCCESS"
     # Of a queue in which no job ever ended, only the listing tells.
@@ -286,7 +287,7 @@ async def test_after_a_listing_that_took_long_comes_a_rest_whoever_asks(
         await asyncio.sleep(2 * DEAR_LISTING_SECONDS)
         return []
 
-    monkeypatch.setattr(store, "lanes", dear)
+    monkeypatch.setattr(store.lanes, "listed", dear)
     claimer = Engine(database, quick(sweep_seconds=60), handlers=handlers).claimer
     watching = asyncio.create_task(claimer.listing.watch())
     for _ in range(100):

@@ -8,7 +8,8 @@ import pytest
 
 from service.db.engine import DATABASE_ERRORS, Database
 from service.jobs import Registry, process_due_jobs, store
-from service.jobs.store import NO_FLOOR, ClaimedJob, Lane, LaneRequest
+from service.jobs.core.claimed_job import ClaimedJob
+from service.jobs.core.lane import NO_FLOOR, Lane, LaneRequest
 from service.jobs.worker.worker import Engine
 from service.settings import Settings
 from tests.jobs.conftest import Put, Quick, StartWorker
@@ -160,26 +161,26 @@ async def test_a_give_back_that_comes_late_leaves_alone_what_was_claimed_since(
 ) -> None:
     job_id = await put("mail", queue=LANE.queue)
     link = database.link()
-    worker_id, _ = await store.register_worker(
+    worker_id, _ = await store.workers.register(
         link, name="of the test", queues=["*"], job_types=["mail"], concurrency=1
     )
 
     async def claim() -> ClaimedJob:
-        (job,) = await store.claim(
+        (job,) = await store.claim.take(
             link, [LaneRequest(LANE, NO_FLOOR, 1)], ["mail"],
             limit=1, lease_seconds=30, worker_id=worker_id, max_errors=1,
         )  # fmt: skip
         return job
 
     unheard = await claim()
-    lost = await store.lost_claims(link, {LANE: NO_FLOOR}, worker_id=worker_id, known=[])
+    lost = await store.leases.lost_claims(link, {LANE: NO_FLOOR}, worker_id=worker_id, known=[])
     assert lost == [unheard.lease]
-    assert await store.release_lost(link, lost) == 1
+    assert await store.leases.release_lost(link, lost) == 1
     running = await claim()
     # Its first try was cut off, and the server carries it out only now.
-    assert await store.release_lost(link, lost) == 0
+    assert await store.leases.release_lost(link, lost) == 0
     assert (
-        await store.lost_claims(
+        await store.leases.lost_claims(
             link, {LANE: NO_FLOOR}, worker_id=worker_id, known=[running.lease_token]
         )
         == []

@@ -9,8 +9,8 @@ import pytest
 
 from service.db.engine import Database
 from service.jobs import JobStatus, NewJob, Registry, Snooze, enqueue_batch
+from service.jobs.core.encoding import MAX_STATEMENT_BYTES
 from service.jobs.core.job import JobId
-from service.jobs.store import MAX_STATEMENT_BYTES
 from service.settings import Settings
 from tests.jobs.conftest import Events, Put, StartWorker
 from tests.jobs.waiting import occurs, until, until_ended, until_true

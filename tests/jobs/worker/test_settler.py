@@ -10,8 +10,8 @@ import pytest
 from benchmarks.plans import ExplainingLink
 from service.db.engine import Database, Link
 from service.jobs import NewJob, Registry, enqueue_batch, store
+from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.outcomes import SUCCEEDED_EMPTY, Failure, Retried, Snoozed
-from service.jobs.store import ClaimedJob
 from service.jobs.worker.executor import Run
 from service.jobs.worker.settler import Settler
 from service.settings import Settings
@@ -120,15 +120,15 @@ async def test_an_outcome_that_the_driver_cannot_send_ends_its_own_job_alone(
 
 
 async def finish_all(link: Link, jobs: list[ClaimedJob]) -> None:
-    await store.finish(link, [(job, SUCCEEDED_EMPTY) for job in jobs], max_errors=20)
+    await store.settle.finish(link, [(job, SUCCEEDED_EMPTY) for job in jobs], max_errors=20)
 
 
 async def requeue_all(link: Link, jobs: list[ClaimedJob]) -> None:
-    await store.requeue(link, [(job, Snoozed(30.0)) for job in jobs], max_errors=20)
+    await store.settle.requeue(link, [(job, Snoozed(30.0)) for job in jobs], max_errors=20)
 
 
 async def extend_all(link: Link, jobs: list[ClaimedJob]) -> None:
-    await store.extend(link, [job.lease for job in jobs], lease_seconds=30.0)
+    await store.leases.extend(link, [job.lease for job in jobs], lease_seconds=30.0)
 
 
 @pytest.mark.parametrize("write", [finish_all, requeue_all, extend_all])
@@ -159,7 +159,7 @@ async def test_looking_up_what_was_settled_before_only_probes(database: Database
     link = ExplainingLink(database, modes=("generic",))
     await finish_all(link, jobs[:10])
     await sql.execute("VACUUM ANALYZE background_jobs")  # else planned as if there were many
-    settled = await store.settled_before(link, [job.lease for job in jobs])
+    settled = await store.settle.settled_before(link, [job.lease for job in jobs])
     await link.close()
     assert settled == {job.lease for job in jobs[:10]}
     kinds = {node["Node Type"] for one in link.explained for node in one.nodes()}

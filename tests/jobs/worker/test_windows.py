@@ -10,7 +10,7 @@ import pytest
 
 from service.db.engine import Database
 from service.jobs import Registry, process_due_jobs, store
-from service.jobs.store import NO_FLOOR, Lane, LaneRequest
+from service.jobs.core.lane import NO_FLOOR, Lane, LaneRequest
 from service.jobs.worker.plan.windows import WINDOW_JOBS
 from service.jobs.worker.worker import Engine
 from tests.jobs.conftest import Put, Quick, StartWorker
@@ -160,8 +160,8 @@ async def test_windows_meet_within_one_microsecond(database: Database, sql: Any,
     ]
     found, request = [], LANE
     while True:
-        (window,) = await store.within_windows(link, [request], jobs=3)
-        jobs = await store.claim(
+        (window,) = await store.claim.within_windows(link, [request], jobs=3)
+        jobs = await store.claim.take(
             link, [window], ["ours"], limit=10, lease_seconds=9, worker_id=1, max_errors=9
         )
         found.append([job.id for job in jobs])

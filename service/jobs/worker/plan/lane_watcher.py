@@ -8,8 +8,8 @@ from typing import Final
 
 from service.db.engine import DATABASE_ERRORS, Link
 from service.jobs import store
+from service.jobs.core.lane import Lane
 from service.jobs.loops import Pause
-from service.jobs.store import Lane
 from service.jobs.worker.plan.lanes import HEAD_WINDOW_SECONDS, MAX_LANES, Lanes
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
@@ -103,9 +103,9 @@ class Listing:
         now = time.monotonic()
         served = self._lanes.served
         if served is not None:
-            heads = await store.lanes_of(self._link, served)
+            heads = await store.lanes.of_queues(self._link, served)
         else:
-            heads = await store.lanes(self._link, limit=MAX_LANES, after=self._up_to)
+            heads = await store.lanes.listed(self._link, limit=MAX_LANES, after=self._up_to)
             more = len(heads) == MAX_LANES
             if more and self._up_to is None:
                 _log.warning("many_lanes", more_than=MAX_LANES)
@@ -122,7 +122,7 @@ class Listing:
     async def add_recent(self, link: Link) -> None:
         """Add lanes where jobs came recently, without a listing; over a connection that is free."""
         try:
-            lanes = await store.recent_lanes(
+            lanes = await store.lanes.recent(
                 link,
                 self._lanes.served,
                 within_seconds=HEAD_WINDOW_SECONDS,

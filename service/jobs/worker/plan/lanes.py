@@ -8,16 +8,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
+from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobId
-from service.jobs.store import (
-    NO_FLOOR,
-    SLACK_SECONDS,
-    ClaimedJob,
-    Floor,
-    Lane,
-    LaneHead,
-    LaneRequest,
-)
+from service.jobs.core.lane import NO_FLOOR, SLACK_SECONDS, Floor, Lane, LaneHead, LaneRequest
 from service.jobs.worker.plan.sweep import WHOLE, Sweep
 from service.jobs.worker.slots import Slots
 

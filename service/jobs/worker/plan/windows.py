@@ -5,7 +5,7 @@ from typing import Final
 
 from service.db.engine import Link
 from service.jobs import store
-from service.jobs.store import LaneRequest
+from service.jobs.core.lane import LaneRequest
 
 WINDOW_JOBS: Final = 10_000
 """Due jobs that one claim walks, in all of its lanes together: some milliseconds."""
@@ -41,7 +41,7 @@ class Windows:
             self._far = True  # should the claim fail
             return list(requests)
         jobs = max(WINDOW_JOBS // len(requests), MIN_WINDOW_JOBS)
-        return await store.within_windows(self._link, requests, jobs=jobs)
+        return await store.claim.within_windows(self._link, requests, jobs=jobs)
 
     def claimed(
         self,

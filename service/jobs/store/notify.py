@@ -1,0 +1,5 @@
+"""Notify the other processes."""
+
+from typing import Final
+
+NOTIFY: Final = "SELECT pg_notify($1, $2)"

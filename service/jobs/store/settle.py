@@ -1,0 +1,178 @@
+"""Record how attempts ended: one fenced statement for jobs that end, one for jobs that go back."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+from service.db.engine import Link
+from service.jobs.core.claimed_job import ClaimedJob, Lease, lease_columns
+from service.jobs.core.job import JobId
+from service.jobs.core.outcomes import (
+    Ended,
+    Failure,
+    Outcome,
+    Postponed,
+    Released,
+    Retried,
+    Snoozed,
+    Succeeded,
+)
+from service.jobs.store.fragments import COLUMNS, COUNT, ID_BY_PRIMARY_KEY, history, last_error
+
+FINISH: Final = f"""
+WITH r AS (
+  SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[])
+    AS r(id, token, status, result, failure)),
+gone AS (
+  DELETE FROM finmind_jobs.jobs_live b USING r
+  WHERE {ID_BY_PRIMARY_KEY} AND b.lease_token = r.token AND b.status = 'RUNNING'
+  RETURNING b.*, COALESCE(r.status, 'SUCCESS') AS new_status, r.result::jsonb AS new_result,
+    r.failure::jsonb AS failure),
+kept AS (
+  INSERT INTO finmind_jobs.background_jobs ({COLUMNS})
+  SELECT id, created_at, next_run_at, started_at, clock_timestamp(), lease_token, worker_id,
+    timeout_seconds, priority,
+    CASE WHEN failure ->> 'event' = 'lease_lost' THEN attempts - 1 ELSE attempts END,
+    max_retries, lost_leases, queue, job_type, new_status, unique_key,
+    CASE WHEN failure IS NULL THEN last_error
+      ELSE {last_error("failure")} END,
+    payload, new_result, CASE WHEN new_status <> 'SUCCESS' THEN progress END, backoff,
+    CASE WHEN failure IS NULL THEN errors ELSE {history("errors", "failure", keep="$6")} END,
+    enqueued_by
+  FROM gone RETURNING id, lease_token, queue, job_type, status, finished_at),
+counted AS ({COUNT.format(sign="", source="kept")})
+SELECT id, token FROM r EXCEPT ALL SELECT id, lease_token FROM kept
+"""
+"""Move ended jobs out of the live partition, fenced by their tokens. The answer tells the leases
+that were lost: as a rule none. Without a status, jobs succeeded. A job that ends for its lost leases was claimed but not run: that claim is no attempt."""
+
+
+REQUEUE: Final = f"""
+WITH r AS (
+  SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::float8[], $4::smallint[], $5::text[],
+    $7::bool[]) AS r(id, token, delay_seconds, refund, failure, keeps_lost_leases)),
+back AS (
+UPDATE finmind_jobs.jobs_live b SET
+  status = 'PENDING', attempts = b.attempts - r.refund,
+  lost_leases = CASE WHEN r.keeps_lost_leases THEN b.lost_leases ELSE 0 END,
+  next_run_at = CASE WHEN r.delay_seconds IS NULL THEN b.next_run_at
+    ELSE clock_timestamp() + make_interval(secs => r.delay_seconds) END,
+  lease_until = NULL, worker_id = NULL, started_at = NULL,
+  last_error = CASE WHEN r.failure IS NULL THEN b.last_error
+    ELSE {last_error("r.failure::jsonb")} END,
+  errors = CASE WHEN r.failure IS NULL THEN b.errors ELSE {history("b.errors", "r.failure::jsonb", keep="$6")} END
+FROM r WHERE {ID_BY_PRIMARY_KEY} AND b.lease_token = r.token AND b.status = 'RUNNING'
+RETURNING b.id, r.token)
+SELECT id, token FROM r EXCEPT ALL SELECT id, token FROM back
+"""
+"""Retry, snooze, release and postponement: back to PENDING, fenced by the tokens. The answer tells the leases
+that were lost. The token stays until the next claim: SETTLED_BEFORE knows by it what was carried
+out. Lost leases go on counting where asked for: the handler did not come to an end of its own."""
+
+
+SETTLED_BEFORE: Final = """
+SELECT d.id, d.lease_token FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
+CROSS JOIN LATERAL (
+  SELECT b.id, b.lease_token FROM finmind_jobs.background_jobs b
+  WHERE b.id = r.id AND b.lease_token = r.token AND b.status <> 'RUNNING' LIMIT 1) d
+"""
+"""After an answer was lost: which of these were settled under these very tokens.
+
+The limit makes it probe. `ID_BY_PRIMARY_KEY` would not do: over partitions, PostgreSQL 18 answers that by reading
+a small one whole for each of the batch, whatever `enable_seqscan` says.
+"""
+
+
+class Settling(Protocol):
+    """`finish` or `requeue`."""
+
+    async def __call__(
+        self, link: Link, settled: Sequence[tuple[ClaimedJob, Outcome]], /, *, max_errors: int
+    ) -> set[Lease]:
+        """The leases that no longer held: nothing was recorded of those."""
+
+
+async def finish(
+    link: Link, ended: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
+) -> set[Lease]:
+    """Record jobs that succeeded or ended for good; the leases that no longer held."""
+    ended = sorted(ended, key=_by_id)
+    statuses: list[str | None] = []
+    results: list[str | None] = []
+    failures: list[str | None] = []
+    for _, outcome in ended:
+        if isinstance(outcome, Succeeded):
+            statuses.append(None)
+            results.append(outcome.result)
+            failures.append(None)
+        elif isinstance(outcome, Ended):
+            statuses.append(outcome.status.value)
+            results.append(None)
+            failures.append(_dump(outcome.failure))
+        else:
+            raise TypeError(f"{outcome!r} does not end a job")
+    rows = await link.fetch(
+        FINISH,
+        [job.id for job, _ in ended],
+        [job.lease_token for job, _ in ended],
+        _unless_empty(statuses),
+        _unless_empty(results),
+        _unless_empty(failures),
+        max_errors,
+    )
+    return {(row[0], row[1]) for row in rows}
+
+
+async def requeue(
+    link: Link, returned: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
+) -> set[Lease]:
+    """Put jobs back to PENDING that did not end; the leases that no longer held."""
+    returned = sorted(returned, key=_by_id)
+    ids, tokens, refunds = [], [], []
+    delays: list[float | None] = []
+    failures: list[str | None] = []
+    keeps_lost_leases: list[bool] = []
+    for job, outcome in returned:
+        keeps_lost_leases.append(isinstance(outcome, Released | Postponed))
+        ids.append(job.id)
+        tokens.append(job.lease_token)
+        match outcome:
+            case Retried(delay_seconds=delay, failure=failure):
+                delays.append(delay)
+                refunds.append(0)
+                failures.append(_dump(failure))
+            case Snoozed(delay_seconds=delay) | Postponed(delay_seconds=delay):
+                delays.append(delay)
+                refunds.append(1)
+                failures.append(None)
+            case Released():
+                delays.append(None)
+                refunds.append(1)
+                failures.append(None)
+            case _:
+                raise TypeError(f"{outcome!r} does not put a job back")
+    rows = await link.fetch(
+        REQUEUE, ids, tokens, delays, refunds, failures, max_errors, keeps_lost_leases
+    )
+    return {(row[0], row[1]) for row in rows}
+
+
+async def settled_before(link: Link, leases: Iterable[Lease]) -> set[Lease]:
+    """Which of these were settled: asked after an answer was lost."""
+    rows = await link.fetch(SETTLED_BEFORE, *lease_columns(leases))
+    return {(row[0], row[1]) for row in rows}
+
+
+def _by_id(settled: tuple[ClaimedJob, Outcome]) -> JobId:
+    # Rows are locked in the order of the arrays. Statements that lock several of the same jobs all
+    # do so in the order of ids: none waits for another in a circle.
+    return settled[0].id
+
+
+def _dump(failure: Failure) -> str:
+    return json.dumps(failure.to_json(), ensure_ascii=False)
+
+
+def _unless_empty(column: list[str | None]) -> list[str | None]:
+    # Several arrays unnested together are filled up with nulls: nulls need not travel.
+    return [] if column.count(None) == len(column) else column
