@@ -10,7 +10,7 @@ from benchmarks.scenario import PAYLOAD, Report, Scale, fresh_database, interlea
 from service.db.engine import Database
 from service.jobs import Backoff, JobContext, NewJob, Registry, Worker, enqueue_many, store
 from service.jobs.core.claimed_job import ClaimedJob
-from service.jobs.core.lane import NO_FLOOR, Floor, Lane, LaneRequest
+from service.jobs.core.lane import LANE_START, Lane, LaneRequest, Position
 from service.jobs.core.outcomes import SUCCEEDED_EMPTY
 from service.jobs.maintenance import partitions
 from service.jobs.worker.outbox import MAX_STATEMENT_BATCHES
@@ -217,7 +217,7 @@ class _Bare:
 
     async def claim(self) -> None:
         """Claim all the jobs."""
-        floor, taken = NO_FLOOR, 0
+        floor, taken = LANE_START, 0
         while taken < self._jobs:
             claimed = await store.claim.take(
                 self._claims,
@@ -230,7 +230,7 @@ class _Bare:
             )
             taken += len(claimed)
             if claimed and self._floors:
-                floor = min(Floor(job.due_at, job.id) for job in claimed)
+                floor = min(Position(job.due_at, job.id) for job in claimed)
             self._claimed += claimed
             self._some.set()
             while len(self._claimed) >= MOST_WAITING:

@@ -8,10 +8,11 @@ from typing import Any
 import asyncpg
 
 from benchmarks.scenario import PAYLOAD, Scale, fresh_database, settings
-from service.db.engine import Database, Link
+from service.db.connection import Link
+from service.db.engine import Database
 from service.jobs import NewJob, enqueue_many, store
 from service.jobs.core.job import DEFAULT_PRIORITY, DEFAULT_QUEUE
-from service.jobs.core.lane import NO_FLOOR, Lane, LaneRequest
+from service.jobs.core.lane import LANE_START, Lane, LaneRequest
 from service.jobs.core.new_job import encode_jobs
 from service.jobs.core.outcomes import SUCCEEDED_EMPTY, Failure, Retried
 from service.jobs.enqueue.enqueue import insert_jobs
@@ -124,10 +125,10 @@ async def run_all(link: Link) -> None:
     await link.fetch(store.enqueue.KEY_HOLDERS, [job.unique_key for job in keyed])
     await store.lanes.listed(link, limit=100)
     await store.lanes.of_queues(link, [DEFAULT_QUEUE, "another"])
-    await store.claim.within_windows(link, [LaneRequest(lane, NO_FLOOR, BATCH)], jobs=BATCH)
+    await store.claim.within_windows(link, [LaneRequest(lane, LANE_START, BATCH)], jobs=BATCH)
     jobs = await store.claim.take(
         link,
-        [LaneRequest(lane, NO_FLOOR, BATCH)],
+        [LaneRequest(lane, LANE_START, BATCH)],
         ["noop"],
         limit=BATCH,
         lease_seconds=30.0,

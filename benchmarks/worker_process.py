@@ -25,7 +25,7 @@ from service.db.engine import Database
 from service.heap import tune_garbage_collection
 from service.jobs import Registry, Worker, store
 from service.jobs.core.claimed_job import ClaimedJob
-from service.jobs.core.lane import NO_FLOOR, Floor, Lane, LaneRequest
+from service.jobs.core.lane import LANE_START, Lane, LaneRequest, Position
 from service.jobs.core.outcomes import SUCCEEDED_EMPTY
 from service.observability.logging import configure_logging
 from service.settings import Settings
@@ -203,10 +203,10 @@ async def _claim_bare(
     database: Database, pairs: "array[float]", waiting: list[ClaimedJob], over: asyncio.Event
 ) -> None:
     link = database.link()
-    floor, next_sweep = NO_FLOOR, 0.0
+    floor, next_sweep = LANE_START, 0.0
     while not over.is_set():
         if (now := time.monotonic()) >= next_sweep:  # what was committed late is below the floor
-            floor, next_sweep = NO_FLOOR, now + BARE_SWEEP_SECONDS
+            floor, next_sweep = LANE_START, now + BARE_SWEEP_SECONDS
         claimed = await store.claim.take(
             link,
             [LaneRequest(Lane("default", 2), floor, BATCH)],
@@ -220,7 +220,7 @@ async def _claim_bare(
             pairs.append(json.loads(job.payload)[SINCE])
             pairs.append(time.monotonic())
         if claimed:
-            floor = min(Floor(job.due_at, job.id) for job in claimed)
+            floor = min(Position(job.due_at, job.id) for job in claimed)
             waiting += claimed
         if len(claimed) < BATCH:
             await asyncio.sleep(BARE_REST_SECONDS)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from service import commands, signals
 from service.auth.principal import Permission, Role
-from service.db.engine import DATABASE_ERRORS
+from service.db.errors import DATABASE_ERRORS
 from service.db.roles import RoleNames
 from service.errors import FinMindError
 from service.observability.logging import configure_logging

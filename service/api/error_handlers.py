@@ -17,7 +17,7 @@ from service.api.head import METHODS
 from service.api.outages import database_problem, sqlstate_of
 from service.api.problems import problem_response, request_id_of
 from service.api.refusals import MAX_ERRORS, body_is_no_json, field_path, refused_values
-from service.db.engine import DATABASE_ERRORS
+from service.db.errors import DATABASE_ERRORS
 from service.errors import (
     FinMindError,
     Forbidden,

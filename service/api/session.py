@@ -10,7 +10,7 @@ from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.db.engine import DATABASE_ERRORS
+from service.db.errors import DATABASE_ERRORS
 from service.jobs.read.queries import bound_queries
 from service.settings import Settings
 

@@ -24,7 +24,8 @@ from service.auth.principal import (
     Permission,
     Principal,
 )
-from service.db.engine import DATABASE_ERRORS, Database
+from service.db.engine import Database
+from service.db.errors import DATABASE_ERRORS
 from service.errors import InvalidInput, NotFound, Unauthenticated
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error

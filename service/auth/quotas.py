@@ -17,7 +17,8 @@ from typing import Final, Literal, NoReturn, TypeVar
 import asyncpg
 
 from service.auth.principal import Permission, Principal, Role
-from service.db.engine import DATABASE_ERRORS, Database
+from service.db.engine import Database
+from service.db.errors import DATABASE_ERRORS
 from service.db.session import CallerSession, fetch
 from service.errors import QuotaExceeded
 from service.observability.logging import get_logger

@@ -13,9 +13,9 @@ from service.jobs.core.lane import Lane
 from service.jobs.core.outcomes import Ended, Outcome, Retried, Succeeded
 from service.jobs.handlers.registry import Registry, registry
 from service.jobs.maintenance import unserved
+from service.jobs.worker.pipeline import Pipeline
 from service.jobs.worker.plan.lanes import MAX_LANES
 from service.jobs.worker.slots import Slots
-from service.jobs.worker.worker import Engine
 from service.settings import Settings, load_settings
 
 MAX_PASSES: Final = 4
@@ -82,25 +82,25 @@ async def process_due_jobs(
     if isinstance(database, str):
         opened = Database(database, settings)
         try:
-            return await _pass(Engine(opened, settings, handlers=handlers, slots=slots), limit)
+            return await _pass(Pipeline(opened, settings, handlers=handlers, slots=slots), limit)
         finally:
             await opened.close()
-    return await _pass(Engine(database, settings, handlers=handlers, slots=slots), limit)
+    return await _pass(Pipeline(database, settings, handlers=handlers, slots=slots), limit)
 
 
-async def _pass(engine: Engine, limit: int) -> ProcessSummary:
+async def _pass(pipeline: Pipeline, limit: int) -> ProcessSummary:
     summary = ProcessSummary()
-    engine.tally(summary.count)
+    pipeline.tally(summary.count)
     try:
-        await engine.start()
-        await _run_due(engine, summary, limit)
+        await pipeline.start()
+        await _run_due(pipeline, summary, limit)
         if summary.processed < limit:
-            await _fail_unserved(engine, summary, limit)
-        while engine.runner.unfinished:
-            await engine.runner.wait_for_one()
+            await _fail_unserved(pipeline, summary, limit)
+        while pipeline.executor.unfinished:
+            await pipeline.executor.wait_for_one()
     finally:
         # Cancelled in the middle (the client left, the service stops): release what still runs.
-        await asyncio.shield(engine.stop(grace_seconds=0.0, forget=True))
+        await asyncio.shield(pipeline.stop(grace_seconds=0.0, forget=True))
     return summary
 
 
@@ -139,29 +139,29 @@ class Passes:
             self._turns.release()
 
 
-async def _run_due(engine: Engine, summary: ProcessSummary, limit: int) -> None:
+async def _run_due(pipeline: Pipeline, summary: ProcessSummary, limit: int) -> None:
     """Claim and run, from as many lanes as there are."""
     while summary.processed < limit:
-        await engine.claimer.listing.once()
-        await _run_due_of_listed(engine, summary, limit)
-        if engine.claimer.listing.complete:
+        await pipeline.claimer.listing.once()
+        await _run_due_of_listed(pipeline, summary, limit)
+        if pipeline.claimer.listing.complete:
             return
 
 
-async def _run_due_of_listed(engine: Engine, summary: ProcessSummary, limit: int) -> None:
-    slots, runner = engine.slots, engine.runner
+async def _run_due_of_listed(pipeline: Pipeline, summary: ProcessSummary, limit: int) -> None:
+    slots, executor = pipeline.slots, pipeline.executor
     give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
     while summary.processed < limit:
-        claimed, asked = await engine.claimer.claim_once(limit - summary.processed)
+        claimed, asked = await pipeline.claimer.claim_once(limit - summary.processed)
         summary.processed += claimed
         if claimed:
             give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
-        if engine.claimer.walks_on:
+        if pipeline.claimer.walks_on:
             continue
-        if asked and not claimed and not (runner.unfinished and slots.withheld):
+        if asked and not claimed and not (executor.unfinished and slots.withheld):
             return
-        if runner.unfinished:
-            await runner.wait_for_one()
+        if executor.unfinished:
+            await executor.wait_for_one()
             give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
         elif not asked:
             # A worker of this process has every slot, and takes those that become free as well.
@@ -170,19 +170,19 @@ async def _run_due_of_listed(engine: Engine, summary: ProcessSummary, limit: int
                 return
 
 
-async def _fail_unserved(engine: Engine, summary: ProcessSummary, limit: int) -> None:
+async def _fail_unserved(pipeline: Pipeline, summary: ProcessSummary, limit: int) -> None:
     after: Lane | None = None
     served = await unserved.find_served(
-        engine.link, engine.settings, own_types=engine.handlers.job_types(), grace_seconds=0.0
+        pipeline.link, pipeline.settings, own_types=pipeline.handlers.job_types(), grace_seconds=0.0
     )
     while (left := limit - summary.processed) > 0:
-        heads = await store.lanes.listed(engine.link, limit=MAX_LANES, after=after)
+        heads = await store.lanes.listed(pipeline.link, limit=MAX_LANES, after=after)
         failed = await unserved.fail_unserved(
-            engine.link,
+            pipeline.link,
             heads,
             served,
             grace_seconds=0.0,
-            max_errors=engine.settings.max_error_entries,
+            max_errors=pipeline.settings.max_error_entries,
             limit=left,
         )
         summary.processed += len(failed)

@@ -13,7 +13,9 @@ from typing import Final, Protocol
 
 import asyncpg
 
-from service.db.engine import DATABASE_ERRORS, Database, Link
+from service.db.connection import Link
+from service.db.engine import Database
+from service.db.errors import DATABASE_ERRORS
 from service.db.migrate import head_revision
 from service.observability.logging import get_logger
 from service.observability.metrics import EVENT_LOOP_LAG

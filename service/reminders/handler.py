@@ -14,7 +14,8 @@ from uuid import UUID
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.db.engine import DATABASE_ERRORS, Database
+from service.db.engine import Database
+from service.db.errors import DATABASE_ERRORS
 from service.jobs import JobContext, JobId, PermanentError, Registry, RetryAfter, registry
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error, reminder_event

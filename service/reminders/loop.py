@@ -5,7 +5,8 @@ import random
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.db.engine import DATABASE_ERRORS, Database
+from service.db.engine import Database
+from service.db.errors import DATABASE_ERRORS
 from service.jobs.loops import Loop, Pause
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error, reminder_event

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Final
 
-from service.db.engine import Link
+from service.db.connection import Link
 from service.jobs import store
 from service.jobs.core.claimed_job import ClaimedJob, Lease
 from service.jobs.core.outcomes import Outcome

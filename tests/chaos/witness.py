@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from service import cli
-from service.db.engine import Link
+from service.db.connection import Link
 from service.jobs import store
 from service.jobs.core.claimed_job import ClaimedJob, Lease
 from service.jobs.core.outcomes import (

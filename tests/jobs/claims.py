@@ -4,7 +4,7 @@ from service.db.engine import Database
 from service.jobs import store
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import DEFAULT_PRIORITY, DEFAULT_QUEUE
-from service.jobs.core.lane import NO_FLOOR, Lane, LaneRequest
+from service.jobs.core.lane import LANE_START, Lane, LaneRequest
 
 
 async def claim(
@@ -18,7 +18,7 @@ async def claim(
         )
         return await store.claim.take(
             link,
-            [LaneRequest(Lane(DEFAULT_QUEUE, DEFAULT_PRIORITY), NO_FLOOR, limit)],
+            [LaneRequest(Lane(DEFAULT_QUEUE, DEFAULT_PRIORITY), LANE_START, limit)],
             job_types,
             limit=limit,
             lease_seconds=lease_seconds,

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from service.db.engine import DATABASE_ERRORS, Database
+from service.db.engine import Database
+from service.db.errors import DATABASE_ERRORS
 from service.jobs import (
     Backoff,
     NewJob,

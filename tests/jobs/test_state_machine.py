@@ -45,7 +45,7 @@ from service.jobs import (
 )
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import DEAD
-from service.jobs.core.lane import NO_FLOOR, Lane, LaneRequest
+from service.jobs.core.lane import LANE_START, Lane, LaneRequest
 from service.jobs.maintenance import partitions
 from service.settings import Settings
 from tests.jobs.attempts import BEHAVIOURS, HOUR, OUTCOMES, behave, outcome_of
@@ -157,7 +157,7 @@ class JobMachine(RuleBasedStateMachine):
         claimed = self.world.do(
             store.claim.take(
                 self.world.link,
-                [LaneRequest(lane, NO_FLOOR, limit) for lane in order],
+                [LaneRequest(lane, LANE_START, limit) for lane in order],
                 [SERVED],
                 limit=limit,
                 lease_seconds=HOUR,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from service.db.engine import DATABASE_ERRORS
+from service.db.errors import DATABASE_ERRORS
 from service.jobs import process_due_jobs, store
 from service.jobs.core.job import DEAD, JobStatus
 from service.jobs.core.lane import Lane
@@ -98,7 +98,7 @@ class Nemesis:
         node = self._some_node()
         if node is not None:
             lanes = [Lane(self._rng.choice(("a", "b", "nowhere")), self._rng.choice((0, 2, 9)))]
-            wake = node.worker._engine.claimer.wake
+            wake = node.worker._pipeline.claimer.wake
             node.process.call(self._s.loop, wake, lanes if self._rng.random() < 0.7 else [])
 
     def _pass_by_hand(self) -> None:

@@ -7,7 +7,8 @@ from typing import Any, Final, cast
 
 import asyncpg
 
-from service.db.engine import Database, Link
+from service.db.connection import Link
+from service.db.engine import Database
 from service.jobs import store
 from service.settings import DEFAULT_SCHEMA, Settings
 from tests.simulation.books import CLAIMS, NAMES

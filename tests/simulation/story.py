@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from service.db.engine import DATABASE_ERRORS
+from service.db.errors import DATABASE_ERRORS
 from service.jobs import NewJob, store
 from service.jobs.core.lane import Lane
 from service.jobs.core.new_job import encode_jobs
@@ -160,7 +160,7 @@ class Simulation:
                 self.server.notify(encode(lanes))
             else:
                 for node in self.up():
-                    node.process.call(self.loop, node.worker._engine.claimer.wake, lanes)
+                    node.process.call(self.loop, node.worker._pipeline.claimer.wake, lanes)
 
     # -- from begin to end ------------------------------------------------------------------------
 
@@ -269,11 +269,11 @@ class Simulation:
                 continue
             assert node.stopping is not None
             node.stopping.result()
-            engine = node.worker._engine
-            waiting = engine.settler.waiting
+            pipeline = node.worker._pipeline
+            waiting = pipeline.settler.waiting
             if self.checker.watches[node.process].gave_up:
                 waiting = 0  # it said so: the database was away for too long
-            held = (engine.slots.used, waiting, len(engine.runner.runs))
+            held = (pipeline.slots.used, waiting, len(pipeline.executor.runs))
             if held != (0, 0, 0):
                 raise Violation(f"{node.process.name} still has slots, outcomes, runs: {held}")
             if node.worker.alive:

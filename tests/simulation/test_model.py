@@ -14,10 +14,10 @@ from typing import Any, Final, cast
 import asyncpg
 import pytest
 
-from service.db.engine import Link
+from service.db.connection import Link
 from service.jobs import NewJob, store
 from service.jobs.core.claimed_job import ClaimedJob, Lease
-from service.jobs.core.lane import NO_FLOOR, Floor, Lane, LaneRequest
+from service.jobs.core.lane import LANE_START, Lane, LaneRequest, Position
 from service.jobs.core.new_job import encode_jobs
 from tests.jobs.attempts import OUTCOMES, outcome_of
 from tests.jobs.statements import HOME, statement
@@ -173,11 +173,11 @@ class Player:
             lease_seconds=LEASE_SECONDS, worker_id=rng.choice(self._workers), max_errors=KEPT,
         )  # fmt: skip
 
-    def _floor(self) -> Floor:
+    def _floor(self) -> Position:
         if not self._claims or self._rng.random() < 0.7:
-            return NO_FLOOR
+            return LANE_START
         place = self._rng.choice(self._claims)
-        return Floor(place.due_at, place.id)
+        return Position(place.due_at, place.id)
 
     def _some(self) -> list[ClaimedJob]:
         """Claims, most of them late ones, each job once."""

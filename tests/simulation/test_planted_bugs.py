@@ -6,18 +6,18 @@ from typing import Any, Final
 
 import pytest
 
-from service.db.engine import DATABASE_ERRORS
+from service.db.errors import DATABASE_ERRORS
 from service.jobs.core.job import JobStatus
-from service.jobs.core.lane import Floor, LaneRequest
-from service.jobs.core.policy import Attempt, Judge, Stop
+from service.jobs.core.lane import LaneRequest, Position
+from service.jobs.core.policy import Attempt, OutcomePolicy, Stop
 from service.jobs.worker import claim_recovery, outbox
-from service.jobs.worker.claim_recovery import LostAnswers
+from service.jobs.worker.claim_recovery import ClaimRecovery
 from service.jobs.worker.claimer import Claimer
-from service.jobs.worker.executor import Run, Runner
+from service.jobs.worker.executor import Executor, Run
 from service.jobs.worker.heartbeat import Heartbeat
 from service.jobs.worker.outbox import Outbox
 from service.jobs.worker.settler import Settler
-from service.jobs.worker.timeouts import Deadlines
+from service.jobs.worker.timeouts import Timeouts
 from tests.simulation.house import House
 from tests.simulation.model import Model
 from tests.simulation.rows import Row
@@ -42,10 +42,10 @@ def leases_end_too_early(patch: Patch) -> None:
 
 
 def lost_claims_are_not_looked_for(patch: Patch) -> None:
-    async def recover(self: LostAnswers) -> None:
+    async def recover(self: ClaimRecovery) -> None:
         self._lanes.clear()
 
-    patch.setattr(LostAnswers, "recover", recover)
+    patch.setattr(ClaimRecovery, "recover", recover)
 
 
 def lost_claims_are_looked_for_once(patch: Patch) -> None:
@@ -53,27 +53,27 @@ def lost_claims_are_looked_for_once(patch: Patch) -> None:
 
 
 def a_slot_is_forgotten_of_what_is_not_run(patch: Patch) -> None:
-    free = Runner._free
+    free = Executor._free
 
-    def forgetful(self: Runner, run: Run) -> None:
+    def forgetful(self: Executor, run: Run) -> None:
         if run.task is None:
             self.runs.discard(run)
         else:
             free(self, run)
 
-    patch.setattr(Runner, "_free", forgetful)
+    patch.setattr(Executor, "_free", forgetful)
 
 
 def a_slot_is_forgotten_of_what_was_settled_over_its_head(patch: Patch) -> None:
-    free = Runner._free
+    free = Executor._free
 
-    def forgetful(self: Runner, run: Run) -> None:
+    def forgetful(self: Executor, run: Run) -> None:
         if run.stop is Stop.TIMEOUT and run.abandon_timer and run.abandon_timer.when() < time_now():
             self.runs.discard(run)
         else:
             free(self, run)
 
-    patch.setattr(Runner, "_free", forgetful)
+    patch.setattr(Executor, "_free", forgetful)
 
 
 def time_now() -> float:
@@ -120,27 +120,29 @@ def a_result_too_large_to_be_recorded_is_sent_for_ever(patch: Patch) -> None:
 
 
 def a_stop_costs_an_attempt(patch: Patch) -> None:
-    cancelled = Judge.cancelled
+    cancelled = OutcomePolicy.cancelled
 
-    def harsh(self: Judge, attempt: Attempt, error: BaseException, stop: Stop | None) -> Any:
+    def harsh(
+        self: OutcomePolicy, attempt: Attempt, error: BaseException, stop: Stop | None
+    ) -> Any:
         if stop is Stop.SHUTDOWN:
             return self._failed(attempt, error, reason="stopped")
         return cancelled(self, attempt, error, stop)
 
-    patch.setattr(Judge, "cancelled", harsh)
+    patch.setattr(OutcomePolicy, "cancelled", harsh)
 
 
 def what_does_not_stop_is_never_recorded(patch: Patch) -> None:
-    patch.setattr(Judge, "stuck", lambda *_: None)
+    patch.setattr(OutcomePolicy, "stuck", lambda *_: None)
 
 
 def poison_is_run_for_ever(patch: Patch) -> None:
-    patch.setattr(Judge, "unfit", lambda *_: None)
+    patch.setattr(OutcomePolicy, "unfit", lambda *_: None)
 
 
 def retries_are_counted_one_too_many(patch: Patch) -> None:
     patch.setattr(
-        Judge, "is_last", lambda judge, one: one.job.attempt > judge._max_retries(one) + 1
+        OutcomePolicy, "is_last", lambda judge, one: one.job.attempt > judge._max_retries(one) + 1
     )
 
 
@@ -152,32 +154,32 @@ def nobody_polls(patch: Patch) -> None:
 
 
 def what_is_cancelled_at_once_never_begins(patch: Patch) -> None:
-    cancel = Runner.cancel
+    cancel = Executor.cancel
 
-    def eager(self: Runner, run: Run, why: Stop) -> None:
+    def eager(self: Executor, run: Run, why: Stop) -> None:
         cancel(self, run, why)
         if run.task is not None:
             run.task.cancel()
 
-    patch.setattr(Runner, "cancel", eager)
+    patch.setattr(Executor, "cancel", eager)
 
 
 def handlers_begin_under_leases_that_are_over(patch: Patch) -> None:
-    def careless(self: Runner, run: Run) -> None:
-        run.timeout_at = time_now() + self._judge.timeout_seconds(run)
+    def careless(self: Executor, run: Run) -> None:
+        run.timeout_at = time_now() + self._policy.timeout_seconds(run)
         self._deadlines.watch(run)
 
-    patch.setattr(Runner, "_time", careless)
+    patch.setattr(Executor, "_time", careless)
 
 
 def the_next_time_out_is_forgotten(patch: Patch) -> None:
-    watch = Deadlines.watch
+    watch = Timeouts.watch
 
-    def once(self: Deadlines[Run], run: Run) -> None:
+    def once(self: Timeouts[Run], run: Run) -> None:
         if self._timer is None:
             watch(self, run)
 
-    patch.setattr(Deadlines, "watch", once)
+    patch.setattr(Timeouts, "watch", once)
 
 
 def a_give_back_takes_whatever_claim_there_is(patch: Patch) -> None:
@@ -194,7 +196,7 @@ def a_give_back_takes_whatever_claim_there_is(patch: Patch) -> None:
 
 def a_claim_goes_on_behind_what_it_has_not_walked(patch: Patch) -> None:
     windows_of_one_job(patch)
-    behind = property(lambda request: Floor(request.due_before + 30.0, request.id_before))
+    behind = property(lambda request: Position(request.due_before + 30.0, request.id_before))
     patch.setattr(LaneRequest, "end", behind)
 
 

@@ -10,14 +10,14 @@ class Lane(NamedTuple):
     priority: int
 
 
-class Floor(NamedTuple):
+class Position(NamedTuple):
     """A place in a lane, below which a claim does not look: due time (epoch seconds) and id."""
 
     due_at: float
     job_id: int
 
 
-NO_FLOOR = Floor(float("-inf"), 0)
+LANE_START = Position(float("-inf"), 0)
 
 
 SLACK_SECONDS = 0.001
@@ -48,7 +48,7 @@ class LaneRequest(NamedTuple):
     """What one claim asks of one lane: from where, how many at the most, and up to which place."""
 
     lane: Lane
-    floor: Floor
+    floor: Position
     most: int
     due_before: float = float("inf")
     """Epoch seconds; beside that, only what is due."""
@@ -58,6 +58,6 @@ class LaneRequest(NamedTuple):
     """Whether that place is the end of a window: the lane holds more due jobs, from there on."""
 
     @property
-    def end(self) -> Floor:
+    def end(self) -> Position:
         """The place up to which is looked, itself excluded."""
-        return Floor(self.due_before, self.id_before)
+        return Position(self.due_before, self.id_before)

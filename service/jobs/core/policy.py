@@ -80,7 +80,7 @@ class Attempt:
         return datetime.fromtimestamp(time.time() - (time.monotonic() - self.started), UTC)
 
 
-class Judge:
+class OutcomePolicy:
     """Turns the end of an attempt into an outcome; None where there is nothing to record."""
 
     def __init__(self, settings: Settings, *, worker_name: str) -> None:

@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import asyncpg
 
-from service.db.engine import DATABASE_ERRORS, REFUSED_ERRORS, Database, Link
+from service.db.connection import Link
+from service.db.engine import Database
+from service.db.errors import DATABASE_ERRORS, REFUSED_ERRORS
 from service.errors import InvalidInput, Unavailable
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES
 from service.jobs.core.new_job import JobColumns, NewJob, encode_jobs

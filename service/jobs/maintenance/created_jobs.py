@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from service.db.engine import Link
+from service.db.connection import Link
 from service.jobs import store
 from service.observability.metrics import jobs_created
 

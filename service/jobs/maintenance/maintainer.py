@@ -8,7 +8,8 @@ from typing import Final
 
 import asyncpg
 
-from service.db.engine import DATABASE_ERRORS, Database
+from service.db.engine import Database
+from service.db.errors import DATABASE_ERRORS
 from service.db.schema import lock_name
 from service.jobs import store
 from service.jobs.core.lane import Lane, LaneHead

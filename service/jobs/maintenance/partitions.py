@@ -12,7 +12,7 @@ from typing import Final
 
 import asyncpg
 
-from service.db.engine import Link
+from service.db.connection import Link
 from service.jobs import store
 from service.observability.logging import get_logger
 

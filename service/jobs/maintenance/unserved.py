@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from service.db.engine import Link
+from service.db.connection import Link
 from service.jobs import store
 from service.jobs.core.lane import LaneHead
 from service.observability.metrics import record_event

@@ -15,7 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from service.db import schema
 from service.db.after_commit import after_commit
-from service.db.engine import DATABASE_ERRORS, Database, Link
+from service.db.connection import Link
+from service.db.engine import Database
+from service.db.errors import DATABASE_ERRORS
 from service.db.listen import listen
 from service.db.session import CallerSession
 from service.jobs import store

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from service.db.engine import Link
+from service.db.connection import Link
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobId
-from service.jobs.core.lane import Floor, LaneRequest
+from service.jobs.core.lane import LaneRequest, Position
 from service.jobs.store.fragments import (
     LEASE_LOST_ENTRY,
     NOT_LEASED,
@@ -172,7 +172,7 @@ async def within_windows(
     for turn, due_at, job_id in rows:
         request = narrowed[turn - 1]
         # Else a time that is too far off to be told to the microsecond would be walked for ever.
-        if Floor(due_at, job_id) > request.floor:
+        if Position(due_at, job_id) > request.floor:
             narrowed[turn - 1] = request._replace(due_before=due_at, id_before=job_id, goes_on=True)
     return narrowed
 

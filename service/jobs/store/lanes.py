@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from service.db.engine import Link
+from service.db.connection import Link
 from service.jobs.core.lane import Lane, LaneHead
 
 LANES: Final = """

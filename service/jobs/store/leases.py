@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from service.db.engine import Link
+from service.db.connection import Link
 from service.jobs.core.claimed_job import Lease, lease_columns
 from service.jobs.core.job import LeaseToken
-from service.jobs.core.lane import Floor, Lane
+from service.jobs.core.lane import Lane, Position
 from service.jobs.store.fragments import ID_BY_PRIMARY_KEY, POSITION
 
 LOST_CLAIMS: Final = f"""
@@ -61,7 +61,7 @@ LOST_CLAIMS_WALK = 10_000
 
 
 async def lost_claims(
-    link: Link, floors: Mapping[Lane, Floor], *, worker_id: int, known: list[LeaseToken]
+    link: Link, floors: Mapping[Lane, Position], *, worker_id: int, known: list[LeaseToken]
 ) -> list[Lease]:
     """This worker's claims of jobs from these floors on, under other tokens than it knows."""
     rows = await link.fetch(

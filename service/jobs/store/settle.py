@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
-from service.db.engine import Link
+from service.db.connection import Link
 from service.jobs.core.claimed_job import ClaimedJob, Lease, lease_columns
 from service.jobs.core.job import JobId
 from service.jobs.core.outcomes import (

@@ -2,7 +2,7 @@
 
 from typing import Final, TypedDict, Unpack
 
-from service.db.engine import Link
+from service.db.connection import Link
 
 REGISTER_WORKER: Final = """
 INSERT INTO finmind_jobs.job_workers (name, queues, job_types, concurrency)

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from service.db.engine import DATABASE_ERRORS, Link
+from service.db.connection import Link
+from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
-from service.jobs.core.lane import Floor, Lane, LaneRequest
+from service.jobs.core.lane import Lane, LaneRequest, Position
 from service.jobs.loops import Pause
 from service.jobs.notify.wakeup import notify
 from service.jobs.worker.executor import Run
@@ -19,7 +20,7 @@ UNSURE_SECONDS: Final = 2.0
 _log = get_logger(__name__)
 
 
-class LostAnswers:
+class ClaimRecovery:
     """Remembers what was asked in vain, and looks for what came of it."""
 
     def __init__(
@@ -35,7 +36,7 @@ class LostAnswers:
         self._lease_seconds = lease_seconds
         self._held = held
         """What this worker knows to be its own."""
-        self._lanes: dict[Lane, Floor] = {}
+        self._lanes: dict[Lane, Position] = {}
         """Where claims looked whose answers were lost, and from where on."""
         self._asked_by: set[int] = set()
         """The ids that it claimed under: another one since its row was gone and entered anew."""

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
-from service.db.engine import DATABASE_ERRORS, REFUSED_ERRORS, Link
+from service.db.connection import Link
+from service.db.errors import DATABASE_ERRORS, REFUSED_ERRORS
 from service.jobs import store
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobId
@@ -14,9 +15,9 @@ from service.jobs.core.lane import Lane, LaneRequest
 from service.jobs.handlers.registry import Registry
 from service.jobs.loops import Pause
 from service.jobs.worker import lease_clock
-from service.jobs.worker.claim_recovery import LostAnswers
-from service.jobs.worker.executor import Runner
-from service.jobs.worker.plan.lane_watcher import Listing
+from service.jobs.worker.claim_recovery import ClaimRecovery
+from service.jobs.worker.executor import Executor
+from service.jobs.worker.plan.lane_watcher import LaneWatcher
 from service.jobs.worker.plan.lanes import Lanes
 from service.jobs.worker.plan.windows import Windows
 from service.jobs.worker.refused_claims import RefusedClaims
@@ -55,7 +56,7 @@ class Claimer:
         link: Link,
         lanes_link: Link,
         slots: Slots,
-        runner: Runner,
+        executor: Executor,
         settler: Settler,
         worker_id: Callable[[], int],
     ) -> None:
@@ -63,18 +64,18 @@ class Claimer:
         self._registry = registry
         self._link = link
         self._slots = slots
-        self._runner = runner
+        self._executor = executor
         self._settler = settler
         self._worker_id = worker_id
-        self.lost_answers = LostAnswers(
+        self.recovery = ClaimRecovery(
             link,
             worker_id=worker_id,
             lease_seconds=settings.lease_seconds,
-            held=lambda: runner.runs | settler.unsettled(),
+            held=lambda: executor.runs | settler.unsettled(),
         )
         self._lanes = Lanes(settings.worker_queues, slots)
         self._woken = asyncio.Event()
-        self.listing = Listing(
+        self.listing = LaneWatcher(
             settings,
             link=lanes_link,
             lanes=self._lanes,
@@ -133,7 +134,7 @@ class Claimer:
             self._woken.clear()
             try:
                 # With every slot taken too: what was lost waits for nobody.
-                await self.lost_answers.recover()
+                await self.recovery.recover()
                 if not await self._slots_ready():
                     continue
                 began = time.monotonic()
@@ -161,7 +162,7 @@ class Claimer:
             else:
                 await self._rest()
                 until_due = self.listing.seconds_until_due() or pause
-                await self._idle(min(pause, until_due, self.lost_answers.seconds_until_look))
+                await self._idle(min(pause, until_due, self.recovery.seconds_until_look))
                 pause = min(pause * 2, self._settings.poll_max_seconds)
 
     async def _find_first_lanes(self) -> None:
@@ -263,7 +264,7 @@ class Claimer:
         return jobs, len(jobs) >= limit
 
     async def _claim_one(self, request: LaneRequest, job_id: JobId) -> list[ClaimedJob]:
-        with self.lost_answers.expected([request]):
+        with self.recovery.expected([request]):
             return await store.claim.take_one(
                 self._link,
                 job_id,
@@ -273,7 +274,7 @@ class Claimer:
             )
 
     async def _claim_lanes(self, requests: list[LaneRequest], limit: int) -> list[ClaimedJob]:
-        with self.lost_answers.expected(requests):
+        with self.recovery.expected(requests):
             return await store.claim.take(
                 self._link,
                 requests,
@@ -294,7 +295,7 @@ class Claimer:
                 _log.warning(
                     "job_rescued", job_id=job.id, job_type=job.job_type, lost=job.lost_leases
                 )
-            self._runner.start(job, lease_deadline=lease_deadline)
+            self._executor.start(job, lease_deadline=lease_deadline)
         if jobs:
             observe_batch("claim", len(jobs))
 

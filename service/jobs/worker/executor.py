@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.encoding import load_json
 from service.jobs.core.outcomes import Outcome
-from service.jobs.core.policy import Attempt, InvalidPayload, Judge, Stop, TooLate
+from service.jobs.core.policy import Attempt, InvalidPayload, OutcomePolicy, Stop, TooLate
 from service.jobs.handlers.context import JobContext
 from service.jobs.handlers.registry import Registry
 from service.jobs.worker import lease_clock
 from service.jobs.worker.progress import ProgressWriter
 from service.jobs.worker.slots import Slots
-from service.jobs.worker.timeouts import NEVER, Deadlines
+from service.jobs.worker.timeouts import NEVER, Timeouts
 from service.observability.logging import JOB_FIELDS, get_logger
 from service.observability.metrics import (
     HANDLERS_STUCK,
@@ -67,7 +67,7 @@ class Run(Attempt):
     """Runs once the handler was told to stop."""
 
 
-class Runner:
+class Executor:
     """Runs claimed jobs, each in a task of its own, and hands their outcomes to `settle`."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Runner:
         self._slots = slots
         self._settle = settle
         self._progress = progress
-        self._judge = Judge(settings, worker_name=worker_name)
+        self._policy = OutcomePolicy(settings, worker_name=worker_name)
         self._threads = ThreadPoolExecutor(
             settings.sync_handler_threads, thread_name_prefix="finmind-handler"
         )
@@ -97,7 +97,7 @@ class Runner:
         self.runs: set[Run] = set()
         """What is under way: handlers that have not ended, whether or not they were settled."""
         self._one_ended = asyncio.Event()
-        self._deadlines = Deadlines(self.runs, lambda run: self.cancel(run, Stop.TIMEOUT))
+        self._deadlines = Timeouts(self.runs, lambda run: self.cancel(run, Stop.TIMEOUT))
 
     def start(self, job: ClaimedJob, *, lease_deadline: float) -> None:
         """Run one claimed job; its slot is taken already."""
@@ -105,7 +105,7 @@ class Runner:
         assert spec is not None, "claims ask for registered types only"
         run = Run(job, spec, time.monotonic(), lease_deadline)
         self.runs.add(run)
-        unfit = self._judge.unfit(run)
+        unfit = self._policy.unfit(run)
         if unfit is not None:
             self._end(run, unfit)
             self._free(run)
@@ -164,7 +164,7 @@ class Runner:
                 outcome = await self._outcome(run)
             except Exception as error:
                 # What came of it cannot be told: the row holds what no code expects.
-                outcome = self._judge.broken(run, error)
+                outcome = self._policy.broken(run, error)
             observe_run(run.job.job_type, time.monotonic() - run.started)
             if run.ended:
                 HANDLERS_STUCK.dec()
@@ -183,11 +183,11 @@ class Runner:
                 value = await self._in_thread(run, arguments)
             if value is not None and hasattr(value, "__await__"):
                 value = await value  # of a plain decorator around a coroutine function
-            return self._judge.returned(run, value, run.stop)
+            return self._policy.returned(run, value, run.stop)
         except asyncio.CancelledError as error:
-            return self._judge.cancelled(run, error, run.stop)
+            return self._policy.cancelled(run, error, run.stop)
         except BaseException as error:
-            return self._judge.raised(run, error, run.stop)
+            return self._policy.raised(run, error, run.stop)
 
     def _arguments(self, run: Run) -> tuple[Any, ...]:
         spec = run.spec
@@ -229,7 +229,7 @@ class Runner:
         lease_left = run.lease_deadline - lease_clock.now()
         if run.stop is not None or lease_left < self._least_lease_seconds:
             raise TooLate
-        run.timeout_at = time.monotonic() + self._judge.timeout_seconds(run)
+        run.timeout_at = time.monotonic() + self._policy.timeout_seconds(run)
         self._deadlines.watch(run)
 
     def _context(self, run: Run) -> JobContext:
@@ -238,7 +238,7 @@ class Runner:
             job_id=job.id,
             job_type=job.job_type,
             attempt=job.attempt,
-            is_last_attempt=self._judge.is_last(run),
+            is_last_attempt=self._policy.is_last(run),
             lease_token=job.lease_token,
             write=lambda text: self._progress.write(job, text),
         )
@@ -268,7 +268,7 @@ class Runner:
             attempt=run.job.attempt,
             why=run.stop,
         )
-        self._end(run, self._judge.stuck(run, run.stop))
+        self._end(run, self._policy.stuck(run, run.stop))
 
     def _tasks(self) -> set[asyncio.Task[None]]:
         """Those whose outcome is still to come: others have nothing to tell any more."""

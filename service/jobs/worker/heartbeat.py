@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable
 from itertools import islice
 from typing import Final
 
-from service.db.engine import DATABASE_ERRORS, Link
+from service.db.connection import Link
+from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
 from service.jobs.core.policy import Stop
 from service.jobs.worker import lease_clock
-from service.jobs.worker.executor import HEARTBEAT_RETRY_SECONDS, LEASE_MARGIN, Run, Runner
+from service.jobs.worker.executor import HEARTBEAT_RETRY_SECONDS, LEASE_MARGIN, Executor, Run
 from service.jobs.worker.settler import Settler
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error, record_event
@@ -31,12 +32,12 @@ class Heartbeat:
         settings: Settings,
         *,
         link: Link,
-        runner: Runner,
+        executor: Executor,
         settler: Settler,
         announce: Callable[[], Awaitable[None]],
     ) -> None:
         self._link = link
-        self._runner = runner
+        self._executor = executor
         self._settler = settler
         self._announce = announce
         self._lease_seconds = settings.lease_seconds
@@ -66,7 +67,7 @@ class Heartbeat:
     async def _beat(self) -> None:
         await self._announce()
         soon = lease_clock.now() + self._lease_seconds - self._every_seconds / 2
-        held = self._runner.runs | self._settler.unsettled()
+        held = self._executor.runs | self._settler.unsettled()
         due = iter([run for run in held if run.lease_deadline < soon])
         while batch := list(islice(due, BATCH)):
             # Taken before the statement: the database's lease can only be longer.
@@ -83,23 +84,23 @@ class Heartbeat:
     def _lost(self, run: Run) -> None:
         record_event("stale_heartbeat", run.job.job_type, "lease_lost")
         _log.warning("lease_lost", job_id=run.job.id, job_type=run.job.job_type)
-        self._runner.cancel(run, Stop.LEASE_LOST)
+        self._executor.cancel(run, Stop.LEASE_LOST)
 
     def _seconds_to_next(self) -> float:
         return min(self._next_at - lease_clock.now(), self._seconds_left())
 
     def _seconds_left(self) -> float:
         """Until the first handler must be cancelled for want of a heartbeat."""
-        deadlines = (run.lease_deadline for run in self._runner.runs if _cancellable(run))
+        deadlines = (run.lease_deadline for run in self._executor.runs if _cancellable(run))
         first = min(deadlines, default=float("inf"))
         return max(0.0, first - self._margin_seconds - lease_clock.now())
 
     def _cancel_expiring(self) -> None:
         limit = lease_clock.now() + self._margin_seconds
-        for run in list(self._runner.runs):
+        for run in list(self._executor.runs):
             if run.lease_deadline <= limit and _cancellable(run):
                 _log.warning("lease_unsure", job_id=run.job.id, job_type=run.job.job_type)
-                self._runner.cancel(run, Stop.LEASE_UNSURE)
+                self._executor.cancel(run, Stop.LEASE_UNSURE)
 
 
 def _cancellable(run: Run) -> bool:

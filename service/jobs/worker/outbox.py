@@ -9,7 +9,8 @@ from typing import Final
 
 import asyncpg
 
-from service.db.engine import DATABASE_ERRORS, REFUSED_ERRORS, Link
+from service.db.connection import Link
+from service.db.errors import DATABASE_ERRORS, REFUSED_ERRORS
 from service.jobs import store
 from service.jobs.core.claimed_job import ClaimedJob, Lease
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES, bytes_bound

@@ -4,7 +4,8 @@ import asyncio
 from itertools import islice
 from typing import Final
 
-from service.db.engine import DATABASE_ERRORS, Link
+from service.db.connection import Link
+from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
 from service.jobs.core.claimed_job import ClaimedJob, Lease
 from service.observability.logging import get_logger

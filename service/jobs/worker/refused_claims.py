@@ -3,7 +3,8 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from service.db.engine import DATABASE_ERRORS, REFUSED_ERRORS, Link
+from service.db.connection import Link
+from service.db.errors import DATABASE_ERRORS, REFUSED_ERRORS
 from service.jobs import store
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobId

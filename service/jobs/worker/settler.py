@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from service.db.engine import DATABASE_ERRORS, Link
+from service.db.connection import Link
+from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
 from service.jobs.core.claimed_job import Lease
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES

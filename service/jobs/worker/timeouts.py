@@ -21,7 +21,7 @@ class Timed(Protocol):
 TimedT = TypeVar("TimedT", bound=Timed)
 
 
-class Deadlines(Generic[TimedT]):
+class Timeouts(Generic[TimedT]):
     """Calls `overdue` once for each of `runs` that passes its `timeout_at`.
 
     A timer of the event loop's own for each run would cost more than the run's task: nearly all of

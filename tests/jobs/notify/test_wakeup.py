@@ -44,7 +44,7 @@ async def idle(sql: Any, worker: Any) -> None:
     """Wait until the worker listens and has looked at an empty table."""
     await until(lambda: sql.fetchval(LISTENING))
     rounds = worker.last_loop_at
-    await until_true(lambda: not worker._engine.claimer._woken.is_set() and rounds > 0)
+    await until_true(lambda: not worker._pipeline.claimer._woken.is_set() and rounds > 0)
 
 
 async def test_a_commit_wakes_an_idle_worker_of_this_process(

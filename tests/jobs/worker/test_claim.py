@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, enqueue_batch, store
-from service.jobs.core.lane import NO_FLOOR, Floor, Lane, LaneRequest
+from service.jobs.core.lane import LANE_START, Lane, LaneRequest, Position
 from service.jobs.worker import claimer
 from service.jobs.worker.plan.lanes import Lanes
 from service.jobs.worker.slots import Slots
@@ -214,12 +214,12 @@ async def test_two_workers_never_run_one_job_twice(
 async def test_a_claim_looks_at_nothing_below_its_floor(database: Database, sql: Any) -> None:
     made = await enqueue_batch(sql, [NewJob("mail") for _ in range(10)])
     link = database.link()
-    floor = Floor(made[6].next_run_at.timestamp(), made[6].id)
+    floor = Position(made[6].next_run_at.timestamp(), made[6].id)
     request = LaneRequest(Lane("default", 2), floor, 100)
     common: dict[str, Any] = {"limit": 100, "lease_seconds": 9, "worker_id": 1, "max_errors": 9}
     jobs = await store.claim.take(link, [request], ["mail"], **common)
     assert [job.id for job in jobs] == [job.id for job in made[6:]]
-    jobs = await store.claim.take(link, [request._replace(floor=NO_FLOOR)], ["mail"], **common)
+    jobs = await store.claim.take(link, [request._replace(floor=LANE_START)], ["mail"], **common)
     assert [job.id for job in jobs] == [job.id for job in made[:6]]
     await link.close()
 
@@ -229,11 +229,11 @@ async def test_under_a_backlog_claims_go_on_from_the_floor(database: Database, s
     lanes = Lanes(("*",), Slots(10))
     lanes.add([Lane("default", 2)])
     (sweep,) = lanes.requests(most=10, from_floor=True)
-    assert sweep.floor == NO_FLOOR
+    assert sweep.floor == LANE_START
     jobs = await claim(database, ["mail"], limit=10)
     lanes.claimed(jobs, began=time.monotonic(), from_floor=False, full=True)
     (request,) = lanes.requests(most=10, from_floor=True)
-    assert request.floor == Floor(jobs[0].due_at, jobs[0].id)
+    assert request.floor == Position(jobs[0].due_at, jobs[0].id)
 
 
 async def test_a_worker_with_a_backlog_seldom_sweeps(
@@ -243,7 +243,7 @@ async def test_a_worker_with_a_backlog_seldom_sweeps(
     await enqueue_batch(sql, [NewJob("mail", {"n": n}) for n in range(1_000)])
     worker = await start_worker(worker_concurrency=10, sweep_seconds=60)
     asked = []
-    lanes = worker._engine.claimer._lanes
+    lanes = worker._pipeline.claimer._lanes
     ask = lanes.requests
 
     def spy(*, most: int, from_floor: bool) -> list[LaneRequest]:
@@ -289,7 +289,7 @@ async def test_every_claim_is_a_hot_update_that_writes_no_index_entry(
     sizes = "SELECT sum(pg_relation_size(indexrelid)) FROM pg_index WHERE indrelid = 'jobs_live'::regclass"
     before = await sql.fetchval(sizes)
     link = database.link()
-    request = LaneRequest(Lane("default", 2), NO_FLOOR, 200)
+    request = LaneRequest(Lane("default", 2), LANE_START, 200)
     common: dict[str, Any] = {"limit": 200, "lease_seconds": 99, "worker_id": 1, "max_errors": 9}
     while await store.claim.take(link, [request], ["mail"], **common):
         pass
@@ -314,7 +314,7 @@ async def test_two_dear_claims_that_find_nothing_are_followed_by_a_rest_in_propo
 ) -> None:  # fmt: skip
     recorder(handlers, "ours")
     worker = await start_worker(poll_min_seconds=10, poll_max_seconds=60)
-    engine_claimer = worker._engine.claimer
+    engine_claimer = worker._pipeline.claimer
     worker.stop_claiming()
     await worker._claims.join(timeout_seconds=5)
     await put("foreign", {"n": 1})
@@ -348,6 +348,6 @@ async def test_a_worker_that_rests_stops_at_once(
     recorder(handlers, "ours")
     await put("foreign", {"n": 1})
     worker = await start_worker(sweep_seconds=60)
-    await until_true(lambda: worker._engine.claimer.rest_seconds > 0)
+    await until_true(lambda: worker._pipeline.claimer.rest_seconds > 0)
     async with asyncio.timeout(5):
         await worker.stop()

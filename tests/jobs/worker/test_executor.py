@@ -601,10 +601,10 @@ async def test_a_handler_that_never_stops_is_settled_over_its_head_and_keeps_its
     worker = await start_worker()
     job = await until_failed_once(sql, job_id)
     assert job["last_error"].startswith("HandlerTimeout")
-    assert worker._engine.slots.used == 1
+    assert worker._pipeline.slots.used == 1
     assert REGISTRY.get_sample_value("finmind_handlers_stuck") == stuck_before + 1
     release.set()
-    await until_true(lambda: worker._engine.slots.used == 0)
+    await until_true(lambda: worker._pipeline.slots.used == 0)
     assert REGISTRY.get_sample_value("finmind_handlers_stuck") == stuck_before
     job = await sql.fetchrow("SELECT * FROM background_jobs WHERE id = $1", job_id)
     assert (job["status"], job["result"], len(job["errors"])) == ("PENDING", None, 1)
@@ -629,12 +629,12 @@ async def test_a_thread_that_never_stops_is_settled_over_its_head_and_keeps_its_
     try:
         job = await until_failed_once(sql, job_id)
         assert job["last_error"].startswith("HandlerTimeout")
-        assert worker._engine.slots.used == 1
+        assert worker._pipeline.slots.used == 1
         async with asyncio.timeout(10):
             await worker.stop()  # it has nothing to wait for: the grace is not used up
     finally:
         release.set()
-    await until_true(lambda: worker._engine.slots.used == 0)
+    await until_true(lambda: worker._pipeline.slots.used == 0)
 
 
 # -- payloads and results -------------------------------------------------------------------------

@@ -13,10 +13,10 @@ from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobId, LeaseToken
 from service.jobs.core.lane import Lane, LaneHead
 from service.jobs.maintenance.maintainer import Maintenance
+from service.jobs.worker.pipeline import Pipeline
 from service.jobs.worker.plan.lane_watcher import DEAR_LISTING_SECONDS
 from service.jobs.worker.plan.lanes import FLOOR_WINDOW_JOBS, HEAD_WINDOW_SECONDS, MAX_LANES, Lanes
 from service.jobs.worker.slots import Slots
-from service.jobs.worker.worker import Engine
 from service.observability import metrics
 from tests.jobs.claims import claim
 from tests.jobs.conftest import Put, Quick, StartWorker
@@ -97,7 +97,7 @@ async def test_a_worker_bound_to_a_queue_lists_that_alone(
     await crowd(sql)
     await put("mail", queue="z", priority=7)
     await put("mail", queue="z", delay_seconds=DAY)
-    engine = Engine(database, quick(worker_queues="y,z:3"), handlers=handlers)
+    engine = Pipeline(database, quick(worker_queues="y,z:3"), handlers=handlers)
     await engine.start()
     try:
         assert await engine.claimer.listing.once()
@@ -288,7 +288,7 @@ async def test_after_a_listing_that_took_long_comes_a_rest_whoever_asks(
         return []
 
     monkeypatch.setattr(store.lanes, "listed", dear)
-    claimer = Engine(database, quick(sweep_seconds=60), handlers=handlers).claimer
+    claimer = Pipeline(database, quick(sweep_seconds=60), handlers=handlers).claimer
     watching = asyncio.create_task(claimer.listing.watch())
     for _ in range(100):
         claimer.wake([])  # something came somewhere
@@ -304,4 +304,4 @@ async def test_a_worker_forgets_lanes_that_are_empty(
     worker = await start_worker()
     for n in range(20):
         await until_ended(sql, await put("mail", queue=f"q{n}"))
-    await until_true(lambda: worker._engine.claimer._lanes.known() == [])
+    await until_true(lambda: worker._pipeline.claimer._lanes.known() == [])

@@ -51,7 +51,7 @@ async def test_a_pass_in_the_workers_process_does_not_take_its_wake_up_away(
     settings = quick(worker_queues="q:1,*")
     await process_due_jobs(database, settings=settings, handlers=handlers, slots=worker.slots)
     made = await enqueue_batch(sql, [NewJob("mail", n, queue="q") for n in range(10)])
-    worker._engine.claimer.wake([])
+    worker._pipeline.claimer.wake([])
     for job in made:
         await until_ended(sql, job.id)
     assert seen == list(range(-1, 10))

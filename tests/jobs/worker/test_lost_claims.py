@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from service.db.engine import DATABASE_ERRORS, Database
+from service.db.engine import Database
+from service.db.errors import DATABASE_ERRORS
 from service.jobs import Registry, process_due_jobs, store
 from service.jobs.core.claimed_job import ClaimedJob
-from service.jobs.core.lane import NO_FLOOR, Lane, LaneRequest
-from service.jobs.worker.worker import Engine
+from service.jobs.core.lane import LANE_START, Lane, LaneRequest
+from service.jobs.worker.pipeline import Pipeline
 from service.settings import Settings
 from tests.jobs.conftest import Put, Quick, StartWorker
 from tests.jobs.proxy import Proxy
@@ -84,8 +85,8 @@ async def test_a_claim_that_takes_effect_after_the_first_look_for_it_is_given_ba
         await until(lambda: sql.fetchval(HELD))
         await proxy.cut()
         await proxy.start()
-        claimer = worker._engine.claimer
-        await until_true(lambda: bool(claimer.lost_answers._lanes))
+        claimer = worker._pipeline.claimer
+        await until_true(lambda: bool(claimer.recovery._lanes))
         # It has come round twice since: the statement, which goes on, was looked for in vain.
         for _ in range(2):
             before = worker.last_loop_at
@@ -167,13 +168,13 @@ async def test_a_give_back_that_comes_late_leaves_alone_what_was_claimed_since(
 
     async def claim() -> ClaimedJob:
         (job,) = await store.claim.take(
-            link, [LaneRequest(LANE, NO_FLOOR, 1)], ["mail"],
+            link, [LaneRequest(LANE, LANE_START, 1)], ["mail"],
             limit=1, lease_seconds=30, worker_id=worker_id, max_errors=1,
         )  # fmt: skip
         return job
 
     unheard = await claim()
-    lost = await store.leases.lost_claims(link, {LANE: NO_FLOOR}, worker_id=worker_id, known=[])
+    lost = await store.leases.lost_claims(link, {LANE: LANE_START}, worker_id=worker_id, known=[])
     assert lost == [unheard.lease]
     assert await store.leases.release_lost(link, lost) == 1
     running = await claim()
@@ -181,7 +182,7 @@ async def test_a_give_back_that_comes_late_leaves_alone_what_was_claimed_since(
     assert await store.leases.release_lost(link, lost) == 0
     assert (
         await store.leases.lost_claims(
-            link, {LANE: NO_FLOOR}, worker_id=worker_id, known=[running.lease_token]
+            link, {LANE: LANE_START}, worker_id=worker_id, known=[running.lease_token]
         )
         == []
     )
@@ -192,12 +193,12 @@ async def test_a_give_back_that_comes_late_leaves_alone_what_was_claimed_since(
 
 async def test_a_lost_claim_is_not_looked_for_once_its_lease_has_ended(settings: Settings) -> None:
     nowhere = Database("postgresql://jobs@127.0.0.1:9/jobs", settings)
-    claimer = Engine(nowhere, settings).claimer
-    claimer.lost_answers._lanes, claimer.lost_answers._asked_by = {LANE: NO_FLOOR}, {1}
-    claimer.lost_answers._until = time.monotonic() - settings.lease_seconds + 1
+    claimer = Pipeline(nowhere, settings).claimer
+    claimer.recovery._lanes, claimer.recovery._asked_by = {LANE: LANE_START}, {1}
+    claimer.recovery._until = time.monotonic() - settings.lease_seconds + 1
     with pytest.raises(DATABASE_ERRORS):
-        await claimer.lost_answers.recover()
-    claimer.lost_answers._until -= 2
-    await claimer.lost_answers.recover()
-    assert claimer.lost_answers._lanes == {}
+        await claimer.recovery.recover()
+    claimer.recovery._until -= 2
+    await claimer.recovery.recover()
+    assert claimer.recovery._lanes == {}
     await nowhere.close()

@@ -8,7 +8,7 @@ from service.jobs import JobStatus, Registry, process_due_jobs
 from service.jobs.core.job import LeaseToken
 from service.jobs.core.policy import Stop
 from service.jobs.worker import lease_clock
-from service.jobs.worker.worker import Engine
+from service.jobs.worker.pipeline import Pipeline
 from service.settings import Settings
 from tests.jobs.claims import claim
 from tests.jobs.conftest import Put, Quick
@@ -55,23 +55,23 @@ async def test_a_handler_does_not_begin_too_late(
         handlers.handler("mail")(ran.append)
     job_id = await put("mail")
     settings = quick(lease_seconds=30, heartbeat_seconds=10)
-    engine = Engine(database, settings, handlers=handlers)
-    await engine.start()
+    pipeline = Pipeline(database, settings, handlers=handlers)
+    await pipeline.start()
     (job,) = await claim(database, ["mail"])
-    engine.slots.take(job.queue)
+    pipeline.slots.take(job.queue)
     now = lease_clock.now()
     if why == "its lease has ended":
-        engine.runner.start(job, lease_deadline=now)
+        pipeline.executor.start(job, lease_deadline=now)
     elif why == "its lease ends before the next heartbeat":
-        engine.runner.start(job, lease_deadline=now + 10)
+        pipeline.executor.start(job, lease_deadline=now + 10)
     else:
-        engine.runner.start(job, lease_deadline=now + 30)
-        (run,) = engine.runner.runs
-        engine.runner.cancel(run, Stop.LEASE_UNSURE)
+        pipeline.executor.start(job, lease_deadline=now + 30)
+        (run,) = pipeline.executor.runs
+        pipeline.executor.cancel(run, Stop.LEASE_UNSURE)
     row = await until_job(sql, job_id, where="status = 'PENDING'")
     assert (row["attempts"], row["lost_leases"], row["errors"]) == (0, 0, None)
-    assert (ran, engine.slots.used) == ([], 0)
-    await engine.stop(grace_seconds=0)
+    assert (ran, pipeline.slots.used) == ([], 0)
+    await pipeline.stop(grace_seconds=0)
 
 
 async def test_a_job_that_is_given_back_has_lost_as_many_leases_as_before(
@@ -82,10 +82,10 @@ async def test_a_job_that_is_given_back_has_lost_as_many_leases_as_before(
     job_id = await put("mail")
     await claim(database, ["mail"], lease_seconds=0)
     (job,) = await claim(database, ["mail"])
-    engine = Engine(database, quick(), handlers=handlers)
-    await engine.start()
-    engine.slots.take(job.queue)
-    engine.runner.start(job, lease_deadline=lease_clock.now())
+    pipeline = Pipeline(database, quick(), handlers=handlers)
+    await pipeline.start()
+    pipeline.slots.take(job.queue)
+    pipeline.executor.start(job, lease_deadline=lease_clock.now())
     row = await until_job(sql, job_id, where="status = 'PENDING'")
     assert (row["attempts"], row["lost_leases"]) == (1, 1)
-    await engine.stop(grace_seconds=0)
+    await pipeline.stop(grace_seconds=0)

@@ -173,8 +173,8 @@ async def test_no_more_jobs_are_claimed_while_large_outcomes_wait(
         await somebody.execute("LOCK TABLE job_stats IN EXCLUSIVE MODE")
         await enqueue_batch(sql, [NewJob("mail") for _ in range(30)])
         worker = await start_worker(worker_concurrency=2)
-        claimer = worker._engine.claimer
-        await until_true(lambda: worker._engine.settler.backlog_full)
+        claimer = worker._pipeline.claimer
+        await until_true(lambda: worker._pipeline.settler.backlog_full)
         at = claimer.last_loop_at
         await until_true(lambda: claimer.last_loop_at > at)
         await until_true(lambda: worker.slots.used == 0)

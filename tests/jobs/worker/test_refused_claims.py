@@ -7,8 +7,8 @@ from prometheus_client import REGISTRY
 
 from service.db.engine import Database
 from service.jobs import Registry
+from service.jobs.worker.pipeline import Pipeline
 from service.jobs.worker.refused_claims import MAX_ROWS
-from service.jobs.worker.worker import Engine
 from tests.jobs.conftest import Events, Put, Quick, StartWorker
 from tests.jobs.waiting import until, until_ended, until_true
 
@@ -72,7 +72,7 @@ async def test_what_a_refused_claim_has_not_come_to_is_left_to_the_next(
         await sql.execute(OUT_OF_RANGE, "default")
     await put("mail")
     await sql.execute("UPDATE jobs_live SET next_run_at = now() - interval '1 hour'")
-    engine = Engine(database, quick(), handlers=handlers)
+    engine = Pipeline(database, quick(), handlers=handlers)
     await engine.start()
     await engine.claimer.listing.once()
     engine.claimer._next_sweep = float("inf")

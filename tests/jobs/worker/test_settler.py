@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from benchmarks.plans import ExplainingLink
-from service.db.engine import Database, Link
+from service.db.connection import Link
+from service.db.engine import Database
 from service.jobs import NewJob, Registry, enqueue_batch, store
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.outcomes import SUCCEEDED_EMPTY, Failure, Retried, Snoozed
@@ -183,7 +184,7 @@ async def test_an_outcome_whose_answer_was_lost_is_recorded_once_and_not_counted
     job_id = await put("settler.answer")
     worker = await start_worker(database=proxied)
     await occurs(proxy.lost)
-    await until_true(lambda: worker._engine.settler.waiting == 0)
+    await until_true(lambda: worker._pipeline.settler.waiting == 0)
     job = await until_ended(sql, job_id)
     assert (job["status"], job["attempts"]) == ("SUCCESS", 1)
     assert events("succeeded", "settler.answer") == 1
@@ -207,7 +208,7 @@ async def test_a_retry_whose_answer_was_lost_is_recorded_once_and_not_counted_st
     job_id = await put("settler.retry")
     worker = await start_worker(database=proxied)
     await occurs(proxy.lost)
-    await until_true(lambda: worker._engine.settler.waiting == 0)
+    await until_true(lambda: worker._pipeline.settler.waiting == 0)
     job = await until_failed_once(sql, job_id)
     assert (job["status"], job["attempts"], len(job["errors"])) == ("PENDING", 1, 1)
     assert events("retried", "settler.retry", "error") == 1
@@ -237,7 +238,7 @@ async def test_outcomes_wait_for_a_database_that_is_away(
     await occurs(running)
     await proxy.cut()
     go_on.set()
-    await until_true(lambda: worker._engine.settler.waiting == 20)
+    await until_true(lambda: worker._pipeline.settler.waiting == 20)
     await proxy.start()
     done = "SELECT count(*) = 20 FROM background_jobs WHERE status = 'SUCCESS' AND attempts = 1"
     await until(lambda: sql.fetchval(done))

@@ -112,7 +112,7 @@ async def test_the_grace_begins_when_claiming_stops_and_not_when_the_stop_is_wai
 
 async def test_a_worker_is_alive_while_every_one_of_its_loops_is(start_worker: StartWorker) -> None:
     worker = await start_worker()
-    loops = (worker._claims, *worker._others, *worker._engine.loops)
+    loops = (worker._claims, *worker._others, *worker._pipeline.loops)
     names = {"claimer", "lanes", "maintenance", "listener", "settler", "requeuer", "heartbeat"}
     assert {loop.name for loop in loops} == names | {"progress"}
     seen = [worker.alive]

@@ -4,7 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from service.jobs.worker.timeouts import NEVER, Deadlines
+from service.jobs.worker.timeouts import NEVER, Timeouts
 
 BOUND_SECONDS = 5.0
 
@@ -21,7 +21,7 @@ class Watched:
         self.runs: set[Timed] = set()
         self.told: list[Timed] = []
         self.all_told = asyncio.Event()
-        self.deadlines = Deadlines(self.runs, self.note)
+        self.deadlines = Timeouts(self.runs, self.note)
         self._wanted = wanted
 
     def note(self, run: Timed) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from service.db.engine import Database
 from service.jobs import Registry, process_due_jobs, store
-from service.jobs.core.lane import NO_FLOOR, Lane, LaneRequest
+from service.jobs.core.lane import LANE_START, Lane, LaneRequest
+from service.jobs.worker.pipeline import Pipeline
 from service.jobs.worker.plan.windows import WINDOW_JOBS
-from service.jobs.worker.worker import Engine
 from tests.jobs.conftest import Put, Quick, StartWorker
 from tests.jobs.waiting import occurs, until_ended
 
@@ -21,7 +21,7 @@ READ = (
     "SELECT idx_tup_read FROM pg_stat_user_indexes"
     " WHERE schemaname = 'finmind_jobs' AND indexrelname = 'jobs_live_claim'"
 )
-LANE = LaneRequest(Lane("default", 2), NO_FLOOR, 10)
+LANE = LaneRequest(Lane("default", 2), LANE_START, 10)
 
 
 @pytest.fixture
@@ -47,47 +47,47 @@ async def backlog(sql: Any) -> None:
 
 
 @pytest.fixture
-async def engine(
+async def pipeline(
     database: Database, handlers: Registry, quick: Quick, ran: asyncio.Event
-) -> AsyncIterator[Engine]:
-    engine = Engine(database, quick(), handlers=handlers)
-    await engine.start()
-    yield engine
-    await engine.stop(grace_seconds=5)
+) -> AsyncIterator[Pipeline]:
+    pipeline = Pipeline(database, quick(), handlers=handlers)
+    await pipeline.start()
+    yield pipeline
+    await pipeline.stop(grace_seconds=5)
 
 
-async def walked_by_a_claim(engine: Engine, sql: Any) -> tuple[int, int]:
+async def walked_by_a_claim(pipeline: Pipeline, sql: Any) -> tuple[int, int]:
     """How many jobs a claim brought, and how many index entries were read for it."""
     before = await sql.fetchval(READ)
-    claimed, _ = await engine.claimer.claim_once(10)
-    await engine.link.fetch("SELECT pg_stat_force_next_flush()")
+    claimed, _ = await pipeline.claimer.claim_once(10)
+    await pipeline.link.fetch("SELECT pg_stat_force_next_flush()")
     return claimed, await sql.fetchval(READ) - before
 
 
 @pytest.mark.usefixtures("backlog")
 async def test_a_claim_walks_a_window_of_others_jobs_and_the_next_goes_on_behind_it(
-    engine: Engine, put: Put, sql: Any
+    pipeline: Pipeline, put: Put, sql: Any
 ) -> None:
     await put("ours")
-    await engine.claimer.listing.once()
-    engine.claimer._next_sweep = float("inf")
-    walks = [await walked_by_a_claim(engine, sql) for _ in range(OTHERS // WINDOW_JOBS + 1)]
+    await pipeline.claimer.listing.once()
+    pipeline.claimer._next_sweep = float("inf")
+    walks = [await walked_by_a_claim(pipeline, sql) for _ in range(OTHERS // WINDOW_JOBS + 1)]
     # Once for where the window ends, once for the claim.
     assert max(read for _, read in walks) <= 2 * WINDOW_JOBS + 10
     assert [claimed for claimed, _ in walks] == [0] * (OTHERS // WINDOW_JOBS) + [1]
     await put("ours")
-    claimed, read = await walked_by_a_claim(engine, sql)
+    claimed, read = await walked_by_a_claim(pipeline, sql)
     assert (claimed, read < 10) == (1, True)
 
 
 @pytest.mark.usefixtures("backlog")
 async def test_a_sweep_walks_a_window_of_others_jobs_and_the_next_goes_on_behind_it(
-    engine: Engine, put: Put, sql: Any
+    pipeline: Pipeline, put: Put, sql: Any
 ) -> None:
     await put("ours")
-    await engine.claimer.listing.once()
-    engine.claimer._next_sweep = float("inf")
-    while (await walked_by_a_claim(engine, sql))[0] == 0:
+    await pipeline.claimer.listing.once()
+    pipeline.claimer._next_sweep = float("inf")
+    while (await walked_by_a_claim(pipeline, sql))[0] == 0:
         pass
     await sql.execute(
         "UPDATE jobs_live SET job_type = 'ours' WHERE id ="
@@ -96,30 +96,32 @@ async def test_a_sweep_walks_a_window_of_others_jobs_and_the_next_goes_on_behind
     )
     walks: list[tuple[int, int]] = []
     while not any(claimed for claimed, _ in walks):
-        engine.claimer._next_sweep = 0.0
-        walks.append(await walked_by_a_claim(engine, sql))
+        pipeline.claimer._next_sweep = 0.0
+        walks.append(await walked_by_a_claim(pipeline, sql))
         assert len(walks) < 100
     assert max(read for _, read in walks) <= 2 * WINDOW_JOBS + 1_000
 
 
 async def test_after_a_claim_that_took_too_long_the_next_walks_a_window(
-    engine: Engine, put: Put, sql: Any
+    pipeline: Pipeline, put: Put, sql: Any
 ) -> None:
     await put("ours")
-    await engine.claimer.listing.once()
-    engine.claimer._next_sweep = float("inf")
-    assert (await walked_by_a_claim(engine, sql))[0] == 1  # all was well, so the next trusts in it
+    await pipeline.claimer.listing.once()
+    pipeline.claimer._next_sweep = float("inf")
+    assert (await walked_by_a_claim(pipeline, sql))[
+        0
+    ] == 1  # all was well, so the next trusts in it
     await sql.execute(
         "INSERT INTO jobs_live (job_type, payload) SELECT 'others', '{}' FROM generate_series(1, $1)",
         OTHERS,
     )
-    await engine.link.fetch("SET statement_timeout = '2ms'")
+    await pipeline.link.fetch("SET statement_timeout = '2ms'")
     with pytest.raises(asyncpg.QueryCanceledError):
-        await engine.claimer.claim_once(10)
-    await engine.link.fetch("SET statement_timeout = 0")
-    await walked_by_a_claim(engine, sql)
+        await pipeline.claimer.claim_once(10)
+    await pipeline.link.fetch("SET statement_timeout = 0")
+    await walked_by_a_claim(pipeline, sql)
     await put("ours")
-    walks = [await walked_by_a_claim(engine, sql) for _ in range(OTHERS // WINDOW_JOBS)]
+    walks = [await walked_by_a_claim(pipeline, sql) for _ in range(OTHERS // WINDOW_JOBS)]
     assert max(read for _, read in walks) <= 2 * WINDOW_JOBS + 10
     assert sum(claimed for claimed, _ in walks) == 1
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from service.db.engine import DATABASE_ERRORS, Link
+from service.db.connection import Link
+from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
 from service.jobs.core.lane import Lane
 from service.jobs.loops import Pause
@@ -34,7 +35,7 @@ claim that came before it would wait for the next look."""
 _log = get_logger(__name__)
 
 
-class Listing:
+class LaneWatcher:
     """Keeps what a worker knows of the lanes true to the table.
 
     On a connection of its own: while dead index entries cannot be removed a listing walks them, and

@@ -10,7 +10,7 @@ from typing import Final
 
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobId
-from service.jobs.core.lane import NO_FLOOR, SLACK_SECONDS, Floor, Lane, LaneHead, LaneRequest
+from service.jobs.core.lane import LANE_START, SLACK_SECONDS, Lane, LaneHead, LaneRequest, Position
 from service.jobs.worker.plan.sweep import WHOLE, Sweep
 from service.jobs.worker.slots import Slots
 
@@ -32,15 +32,15 @@ MAX_LANES: Final = 1000
 
 @dataclass(slots=True)
 class _LaneState:
-    recent: deque[tuple[float, int, Floor]] = field(default_factory=deque)
+    recent: deque[tuple[float, int, Position]] = field(default_factory=deque)
     """When (monotonic), with how many jobs, and where the last claims began; the floor is the lowest
     of them."""
-    head: Floor = NO_FLOOR
+    head: Position = LANE_START
     """Where the first job was when lanes were last listed: all that was there lies above it."""
     listed_at: float = NOT_LISTED
     """When (monotonic) it was listed for the first time. Until then it is claimed from where jobs came
     recently."""
-    walked: Floor = NO_FLOOR
+    walked: Position = LANE_START
     """Up to where claims from the floor have walked: windows that held nothing more for this worker."""
     fresh: bool = False
     """Whether a wake-up named the lane, or a claim found jobs in it, since lanes were last listed:
@@ -58,15 +58,15 @@ class Lanes:
         """Lanes that were empty when they were last listed, the last `MAX_LANES` of them: whoever
         comes into one again is above its floor."""
         self._sweep = Sweep()
-        self._unswept: dict[Lane, Floor] = {}
+        self._unswept: dict[Lane, Position] = {}
         """Lanes of which a sweep has not yet walked the whole of its slice, and where it goes on."""
-        self._unlisted = NO_FLOOR
+        self._unlisted = LANE_START
         """Where a lane begins that no listing told of: at what came recently."""
 
     def saw_time(self, now: float) -> None:
         """What time it was just now by the database's clock, epoch seconds."""
         self._sweep.saw(now)
-        self._unlisted = Floor(now - HEAD_WINDOW_SECONDS, 0)
+        self._unlisted = Position(now - HEAD_WINDOW_SECONDS, 0)
 
     @property
     def served(self) -> list[str] | None:
@@ -99,7 +99,7 @@ class Lanes:
         for head in listed:
             state = self._state(head.lane)
             # What comes now is due now, where the head is due later.
-            state.head = Floor(min(head.first_at, head.now - HEAD_WINDOW_SECONDS), 0)
+            state.head = Position(min(head.first_at, head.now - HEAD_WINDOW_SECONDS), 0)
             if state.listed_at == NOT_LISTED:  # now it is known where it begins
                 state.recent.clear()
                 state.listed_at = time.monotonic()
@@ -136,7 +136,7 @@ class Lanes:
                 continue
             # What lies above the floor is for claims from there.
             due_before = WHOLE if whole else min(below, self._floor(lane).due_at + SLACK_SECONDS)
-            floor = self._unswept.get(lane, Floor(low, 0))
+            floor = self._unswept.get(lane, Position(low, 0))
             if floor.due_at < due_before:
                 requests.append(LaneRequest(lane, floor, free, due_before))
         return requests
@@ -166,8 +166,8 @@ class Lanes:
             if (from_floor or full) and began >= state.listed_at:
                 if full and not from_floor:
                     state.recent.clear()
-                    state.walked = NO_FLOOR
-                state.recent.append((now, many[lane], Floor(*place)))
+                    state.walked = LANE_START
+                state.recent.append((now, many[lane], Position(*place)))
 
     def exhausted(
         self, requests: Iterable[LaneRequest], jobs: Iterable[ClaimedJob], *, began: float
@@ -237,12 +237,12 @@ class Lanes:
             highest = max(self._floor(lane).due_at for lane in free)
             self._sweep.skip_to(highest + SLACK_SECONDS)
 
-    def _floor(self, lane: Lane) -> Floor:
+    def _floor(self, lane: Lane) -> Position:
         state = self._states[lane]
         recent = state.recent
         limit = time.monotonic() - FLOOR_WINDOW_SECONDS
         behind = sum(jobs for _, jobs, _ in recent)
         while len(recent) > 1 and (recent[0][0] < limit or behind > FLOOR_WINDOW_JOBS):
             behind -= recent.popleft()[1]
-        claimed = min((place for _, _, place in recent), default=NO_FLOOR)
+        claimed = min((place for _, _, place in recent), default=LANE_START)
         return max(claimed, state.head, state.walked)

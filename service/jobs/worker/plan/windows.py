@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from service.db.engine import Link
+from service.db.connection import Link
 from service.jobs import store
 from service.jobs.core.lane import LaneRequest
 
