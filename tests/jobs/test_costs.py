@@ -202,7 +202,7 @@ PLANS: dict[str, tuple[set[str], int]] = {
     "ENQUEUE_KEYED": (set(), 1),  # by key, of what came with the statement
     "ENQUEUE_FOR_CALLERS": (set(), 0),
     "ENQUEUE_KEYED_FOR_CALLERS": (set(), 1),
-    "STANDING": ({"jobs_live_unique_key"}, 0),
+    "KEY_HOLDERS": ({"jobs_live_unique_key"}, 0),
     "LANES": ({"jobs_live_claim"}, 0),
     "LANES_OF": ({"jobs_live_claim"}, 0),
     "WINDOW_ENDS": ({"jobs_live_claim"}, 0),
