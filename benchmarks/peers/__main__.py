@@ -21,6 +21,7 @@ import asyncpg
 
 from benchmarks.peers import installation
 from benchmarks.peers.installation import HERE, CannotInstall
+from benchmarks.peers.markdown import ratios
 from benchmarks.scenario import PAYLOAD, Report, describe, interleaved, postgres
 
 MODES = ("drain", "bulk", "latency")
@@ -229,17 +230,14 @@ async def main(arguments: argparse.Namespace) -> None:
     """Measure what was asked for."""
     async with postgres() as dsn:
         report = Report(await describe(dsn))
-        pins = (HERE / "requirements.txt").read_text() + (HERE / "node.txt").read_text()
-        versions = [line for line in pins.splitlines() if "==" in line]
-        packages = json.loads((HERE / "package.json").read_text())["dependencies"]
-        versions += [f"{name}=={version}" for name, version in packages.items()]
-        report.machine["peers"] = ", ".join(versions)
+        pinned = installation.versions().items()
+        report.machine["peers"] = ", ".join(f"{name}=={version}" for name, version in pinned)
         report.machine["jobs"] = f"{arguments.jobs}, payload {len(json.dumps(PAYLOAD))} bytes"
         report.machine["runs"] = f"{arguments.runs}, in turn; latency for {arguments.seconds:g} s"
         comparison = Comparison(dsn, report, arguments)
         for mode in arguments.modes:
             await comparison.measure(mode)
-    print(report.table())
+    print(ratios(report) if arguments.markdown else report.table())
     if arguments.json:
         arguments.json.write_text(report.json() + "\n")
 
@@ -253,6 +251,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=20_000, help="jobs to drain and to enqueue")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of the latency load")
     parser.add_argument("--runs", type=int, default=3, help="interleaved runs of each")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the table of README instead of every figure"
+    )
     parser.add_argument("--json", type=Path, help="write every run to this file")
     return parser.parse_args()
 

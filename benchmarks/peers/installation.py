@@ -1,6 +1,7 @@
 """Installs the peers into `.bench/peers`, away from the project's own dependencies."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,14 @@ INSTALL_SECONDS = 600
 
 class CannotInstall(Exception):
     """A runtime's peers are not there, and why."""
+
+
+def versions() -> dict[str, str]:
+    """Every package that is pinned here, and its version."""
+    pins = (HERE / "requirements.txt").read_text() + (HERE / "node.txt").read_text()
+    pinned = dict(line.split("==") for line in pins.splitlines() if "==" in line)
+    packages: dict[str, str] = json.loads((HERE / "package.json").read_text())["dependencies"]
+    return pinned | packages
 
 
 def install_python() -> None:
