@@ -12,9 +12,9 @@ from benchmarks.scenario import Report
 from service.api.admin_schemas import JobQuery
 from service.db.engine import Database
 from service.jobs import get_job, get_job_stats
+from service.jobs.core.filters import JobFilters
 from service.jobs.core.job import JobId
-from service.jobs.read.lookups import JobFilters
-from service.jobs.read.queries import list_jobs
+from service.jobs.read.list import list_jobs
 
 SMALL_ROWS: Final = 1000
 """A partition of fewer rows may be read whole: no index is faster."""

@@ -20,9 +20,11 @@ from service.auth.dependencies import require
 from service.auth.principal import Permission, Principal
 from service.errors import InvalidInput
 from service.jobs.actions import cancel_job, delete_job, retry_dead_letter_job
+from service.jobs.core.filters import JobFilters
 from service.jobs.core.job import BackgroundJob, JobId
 from service.jobs.maintenance.unserved import MIN_ALIVE_SECONDS
-from service.jobs.read.queries import JobFilters, get_job, list_jobs, waits_for_worker, worker_name
+from service.jobs.read.get import get_job, waits_for_worker, worker_name
+from service.jobs.read.list import list_jobs
 from service.jobs.read.statistics import JobStats, get_job_stats
 from service.jobs.run_once import Passes
 from service.settings import Settings

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from service.errors import InvalidInput
-from service.jobs.read.lookups import MAX_ID
+from service.jobs.core.job import MAX_ID
 
 VERSION: Final = 1
 MAX_CURSOR_CHARS: Final = 200

@@ -27,13 +27,15 @@ from service.api.session import AppSettings, Session, deadline_of, transaction
 from service.auth.dependencies import require
 from service.auth.principal import Permission, Principal
 from service.errors import Conflict, InvalidInput, NotFound
-from service.jobs.core.job import BackgroundJob, JobId, JobStatus
+from service.jobs.core.filters import JobFilters
+from service.jobs.core.idempotency_key import IdempotencyKey
+from service.jobs.core.job import MAX_ID, BackgroundJob, JobId, JobStatus
 from service.jobs.core.new_job import NewJob
 from service.jobs.enqueue.enqueue import EnqueuedJob
 from service.jobs.enqueue.group_commit import Intake
-from service.jobs.enqueue.idempotency import IdempotencyKey, check_standing, submit, submit_once
-from service.jobs.read.lookups import MAX_ID
-from service.jobs.read.queries import JobFilters, get_job, list_jobs
+from service.jobs.enqueue.idempotency import check_standing, submit, submit_once
+from service.jobs.read.get import get_job
+from service.jobs.read.list import list_jobs
 from service.settings import Settings
 
 router = APIRouter(tags=["Jobs"], route_class=GuardedRoute)

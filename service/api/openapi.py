@@ -13,7 +13,7 @@ from service.api.links import LINKS
 from service.api.problems import Problem, problem_responses
 from service.auth.dependencies import RequirePermission
 from service.auth.principal import Permission
-from service.jobs.read.lookups import MAX_ID
+from service.jobs.core.job import MAX_ID
 
 TAGS: Final = [
     {"name": "Jobs", "description": "For clients: enqueue jobs and follow them."},

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.errors import DATABASE_ERRORS
-from service.jobs.read.queries import bound_queries
+from service.db.session import bound_queries
 from service.settings import Settings
 
 DEADLINE_GRACE_SECONDS: Final = 0.5

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import asyncpg
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from service.db import schema
@@ -27,6 +28,14 @@ async def fetch(session: CallerSession, statement: str, *args: object) -> Sequen
     """
     opened = await _opened(session)
     return await _fetch(opened, schema.render(statement, await _schema_of(opened)), *args)
+
+
+async def bound_queries(session: AsyncSession, seconds: float) -> None:
+    """Cancel every further statement of the transaction that takes longer than `seconds`."""
+    await session.execute(
+        text("SELECT set_config('statement_timeout', :milliseconds, true)"),
+        {"milliseconds": str(max(1, int(seconds * 1000)))},
+    )
 
 
 async def schema_of(session: CallerSession) -> str:

@@ -14,7 +14,7 @@ from service.jobs.enqueue.enqueue import EnqueuedJob, enqueue, enqueue_batch, en
 from service.jobs.enqueue.group_commit import Intake
 from service.jobs.handlers.context import JobContext
 from service.jobs.handlers.registry import Registry, register_handler, registry
-from service.jobs.read.queries import get_job
+from service.jobs.read.get import get_job
 from service.jobs.read.statistics import JobStats, get_job_stats
 from service.jobs.run_once import ProcessSummary, process_due_jobs
 from service.jobs.worker.worker import Worker

@@ -14,7 +14,7 @@ from service.jobs.core.job import BackgroundJob, JobId, JobStatus
 from service.jobs.core.lane import Lane
 from service.jobs.core.new_job import checked_moment
 from service.jobs.notify.wakeup import announce_after_commit
-from service.jobs.read.queries import get_job
+from service.jobs.read.get import get_job
 from service.observability.metrics import record_event
 
 _MAX_ERRORS = 20

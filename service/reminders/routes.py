@@ -15,7 +15,7 @@ from service.auth.dependencies import RequirePermission, require
 from service.auth.principal import Permission, Principal
 from service.auth.quotas import spend_reminder
 from service.errors import Forbidden, InvalidInput, NotFound
-from service.jobs.read.lookups import MAX_ID
+from service.jobs.core.job import MAX_ID
 from service.observability.metrics import reminder_event
 from service.reminders import repository, scheduling
 from service.reminders.model import ReminderId, ReminderStatus

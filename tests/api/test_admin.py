@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.api import stats_cache
 from service.jobs.core.job import JobId, JobStatus
 from service.jobs.handlers.registry import register_handler, registry
-from service.jobs.read import queries
+from service.jobs.read import list as lists
 from service.settings import Settings
 from tests.api.conftest import Auth
 from tests.api.shapes import assert_problem, jobs_in
@@ -199,8 +199,8 @@ async def test_the_first_and_the_last_moment_of_all_are_times_too(
     moment: str,
 ) -> None:
     """Also where the moments around them are asked for, in a table large enough."""
-    monkeypatch.setattr(queries, "FIRST_STEP", 1)
-    monkeypatch.setattr(queries, "JUMP_AFTER", 1)
+    monkeypatch.setattr(lists, "FIRST_STEP", 1)
+    monkeypatch.setattr(lists, "JUMP_AFTER", 1)
     for _ in range(5):
         await put(status="SUCCESS")
     names = ("created", "due", "finished")

@@ -11,7 +11,8 @@ from sqlalchemy import text
 
 from service.api.schemas import JobIn
 from service.jobs import NewJob, PermanentError, Registry, enqueue, enqueue_batch, process_due_jobs
-from service.jobs.enqueue.idempotency import IdempotencyKey, submit_once
+from service.jobs.core.idempotency_key import IdempotencyKey
+from service.jobs.enqueue.idempotency import submit_once
 from service.settings import Settings
 from tests.api.conftest import Auth
 from tests.api.shapes import assert_problem, jobs_in

@@ -15,7 +15,8 @@ from sqlalchemy import text
 
 from service.db.engine import Database
 from service.jobs import JobContext, PermanentError, Registry, Worker, enqueue, get_job_stats
-from service.jobs.read.queries import JobFilters, list_jobs
+from service.jobs.core.filters import JobFilters
+from service.jobs.read.list import list_jobs
 from service.settings import Settings
 from tests.jobs.waiting import until
 

@@ -24,6 +24,9 @@ from service.settings import DEFAULT_SCHEMA
 JobId = NewType("JobId", int)
 LeaseToken = NewType("LeaseToken", int)
 
+MAX_ID: Final = 2**63 - 1
+"""The largest id that the table can hold."""
+
 DEFAULT_QUEUE: Final = "default"
 DEFAULT_PRIORITY: Final = 2
 HIGHEST_PRIORITY: Final = 0

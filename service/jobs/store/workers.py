@@ -1,6 +1,10 @@
 """Register workers, and note that they live."""
 
+from datetime import datetime
 from typing import Final, TypedDict, Unpack
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.connection import Link
 
@@ -61,3 +65,25 @@ async def stopped(link: Link, worker_id: int, *, forget: bool) -> None:
 
 def _in_order(entry: WorkerEntry) -> tuple[object, ...]:
     return entry["name"], entry["queues"], entry["job_types"], entry["concurrency"]
+
+
+_NAME_OF: Final = text("SELECT name FROM finmind_jobs.job_workers WHERE id = :id")
+
+_NONE_SERVES: Final = text("""
+    SELECT CAST(:due_at AS timestamptz) <= now() AND NOT EXISTS (
+      SELECT FROM finmind_jobs.job_workers w WHERE :job_type = ANY (w.job_types)
+        AND w.stopped_at IS NULL AND w.seen_at > now() - make_interval(secs => :alive))""")
+
+
+async def name_of(session: AsyncSession, worker_id: int) -> str | None:
+    """The name of a worker; None where it is forgotten."""
+    name: str | None = await session.scalar(_NAME_OF, {"id": worker_id})
+    return name
+
+
+async def none_serves(
+    session: AsyncSession, job_type: str, *, due_at: datetime, alive_seconds: float
+) -> bool:
+    """Whether that time has come and no worker, seen within `alive_seconds`, serves the type."""
+    values = {"job_type": job_type, "due_at": due_at, "alive": alive_seconds}
+    return bool(await session.scalar(_NONE_SERVES, values))

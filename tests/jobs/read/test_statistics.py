@@ -6,10 +6,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.db.session import bound_queries
 from service.jobs.actions import cancel_job, delete_job, retry_dead_letter_job
 from service.jobs.core.job import JobStatus
-from service.jobs.read.queries import bound_queries
-from service.jobs.read.statistics import MAX_NAMES, get_job_stats
+from service.jobs.read.statistics import get_job_stats
+from service.jobs.store.statistics import MAX_NAMES
 from tests.jobs.rows import add
 
 HOUR = timedelta(hours=1)

@@ -11,11 +11,15 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.engine import Database
+from service.db.session import bound_queries
 from service.errors import NotFound
-from service.jobs.core.job import DEAD, DONE, LIVE, JobId, JobStatus
-from service.jobs.read import lookups, queries
-from service.jobs.read.lookups import MAX_ID, JobFilters
-from service.jobs.read.queries import get_job, list_jobs
+from service.jobs.core.filters import JobFilters
+from service.jobs.core.job import DEAD, DONE, LIVE, MAX_ID, JobId, JobStatus
+from service.jobs.read import list as lists
+from service.jobs.read.get import get_job
+from service.jobs.read.list import list_jobs
+from service.jobs.store import listing
+from service.jobs.store.listing_index import is_driven
 from tests.jobs.rows import add
 
 NOW = datetime.now(UTC)
@@ -78,7 +82,7 @@ def scans(plan: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
 
 
 async def explain(session: AsyncSession, filters: JobFilters, **step: int) -> dict[str, Any]:
-    statement, values = lookups.look(filters)
+    statement, values = listing.look_sql(filters)
     row = await session.execute(
         text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.text}"),
         values | {"before": MAX_ID, "above": -1, "scan": 250, "want": 51} | step,
@@ -129,7 +133,7 @@ async def test_no_look_up_reads_a_partition_from_end_to_end(filled: AsyncSession
 async def test_a_step_of_a_driven_look_up_reads_no_more_rows_than_it_returns(
     filled: AsyncSession,
 ) -> None:
-    await filled.execute(lookups.BY_INDEX)
+    await listing.plan_by_index(filled)
     for filters in (
         JobFilters(),
         JobFilters(statuses=DONE, job_type="rare"),
@@ -141,7 +145,7 @@ async def test_a_step_of_a_driven_look_up_reads_no_more_rows_than_it_returns(
         JobFilters(unique_key="key-13"),
         JobFilters(unique_key="nobodys"),
     ):
-        assert lookups.is_driven(filters), filters
+        assert is_driven(filters), filters
         plan = await explain(filled, filters, scan=51)
         # 51 rows, each a heap page at worst and a few index pages for every leaf.
         touched = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
@@ -158,7 +162,7 @@ async def test_jobs_of_one_name_are_never_looked_for_among_those_of_others(
     filled: AsyncSession,
 ) -> None:
     """However many are asked for, and however dear the planner reckons scattered rows to be."""
-    await filled.execute(lookups.BY_INDEX)
+    await listing.plan_by_index(filled)
     await filled.execute(text("SET LOCAL random_page_cost = 40"))
     for mode in ("force_custom_plan", "force_generic_plan"):
         await filled.execute(text(f"SET LOCAL plan_cache_mode = {mode}"))
@@ -172,10 +176,10 @@ async def test_jobs_of_one_name_are_never_looked_for_among_those_of_others(
 async def test_a_count_reads_no_partition_from_end_to_end_whatever_the_planner_reckons(
     filled: AsyncSession,
 ) -> None:
-    await filled.execute(lookups.BY_INDEX)
+    await listing.plan_by_index(filled)
     await filled.execute(text("SET LOCAL random_page_cost = 40"))
     for filters in (JobFilters(), JobFilters(statuses=LIVE), JobFilters(priority=4)):
-        statement, values = lookups.count_looked(filters)
+        statement, values = listing.count_sql(filters)
         row = await filled.execute(
             text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}"),
             values | {"before": MAX_ID, "above": -1, "scan": 100_000},
@@ -237,7 +241,7 @@ async def test_a_look_out_of_time_gives_the_page_as_it_stands_and_goes_on_from_t
 async def test_creation_times_say_where_to_look_in_a_large_table(
     filled: AsyncSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queries, "JUMP_AFTER", 1)
+    monkeypatch.setattr(lists, "JUMP_AFTER", 1)
     after = NOW - timedelta(days=3, hours=13)
     before = NOW - timedelta(days=3, hours=12)
     condition = "created_at >= :after AND created_at < :before"
@@ -249,14 +253,14 @@ async def test_creation_times_say_where_to_look_in_a_large_table(
     ).all()
     assert len(expected) == 50
     looked: list[int] = []
-    original = queries._narrow
+    original = lists._narrow
 
     async def narrow(*args: Any, **kwargs: Any) -> tuple[int, int]:
         bounds = await original(*args, **kwargs)
         looked.append(bounds[0] - bounds[1])
         return bounds
 
-    monkeypatch.setattr(queries, "_narrow", narrow)
+    monkeypatch.setattr(lists, "_narrow", narrow)
     page = await list_jobs(filled, JobFilters(created_after=after, created_before=before), limit=50)
     assert [job.id for job in page.jobs] == list(expected)
     # An hour of jobs, one a second, and the slack of an hour on both sides.
@@ -383,7 +387,7 @@ async def test_a_job_read_again_shows_what_was_written_meanwhile(session: AsyncS
 
 async def test_bounded_queries_end_at_their_limit(session: AsyncSession) -> None:
     before = await session.scalar(text("SHOW statement_timeout"))
-    await queries.bound_queries(session, 0.05)
+    await bound_queries(session, 0.05)
     with pytest.raises(DBAPIError, match="statement timeout"):
         await session.execute(text("SELECT pg_sleep(20)"))
     await session.rollback()

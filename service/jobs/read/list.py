@@ -1,7 +1,4 @@
-"""What operators and clients read: one job, pages of jobs, statistics.
-
-Reading only. `bound_queries` puts a time limit on all that follows in the transaction.
-"""
+"""List jobs, a page at a time."""
 
 import time
 from collections.abc import Sequence
@@ -9,39 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, select, text
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.db.session import schema_of
-from service.errors import NotFound
-from service.jobs.core.job import LIVE, BackgroundJob, JobId, JobStatus
-from service.jobs.read.lookups import (
-    BY_INDEX,
-    FIRST_ID_FROM,
-    MAX_ID,
-    ORDER_SLACK,
-    Bound,
-    JobFilters,
-    count_looked,
-    is_driven,
-    is_scattered,
-    kept_count,
-    look,
-    slackened,
-)
-from service.jobs.read.statistics import DayCounts, JobStats, get_job_stats
-
-__all__ = [
-    "DayCounts",
-    "JobFilters",
-    "JobPage",
-    "JobStats",
-    "JobSummary",
-    "bound_queries",
-    "get_job",
-    "get_job_stats",
-    "list_jobs",
-]
+from service.jobs.core.filters import JobFilters
+from service.jobs.core.job import LIVE, MAX_ID, JobId, JobStatus
+from service.jobs.store import listing
+from service.jobs.store.listing import ORDER_SLACK, slackened
+from service.jobs.store.listing_index import is_driven, is_scattered
 
 KEPT: Final = frozenset({"statuses", "job_type", "queue"})
 """Filters that the kept counts answer."""
@@ -54,13 +26,6 @@ STEP_GROWTH: Final = 4
 JUMP_AFTER: Final = FIRST_STEP
 """Rows looked at before the creation times of a filter are trusted to say where to look."""
 
-
-_WORKER_NAME: Final = text("SELECT name FROM finmind_jobs.job_workers WHERE id = :id")
-
-_WAITS_FOR_WORKER: Final = text("""
-    SELECT CAST(:due_at AS timestamptz) <= now() AND NOT EXISTS (
-      SELECT FROM finmind_jobs.job_workers w WHERE :job_type = ANY (w.job_types)
-        AND w.stopped_at IS NULL AND w.seen_at > now() - make_interval(secs => :alive))""")
 
 SCATTERED_CAP: Final = 2_000
 """Rows that a count looks at where each of them must be read from another page of the table."""
@@ -96,45 +61,6 @@ class JobPage:
     """Whether `total` is all there is; if not, there are at least so many."""
 
 
-async def bound_queries(session: AsyncSession, seconds: float) -> None:
-    """Cancel every further statement of the transaction that takes longer than `seconds`."""
-    await session.execute(
-        text("SELECT set_config('statement_timeout', :milliseconds, true)"),
-        {"milliseconds": str(max(1, int(seconds * 1000)))},
-    )
-
-
-async def get_job(session: AsyncSession, job_id: JobId) -> BackgroundJob:
-    """The whole job, wherever its status puts it.
-
-    Raises:
-        NotFound: there is no such job; it may have been deleted, or its retention may be over.
-    """
-    await schema_of(session)
-    query = select(BackgroundJob).where(BackgroundJob.id == job_id)
-    # The session may have seen the row before a raw statement changed it.
-    job = (await session.execute(query, execution_options={"populate_existing": True})).scalar()
-    if job is None:
-        raise NotFound(f"There is no job {job_id}")
-    return job
-
-
-async def worker_name(session: AsyncSession, worker_id: int | None) -> str | None:
-    """The name of a worker; None where none is asked for, or it is forgotten."""
-    if worker_id is None:
-        return None
-    name: str | None = await session.scalar(_WORKER_NAME, {"id": worker_id})
-    return name
-
-
-async def waits_for_worker(session: AsyncSession, job: BackgroundJob, *, alive: float) -> bool:
-    """Whether the job is due and no worker, seen within `alive` seconds, serves its type."""
-    if job.status != JobStatus.PENDING:
-        return False
-    waits = {"job_type": job.job_type, "due_at": job.next_run_at, "alive": alive}
-    return bool(await session.scalar(_WAITS_FOR_WORKER, waits))
-
-
 async def list_jobs(
     session: AsyncSession,
     filters: JobFilters,
@@ -150,7 +76,7 @@ async def list_jobs(
     many are added meanwhile.
 
     Args:
-        session: read in its transaction, the rest of which is planned as `BY_INDEX` says;
+        session: read in its transaction, the rest of which is planned by the order of indexes;
             `bound_queries` bounds each statement.
         filters: which jobs.
         limit: jobs on the page, at the most.
@@ -159,7 +85,7 @@ async def list_jobs(
         scan_seconds: how long to look for matches that are far apart. When it is over the page is
             returned as it stands, shorter than `limit`, and the next one goes on from there.
     """
-    await session.execute(BY_INDEX)
+    await listing.plan_by_index(session)
     found, next_before_id = await _find(
         session, filters, limit=limit, before_id=before_id, scan_seconds=scan_seconds
     )
@@ -181,22 +107,27 @@ async def _find(
     before_id: JobId | None,
     scan_seconds: float,
 ) -> tuple[list[JobSummary], JobId | None]:
-    statement, values = look(filters)
     scan = limit + 1 if is_driven(filters) else max(FIRST_STEP, limit + 1)
     before, above = MAX_ID if before_id is None else int(before_id), -1
     began = time.monotonic()
     found: list[JobSummary] = []
     looked, jumped = 0, False
     while True:
-        step = {"before": before, "above": above, "scan": scan, "want": limit + 1 - len(found)}
-        rows = (await session.execute(statement, values | step)).all()
-        found += _summaries(rows)
-        looked += rows[0].looked
+        step = await listing.look(
+            session,
+            filters,
+            before=before,
+            above=above,
+            scan=scan,
+            want=limit + 1 - len(found),
+        )
+        found += _summaries(step.rows)
+        looked += step.looked
         if len(found) > limit:
             return found[:limit], found[limit - 1].id
-        if rows[0].looked < scan:
+        if step.looked < scan:
             return found, None
-        before = rows[0].lowest
+        before = step.lowest
         took = time.monotonic() - began
         # No step is begun that would end late, as fast as they have been until now.
         in_time = int(looked * (scan_seconds - took) / took)
@@ -213,11 +144,11 @@ async def _narrow(
 ) -> tuple[int, int]:
     """The same bounds, less the ids that were given too late or too early to match."""
     if filters.created_before is not None:
-        moment: Bound = {"moment": slackened(filters.created_before, ORDER_SLACK)}
-        before = min(before, (await session.execute(FIRST_ID_FROM, moment)).scalar_one())
+        moment = slackened(filters.created_before, ORDER_SLACK)
+        before = min(before, await listing.first_id_from(session, moment))
     if filters.created_after is not None:
-        moment = {"moment": slackened(filters.created_after, -ORDER_SLACK)}
-        above = max(above, (await session.execute(FIRST_ID_FROM, moment)).scalar_one() - 1)
+        moment = slackened(filters.created_after, -ORDER_SLACK)
+        above = max(above, await listing.first_id_from(session, moment) - 1)
     return before, above
 
 
@@ -225,18 +156,15 @@ async def _count(session: AsyncSession, filters: JobFilters, *, cap: int) -> tup
     kept = 0
     counted = filters
     if filters.active() <= KEPT:
-        statement, values = kept_count(filters)
-        kept = max(0, (await session.execute(statement, values)).scalar_one())
+        kept = max(0, await listing.kept_count(session, filters))
         wanted = LIVE if filters.statuses is None else LIVE & frozenset(filters.statuses)
         if not wanted:
             return kept, True
         counted = JobFilters(statuses=wanted, job_type=filters.job_type, queue=filters.queue)
     if is_scattered(counted):
         cap = min(cap, SCATTERED_CAP)
-    statement, values = count_looked(counted)
-    step = {"before": MAX_ID, "above": -1, "scan": cap + 1}
-    row = (await session.execute(statement, values | step)).one()
-    return kept + min(row.matching, cap), row.looked <= cap
+    matching, looked = await listing.count_newest(session, counted, scan=cap + 1)
+    return kept + min(matching, cap), looked <= cap
 
 
 def _summaries(rows: Sequence[Row[Any]]) -> list[JobSummary]:
@@ -257,5 +185,4 @@ def _summaries(rows: Sequence[Row[Any]]) -> list[JobSummary]:
             last_error=row.last_error,
         )
         for row in rows
-        if row.id is not None
     ]

@@ -1,0 +1,44 @@
+"""The name that a client gives a request, so that repeating it enqueues nothing twice."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A request's name, chosen by its owner, and what it asks for.
+
+    Kept are two digests: of the body as this version's model reads it, defaults filled in, which is
+    all that the version before knows; and of what the client sent, which another version's defaults
+    do not change. The second covers the first: a process of the version before that takes the key
+    over, once its time is up, writes the first alone, and leaves a second that fits it no more.
+    """
+
+    owner: str
+    key: str
+    body_hash: bytes
+    sent: bytes
+
+    @classmethod
+    def of(cls, sent: object, *, model: object, owner: str, key: str) -> "IdempotencyKey":
+        """The key of a request with the JSON body `sent`, however its members are ordered."""
+        body_hash = hashlib.sha256(_canonical(model)).digest()
+        return cls(owner, key, body_hash, _canonical(sent))
+
+    @property
+    def request_hash(self) -> bytes:
+        """The digest of what the client sent."""
+        return self._hash_beside(self.body_hash)
+
+    def names(self, body_hash: bytes, request_hash: bytes | None) -> bool:
+        """Whether the request with these digests is this one."""
+        return request_hash == self._hash_beside(body_hash) or body_hash == self.body_hash
+
+    def _hash_beside(self, body_hash: bytes) -> bytes:
+        return hashlib.sha256(body_hash + self.sent).digest()
+
+
+def _canonical(body: object) -> bytes:
+    # Escaped to ASCII, so that a lone surrogate is refused later, with words.
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), default=str).encode()
