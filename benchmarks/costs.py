@@ -20,7 +20,7 @@ from benchmarks.wal import record_types
 from service.db.engine import Database
 from service.jobs import Intake, NewJob, enqueue_many
 from service.jobs.maintenance import partitions
-from service.jobs.notify.wakeup import sender_for
+from service.jobs.notify.publisher import publisher_for
 
 SINGLE_JOBS = 5000
 """At most so many jobs are enqueued one after another: each waits for its own commit."""
@@ -96,7 +96,7 @@ class Meter:
 
     async def _cluster(self) -> asyncpg.Record:
         """The counters, once nobody uses the database: at its end each backend tells all it did."""
-        await sender_for(self.database.engine).close()
+        await publisher_for(self.database.engine).close()
         await self.database.close()
         name = urlsplit(self.database.dsn).path[1:]
         connection = await asyncpg.connect(self.server_dsn)

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.db.embedded import EmbeddedServer
 from service.db.engine import Database
 from service.db.migrate import upgrade
-from service.jobs.notify.wakeup import sender_for
+from service.jobs.notify.publisher import publisher_for
 from service.observability.logging import configure_logging
 from service.settings import Environment, Settings
 from tests import databases
@@ -239,7 +239,7 @@ async def database(pg_dsn: str, settings: Settings) -> AsyncIterator[Database]:
     database = Database(pg_dsn, settings)
     yield database
     # What was committed last may be about to be announced, from a connection of the pool.
-    await sender_for(database.engine).close()
+    await publisher_for(database.engine).close()
     await database.close()
 
 

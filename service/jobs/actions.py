@@ -13,7 +13,7 @@ from service.jobs import store
 from service.jobs.core.job import BackgroundJob, JobId, JobStatus
 from service.jobs.core.lane import Lane
 from service.jobs.core.new_job import checked_moment
-from service.jobs.notify.wakeup import announce_after_commit
+from service.jobs.notify.publisher import publish_after_commit
 from service.jobs.read.get import get_job
 from service.observability.metrics import record_event
 
@@ -47,7 +47,7 @@ async def retry_dead_letter_job(
             f"Job {job_id} is {status}: only DEAD_LETTER and FAILED jobs can be retried by hand"
         )
     _, job_type, queue, priority = rows[0]
-    await announce_after_commit(session, [Lane(queue, priority)])
+    await publish_after_commit(session, [Lane(queue, priority)])
     await after_commit(session, lambda: record_event("manual_retry", job_type))
     return await get_job(session, job_id)
 
@@ -94,7 +94,7 @@ async def reschedule_job(session: AsyncSession, job_id: JobId, run_at: datetime)
         status = await _status_of(session, job_id)
         raise Conflict(f"Job {job_id} is {status}: only PENDING jobs can be moved")
     _, queue, priority = rows[0]
-    await announce_after_commit(session, [Lane(queue, priority)])
+    await publish_after_commit(session, [Lane(queue, priority)])
 
 
 def _hindrance(error: IntegrityError) -> str:

@@ -22,7 +22,7 @@ from service.jobs.core.lane import LANE_START, Lane, LaneRequest
 from service.jobs.core.new_job import encode_jobs
 from service.jobs.core.outcomes import SUCCEEDED_EMPTY
 from service.jobs.maintenance import partitions
-from service.jobs.notify.wakeup import sender_for
+from service.jobs.notify.publisher import publisher_for
 from service.settings import Settings
 from tests import databases
 from tests.jobs.waiting import occurs, until
@@ -109,7 +109,7 @@ async def test_enqueueing_many_takes_one_statement_a_thousand_jobs_and_one_commi
     async def enqueue(jobs: int) -> None:
         async with database.sessions.begin() as session:
             await enqueue_many(session, (NewJob("noop", PAYLOAD) for _ in range(jobs)))
-        await sender_for(database.engine).close()
+        await publisher_for(database.engine).close()
 
     await enqueue(1)  # what a connection asks at its begin
     await database.close()
@@ -140,7 +140,7 @@ async def test_a_drain_takes_few_statements_and_commits_and_all_its_updates_are_
     await make_partitions(database)
     async with database.sessions.begin() as session:
         await enqueue_many(session, (NewJob("noop", PAYLOAD) for _ in range(JOBS)))
-    await sender_for(database.engine).close()
+    await publisher_for(database.engine).close()
     await database.close()
     before = await commits(server_dsn, pg_dsn)
 

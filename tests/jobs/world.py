@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.engine import Database
 from service.jobs import store
-from service.jobs.notify.wakeup import sender_for
+from service.jobs.notify.publisher import publisher_for
 from service.settings import Settings
 from tests.jobs.reference import SERVED
 
@@ -59,7 +59,7 @@ class World:
 
     def close(self) -> None:
         async def close() -> None:
-            await sender_for(self.database.engine).close()
+            await publisher_for(self.database.engine).close()
             await self.link.close()
             await self.database.close()
 

@@ -9,7 +9,7 @@ from service.db.errors import DATABASE_ERRORS
 from service.jobs import NewJob, store
 from service.jobs.core.lane import Lane
 from service.jobs.core.new_job import encode_jobs
-from service.jobs.notify.wakeup import encode
+from service.jobs.notify.messages import Wake, encode
 from service.jobs.worker.worker import Worker
 from service.settings import Settings
 from tests.simulation.books import Violation, Watch
@@ -157,7 +157,7 @@ class Simulation:
         times = self.rng.choice((0, 1, 1, 2))
         for _ in range(times):
             if self.settings.database_listen:
-                self.server.notify(encode(lanes))
+                self.server.notify(encode(Wake(tuple(lanes))))
             else:
                 for node in self.up():
                     node.process.call(self.loop, node.worker._pipeline.claimer.wake, lanes)

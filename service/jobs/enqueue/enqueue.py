@@ -22,7 +22,7 @@ from service.jobs.core.new_job import (
     encode_in_parts,
     encode_jobs,
 )
-from service.jobs.notify.wakeup import announce_after_commit
+from service.jobs.notify.publisher import publish_after_commit
 from service.observability.metrics import record_event
 
 _MAX_STANDING_ROUNDS: Final = 10
@@ -195,7 +195,7 @@ async def _tell_after_commit(
     session: CallerSession, columns: JobColumns, made: Counter[str]
 ) -> None:
     if lanes := columns.lanes():
-        await announce_after_commit(session, lanes)
+        await publish_after_commit(session, lanes)
     if not await after_commit(session, lambda: record_enqueued(made)):
         record_enqueued(made)
 

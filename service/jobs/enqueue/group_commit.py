@@ -16,7 +16,7 @@ from service.errors import InvalidInput, Unavailable
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES
 from service.jobs.core.new_job import JobColumns, NewJob, encode_jobs
 from service.jobs.enqueue.enqueue import EnqueuedJob, count_made, insert_jobs, record_enqueued
-from service.jobs.notify.wakeup import announce, sender_for
+from service.jobs.notify.publisher import publish, publisher_for
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
 from service.settings import Settings
@@ -93,7 +93,7 @@ class Intake:
         await self._keyed.flushed()
         await self._link.close()
         await self._keyed_link.close()
-        await sender_for(self._database.engine).close()
+        await publisher_for(self._database.engine).close()
 
 
 class _Groups:
@@ -181,7 +181,7 @@ class _Groups:
                     one.answer.set_result(job)
             record_enqueued(count_made(columns, enqueued))
             if lanes := columns.lanes():
-                announce(self._database.engine, lanes)
+                publish(self._database.engine, lanes)
 
     def _send_again(self, group: list[_Waiting], error: Exception) -> None:
         """Send the jobs in halves; one alone after the others, a few times."""

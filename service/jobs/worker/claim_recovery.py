@@ -10,7 +10,7 @@ from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
 from service.jobs.core.lane import Lane, LaneRequest, Position
 from service.jobs.loops import Pause
-from service.jobs.notify.wakeup import notify
+from service.jobs.notify.publisher import publish_over
 from service.jobs.worker.executor import Run
 from service.observability.logging import get_logger
 
@@ -84,7 +84,7 @@ class ClaimRecovery:
         ]
         if lost and (given_back := await store.leases.release_lost(self._link, lost)):
             _log.warning("claim_given_back", jobs=given_back)
-            await notify(self._link, self._lanes)
+            await publish_over(self._link, self._lanes)
         if last:
             self._forget()
 

@@ -23,7 +23,7 @@ from service.jobs.core.outcomes import (
     Succeeded,
 )
 from service.jobs.loops import Loop
-from service.jobs.notify.wakeup import notify
+from service.jobs.notify.publisher import publish_over
 from service.jobs.worker.executor import Run
 from service.jobs.worker.outbox import Outbox, Settlement
 from service.observability.logging import get_logger
@@ -112,7 +112,7 @@ class Settler:
         }
         if lanes:
             try:
-                await notify(self._requeue_link, lanes)
+                await publish_over(self._requeue_link, lanes)
             except DATABASE_ERRORS as error:
                 record_database_error("notify")
                 _log.warning("notify_failed", error=type(error).__name__)

@@ -6,7 +6,7 @@ from service.db.engine import Database
 from service.jobs.handlers.registry import Registry, registry
 from service.jobs.loops import Loop
 from service.jobs.maintenance.maintainer import Maintenance
-from service.jobs.notify.wakeup import Subscription, hear
+from service.jobs.notify.subscriber import Subscription, subscribe
 from service.jobs.worker.pipeline import Pipeline
 from service.jobs.worker.slots import Slots
 from service.observability.logging import get_logger
@@ -38,7 +38,7 @@ class Worker:
             Loop("maintenance", self._maintenance.run),
         ]
         if settings.database_listen:
-            self._others.append(Loop("listener", lambda: hear(database, claimer.wake)))
+            self._others.append(Loop("listener", lambda: subscribe(database, claimer.wake)))
 
     @property
     def name(self) -> str:

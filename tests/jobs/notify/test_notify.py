@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, enqueue, enqueue_batch, reschedule_job
 from service.jobs.core.lane import Lane
-from service.jobs.notify.wakeup import MAX_LANES, Subscription, decode, encode
+from service.jobs.notify.messages import MAX_LANES, Look, Wake, decode, encode
+from service.jobs.notify.subscriber import Subscription
 from tests.jobs.conftest import Put, StartWorker
 from tests.jobs.waiting import occurs, until, until_ended, until_true
 
@@ -109,7 +110,7 @@ async def test_a_commit_is_notified_and_a_rollback_is_not(
         assert heard == []
         await transaction.commit()
     await until_true(lambda: bool(notes))
-    assert [decode(note) for note in notes] == [[Lane("committed", 4)]]
+    assert [decode(note) for note in notes] == [Wake((Lane("committed", 4),))]
     assert heard == [Lane("committed", 4)]
 
 
@@ -160,22 +161,35 @@ async def test_commits_close_together_share_their_notifications(
 
 
 def test_a_notification_names_its_lanes() -> None:
-    lanes = [Lane("a", 1), Lane("b", 0)]
-    assert decode(encode(lanes)) == lanes
+    wake = Wake((Lane("a", 1), Lane("b", 0)))
+    assert decode(encode(wake)) == wake
 
 
 def test_a_notification_of_too_many_lanes_names_none() -> None:
-    assert decode(encode(Lane(f"q{n}", 1) for n in range(MAX_LANES + 1))) == []
+    lanes = tuple(Lane(f"q{n}", 1) for n in range(MAX_LANES + 1))
+    assert decode(encode(Wake(lanes))) == Look()
 
 
 def test_the_longest_notification_is_one_that_postgresql_takes() -> None:
-    lanes = (Lane("q" * 97 + f"{n:03}", 9) for n in range(MAX_LANES))
-    assert len(encode(lanes).encode()) < 8000
+    lanes = tuple(Lane("q" * 97 + f"{n:03}", 9) for n in range(MAX_LANES))
+    text = encode(Wake(lanes))
+    assert len(text.encode()) < 8000
 
 
 @pytest.mark.parametrize("text", ["", "x", "null", "{}", "[1]", '["ab"]', '[["a"]]', '[["a","b"]]'])
-def test_a_notification_that_is_not_ours_names_no_lane(text: str) -> None:
-    assert decode(text) == []
+def test_a_notification_that_is_not_ours_has_the_worker_look_for_itself(text: str) -> None:
+    assert decode(text) == Look()
+
+
+@pytest.mark.parametrize(
+    "text", ['{"kind": "cancel", "v": 1, "jobs": [7]}', '{"kind": "wake", "v": 9}']
+)
+def test_a_kind_that_only_a_newer_version_knows_has_the_worker_look_for_itself(text: str) -> None:
+    assert decode(text) == Look()
+
+
+def test_a_wake_up_is_written_as_the_version_before_reads_it() -> None:
+    assert encode(Wake((Lane("mail", 2),))) == '[["mail", 2]]'
 
 
 async def test_what_a_stopping_worker_gives_back_wakes_another_at_once(
