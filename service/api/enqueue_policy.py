@@ -12,8 +12,8 @@ from service.auth.principal import Permission, Principal
 from service.auth.quotas import Name, Quotas
 from service.errors import Forbidden
 from service.jobs.core.job import DEFAULT_PRIORITY, DEFAULT_QUEUE
+from service.jobs.core.job_types import DEFAULTS, policies
 from service.jobs.core.new_job import NewJob
-from service.jobs.handlers.registry import registry
 from service.settings import Settings
 
 
@@ -45,12 +45,10 @@ def _own_names(settings: Settings) -> set[Name]:
     """What this process handles and serves by itself."""
     queues = {
         DEFAULT_QUEUE,
-        *registry.queues(),
+        *(policy.queue for policy in policies.values() if policy.queue is not None),
         *(q.partition(":")[0] for q in settings.worker_queues),
     }
-    return {("queue", queue) for queue in queues} | {
-        ("job_type", job_type) for job_type in registry.job_types()
-    }
+    return {("queue", queue) for queue in queues} | {("job_type", one) for one in policies}
 
 
 def check_allowed(principal: Principal, jobs: Sequence[NewJob]) -> None:
@@ -87,8 +85,7 @@ def may_read(principal: Principal, job: Named) -> bool:
 
 
 def _refusal(principal: Principal, job: NewJob) -> str | None:
-    spec = registry.get(job.job_type)
-    if spec is not None and spec.internal:
+    if policies.get(job.job_type, DEFAULTS).internal:
         return (
             f"job_type {job.job_type!r} belongs to the service, which alone enqueues such jobs: "
             "choose another name for yours"

@@ -1,4 +1,4 @@
-"""Payloads of new jobs, checked by the models of their handlers where this process knows them."""
+"""Payloads of new jobs, checked by the models of their types where this process knows them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from pydantic_core import to_json
 
 from service.api.refusals import MAX_ERRORS, first_errors
 from service.api.schemas import JobIn
-from service.jobs.handlers.registry import registry
+from service.jobs.core.job_types import DEFAULTS, policies
 from service.observability.logging import get_logger
 
 _log = get_logger(__name__)
@@ -37,12 +37,12 @@ def check_payloads(jobs: Sequence[JobIn]) -> None:
 
 
 def _errors(job: JobIn, place: tuple[str | int, ...]) -> list[dict[str, Any]]:
-    spec = registry.get(job.job_type)
-    if spec is None or spec.payload_model is None:
+    model = policies.get(job.job_type, DEFAULTS).payload_model
+    if model is None:
         return []
     try:
         # As JSON, as the worker does it: a strict model takes other values from Python.
-        spec.payload_model.model_validate_json(to_json(job.payload))
+        model.model_validate_json(to_json(job.payload))
     except ValidationError as error:
         found = first_errors(error).errors(
             include_url=False, include_input=False, include_context=False

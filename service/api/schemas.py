@@ -15,7 +15,6 @@ from pydantic import (
     model_validator,
 )
 
-from service.jobs.core import limits
 from service.jobs.core.backoff import MAX_DELAY_SECONDS, Backoff
 from service.jobs.core.job import (
     DEFAULT_PRIORITY,
@@ -27,8 +26,8 @@ from service.jobs.core.job import (
     JobId,
     JobStatus,
 )
+from service.jobs.core.job_types import DEFAULTS, policies
 from service.jobs.core.new_job import EARLIEST, LATEST, MAX_DELAY_YEARS_SECONDS, NewJob
-from service.jobs.handlers.registry import registry
 from service.settings import Settings
 
 EXAMPLE_IN: Final[dict[str, Any]] = {
@@ -339,18 +338,18 @@ def row_of(job: BackgroundJob, shown: type[JobOut]) -> dict[str, Any]:
 
 
 def effective_limits(job: NewJob | BackgroundJob, settings: Settings) -> dict[str, float | None]:
-    """The limits that hold for a job, as far as this process knows its handler."""
-    spec = registry.get(job.job_type)
+    """The limits that hold for a job, as far as this process knows its type."""
+    known = policies.get(job.job_type)
+    policy = known or DEFAULTS
     return {
         "effective_max_retries": None
-        if spec is None and job.max_retries is None
-        else limits.max_retries(job.max_retries, spec, settings),
+        if known is None and job.max_retries is None
+        else policy.retries_of(job.max_retries, settings),
         "effective_timeout_seconds": None
-        if spec is None and job.timeout_seconds is None
-        else limits.timeout_seconds(job.timeout_seconds, spec, settings),
+        if known is None and job.timeout_seconds is None
+        else policy.timeout_of(job.timeout_seconds, settings),
     }
 
 
 def _own_queue(job_type: str) -> str:
-    spec = registry.get(job_type)
-    return (spec.queue if spec else None) or DEFAULT_QUEUE
+    return policies.get(job_type, DEFAULTS).queue or DEFAULT_QUEUE

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel, SecretStr, field_validator
 
 from service.app import create_app
+from service.jobs.core.job_types import policies
 from service.jobs.handlers.registry import registry
 from service.settings import Settings
 from tests.api.conftest import Auth
@@ -39,6 +40,7 @@ def _handler() -> Iterator[None]:
     registry.handler("test.invoice", payload_model=Invoice)(handle)
     yield
     registry._specs.pop("test.invoice")
+    policies.pop("test.invoice")
 
 
 async def post(client: httpx.AsyncClient, auth: Auth, payload: Any, **headers: str) -> Any:

@@ -16,8 +16,8 @@ from service.jobs.core.job import (
     LOWEST_PRIORITY,
     NAME_PATTERN,
 )
+from service.jobs.core.job_types import DEFAULTS, policies
 from service.jobs.core.lane import Lane
-from service.jobs.handlers.registry import registry
 
 DEFAULT_MAX_PAYLOAD_BYTES: Final = 262_144
 """What `Settings.max_payload_bytes` starts from; callers outside the service have no settings."""
@@ -79,8 +79,7 @@ class JobColumns:
 
     def add(self, job: NewJob, *, max_payload_bytes: int) -> None:
         """Check and encode one job; see `NewJob` for the rules."""
-        spec = registry.get(job.job_type)
-        queue = job.queue or (spec.queue if spec else None) or DEFAULT_QUEUE
+        queue = job.queue or policies.get(job.job_type, DEFAULTS).queue or DEFAULT_QUEUE
         for name, value in (("job_type", job.job_type), ("queue", queue)):
             if value not in _known_names:
                 _check_name(name, value)

@@ -8,11 +8,11 @@ from enum import StrEnum
 from typing import Any, Final, assert_never
 
 from service.errors import InvalidInput, PayloadError
-from service.jobs.core import limits
 from service.jobs.core.backoff import Backoff
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.encoding import dump_json, load_json
 from service.jobs.core.job import JobStatus
+from service.jobs.core.job_types import JobTypePolicy
 from service.jobs.core.outcomes import (
     MAX_MESSAGE_CHARS,
     SUCCEEDED_EMPTY,
@@ -31,7 +31,6 @@ from service.jobs.core.outcomes import (
     clean_text,
     deciding,
 )
-from service.jobs.handlers.registry import HandlerSpec
 from service.observability.logging import get_logger
 from service.settings import Settings
 
@@ -70,7 +69,7 @@ class Attempt:
     """One attempt, as its verdict needs it."""
 
     job: ClaimedJob
-    spec: HandlerSpec
+    policy: JobTypePolicy
     started: float
     """Monotonic time at which the handler began."""
 
@@ -90,7 +89,7 @@ class OutcomePolicy:
 
     def timeout_seconds(self, attempt: Attempt) -> float:
         """The job's own time-out, else its type's, else the service's."""
-        return limits.timeout_seconds(attempt.job.timeout_seconds, attempt.spec, self._settings)
+        return attempt.policy.timeout_of(attempt.job.timeout_seconds, self._settings)
 
     def is_last(self, attempt: Attempt) -> bool:
         """Whether a failure of this attempt ends the job."""
@@ -266,7 +265,7 @@ class OutcomePolicy:
         )
 
     def _max_retries(self, attempt: Attempt) -> int:
-        return limits.max_retries(attempt.job.max_retries, attempt.spec, self._settings)
+        return attempt.policy.retries_of(attempt.job.max_retries, self._settings)
 
     def _backoff(self, attempt: Attempt) -> Backoff:
         if attempt.job.backoff is not None:
@@ -275,4 +274,4 @@ class OutcomePolicy:
             except (InvalidInput, TypeError, ValueError, OverflowError, RecursionError):
                 # Enqueued by plain SQL: nobody checked it.
                 _log.warning("bad_backoff", job_id=attempt.job.id, job_type=attempt.job.job_type)
-        return attempt.spec.backoff or self._default_backoff
+        return attempt.policy.backoff or self._default_backoff

@@ -1,4 +1,4 @@
-"""Which function handles which job type, and what is known of the type."""
+"""Which function handles which job type."""
 
 import inspect
 from collections.abc import Awaitable, Callable
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from service.errors import ConfigurationError
 from service.jobs.core.backoff import Backoff
 from service.jobs.core.job import NAME_PATTERN, NAME_RULE
+from service.jobs.core.job_types import JobTypePolicy, policies
 
 Handler = Callable[..., Awaitable[Any]] | Callable[..., Any]
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
@@ -18,24 +19,25 @@ HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class HandlerSpec:
-    """One job type: its function and its limits. None means the service's default."""
+    """The function that handles one job type, how it is called, and the type's policy."""
 
     job_type: str
     function: Handler
     is_async: bool
     takes_context: bool
-    timeout_seconds: float | None
-    max_retries: int | None
-    backoff: Backoff | None
-    payload_model: type[BaseModel] | None
-    queue: str | None
-    internal: bool = False
+    policy: JobTypePolicy
 
 
 class Registry:
-    """The handlers of one process, by job type."""
+    """Handlers by job type.
 
-    def __init__(self) -> None:
+    Args:
+        policies: where the policies of their types are kept as well: the process's own for its
+            own registry, else a table that only this registry knows.
+    """
+
+    def __init__(self, policies: dict[str, JobTypePolicy] | None = None) -> None:
+        self._policies = {} if policies is None else policies
         self._specs: dict[str, HandlerSpec] = {}
 
     def handler(
@@ -83,12 +85,14 @@ class Registry:
                     function=function,
                     is_async=_is_async(function),
                     takes_context=_takes_context(job_type, function),
-                    timeout_seconds=timeout,
-                    max_retries=max_retries,
-                    backoff=backoff,
-                    payload_model=payload_model,
-                    queue=queue,
-                    internal=internal,
+                    policy=JobTypePolicy(
+                        timeout_seconds=timeout,
+                        max_retries=max_retries,
+                        backoff=backoff,
+                        payload_model=payload_model,
+                        queue=queue,
+                        internal=internal,
+                    ),
                 )
             )
             return function
@@ -100,17 +104,7 @@ class Registry:
         name = spec.job_type
         if not fullmatch(NAME_PATTERN, name):
             raise ConfigurationError(f"Job type {name!r}: expected {NAME_RULE}")
-        _check_kinds(spec)
-        if spec.queue is not None and not fullmatch(NAME_PATTERN, spec.queue):
-            raise ConfigurationError(f"Handler {name!r}: bad queue name {spec.queue!r}")
-        if spec.timeout_seconds is not None and not spec.timeout_seconds > 0:
-            raise ConfigurationError(
-                f"Handler {name!r}: timeout is {spec.timeout_seconds!r}, expected seconds above 0"
-            )
-        if spec.max_retries is not None and not 0 <= spec.max_retries <= 1000:
-            raise ConfigurationError(
-                f"Handler {name!r}: max_retries is {spec.max_retries!r}, expected 0 to 1000"
-            )
+        spec.policy.check(name)
         standing = self._specs.get(name)
         if standing is not None and _origin(standing.function) != _origin(spec.function):
             raise ConfigurationError(
@@ -118,6 +112,7 @@ class Registry:
                 f"and by {_origin(spec.function)}"
             )
         self._specs[name] = spec
+        self._policies[name] = spec.policy
 
     def get(self, job_type: str) -> HandlerSpec | None:
         """What is known of `job_type`; None where this process has no handler for it."""
@@ -129,33 +124,13 @@ class Registry:
 
     def queues(self) -> set[str]:
         """The queues that handlers name for their jobs."""
-        return {spec.queue for spec in self._specs.values() if spec.queue is not None}
+        return {spec.policy.queue for spec in self._specs.values() if spec.policy.queue is not None}
 
 
-registry = Registry()
+registry = Registry(policies)
 """The process's own registry: what `register_handler` fills and workers use unless told otherwise."""
 
 register_handler = registry.handler
-
-
-def _check_kinds(spec: HandlerSpec) -> None:
-    """Refuse what would fail with every job only."""
-    model: object = spec.payload_model
-    for argument, value, kind in (
-        ("timeout", spec.timeout_seconds, (int, float)),
-        ("max_retries", spec.max_retries, (int,)),
-        ("backoff", spec.backoff, (Backoff,)),
-        ("queue", spec.queue, (str,)),
-    ):
-        if value is not None and not isinstance(value, kind):
-            raise ConfigurationError(
-                f"Handler {spec.job_type!r}: {argument} is {value!r}, expected "
-                f"{' or '.join(one.__name__ for one in kind)}"
-            )
-    if model is not None and not (isinstance(model, type) and issubclass(model, BaseModel)):
-        raise ConfigurationError(
-            f"Handler {spec.job_type!r}: payload_model is {model!r}, expected a pydantic BaseModel"
-        )
 
 
 def _origin(function: Handler) -> str:

@@ -15,7 +15,7 @@ from service.jobs.core.encoding import load_json
 from service.jobs.core.outcomes import Outcome
 from service.jobs.core.policy import Attempt, InvalidPayload, OutcomePolicy, Stop, TooLate
 from service.jobs.handlers.context import JobContext
-from service.jobs.handlers.registry import Registry
+from service.jobs.handlers.registry import HandlerSpec, Registry
 from service.jobs.worker import lease_clock
 from service.jobs.worker.progress import ProgressWriter
 from service.jobs.worker.slots import Slots
@@ -54,6 +54,7 @@ class Settle(Protocol):
 class Run(Attempt):
     """One attempt under way, from its claim until its outcome is recorded."""
 
+    handler: HandlerSpec
     lease_deadline: float
     """When the lease ends by `lease_clock`, as far as this process knows."""
     timeout_at: float = NEVER
@@ -101,9 +102,9 @@ class Executor:
 
     def start(self, job: ClaimedJob, *, lease_deadline: float) -> None:
         """Run one claimed job; its slot is taken already."""
-        spec = self._registry.get(job.job_type)
-        assert spec is not None, "claims ask for registered types only"
-        run = Run(job, spec, time.monotonic(), lease_deadline)
+        handler = self._registry.get(job.job_type)
+        assert handler is not None, "claims ask for registered types only"
+        run = Run(job, handler.policy, time.monotonic(), handler, lease_deadline)
         self.runs.add(run)
         unfit = self._policy.unfit(run)
         if unfit is not None:
@@ -176,9 +177,9 @@ class Executor:
     async def _outcome(self, run: Run) -> Outcome | None:
         try:
             arguments = self._arguments(run)
-            if run.spec.is_async:
+            if run.handler.is_async:
                 self._time(run)
-                value = await run.spec.function(*arguments)
+                value = await run.handler.function(*arguments)
             else:
                 value = await self._in_thread(run, arguments)
             if value is not None and hasattr(value, "__await__"):
@@ -190,9 +191,9 @@ class Executor:
             return self._policy.raised(run, error, run.stop)
 
     def _arguments(self, run: Run) -> tuple[Any, ...]:
-        spec = run.spec
+        model = run.policy.payload_model
         payload: Any
-        if spec.payload_model is None:
+        if model is None:
             try:
                 payload = load_json(run.job.payload)
             except (ValueError, RecursionError) as error:
@@ -200,10 +201,10 @@ class Executor:
                 raise InvalidPayload(f"the payload cannot be read: {error}") from None
         else:
             try:
-                payload = spec.payload_model.model_validate_json(run.job.payload)
+                payload = model.model_validate_json(run.job.payload)
             except ValidationError as error:
                 raise InvalidPayload(_problems(error)) from None
-        if not spec.takes_context:
+        if not run.handler.takes_context:
             return (payload,)
         run.context = self._context(run)
         return payload, run.context
@@ -215,7 +216,7 @@ class Executor:
             call = contextvars.copy_context().run
             return await _to_its_end(
                 asyncio.get_running_loop().run_in_executor(
-                    self._threads, _call_plain, call, run.spec.function, arguments
+                    self._threads, _call_plain, call, run.handler.function, arguments
                 )
             )
 

@@ -15,8 +15,9 @@ from sqlalchemy.orm import Session
 
 from service.db.engine import Database
 from service.errors import InvalidInput, PayloadError
-from service.jobs import Backoff, NewJob, Registry, enqueue, enqueue_batch, enqueue_many
+from service.jobs import Backoff, NewJob, enqueue, enqueue_batch, enqueue_many
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES
+from service.jobs.core.job_types import DEFAULTS, policies
 from service.jobs.core.new_job import encode_jobs
 from service.jobs.handlers.registry import registry
 from tests.jobs.conftest import Events
@@ -113,10 +114,10 @@ async def test_everything_said_of_a_job_is_stored(sql: Any) -> None:
 async def test_a_job_that_names_no_queue_takes_its_handlers(
     sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = Registry()
-    monkeypatch.setattr(registry, "_specs", ours._specs)
+    monkeypatch.setattr(registry, "_specs", {})
+    monkeypatch.setitem(policies, "mail", DEFAULTS)
 
-    @ours.handler("mail", queue="mails")
+    @registry.handler("mail", queue="mails")
     async def handle(payload: Any) -> None: ...
 
     first, second = await enqueue_batch(sql, [NewJob("mail"), NewJob("mail", queue="other")])

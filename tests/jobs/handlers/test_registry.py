@@ -34,7 +34,11 @@ def test_what_was_said_of_a_type_is_known(handlers: Registry) -> None:
     handlers.handler("mail", timeout=5, max_retries=1, queue="mails")(handle_with_context)
     spec = handlers.get("mail")
     assert spec is not None
-    assert (spec.timeout_seconds, spec.max_retries, spec.queue) == (5, 1, "mails")
+    assert (spec.policy.timeout_seconds, spec.policy.max_retries, spec.policy.queue) == (
+        5,
+        1,
+        "mails",
+    )
     assert (spec.is_async, spec.takes_context) == (True, True)
 
 
@@ -74,7 +78,7 @@ def test_one_function_may_be_registered_again_when_its_module_is_imported_again(
     handlers.handler("mail", max_retries=7)(handle)
     spec = handlers.get("mail")
     assert spec is not None
-    assert spec.max_retries == 7
+    assert spec.policy.max_retries == 7
 
 
 @pytest.mark.parametrize("name", ["", " mail", "mail\n", "ma il", "-mail", "x" * 101, "mäil"])

@@ -8,7 +8,7 @@ import pytest
 
 from service.errors import ConfigurationError, InvalidInput
 from service.jobs import NewJob, Registry
-from service.jobs.core import limits
+from service.jobs.core.job_types import DEFAULTS
 from service.jobs.core.new_job import encode_jobs
 from service.settings import Settings
 
@@ -111,7 +111,7 @@ async def test_what_a_client_may_write_is_taken_by_plain_sql(
 
 @pytest.mark.parametrize("asked", [math.nan, math.inf, -1.0, 0.0])
 def test_a_timeout_that_bounds_nothing_counts_as_none(asked: float, settings: Settings) -> None:
-    assert limits.timeout_seconds(asked, None, settings) == settings.default_timeout_seconds
+    assert DEFAULTS.timeout_of(asked, settings) == settings.default_timeout_seconds
     with pytest.raises(InvalidInput, match="timeout_seconds"):
         encode_jobs([NewJob("mail", timeout_seconds=asked)], max_payload_bytes=1000)
 

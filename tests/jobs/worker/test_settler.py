@@ -109,7 +109,7 @@ async def test_an_outcome_that_the_driver_cannot_send_ends_its_own_job_alone(
     delays: list[Any] = [30.0, "soon", 30.0]
     for job, delay in zip(jobs, delays, strict=True):
         outcome = Retried(delay, Failure(attempt=1, type="ValueError", message="no"), "error")
-        settler.settle(Run(job, spec, 0.0, 0.0), outcome)
+        settler.settle(Run(job, spec.policy, 0.0, spec, 0.0), outcome)
     assert await settler.flushed(10)
     for loop in settler.loops:
         await loop.stop()
