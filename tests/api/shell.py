@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from service.api.error_handlers import register_problem_handlers
 from service.api.middleware import RequestShell
 from service.api.refusals import FIRST_ERRORS
-from service.connection import bounded_protocol
+from service.serving.connection import bounded_protocol
 from service.settings import Settings
 
 BOUNDS = {"head_seconds": 10.0, "head_bytes": 65_536, "read_seconds": 30.0}
