@@ -1,0 +1,67 @@
+"""`enqueue`: enqueue one job and print its id."""
+
+import argparse
+import json
+from datetime import datetime
+
+from service.cli.command import Command, say
+from service.cli.database import with_database
+from service.db.engine import Database
+from service.errors import InvalidInput
+from service.jobs import NewJob, enqueue_batch
+from service.settings import Settings
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job_type", metavar="TYPE")
+    parser.add_argument("--payload", default="{}", metavar="JSON")
+    parser.add_argument("--queue")
+    parser.add_argument("--priority", type=int, help="0, most urgent, to 9")
+    parser.add_argument("--max-retries", type=int)
+    parser.add_argument("--run-at", type=_time, metavar="TIME", help="such as 2026-03-01T09:00:00Z")
+    parser.add_argument("--delay-seconds", "--delay", type=float, metavar="SECONDS")
+    parser.add_argument("--timeout-seconds", "--timeout", type=float, metavar="SECONDS")
+    parser.add_argument("--unique-key")
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time: expected one with a zone, such as 2026-03-01T09:00:00Z"
+        ) from None
+
+
+def _enqueue(settings: Settings, arguments: argparse.Namespace) -> int:
+    try:
+        payload = json.loads(arguments.payload)
+    except ValueError as error:
+        raise InvalidInput(f"--payload is not JSON: {error}") from None
+    job = NewJob(
+        arguments.job_type,
+        payload,
+        queue=arguments.queue,
+        priority=arguments.priority,
+        max_retries=arguments.max_retries,
+        run_at=arguments.run_at,
+        delay_seconds=arguments.delay_seconds,
+        timeout_seconds=arguments.timeout_seconds,
+        unique_key=arguments.unique_key,
+    )
+
+    async def run(database: Database) -> None:
+        async with database.sessions.begin() as session:
+            (enqueued,) = await enqueue_batch(session, [job])
+        print(enqueued.id)
+        if not enqueued.created:
+            say(
+                f"Nothing was enqueued: job {enqueued.id} is live and has the unique key "
+                f"{arguments.unique_key!r}."
+            )
+
+    with_database(settings, run)
+    return 0
+
+
+ENQUEUE = Command("enqueue", "enqueue one job and print its id", _enqueue, _add_arguments)

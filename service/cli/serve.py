@@ -1,0 +1,75 @@
+"""`serve` and `worker`: the commands that run until a signal ends them."""
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+
+from service.cli.banner import announce
+from service.cli.command import Command, number
+from service.cli.database import database_dsn
+from service.settings import Settings
+
+
+def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-worker", action="store_true", help="serve HTTP alone")
+    parser.add_argument("--host", help="address to listen on, over HOST")
+    parser.add_argument("--port", type=number(0, 65535, int), help="port, over PORT")
+
+
+def _add_worker_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", help="address to listen on, over HOST")
+    parser.add_argument(
+        "--port", dest="worker_port", type=number(0, 65535, int), help="port, over WORKER_PORT"
+    )
+
+
+def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
+    return _run(settings, port=settings.port, run_worker=not arguments.no_worker)
+
+
+def _work(settings: Settings, _: argparse.Namespace) -> int:
+    return _run(settings, port=settings.worker_port, api=False)
+
+
+def _run(settings: Settings, *, port: int, run_worker: bool = True, api: bool = True) -> int:
+    from service import serving
+    from service.app import create_app
+
+    _make_modules_here_importable()
+    listener = serving.bind(settings.host, port, setting="PORT" if api else "WORKER_PORT")
+    with contextlib.closing(listener), database_dsn(settings) as dsn:
+        code = serving.run_app(
+            create_app(settings, dsn=dsn, run_worker=run_worker, api=api),
+            listener=listener,
+            on_ready=lambda: announce(settings, listener.getsockname()[1], dsn=dsn, api=api),
+        )
+    return _leave(code)
+
+
+def _make_modules_here_importable() -> None:
+    """Let `HANDLER_MODULES` name modules in the working directory, as `python -m` does.
+
+    The installed `finmind-jobs` would look beside itself instead.
+    """
+    with contextlib.suppress(FileNotFoundError):  # the directory is gone
+        here = str(Path.cwd())
+        if here not in sys.path and not sys.flags.safe_path:
+            sys.path.insert(0, here)
+
+
+def _leave(code: int) -> int:
+    """Exit even where a plain-function handler does not return: Python would wait for its thread."""
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if any(thread.is_alive() and not thread.daemon for thread in others):
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+SERVE = Command("serve", "serve HTTP and run jobs", _serve, _add_serve_arguments)
+WORKER = Command("worker", "run jobs; serve health and metrics alone", _work, _add_worker_arguments)
