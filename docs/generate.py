@@ -1,12 +1,13 @@
 """Write docs/configuration.md and docs/metrics.md from what the code says of itself."""
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -20,7 +21,7 @@ Every setting is an environment variable (or a line of `.env`), read once at sta
 refused, and values that do not fit together, are named all at once, and nothing starts. What only
 using them can show comes next, and ends the start with the first that fails: the port is taken, the
 database is reached, the modules of `HANDLER_MODULES` are imported. This page is made from
-`service/settings.py` by `make docs`.
+`service/settings/` by `make docs`.
 """
 METRICS_HEAD = """# Metrics
 
@@ -34,12 +35,12 @@ BOUNDS = (("ge", "≥ {}"), ("gt", "> {}"), ("le", "≤ {}"), ("lt", "< {}"))
 def render() -> str:
     """The page."""
     parts = [HEAD]
-    for title, names in sections().items():
+    for title, settings in sections().items():
         parts += [
             f"\n## {title}\n",
             "| variable | default | allowed | what it does |",
             "|---|---|---|---|",
-            *(row(name, Settings.model_fields[name]) for name in names),
+            *(row(name, field) for name, field in settings.items()),
         ]
     return "\n".join(parts) + "\n"
 
@@ -68,20 +69,13 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def sections() -> dict[str, list[str]]:
-    """Names of settings by the `# -- title ---` lines above them in the source."""
-    source = (ROOT / "service" / "settings.py").read_text()
-    found: dict[str, list[str]] = {}
-    title = "Service"
-    for line in source.splitlines():
-        if heading := re.match(r"    # -- (.+?) -+$", line):
-            title = heading[1][0].upper() + heading[1][1:]
-        elif (field := re.match(r"    (\w+): ", line)) and field[1] in Settings.model_fields:
-            found.setdefault(title, []).append(field[1])
-    missing = set(Settings.model_fields) - {name for names in found.values() for name in names}
-    if missing:
-        raise SystemExit(f"no section of settings.py holds {', '.join(sorted(missing))}")
-    return found
+def sections() -> dict[str, dict[str, FieldInfo]]:
+    """The settings of each subject. The first of the page is the last base of `Settings`."""
+    return {
+        subject.__name__.removesuffix("Settings"): subject.model_fields
+        for subject in reversed(Settings.__bases__)
+        if issubclass(subject, BaseModel) and subject is not BaseSettings
+    }
 
 
 def row(name: str, field: FieldInfo) -> str:

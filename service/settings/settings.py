@@ -1,0 +1,122 @@
+"""Every setting of the service, read from the environment (and `.env`) once, at start."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import (
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import ConfigurationError
+from service.kept_secret import kept_secret
+from service.settings import rules
+from service.settings.auth import AuthSettings
+from service.settings.database import DatabaseSettings
+from service.settings.http import HTTPSettings
+from service.settings.jobs import JobsSettings
+from service.settings.maintenance import MaintenanceSettings
+from service.settings.reminders import RemindersSettings
+from service.settings.service import ServiceSettings
+from service.settings.worker import WorkerSettings
+
+
+# Pydantic takes the fields of the last base first: read upwards, this is the order in which
+# docs/configuration.md lists them and in which a refusal names them.
+class Settings(
+    RemindersSettings,
+    AuthSettings,
+    HTTPSettings,
+    MaintenanceSettings,
+    JobsSettings,
+    WorkerSettings,
+    DatabaseSettings,
+    ServiceSettings,
+    BaseSettings,
+):
+    """The settings of all subjects. Every bound names its unit."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _blank_is_unset(cls, value: object, info: ValidationInfo) -> object:
+        # Compose files and shells pass "VAR=" for a variable that is not set.
+        optional = cls.model_fields[info.field_name or ""].default is None
+        return None if optional and isinstance(value, str) and not value.strip() else value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _all_at_once(cls, values: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
+        """Look at how the settings fit together even where some of them are refused."""
+        refused: list[InitErrorDetails] = []
+        names: set[str] = set()
+        try:
+            settings = build(values)
+        except ValidationError as error:
+            for problem in error.errors(include_url=False):
+                name = str(problem["loc"][0])
+                names.add(name)
+                refused.append(_refusal(problem["msg"].removeprefix("Value error, "), name))
+            settings = build({name: value for name, value in values.items() if name not in names})
+        refused += [_refusal(words) for about, words in _broken(settings) if not about & names]
+        if refused:
+            raise ValidationError.from_exception_data(cls.__name__, refused)
+        return settings
+
+    def signing_secret(self) -> str | None:
+        """The HS256 secret, or None where tokens are checked against a JWKS.
+
+        In development a secret is made on first use and kept in `DATA_DIR/jwt_secret` (mode 600),
+        so that tokens outlive a restart and other commands can make them.
+        """
+        if self.jwt_secret is not None:
+            return self.jwt_secret.get_secret_value()
+        if self.jwt_jwks_url is not None or self.is_production:
+            return None
+        return kept_secret(self.secret_file)
+
+    @property
+    def secret_file(self) -> Path:
+        """Where development keeps the secret that nobody set."""
+        return self.data_dir.expanduser().resolve() / "jwt_secret"
+
+
+def _broken(settings: Settings) -> Iterator[rules.Broken]:
+    yield from rules.worker(settings)
+    yield from rules.channels(settings)
+    if settings.is_production:
+        yield from rules.database_in_production(settings)
+        yield from rules.auth_in_production(settings)
+        yield from rules.channels_in_production(settings)
+
+
+def _refusal(words: str, name: str | None = None) -> InitErrorDetails:
+    """One problem, of one setting or of several; without the value, which may be secret."""
+    return InitErrorDetails(
+        type=PydanticCustomError("settings", "{words}", {"words": words}),
+        loc=() if name is None else (name,),
+        input=None,
+    )
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        ConfigurationError: a value is missing or refused; every one of them is named.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            ": ".join([*(str(part).upper() for part in problem["loc"][:1]), problem["msg"]])
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+        raise ConfigurationError("Bad configuration:\n  " + "\n  ".join(lines)) from None
