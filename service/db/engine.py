@@ -16,13 +16,13 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
-from service.database_url import DatabaseUrl
 from service.db import schema
 from service.db.connection import Link
 from service.db.hosts import Hosts
 from service.db.json_values import read_json
 from service.errors import ConfigurationError
 from service.settings import DEFAULT_SCHEMA, Settings
+from service.settings.database_url import DatabaseUrl
 
 APPLICATION_NAME: Final = "finmind-jobs"
 

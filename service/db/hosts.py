@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import asyncpg
 
-from service.database_url import DatabaseUrl, Host
+from service.settings.database_url import DatabaseUrl, Host
 
 STAGGER_SECONDS: Final = 0.3
 """How long one host is waited for before the next is tried as well."""

@@ -4,7 +4,7 @@ from typing import Final
 
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
-from service.database_url import DatabaseUrl
+from service.settings.database_url import DatabaseUrl
 
 DEFAULT_SCHEMA: Final = "finmind_jobs"
 SCHEMA_PATTERN: Final = r"^[a-z_][a-z0-9_]{0,62}$"

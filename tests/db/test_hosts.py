@@ -20,10 +20,10 @@ from sqlalchemy import text
 
 from service.auth.principal import Role
 from service.auth.tokens import make_token
-from service.database_url import DatabaseUrl
 from service.db.embedded import EmbeddedServer
 from service.db.engine import Database
 from service.settings import Settings
+from service.settings.database_url import DatabaseUrl
 from tests.chaos.cluster import Cluster
 from tests.conftest import TEST_SECRET
 from tests.jobs.waiting import until, until_true

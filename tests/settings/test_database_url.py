@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.database_url import DatabaseUrl, Host
+from service.settings.database_url import DatabaseUrl, Host
 
 
 def hosts(url: str) -> list[str]:
