@@ -2,29 +2,37 @@
 
 from typing import Final
 
-from service.jobs.store.fragments import COLUMNS, COUNT, MANUAL_RETRY_ENTRY, history
+from service.jobs.core.fields import RETRIED
+from service.jobs.store.fragments import (
+    COUNT,
+    MANUAL_RETRY_ENTRY,
+    NO_LEASE,
+    history,
+    keep_ended,
+    move,
+)
+
+_RETRIED: Final = move(
+    "jobs_live",
+    RETRIED,
+    {
+        "next_run_at": "clock_timestamp()",
+        "errors": history("errors", MANUAL_RETRY_ENTRY, keep="$3"),
+    },
+)
+
 
 RETRY_DEAD: Final = f"""
 WITH gone AS (DELETE FROM finmind_jobs.jobs_dead WHERE id = $1 RETURNING *),
 counted AS ({COUNT.format(sign="-", source="gone")})
-INSERT INTO finmind_jobs.jobs_live (id, created_at, next_run_at, timeout_seconds, priority, attempts,
-  max_retries, queue, job_type, unique_key, last_error, payload, backoff, errors, enqueued_by)
-SELECT id, created_at, clock_timestamp(), timeout_seconds, priority, 0, max_retries, queue,
-  job_type, unique_key, last_error, payload, backoff,
-  {history("errors", MANUAL_RETRY_ENTRY, keep="$3")}, enqueued_by
-FROM gone RETURNING id, job_type, queue, priority
+{_RETRIED}
+RETURNING id, job_type, queue, priority
 """
 
 
 CANCEL: Final = f"""
 WITH gone AS (DELETE FROM finmind_jobs.jobs_live WHERE id = $1 AND status = 'PENDING' RETURNING *),
-kept AS (
-  INSERT INTO finmind_jobs.background_jobs ({COLUMNS})
-  SELECT id, created_at, next_run_at, started_at, clock_timestamp(), NULL, NULL, timeout_seconds,
-    priority, attempts, max_retries, lost_leases, queue, job_type, 'CANCELLED', unique_key,
-    last_error, payload, result, progress, backoff, errors, enqueued_by
-  FROM gone RETURNING id, queue, job_type, status, finished_at),
-counted AS ({COUNT.format(sign="", source="kept")})
+{keep_ended(NO_LEASE | {"status": "'CANCELLED'"})}
 SELECT id, job_type FROM kept
 """
 

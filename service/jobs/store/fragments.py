@@ -1,6 +1,9 @@
 """Pieces of SQL that several statements share."""
 
+from collections.abc import Mapping
 from typing import Final
+
+from service.jobs.core.fields import MOVED
 
 
 def history(errors: str, entry: str, *, keep: str) -> str:
@@ -50,30 +53,49 @@ REFUSED_ENTRY: Final = """jsonb_build_object(
     'traceback', NULL, 'started_at', NULL, 'at', now(), 'worker', NULL, 'by', NULL)"""
 
 
-COLUMNS: Final = (
-    "id, created_at, next_run_at, started_at, finished_at, lease_token, worker_id, timeout_seconds,"
-    " priority, attempts, max_retries, lost_leases, queue, job_type, status, unique_key, last_error,"
-    " payload, result, progress, backoff, errors, enqueued_by"
-)
-"""What a job takes along when it changes partition."""
-
-
 COUNT: Final = """
   INSERT INTO finmind_jobs.job_stats (queue, job_type, status, day, jobs)
   SELECT queue, job_type, status, (finished_at AT TIME ZONE 'UTC')::date, {sign}count(*)
   FROM {source} WHERE finished_at IS NOT NULL GROUP BY 1, 2, 3, 4"""
-"""The kept counts, told of jobs that came into (or left) the finished partitions."""
+"""Counts the jobs that came into (or left) the finished partitions."""
+
+
+def move(table: str, columns: tuple[str, ...], changed: Mapping[str, str]) -> str:
+    """Insert the jobs in `gone` into `table`: these columns, as they are where not `changed`."""
+    if unknown := changed.keys() - set(columns):
+        raise ValueError(f"not among the columns: {unknown}")
+    values = ", ".join(changed.get(name, name) for name in columns)
+    return (
+        f"INSERT INTO finmind_jobs.{table} ({', '.join(columns)})\n  SELECT {values}\n  FROM gone"
+    )
+
+
+def keep_ended(changed: Mapping[str, str]) -> str:
+    """Move the jobs in `gone` to the partition of their end, and count them there.
+
+    `kept` holds what was moved.
+    """
+    moved = move("background_jobs", MOVED, {"finished_at": "clock_timestamp()", **changed})
+    return f"""kept AS (
+  {moved}
+  RETURNING id, lease_token, queue, job_type, status, finished_at),
+counted AS ({COUNT.format(sign="", source="kept")})"""
+
+
+NO_LEASE: Final = {"lease_token": "NULL", "worker_id": "NULL"}
+"""Of a job that ends without an attempt."""
 
 
 def failed_unrun(reason: str, entry: str, *, keep: str) -> str:
-    """Keep what is in `gone` as FAILED, told to the kept counts: `kept` is what came of it."""
-    return f"""kept AS (
-  INSERT INTO finmind_jobs.background_jobs ({COLUMNS})
-  SELECT id, created_at, next_run_at, started_at, clock_timestamp(), NULL, NULL, timeout_seconds,
-    priority, attempts, max_retries, lost_leases, queue, job_type, 'FAILED', unique_key,
-    {reason}, payload, result, progress, backoff, {history("errors", entry, keep=keep)}, enqueued_by
-  FROM gone RETURNING id, queue, job_type, status, finished_at),
-counted AS ({COUNT.format(sign="", source="kept")})"""
+    """End the jobs in `gone` FAILED without an attempt; `kept` holds what was moved."""
+    return keep_ended(
+        NO_LEASE
+        | {
+            "status": "'FAILED'",
+            "last_error": reason,
+            "errors": history("errors", entry, keep=keep),
+        }
+    )
 
 
 POSITION: Final = "b.next_run_at, (b.id + 0)"

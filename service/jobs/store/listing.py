@@ -16,24 +16,19 @@ from typing import Any, Final
 from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.jobs.core.fields import LISTED
 from service.jobs.core.filters import JobFilters
 from service.jobs.core.job import DONE, FIRST_MOMENT, LAST_MOMENT, MAX_ID, JobStatus
 from service.jobs.store.listing_index import CONDITIONS, by_id, driving, touched
-
-SUMMARY_COLUMNS: Final = (
-    "id, job_type, queue, status, priority, attempts, max_retries, next_run_at, created_at, "
-    "started_at, finished_at, worker_id, unique_key, last_error"
-)
-"""What a list shows of a job; payloads, results and histories stay where they are."""
 
 _SHOWN: Final = ", ".join(
     f"CASE WHEN {name} < {FIRST_MOMENT} THEN {FIRST_MOMENT}"
     f" WHEN {name} > {LAST_MOMENT} THEN {LAST_MOMENT} ELSE {name} END AS {name}"
     if name.endswith("_at")
     else name
-    for name in SUMMARY_COLUMNS.split(", ")
+    for name in LISTED
 )
-"""The same, with times as Python can hold them."""
+"""What a list shows, with times as Python can hold them."""
 
 Bound = dict[str, Any]
 """Values by the name of their parameter."""
@@ -65,7 +60,7 @@ class Looked:
     """One step of a list."""
 
     rows: list[Row[Any]]
-    """The matches, `SUMMARY_COLUMNS` of each, newest first."""
+    """The matches, `LISTED` of each, newest first."""
     looked: int
     """Rows looked at, matching or not."""
     lowest: int
@@ -159,7 +154,7 @@ def look_sql(filters: JobFilters) -> tuple[TextClause, Bound]:
     those.
     """
     statement = f"""
-        WITH looked AS MATERIALIZED ({_candidates(filters, SUMMARY_COLUMNS)}),
+        WITH looked AS MATERIALIZED ({_candidates(filters, ", ".join(LISTED))}),
         edge AS (SELECT count(*) AS looked, min(id) AS lowest FROM looked)
         SELECT edge.looked, edge.lowest, page.* FROM edge LEFT JOIN (
           SELECT {_SHOWN} FROM looked WHERE {_conditions(filters)} ORDER BY id DESC LIMIT :want

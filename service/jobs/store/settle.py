@@ -17,7 +17,20 @@ from service.jobs.core.outcomes import (
     Snoozed,
     Succeeded,
 )
-from service.jobs.store.fragments import COLUMNS, COUNT, ID_BY_PRIMARY_KEY, history, last_error
+from service.jobs.store.fragments import ID_BY_PRIMARY_KEY, history, keep_ended, last_error
+
+_ERRORS: Final = history("errors", "failure", keep="$6")
+_ENDED: Final = keep_ended(
+    {
+        "attempts": "CASE WHEN failure ->> 'event' = 'lease_lost' THEN attempts - 1 ELSE attempts END",
+        "status": "new_status",
+        "last_error": f"CASE WHEN failure IS NULL THEN last_error ELSE {last_error('failure')} END",
+        "result": "new_result",
+        "progress": "CASE WHEN new_status <> 'SUCCESS' THEN progress END",
+        "errors": f"CASE WHEN failure IS NULL THEN errors ELSE {_ERRORS} END",
+    }
+)
+
 
 FINISH: Final = f"""
 WITH r AS (
@@ -28,19 +41,7 @@ gone AS (
   WHERE {ID_BY_PRIMARY_KEY} AND b.lease_token = r.token AND b.status = 'RUNNING'
   RETURNING b.*, COALESCE(r.status, 'SUCCESS') AS new_status, r.result::jsonb AS new_result,
     r.failure::jsonb AS failure),
-kept AS (
-  INSERT INTO finmind_jobs.background_jobs ({COLUMNS})
-  SELECT id, created_at, next_run_at, started_at, clock_timestamp(), lease_token, worker_id,
-    timeout_seconds, priority,
-    CASE WHEN failure ->> 'event' = 'lease_lost' THEN attempts - 1 ELSE attempts END,
-    max_retries, lost_leases, queue, job_type, new_status, unique_key,
-    CASE WHEN failure IS NULL THEN last_error
-      ELSE {last_error("failure")} END,
-    payload, new_result, CASE WHEN new_status <> 'SUCCESS' THEN progress END, backoff,
-    CASE WHEN failure IS NULL THEN errors ELSE {history("errors", "failure", keep="$6")} END,
-    enqueued_by
-  FROM gone RETURNING id, lease_token, queue, job_type, status, finished_at),
-counted AS ({COUNT.format(sign="", source="kept")})
+{_ENDED}
 SELECT id, token FROM r EXCEPT ALL SELECT id, lease_token FROM kept
 """
 """Move ended jobs out of the live partition, fenced by their tokens. The answer tells the leases

@@ -1,0 +1,65 @@
+"""Every place that knows a job's columns agrees with `core.fields`."""
+
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy.dialects import postgresql
+
+from service.api.schemas import JobIn, JobOut, JobSummaryOut
+from service.jobs import BackgroundJob, NewJob
+from service.jobs.core.fields import FIELDS, INPUTS, LISTED
+from service.jobs.read.list import JobSummary
+
+COLUMNS = """
+SELECT a.attname, format_type(a.atttypid, NULL), pg_get_expr(d.adbin, d.adrelid), a.attnotnull
+FROM pg_attribute a LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (a.attrelid, a.attnum)
+WHERE a.attrelid = 'background_jobs'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum
+"""
+LONG_NAMES = {"timestamptz": "timestamp with time zone", "float8": "double precision"}
+NOT_OF_THE_ROW = {"effective_max_retries", "effective_timeout_seconds"}
+NAMES = [field.name for field in FIELDS]
+
+
+async def test_fields_are_the_columns_of_the_table_in_order(sql: Any) -> None:
+    columns = await sql.fetch(COLUMNS)
+    assert [(name, kind) for name, kind, _, _ in columns] == [
+        (field.name, LONG_NAMES.get(field.type, field.type)) for field in FIELDS
+    ]
+
+
+async def test_what_a_new_job_leaves_out_has_the_columns_default(sql: Any) -> None:
+    defaults = {name: default for name, _, default, _ in await sql.fetch(COLUMNS)}
+    given = {name: defaults[name] for one in INPUTS if (name := one.name) in defaults}
+    literals: dict[Any, str | None] = {
+        2: "2",
+        "default": "'default'::text",
+        "{}": "'{}'::jsonb",
+        None: None,
+    }
+    assert given == {one.name: literals[one.default] for one in INPUTS if one.name in defaults}
+
+
+async def test_the_orm_has_the_columns_of_the_table(sql: Any) -> None:
+    columns = BackgroundJob.__table__.columns
+    dialect: Any = postgresql
+    mapped = [
+        (column.name, column.type.compile(dialect.dialect()).lower(), not column.nullable)
+        for column in columns
+    ]
+    assert mapped == [
+        (name, kind, required) for name, kind, _, required in await sql.fetch(COLUMNS)
+    ]
+
+
+def test_a_new_job_gives_what_the_statements_take() -> None:
+    given = {one.name for one in fields(NewJob)}
+    assert given == {one.name for one in INPUTS} - {"enqueued_by"}
+    assert given == JobIn.model_fields.keys()
+
+
+def test_the_api_shows_columns_under_their_names() -> None:
+    assert JobOut.model_fields.keys() - set(NAMES) == NOT_OF_THE_ROW
+    shown = set(LISTED) - {"worker_id"}
+    assert JobSummaryOut.model_fields.keys() == shown
+    assert {one.name for one in fields(JobSummary)} == shown
