@@ -1,4 +1,4 @@
-"""Write docs/configuration.md and docs/metrics.md from what the code says of itself."""
+"""Generate docs/configuration.md and docs/metrics.md from the code."""
 
 import sys
 from collections.abc import Sequence
@@ -17,17 +17,16 @@ from service.settings import Settings  # noqa: E402
 
 HEAD = """# Configuration
 
-Every setting is an environment variable (or a line of `.env`), read once at start. Values that are
-refused, and values that do not fit together, are named all at once, and nothing starts. What only
-using them can show comes next, and ends the start with the first that fails: the port is taken, the
-database is reached, the modules of `HANDLER_MODULES` are imported. This page is made from
-`service/settings/` by `make docs`.
+Every setting is an environment variable or a line of `.env`, read once at start. If values are
+invalid or do not fit together, the service reports all of them at once and does not start. Then it
+binds the port, connects to the database and imports `HANDLER_MODULES`, and stops at the first of these
+that fails. `make docs` generates this page from `service/settings/`.
 """
 METRICS_HEAD = """# Metrics
 
-What `/metrics` shows, beside the HTTP metrics of prometheus-fastapi-instrumentator and those of the
-process. Values of labels come from bounded sets: job types and queues beyond the bound are summed
-as `other`. This page is made from `service/observability/metrics.py` by `make docs`.
+The metrics at `/metrics`, in addition to the HTTP metrics of prometheus-fastapi-instrumentator and
+those of the process. Labels have a bounded number of values: job types and queues beyond the limit are
+summed as `other`. `make docs` generates this page from `service/observability/metrics.py`.
 """
 BOUNDS = (("ge", "≥ {}"), ("gt", "> {}"), ("le", "≤ {}"), ("lt", "< {}"))
 
@@ -65,12 +64,12 @@ def labels(names: Sequence[str]) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that cannot break the table."""
+    """The text with the characters escaped that would break a table."""
     return text.replace("|", "\\|")
 
 
 def sections() -> dict[str, dict[str, FieldInfo]]:
-    """The settings of each subject. The first of the page is the last base of `Settings`."""
+    """The settings of each subject. The last base of `Settings` comes first on the page."""
     return {
         subject.__name__.removesuffix("Settings"): subject.model_fields
         for subject in reversed(Settings.__bases__)
@@ -84,7 +83,7 @@ def row(name: str, field: FieldInfo) -> str:
 
 
 def default(field: FieldInfo) -> str:
-    """What holds where the variable is not set."""
+    """The value that applies if the variable is not set."""
     value = field.get_default()
     if value is None or value == ():
         return "—"

@@ -1,6 +1,6 @@
-"""Every setting of the service: one file a subject, `rules.py` for what must hold between them.
+"""All settings of the service, one file per subject; `rules.py` holds the rules between them.
 
-The description of a field is its documentation: docs/configuration.md is made from these files.
+The description of a field is its documentation: docs/configuration.md is generated from it.
 """
 
 from service.settings.auth import MIN_HS256_SECRET_BYTES

@@ -1,4 +1,4 @@
-"""Lists in the environment: `billing.jobs, crm.jobs`."""
+"""Comma-separated lists in environment variables, such as `billing.jobs, crm.jobs`."""
 
 from typing import Annotated, TypeAlias
 
@@ -13,4 +13,4 @@ def _split(value: object) -> object:
 
 
 CommaSeparated: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-"""The parts between the commas; blank ones are left out."""
+"""The parts between the commas. Blank parts are dropped."""

@@ -1,7 +1,7 @@
-"""DATABASE_URL, as people, providers and other libraries write it: text in, parts out.
+"""Parses DATABASE_URL in the forms that people, hosting providers and other libraries write.
 
-A URL that cannot be read raises ValueError with what was expected. It quotes no part of the URL
-that may hold a password.
+An invalid URL raises ValueError with what was expected. The message quotes no part of the URL that
+may hold a password.
 """
 
 from dataclasses import dataclass, field
@@ -19,10 +19,10 @@ _PASSED_ON: Final = frozenset(
         *("options", "search_path"),
     }
 )
-"""What asyncpg reads from a URL, and the session settings that a URL usually carries."""
+"""Parameters that asyncpg reads, and session settings that a URL usually carries."""
 
 _SSL: Final = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
-"""`ssl` of other drivers; SQLAlchemy's with asyncpg takes the words of `sslmode`."""
+"""Values of `ssl` in URLs of other drivers. SQLAlchemy with asyncpg takes those of `sslmode`."""
 
 _WORDS: Final = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
@@ -56,25 +56,25 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseUrl:
-    """What a URL says."""
+    """The parts of a database URL."""
 
     dsn: str = field(repr=False)
-    """User, password, database and parameters as asyncpg reads them; no host."""
+    """User, password, database and parameters in asyncpg's form, without hosts."""
     hosts: tuple[Host, ...]
-    """In the order given; none: the driver's default."""
+    """In the order given. If empty, the driver's default applies."""
     connect_timeout_seconds: float | None
     application_name: str | None
     system_roots: bool
-    """Whether certificates are checked against those that the machine trusts."""
+    """Whether to verify certificates against the roots that the machine trusts."""
     ignored: tuple[str, ...]
-    """Parameters that have no meaning here."""
+    """Parameters that the service does not know."""
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """The parts of `url`.
+        """Parse `url`.
 
         Raises:
-            ValueError: it cannot be read, or a parameter has a value that it cannot have.
+            ValueError: the URL is malformed, or a parameter has an invalid value.
         """
         netloc, path, query = _split(url)
         credentials, _, authority = netloc.rpartition("@")
@@ -88,9 +88,9 @@ class DatabaseUrl:
         system_roots = given.get("sslrootcert") == "system"
         if system_roots:
             del given["sslrootcert"]
-            given["sslmode"] = "verify-full"  # as libpq has it: nothing less makes sense
+            given["sslmode"] = "verify-full"  # as in libpq, which refuses anything weaker
         if len(hosts) > 1:
-            # A standby accepts connections, and none of the statements.
+            # A standby accepts connections but none of our statements.
             given.setdefault("target_session_attrs", "read-write")
         passed = {name: value for name, value in given.items() if name in _PASSED_ON}
         _check(passed)
@@ -102,10 +102,10 @@ class DatabaseUrl:
 
 
 def _split(url: str) -> tuple[str, str, str]:
-    """Authority, path and query, none of them with a piece of a password that was not encoded."""
+    """Authority, path and query. Refuses a URL whose password contains unencoded separators."""
     try:
         parts = urlsplit(url.strip())
-    except ValueError:  # it quotes the authority
+    except ValueError:  # its message quotes the authority
         raise ValueError(UNREADABLE) from None
     if parts.scheme.partition("+")[0] not in {"postgresql", "postgres"}:
         raise ValueError(
@@ -118,7 +118,7 @@ def _split(url: str) -> tuple[str, str, str]:
 
 
 def _parameters(query: str) -> tuple[dict[str, str], str, str]:
-    """The parameters, the last of each name; all hosts and ports, separated by commas."""
+    """The parameters, where the last of a name wins; all hosts and all ports, comma-separated."""
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError:
@@ -142,7 +142,7 @@ def _hosts(names: str, ports: str) -> tuple[Host, ...]:
     try:
         common = [int(port or DEFAULT_PORT) for port in ports.split(",")] if ports else []
         split = [_host(name) for name in names.split(",")]
-    except ValueError:  # it quotes what may be the beginning of a password
+    except ValueError:  # its message may quote the beginning of a password
         raise ValueError(UNREADABLE) from None
     if len(common) not in {0, 1, len(split)}:
         raise ValueError(
@@ -160,7 +160,7 @@ def _hosts(names: str, ports: str) -> tuple[Host, ...]:
 
 
 def _host(text: str) -> tuple[str, int | None]:
-    """Name and port of `name:port`, `[address]:port` or the directory of a socket."""
+    """Name and port of `name:port` or `[address]:port`; the directory of a socket."""
     if text.startswith("["):
         name, bracket, port = text[1:].partition("]")
         if not bracket or (port and not port.startswith(":")):
@@ -178,13 +178,17 @@ def _seconds(text: str) -> float | None:
         if text:
             raise ValueError("has a connect_timeout that is not a whole number of seconds")
         return None
-    return float(text) or None  # 0: no bound of its own
+    return float(text) or None  # 0 sets no timeout
 
 
 def _check(passed: dict[str, str]) -> None:
     for name, words in _WORDS.items():
         if passed.get(name, words[0]) not in words:
-            raise ValueError(f"has a wrong {name}: expected {', '.join(words[:-1])} or {words[-1]}")
+            raise ValueError(
+                f"has an invalid {name}: expected {', '.join(words[:-1])} or {words[-1]}"
+            )
     for name in _FILES:
         if name in passed and not Path(passed[name]).is_file():
-            raise ValueError(f"has an {name} that names no file which can be read")
+            raise ValueError(
+                f"has an {name} that cannot be read: expected the path of a readable file"
+            )

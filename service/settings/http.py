@@ -1,4 +1,4 @@
-"""What a request may hold, how long it may take, and which proxies stand before the API."""
+"""Settings of the HTTP API: sizes, timeouts, pages and proxies."""
 
 import ipaddress
 import re
@@ -12,11 +12,11 @@ ROOT_PATH_PATTERN: Final = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 OWN_PATHS: Final = frozenset(
     {"jobs", "admin", "reminders", "health", "metrics", "docs", "openapi.json"}
 )
-"""First parts of the API's paths."""
+"""First segments of the API's own paths."""
 
 
 class HTTPSettings(BaseModel):
-    """Requests and answers."""
+    """Sizes, timeouts, pages and proxies."""
 
     max_body_bytes: int = Field(
         1_048_576, ge=1024, le=67_108_864, description="Largest request body."
@@ -29,49 +29,51 @@ class HTTPSettings(BaseModel):
         10.0,
         gt=0,
         le=600,
-        description="How long a client may take to send the line and headers of a request, and how long a new connection may stay without one.",
+        description="How long a client may take to send the request line and headers, and how long a new connection may stay idle before its first request.",
     )
     max_header_bytes: int = Field(
-        65_536, ge=8192, le=1_048_576, description="Largest line and headers of a request."
+        65_536, ge=8192, le=1_048_576, description="Largest request line and headers."
     )
     forwarded_allow_ips: CommaSeparated = Field(
         (),
-        description="Addresses or networks of proxies, comma-separated, whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed; `*` believes everybody. By default nobody is: the address of a client is that of its connection.",
+        description="Addresses or networks of proxies, comma-separated, whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted; `*` trusts everyone. By default none is trusted: a client's address is that of its connection.",
     )
     root_path: str = Field(
         "",
-        description="Path that a proxy serves the API under, such as `/jobs-service`; the proxy may take it off or leave it. `Location` headers, `/docs` and `/openapi.json` name it.",
+        description="Path under which a proxy serves the API, such as `/jobs-service`. The proxy may strip it or keep it. `Location` headers, `/docs` and `/openapi.json` include it.",
     )
     keep_alive_seconds: float = Field(
         75.0,
         gt=0,
         le=3600,
-        description="How long a connection is kept between two requests. Longer than proxies and clients keep theirs (60 s is usual), so that they close it first and no request meets a closed one.",
+        description="How long an idle connection stays open between requests. Keep it longer than proxies and clients do (usually 60 s), so that they close first and no request is sent on a closed connection.",
     )
     answer_timeout_seconds: float = Field(
         30.0,
         gt=0,
         le=3600,
-        description="How long a client may leave more than 64 KiB of an answer unread before its connection is cut.",
+        description="How long a client may leave more than 64 KiB of an answer unread before the connection is closed.",
     )
     slow_request_seconds: float = Field(
-        1.0, gt=0, le=600, description="Requests slower than this are logged as warnings."
+        1.0, gt=0, le=600, description="Requests that take longer are logged as warnings."
     )
     max_batch_jobs: int = Field(
-        1000, ge=1, le=10_000, description="Jobs in one `POST /jobs/batch`."
+        1000, ge=1, le=10_000, description="Largest number of jobs in one `POST /jobs/batch`."
     )
-    max_page_size: int = Field(200, ge=1, le=1000, description="Jobs on one page.")
+    max_page_size: int = Field(
+        200, ge=1, le=1000, description="Largest number of jobs on one page."
+    )
     page_scan_seconds: float = Field(
         0.025,
         gt=0,
         le=60,
-        description="How long a list looks for matches that are far apart in a large table. When it is over the page is sent as it stands, even empty, and its cursor goes on from there.",
+        description="How long a list searches a large table for matching jobs. After that the page is returned as it is, possibly empty, with a cursor that continues the search.",
     )
     query_timeout_seconds: float = Field(
         5.0,
         gt=0,
         le=60,
-        description="Bound on what one request asks of the database; over it the answer is 503.",
+        description="Timeout for the database work of one request; beyond it the answer is 503.",
     )
 
     @field_validator("forwarded_allow_ips", mode="after")
@@ -94,6 +96,6 @@ class HTTPSettings(BaseModel):
         if not ROOT_PATH_PATTERN.fullmatch(root):
             raise ValueError(f"{value!r}: expected a path such as /jobs-service")
         if root.split("/")[1:2] and root.split("/")[1] in OWN_PATHS:
-            # A path below it could be the API's own, or one that the proxy has left as it was.
-            raise ValueError(f"{value!r}: the API has paths of that name; take another one")
+            # A path below it would be ambiguous: the API's own, or one whose prefix the proxy kept.
+            raise ValueError(f"{value!r}: the API uses paths of that name; choose another one")
         return root

@@ -1,19 +1,22 @@
-"""What holds for a job whose type and request say nothing else, and how large a job may be."""
+"""Settings of jobs: retries, timeouts, backoff and sizes."""
 
 from pydantic import BaseModel, Field
 
 
 class JobsSettings(BaseModel):
-    """Retries, timeouts and sizes of jobs."""
+    """Retries, timeouts, backoff and sizes."""
 
     default_max_retries: int = Field(
-        3, ge=0, le=1000, description="Retries of a job whose type and request say nothing else."
+        3,
+        ge=0,
+        le=1000,
+        description="Retries of a job, unless its type or its request sets another number.",
     )
     default_timeout_seconds: float = Field(
         300.0,
         gt=0,
         le=86_400,
-        description="Time-out of a handler whose type and job say nothing else.",
+        description="Timeout of a handler, unless its type or the job sets another one.",
     )
     backoff_base_seconds: float = Field(
         30.0, gt=0, le=86_400, description="Delay before the first retry."
@@ -22,24 +25,30 @@ class JobsSettings(BaseModel):
         4.0,
         ge=1,
         le=100,
-        description="What each further delay is multiplied by: 30 s, 2 min, 8 min.",
+        description="Factor by which each further delay grows: 30 s, 2 min, 8 min.",
     )
     backoff_cap_seconds: float = Field(
         3600.0, gt=0, le=604_800, description="Longest delay between two attempts."
     )
     backoff_jitter: float = Field(
-        0.1, ge=0, le=1, description="Delays vary by this share up and down; 0 turns it off."
+        0.1,
+        ge=0,
+        le=1,
+        description="Share by which a delay varies randomly in both directions; 0 turns it off.",
     )
     check_payloads: bool = Field(
         True,
-        description="Answer 422 to a job whose payload its handler's `payload_model` refuses, where this process knows the handler. Off, its worker decides, which may know a newer model than this process.",
+        description="Answer 422 to a job whose payload does not match its handler's `payload_model`, if this process has the handler. If false, the worker checks the payload when it runs the job; it may have a newer model.",
     )
     max_payload_bytes: int = Field(
         262_144,
         ge=1024,
         le=16_777_216,
-        description="Largest payload or result of a job, as PostgreSQL writes its JSON: with a space after each comma and colon, and 1e308 as 309 digits.",
+        description="Largest payload or result of a job, measured as the JSON that PostgreSQL writes: a space after each comma and colon, and 1e308 as 309 digits.",
     )
     max_error_entries: int = Field(
-        20, ge=1, le=1000, description="Entries kept in a job's error history; the oldest go first."
+        20,
+        ge=1,
+        le=1000,
+        description="Entries kept in a job's error history; the oldest are dropped first.",
     )

@@ -1,4 +1,4 @@
-"""How often due reminders are sent, and through which mail server and Twilio account."""
+"""Settings of reminders: how often they are scanned, and the channels that send them."""
 
 from pydantic import BaseModel, Field, SecretStr, field_validator
 
@@ -6,34 +6,36 @@ from service.addresses import SmtpServer, is_e164, sender, web_base
 
 
 class RemindersSettings(BaseModel):
-    """Reminders and their channels."""
+    """Scan interval, e-mail and WhatsApp."""
 
     reminder_scan_seconds: float = Field(
-        60.0, gt=0, le=3600, description="How often due reminders are turned into jobs."
+        60.0, gt=0, le=3600, description="How often due reminders are enqueued as jobs."
     )
     smtp_url: SecretStr | None = Field(
         None,
-        description="`smtp://`, `smtp+starttls://` or `smtp+ssl://` with `user:password@host:port`. With `EMAIL_FROM`; without the two e-mail reminders fail and say so.",
+        description="`smtp://`, `smtp+starttls://` or `smtp+ssl://` with `user:password@host:port`. Set it together with `EMAIL_FROM`; without both, e-mail reminders fail with an error that says so.",
     )
     smtp_timeout_seconds: float = Field(
-        20.0, gt=0, le=300, description="Bound on one SMTP delivery."
+        20.0, gt=0, le=300, description="Timeout for one SMTP delivery."
     )
     email_from: str | None = Field(
         None,
-        description="Sender of e-mail reminders: `jobs@example.org` or `FinMind <jobs@example.org>`; with `SMTP_URL`.",
+        description="Sender of e-mail reminders: `jobs@example.org` or `FinMind <jobs@example.org>`. Set it together with `SMTP_URL`.",
     )
     twilio_base_url: str = Field(
-        "https://api.twilio.com", description="Twilio's API, or a stand-in for tests."
+        "https://api.twilio.com", description="URL of Twilio's API, or of a stand-in for tests."
     )
     twilio_account_sid: str | None = Field(
-        None, description="Twilio account of WhatsApp reminders."
+        None, description="Twilio account for WhatsApp reminders."
     )
-    twilio_auth_token: SecretStr | None = Field(None, description="Twilio credential.")
+    twilio_auth_token: SecretStr | None = Field(
+        None, description="Auth token of the Twilio account."
+    )
     twilio_whatsapp_from: str | None = Field(
-        None, description="WhatsApp sender in E.164 form: `+14155238886`."
+        None, description="WhatsApp sender in E.164 format: `+14155238886`."
     )
     twilio_timeout_seconds: float = Field(
-        15.0, gt=0, le=300, description="Bound on one Twilio call."
+        15.0, gt=0, le=300, description="Timeout for one call to Twilio."
     )
 
     @field_validator("smtp_url", mode="after")

@@ -1,4 +1,4 @@
-"""What must hold between settings that are each right, and what production asks for besides."""
+"""Rules between settings: combinations that do not work, and what production requires."""
 
 from collections.abc import Iterator
 from typing import Final, TypeAlias
@@ -11,38 +11,38 @@ from service.settings.reminders import RemindersSettings
 from service.settings.worker import WorkerSettings
 
 MIN_DISTINCT_CHARACTERS: Final = 8
-"""Of a secret in production: 32 random bytes in hex have 13 or more, save once in a million."""
+"""Of a secret in production. 32 random bytes in hex have 13 or more, except once in a million."""
 
 CHANNELS: Final = (
     ("smtp_url", "email_from"),
     ("twilio_account_sid", "twilio_auth_token", "twilio_whatsapp_from"),
 )
-"""Settings that mean something only together."""
+"""Settings that must be set together."""
 
 Broken: TypeAlias = tuple[set[str], str]
-"""The names of the settings that do not fit together, and why in words."""
+"""The names of the settings that break a rule, and the message."""
 
 
 def worker(settings: WorkerSettings) -> Iterator[Broken]:
-    """Heartbeats and polls have times that fit."""
+    """Heartbeats must be frequent enough to keep a lease; polls need a valid range."""
     heartbeat, lease = settings.heartbeat_seconds, settings.lease_seconds
     if heartbeat * 3 > lease:
         yield (
             {"heartbeat_seconds", "lease_seconds"},
             (
                 f"HEARTBEAT_SECONDS ({heartbeat:g}) must be at most a third of LEASE_SECONDS ({lease:g}), "
-                "so that two lost heartbeats cost no lease"
+                "so that a lease survives two lost heartbeats"
             ),
         )
     if settings.poll_min_seconds > settings.poll_max_seconds:
         yield (
             {"poll_min_seconds", "poll_max_seconds"},
-            "POLL_MIN_SECONDS must not be above POLL_MAX_SECONDS",
+            "POLL_MIN_SECONDS must be at most POLL_MAX_SECONDS",
         )
 
 
 def channels(settings: RemindersSettings) -> Iterator[Broken]:
-    """A channel is set as a whole or not at all."""
+    """A channel needs all of its settings or none."""
     for together in CHANNELS:
         missing = [name for name in together if getattr(settings, name) is None]
         if 0 < len(missing) < len(together):
@@ -56,7 +56,7 @@ def channels(settings: RemindersSettings) -> Iterator[Broken]:
 
 
 def database_in_production(settings: DatabaseSettings) -> Iterator[Broken]:
-    """The database is one that somebody looks after."""
+    """Production requires a database of its own."""
     if settings.database_url is None:
         yield (
             {"database_url"},
@@ -68,7 +68,7 @@ def database_in_production(settings: DatabaseSettings) -> Iterator[Broken]:
 
 
 def auth_in_production(settings: AuthSettings) -> Iterator[Broken]:
-    """Tokens are signed with keys that nobody guesses or replaces."""
+    """Production requires signing keys that nobody can guess or replace in transit."""
     if settings.jwt_secret is None and settings.jwt_jwks_url is None:
         yield (
             {"jwt_secret", "jwt_jwks_url"},
@@ -84,14 +84,14 @@ def auth_in_production(settings: AuthSettings) -> Iterator[Broken]:
         yield (
             {"jwt_secret"},
             (
-                f"JWT_SECRET has fewer than {MIN_DISTINCT_CHARACTERS} different characters, so that it "
+                f"JWT_SECRET has fewer than {MIN_DISTINCT_CHARACTERS} different characters and "
                 "can be guessed: make one with `openssl rand -hex 32`"
             ),
         )
 
 
 def channels_in_production(settings: RemindersSettings) -> Iterator[Broken]:
-    """No password and no message goes over the network unencrypted."""
+    """Production sends no password and no message unencrypted."""
     if settings.smtp_url is not None:
         server = SmtpServer.from_url(settings.smtp_url.get_secret_value())
         if server.password is not None and server.scheme == "smtp" and not is_loopback(server.host):

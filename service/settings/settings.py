@@ -1,4 +1,4 @@
-"""Every setting of the service, read from the environment (and `.env`) once, at start."""
+"""All settings as one class, read once at start from the environment and `.env`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +27,8 @@ from service.settings.service import ServiceSettings
 from service.settings.worker import WorkerSettings
 
 
-# Pydantic takes the fields of the last base first: read upwards, this is the order in which
-# docs/configuration.md lists them and in which a refusal names them.
+# Pydantic takes the fields of the last base first. Read upwards, this is the order of
+# docs/configuration.md and of the lines in an error.
 class Settings(
     RemindersSettings,
     AuthSettings,
@@ -40,7 +40,7 @@ class Settings(
     ServiceSettings,
     BaseSettings,
 ):
-    """The settings of all subjects. Every bound names its unit."""
+    """The settings of all subjects. The name of a bound ends with its unit."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
 
@@ -54,7 +54,7 @@ class Settings(
     @model_validator(mode="wrap")
     @classmethod
     def _all_at_once(cls, values: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
-        """Look at how the settings fit together even where some of them are refused."""
+        """Report broken rules together with invalid values, so that one start shows every error."""
         refused: list[InitErrorDetails] = []
         names: set[str] = set()
         try:
@@ -71,10 +71,10 @@ class Settings(
         return settings
 
     def signing_secret(self) -> str | None:
-        """The HS256 secret, or None where tokens are checked against a JWKS.
+        """The HS256 secret, or None if tokens are verified with a JWKS.
 
-        In development a secret is made on first use and kept in `DATA_DIR/jwt_secret` (mode 600),
-        so that tokens outlive a restart and other commands can make them.
+        In development the first call creates a secret in `DATA_DIR/jwt_secret` (mode 600), so that
+        tokens stay valid after a restart and other commands can sign them.
         """
         if self.jwt_secret is not None:
             return self.jwt_secret.get_secret_value()
@@ -84,7 +84,7 @@ class Settings(
 
     @property
     def secret_file(self) -> Path:
-        """Where development keeps the secret that nobody set."""
+        """File of the development secret, used if JWT_SECRET is not set."""
         return self.data_dir.expanduser().resolve() / "jwt_secret"
 
 
@@ -98,7 +98,7 @@ def _broken(settings: Settings) -> Iterator[rules.Broken]:
 
 
 def _refusal(words: str, name: str | None = None) -> InitErrorDetails:
-    """One problem, of one setting or of several; without the value, which may be secret."""
+    """One error, of one setting or of several. It omits the value, which may be a secret."""
     return InitErrorDetails(
         type=PydanticCustomError("settings", "{words}", {"words": words}),
         loc=() if name is None else (name,),
@@ -110,7 +110,7 @@ def load_settings() -> Settings:
     """Read the settings from the environment.
 
     Raises:
-        ConfigurationError: a value is missing or refused; every one of them is named.
+        ConfigurationError: values are missing or invalid; the message names all of them.
     """
     try:
         return Settings()

@@ -1,4 +1,4 @@
-"""What a worker serves, how many jobs it runs at once, and how it claims, holds and settles them."""
+"""Settings of a worker: what it serves, its concurrency, batches, polling, leases and shutdown."""
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -6,82 +6,87 @@ from service.settings.comma_separated import CommaSeparated
 
 
 class WorkerSettings(BaseModel):
-    """One worker process."""
+    """Handlers, queues, concurrency, batches, polling, leases and shutdown."""
 
     handler_modules: CommaSeparated = Field(
         (),
-        description="Python modules that register handlers, comma-separated: `billing.jobs,crm.jobs`. Installed entry points of the group `finmind_jobs.handlers` are loaded as well.",
+        description="Python modules that register handlers, comma-separated: `billing.jobs,crm.jobs`. Entry points of the group `finmind_jobs.handlers` are loaded as well.",
     )
     demo_handlers: bool = Field(
         False, description="Register the `demo.*` handlers (always on in development)."
     )
     worker_queues: CommaSeparated = Field(
         ("*",),
-        description="Queues that this worker serves, comma-separated; `*` for all; `emails:5` runs at most 5 jobs of `emails` at once in this process, and `*,emails:5` all the others as well.",
+        description="Queues that this worker serves, comma-separated; `*` means all. `emails:5` runs at most 5 jobs of `emails` at once in this process; `*,emails:5` does so and serves all other queues without a limit of their own.",
     )
     worker_concurrency: int = Field(
-        100, ge=1, le=10_000, description="Jobs that one process runs at once."
+        100, ge=1, le=10_000, description="Jobs that one process runs at the same time."
     )
     sync_handler_threads: int = Field(
-        16, ge=1, le=500, description="Threads for handlers that are plain functions."
+        16, ge=1, le=500, description="Threads for handlers that are plain (not async) functions."
     )
     claim_batch_size: int = Field(
-        200, ge=1, le=1000, description="Jobs that one claim takes at most."
+        200, ge=1, le=1000, description="Largest number of jobs in one claim."
     )
     settle_batch_size: int = Field(
         200,
         ge=1,
         le=1000,
-        description="So many outcomes are recorded without a wait for more; what gathers meanwhile "
-        "goes out together, three times as many in one statement at most.",
+        description="Outcomes that are recorded together without waiting for more. Under load one statement records up to three times as many.",
     )
     settle_delay_seconds: float = Field(
-        0.002, ge=0, le=0.1, description="How long a settle waits for others to join its batch."
+        0.002,
+        ge=0,
+        le=0.1,
+        description="How long an outcome waits for others to share its statement.",
     )
     poll_min_seconds: float = Field(
-        0.05, gt=0, le=10, description="First pause of an idle worker between looks at the table."
+        0.05, gt=0, le=10, description="Shortest pause between polls of an idle worker."
     )
     poll_max_seconds: float = Field(
-        1.0, gt=0, le=60, description="Longest pause of an idle worker between looks at the table."
+        1.0, gt=0, le=60, description="Longest pause between polls of an idle worker."
     )
     sweep_seconds: float = Field(
         5.0,
         gt=0,
         le=60,
-        description="How often a busy worker claims from the very start of each queue and priority: late commits and expired leases are found there.",
+        description="How often a busy worker claims from the start of each queue and priority, where it finds jobs that were committed late and jobs whose lease expired.",
     )
     lease_seconds: float = Field(
-        30.0, ge=1, le=3600, description="How long a claim holds without a heartbeat."
+        30.0,
+        ge=1,
+        le=3600,
+        description="How long a worker holds a job without a heartbeat before other workers may claim it.",
     )
     heartbeat_seconds: float = Field(
         10.0,
         ge=0.1,
         le=1200,
-        description="How often leases are extended; at most a third of the lease.",
+        description="How often a worker extends its leases; at most a third of `LEASE_SECONDS`.",
     )
     max_lost_leases: int = Field(
         5,
         ge=1,
         le=100,
-        description="A job that lost this many leases in a row is dead-lettered as poison. From the second on it comes back after a random delay, apart from those that were lost with it.",
+        description="A job that loses this many leases in a row becomes DEAD_LETTER as poison. From the second lost lease on it is retried after a random delay, so that it runs apart from the jobs it was lost with.",
     )
     shutdown_grace_seconds: float = Field(
         25.0,
         ge=0,
         le=3600,
-        description="How long requests and running handlers may go on after SIGTERM, both from the signal on; then requests are cut, handlers cancelled and their jobs given back. The process ends within about 3 s more.",
+        description="How long after SIGTERM requests and running handlers may continue. Then requests are cut, handlers are cancelled and their jobs return to PENDING. The process exits about 3 s later at the latest.",
     )
     unknown_type_grace_seconds: float = Field(
         60.0,
         ge=0,
         le=86_400,
-        description="How long a due job waits for some worker to serve its type before it becomes FAILED, unless a worker served it within SERVED_TYPE_MEMORY_DAYS.",
+        description="How long a due job waits for a worker that serves its type before it becomes FAILED. Types that a worker served within `SERVED_TYPE_MEMORY_DAYS` wait longer.",
     )
     served_type_memory_days: int = Field(
         7,
         ge=0,
         le=365,
-        description="How long jobs of a type that a worker has served wait for one to come back, while none does; 0: no longer than those of a type that nobody ever served.",
+        description="How long jobs of a type wait after the last worker that served it has gone. 0 treats such a type like one that no worker ever served.",
     )
 
     @field_validator("worker_queues", mode="after")
@@ -92,7 +97,9 @@ class WorkerSettings(BaseModel):
             if not name or (limit and not (limit.isdigit() and int(limit) > 0)):
                 raise ValueError(f"{entry!r} is not `queue` or `queue:limit` with a limit above 0")
             if name == "*" and limit:
-                raise ValueError(f"{entry!r}: WORKER_CONCURRENCY bounds all queues together")
+                raise ValueError(
+                    f"{entry!r}: `*` takes no limit; WORKER_CONCURRENCY limits all queues together"
+                )
         return value
 
     @field_validator("handler_modules", mode="after")
@@ -100,5 +107,7 @@ class WorkerSettings(BaseModel):
     def _module_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if not all(part.isidentifier() for part in name.split(".")):
-                raise ValueError(f"{name!r} is no module: expected names such as billing.jobs")
+                raise ValueError(
+                    f"{name!r} is not a module name: expected names such as billing.jobs"
+                )
         return value

@@ -52,7 +52,7 @@ def test_whatever_is_refused_is_named_all_of_it_at_once_and_no_secret_is_shown(
     assert head == "Bad configuration:"
     assert {line.strip().partition(": ")[0] for line in lines} == {
         *WRONG,
-        "POLL_MIN_SECONDS must not be above POLL_MAX_SECONDS",
+        "POLL_MIN_SECONDS must be at most POLL_MAX_SECONDS",
         "JWT_JWKS_URL must be https in production",
     }
     assert "hunter2" not in refusal.value.detail
