@@ -11,6 +11,7 @@ from service.api.docs import add_docs
 from service.api.error_handlers import register_problem_handlers
 from service.api.middleware import RequestShell
 from service.api.openapi import DESCRIPTION, TAGS, use_problem_schemas
+from service.api.stats_cache import StatsCache
 from service.auth.authenticator import Authenticator
 from service.auth.live_jobs_index import ensure_live_jobs_index
 from service.auth.quotas import Quotas
@@ -153,6 +154,7 @@ def create_app(
     app.state.authenticator = service.authenticator
     app.state.quotas = service.quotas
     app.state.health = service.health
+    app.state.stats_cache = StatsCache()
     app.include_router(health.router)
     if api:
         for router in (jobs.router, admin.router, api_keys.router, reminders.router):

@@ -36,10 +36,7 @@ Operator = Annotated[Principal, Security(require(Permission.ADMIN_OPERATE))]
 
 
 def _stats_cache(request: Request) -> StatsCache:
-    state = request.app.state
-    if not hasattr(state, "stats_cache"):
-        state.stats_cache = StatsCache()
-    cache: StatsCache = state.stats_cache
+    cache: StatsCache = request.app.state.stats_cache
     return cache
 
 
@@ -64,12 +61,12 @@ Change = Annotated[AsyncSession, Depends(_change, scope="function")]
 async def read_stats(request: Request, settings: AppSettings, _: Reader) -> StatsOut:
     """By status, type, queue and day. Finished jobs come from kept counts, live ones are counted.
 
-    While counting takes long an answer may be a minute old; `as_of` tells. What an operator did
-    through this process is in every later answer of it.
+    Counts may be a second old; `as_of` tells. What an operator did through this process is in
+    every later answer of it.
     """
 
     async def query() -> JobStats:
-        async with transaction(request) as session:
+        async with transaction(request, own_deadline=True) as session:
             return await get_job_stats(session, cap=settings.count_cap)
 
     stats = await _stats_cache(request).get(query, deadline=deadline_of(request))

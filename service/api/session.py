@@ -39,19 +39,19 @@ def deadline_of(request: Request) -> float:
 
 @asynccontextmanager
 async def transaction(
-    request: Request, *, one_of_many: bool = False
+    request: Request, *, own_deadline: bool = False
 ) -> AsyncIterator[AsyncSession]:
     """A session that commits at the end of the block, unless it raises.
 
     Every statement in it may take `QUERY_TIMEOUT_SECONDS`, by the server's clock, and all of it
-    what the request has left; where it is `one_of_many`, each has the time of a request.
+    what the request has left, or with an `own_deadline` the time of a request that begins now.
 
     Raises:
         TimeoutError: the time was over, so that the connection was cut. Whether a commit on its
             way was done is not known.
     """
     settings = settings_of(request)
-    deadline = new_deadline(settings) if one_of_many else deadline_of(request)
+    deadline = new_deadline(settings) if own_deadline else deadline_of(request)
     cut = _Cut()
     timer: asyncio.TimerHandle | None = None
     try:

@@ -1,110 +1,63 @@
-"""Statistics for many who ask: one query at a time, and its answer kept when it was dear."""
+"""Statistics for many who ask: one query at a time, and its answer shared for a second."""
 
 import asyncio
+import math
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 from service.jobs.read.statistics import JobStats
 
-CHEAP_SECONDS: Final = 0.02
-"""An answer that took no longer is not kept: whoever asks next gets the truth of that moment."""
-
-KEPT_FOR: Final = 20
-"""A dear answer is kept for so many times what it took: a twentieth of one connection at most, as
-far as `MAX_KEPT_SECONDS` allows."""
-
-LEAST_SECONDS: Final = 0.1
-"""Whoever has less time left does not begin a query: it would only cut its connection."""
-
-MAX_KEPT_SECONDS: Final = 60.0
-"""While a transaction is held open the live counts walk dead entries for seconds: kept for less, they
-would take most of a connection for as long as somebody watches. `JobStats.as_of` tells the age."""
+KEPT_SECONDS: Final = 1.0
+"""How long before the question the query may have begun. A query takes some 20 ms, and seconds while
+a transaction is held open for long: then whoever watches keeps one connection busy."""
 
 
 class StatsCache:
-    """The statistics of one process.
+    """The statistics of one process, counted by one query at a time.
 
-    A caller gets an answer whose query began after it asked, or one that is `MAX_KEPT_SECONDS`
-    old at most; never one from before the last `forget`.
+    A caller gets an answer whose query began after it asked, or at most `KEPT_SECONDS` before;
+    never one from before the last `forget`.
+
+    The query belongs to nobody who waits for it: it goes on when a caller leaves, and it has a
+    time of its own. With the time of a caller that has waited for the query before, one moment in
+    which the database hangs would leave every caller after it too little to be answered in.
     """
 
-    def __init__(self) -> None:
-        self._turn = _Turn()
-        self._stats: JobStats | None = None
-        self._began = 0.0
-        self._good_until = 0.0
-        self._forgotten = 0.0
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._flight: asyncio.Task[JobStats] | None = None
+        self._began = -math.inf
 
     def forget(self) -> None:
         """Give nobody who asks from now on an answer from before: an operator changed something."""
-        self._forgotten = time.monotonic()
+        self._began = -math.inf
 
     async def get(
-        self, query: Callable[[], Awaitable[JobStats]], *, deadline: float | None = None
+        self,
+        query: Callable[[], Coroutine[Any, Any, JobStats]],
+        *,
+        deadline: float | None = None,
     ) -> JobStats:
-        """The statistics, by `query` where none are kept.
+        """The statistics; `query` is called where no answer is new enough, and must end by itself.
 
         Raises:
-            TimeoutError: it is `deadline`, on the clock of the event loop, or too little is left of
-                the time until then, and others still ask.
+            TimeoutError: it is `deadline`, on the clock of the event loop.
         """
-        asked = time.monotonic()
+        asked = self._clock()
         async with asyncio.timeout_at(deadline):
-            await self._turn.take()
-        try:
-            began = time.monotonic()
-            # Those who waited for the lock while this query ran asked before or after it began.
-            good = self._began >= asked or self._good_until > began
-            if self._stats is not None and good and self._began >= self._forgotten:
-                return self._stats
-            if (
-                deadline is not None
-                and deadline - asyncio.get_running_loop().time() < LEAST_SECONDS
-            ):
-                raise TimeoutError
-            stats = await query()
-            took = time.monotonic() - began
-            kept = 0.0 if took <= CHEAP_SECONDS else min(KEPT_FOR * took, MAX_KEPT_SECONDS)
-            self._stats, self._began, self._good_until = stats, began, began + took + kept
-            return stats
-        finally:
-            self._turn.pass_on()
+            while self._flight is None or self._began < asked - KEPT_SECONDS:
+                if self._flight is None or self._flight.done():
+                    self._flight = asyncio.create_task(query(), name="statistics")
+                    self._flight.add_done_callback(self._landed)
+                    self._began = self._clock()
+                else:
+                    await asyncio.wait([self._flight])
+            flight = self._flight
+            await asyncio.wait([flight])
+        return flight.result()
 
-
-class _Turn:
-    """A lock that whoever came last gets first.
-
-    An answer serves all who asked before its query began. And they have the most time left: oldest
-    first, a moment in which the database hangs would leave every one after it too little to be
-    answered in, for as long as so many ask.
-    """
-
-    def __init__(self) -> None:
-        self._taken = False
-        self._waiting: list[asyncio.Future[None]] = []
-
-    async def take(self) -> None:
-        """Wait for the turn."""
-        if not self._taken:
-            self._taken = True
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.cancelled():
-                self._waiting.remove(turn)
-            else:
-                self.pass_on()
-            raise
-
-    def pass_on(self) -> None:
-        """Give the turn to the newest, if anybody waits."""
-        for turn in reversed(self._waiting):
-            if not turn.done():
-                self._waiting.remove(turn)
-                turn.set_result(None)
-                return
-        self._taken = False
+    def _landed(self, flight: asyncio.Task[JobStats]) -> None:
+        # A failure is for those who waited. Asked for here, for they may all have left.
+        if flight.cancelled() or flight.exception() is not None:
+            self.forget()

@@ -147,7 +147,7 @@ async def run_reminders(request: Request, settings: AppSettings, _operator: Oper
     Safe to call at any time, by many at once: a reminder never gets two jobs. The service does
     the same by itself every `REMINDER_SCAN_SECONDS`.
     """
-    each = partial(transaction, request, one_of_many=True)
+    each = partial(transaction, request, own_deadline=True)
     scan = await scheduling.enqueue_all_due(each, settings)
     return RunOut(enqueued=scan.enqueued, already_queued=scan.already_queued)
 

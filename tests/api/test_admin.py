@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.api import stats_cache
+from service.api.stats_cache import StatsCache
 from service.jobs.core.job import JobId, JobStatus
 from service.jobs.handlers.registry import register_handler, registry
 from service.jobs.read import list as lists
@@ -378,24 +378,24 @@ async def test_statistics_of_an_empty_table_name_every_status(
     }
 
 
-async def test_cheap_statistics_are_those_of_the_moment(
-    client: httpx.AsyncClient, viewer: dict[str, str], auth: Auth, monkeypatch: pytest.MonkeyPatch
+async def test_statistics_are_at_most_a_second_old(
+    client: httpx.AsyncClient, app: FastAPI, viewer: dict[str, str], auth: Auth
 ) -> None:
-    monkeypatch.setattr(stats_cache, "CHEAP_SECONDS", 10**9)
+    now = 0.0
+    app.state.stats_cache = StatsCache(clock=lambda: now)
     for total in range(1, 4):
+        now += 1.01
         await client.post("/jobs", json={"job_type": "m"}, headers=auth("service"))
         stats = (await client.get("/admin/jobs/stats", headers=viewer)).json()
         assert (stats["total"], stats["by_status"]["PENDING"]) == (total, total)
 
 
 async def test_an_operator_sees_in_the_statistics_what_they_did_just_before(
-    client: httpx.AsyncClient, viewer: dict[str, str], operator: dict[str, str], put: Put,
-    monkeypatch: pytest.MonkeyPatch,
+    client: httpx.AsyncClient, app: FastAPI, viewer: dict[str, str], operator: dict[str, str],
+    put: Put,
 ) -> None:  # fmt: skip
-    # Every answer is kept for as long as any: only an action drops it.
-    monkeypatch.setattr(stats_cache, "CHEAP_SECONDS", -1)
-    monkeypatch.setattr(stats_cache, "KEPT_FOR", 10**9)
-    monkeypatch.setattr(stats_cache, "MAX_KEPT_SECONDS", 10**9)
+    # The clock stands still: only an action drops an answer.
+    app.state.stats_cache = StatsCache(clock=lambda: 0.0)
 
     async def counted() -> tuple[dict[str, int], list[dict[str, Any]]]:
         stats = (await client.get("/admin/jobs/stats", headers=viewer)).json()

@@ -11,7 +11,6 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from service.api import stats_cache
 from service.settings import Settings
 from tests.api.conftest import Auth
 from tests.api.shapes import assert_problem, jobs_in
@@ -58,12 +57,6 @@ async def proxy(pg_dsn: str) -> AsyncIterator[Proxy]:
     await proxy.close()
 
 
-@pytest.fixture(autouse=True)
-def _no_answer_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a slow machine the statistics may be: nobody would ask the database."""
-    monkeypatch.setattr(stats_cache, "MAX_KEPT_SECONDS", 0.0)
-
-
 @pytest.fixture
 def api_settings(make_settings: Callable[..., Settings], proxy: Proxy) -> Settings:
     return make_settings(
@@ -73,8 +66,13 @@ def api_settings(make_settings: Callable[..., Settings], proxy: Proxy) -> Settin
 
 @pytest.fixture
 async def hang(app: FastAPI, proxy: Proxy) -> AsyncIterator[Callable[[], None]]:
-    """Makes the database hang until the end of the test."""
-    yield proxy.stall
+    """Makes the database hang until the end of the test; no statistics are kept from before."""
+
+    def stall() -> None:
+        app.state.stats_cache.forget()
+        proxy.stall()
+
+    yield stall
     proxy.flow()
 
 

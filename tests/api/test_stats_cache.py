@@ -1,16 +1,35 @@
 """Statistics for many who ask at once."""
 
 import asyncio
-from types import SimpleNamespace
+import gc
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.api import stats_cache
 from service.api.stats_cache import StatsCache
 from service.db.engine import Database
 from service.jobs.read.statistics import JobStats, get_job_stats
 from tests.jobs.rows import add
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def cache(clock: Clock) -> StatsCache:
+    return StatsCache(clock=clock)
 
 
 async def counted(database: Database) -> JobStats:
@@ -19,56 +38,53 @@ async def counted(database: Database) -> JobStats:
 
 
 async def test_many_who_ask_at_once_share_an_answer_begun_after_they_asked(
-    database: Database,
+    database: Database, cache: StatsCache, clock: Clock
 ) -> None:
-    cache = StatsCache()
-    begun = 0
+    begun = running = most = 0
     first_runs, go_on = asyncio.Event(), asyncio.Event()
 
     async def query() -> JobStats:
-        nonlocal begun
-        begun += 1
+        nonlocal begun, running, most
+        begun, running = begun + 1, running + 1
+        most = max(most, running)
         first_runs.set()
         await go_on.wait()
-        return await counted(database)
+        stats = await counted(database)
+        running -= 1
+        return stats
 
     first = asyncio.create_task(cache.get(query))
     await first_runs.wait()
+    clock.now += 10
     others = [asyncio.create_task(cache.get(query)) for _ in range(20)]
     await asyncio.sleep(0)  # lets them ask; they wait for the first
     go_on.set()
     stats = await asyncio.gather(first, *others)
-    assert 1 <= begun <= 2
+    assert (begun, most) == (2, 1)
+    assert stats[0] is not stats[1]
     assert len({id(one) for one in stats[1:]}) == 1
 
 
-async def test_a_cheap_answer_is_not_kept_and_a_dear_one_is(
-    database: Database, session: AsyncSession, monkeypatch: pytest.MonkeyPatch
+async def test_an_answer_is_shared_for_a_second_from_the_begin_of_its_query(
+    database: Database, session: AsyncSession, cache: StatsCache, clock: Clock
 ) -> None:
-    cache = StatsCache()
-    monkeypatch.setattr(stats_cache, "CHEAP_SECONDS", 1000)
-
     async def query() -> JobStats:
-        return await counted(database)
+        stats = await counted(database)
+        clock.now += 0.5  # what it took
+        return stats
 
     assert (await cache.get(query)).total == 0
     await add(session)
     await session.commit()
-    assert (await cache.get(query)).total == 1
-    monkeypatch.setattr(stats_cache, "CHEAP_SECONDS", 0)
-    monkeypatch.setattr(stats_cache, "KEPT_FOR", 10**9)
-    assert (await cache.get(query)).total == 1
-    await add(session)
-    await session.commit()
+    clock.now = 1.0
+    assert (await cache.get(query)).total == 0
+    clock.now = 1.01
     assert (await cache.get(query)).total == 1
 
 
 async def test_an_answer_begun_before_it_was_to_be_forgotten_is_given_to_none_who_ask_later(
-    database: Database, session: AsyncSession, monkeypatch: pytest.MonkeyPatch
+    database: Database, session: AsyncSession, cache: StatsCache
 ) -> None:
-    cache = StatsCache()
-    monkeypatch.setattr(stats_cache, "CHEAP_SECONDS", -1)
-    monkeypatch.setattr(stats_cache, "KEPT_FOR", 10**9)
     counted_once, go_on = asyncio.Event(), asyncio.Event()
 
     async def query() -> JobStats:
@@ -88,44 +104,93 @@ async def test_an_answer_begun_before_it_was_to_be_forgotten_is_given_to_none_wh
     assert (await late).total == 1
 
 
-async def test_dear_statistics_take_a_twentieth_of_one_connection_at_most(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+async def test_a_caller_who_leaves_takes_nobodys_answer_along(
+    database: Database, cache: StatsCache
 ) -> None:
-    """As dear as they are while a transaction is held open, asked for every second of an hour."""
-    now = spent = 0.0
-    monkeypatch.setattr(stats_cache, "time", SimpleNamespace(monotonic=lambda: now))
-    stats, cache = await counted(database), StatsCache()
+    begun = 0
+    runs, go_on = asyncio.Event(), asyncio.Event()
 
     async def query() -> JobStats:
-        nonlocal now, spent
-        now += 2.5
-        spent += 2.5
-        return stats
+        nonlocal begun
+        begun += 1
+        runs.set()
+        await go_on.wait()
+        return await counted(database)
 
-    while now < 3600:
-        await cache.get(query)
-        now += 1
-    assert 0 < spent <= now / 20
+    first = asyncio.create_task(cache.get(query))
+    await runs.wait()
+    second = asyncio.create_task(cache.get(query))
+    hurried = cache.get(query, deadline=asyncio.get_running_loop().time() + 0.01)
+    with pytest.raises(TimeoutError):
+        await hurried
+    first.cancel()
+    await asyncio.wait([first])
+    go_on.set()
+    assert (await second).total == 0
+    assert (first.cancelled(), begun) == (True, 1)
 
 
-async def test_after_a_hang_those_who_ask_are_answered_at_once(database: Database) -> None:
-    cache, answer, queries = StatsCache(), await counted(database), 0
-    loop = asyncio.get_running_loop()
+async def test_a_failure_is_told_to_those_who_waited_and_to_nobody_else(
+    database: Database, cache: StatsCache
+) -> None:
+    fails, go_on = True, asyncio.Event()
 
-    async def ask(deadline: float) -> JobStats:
-        async def query() -> JobStats:
-            nonlocal queries
-            queries += 1
-            async with asyncio.timeout_at(deadline):
-                await asyncio.sleep(1000 if queries == 1 else 0.1)
-            return answer
+    async def query() -> JobStats:
+        await go_on.wait()
+        if fails:
+            raise ConnectionError("the database went away")
+        return await counted(database)
 
-        return await cache.get(query, deadline=deadline)
+    waiting = [asyncio.create_task(cache.get(query)) for _ in range(3)]
+    await asyncio.sleep(0)  # lets them ask
+    go_on.set()
+    told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(one) for one in told] == [ConnectionError] * 3
+    fails = False
+    assert (await cache.get(query)).total == 0
 
-    began = loop.time()
-    asked = [asyncio.create_task(ask(began + 0.3 + n / 10)) for n in range(50)]
+
+async def test_a_failure_that_nobody_waits_for_is_no_error_of_the_event_loop() -> None:
+    loop, reported, fails = asyncio.get_running_loop(), [], asyncio.Event()
+    loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
+    cache = StatsCache()
+
+    async def query() -> JobStats:
+        await fails.wait()
+        raise ConnectionError("the database went away")
+
+    with pytest.raises(TimeoutError):
+        await cache.get(query, deadline=loop.time() + 0.01)
+    (flight,) = (task for task in asyncio.all_tasks() if task.get_name() == "statistics")
+    fails.set()
+    await asyncio.wait([flight])
+    del cache, flight
+    gc.collect()  # asyncio reports an exception that nobody asked for once its task is gone
+    assert reported == []
+
+
+async def test_after_a_hang_those_who_asked_meanwhile_share_the_next_answer(
+    database: Database, cache: StatsCache, clock: Clock
+) -> None:
+    """However long they have waited by then: the query has a time of its own."""
+    answer, queries, hangs = await counted(database), 0, asyncio.Event()
+
+    async def query() -> JobStats:
+        nonlocal queries
+        queries += 1
+        if queries == 1:
+            await hangs.wait()
+            raise TimeoutError
+        return answer
+
+    asked: list[asyncio.Task[JobStats]] = []
+    for _ in range(50):
+        asked.append(asyncio.create_task(cache.get(query)))
+        await asyncio.sleep(0)  # lets it ask
+        clock.now += 0.3
+    hangs.set()
     told = await asyncio.gather(*asked, return_exceptions=True)
-    assert isinstance(told[0], TimeoutError)
-    # But for those whose own time was over before the second answer could come.
-    assert sum(one is answer for one in told) > 40
+    # Those of the query's first second share its failure.
+    assert [type(one) for one in told[:4]] == [TimeoutError] * 4
+    assert all(one is answer for one in told[4:])
     assert queries == 2
