@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Final
 
 from benchmarks.client import Client
@@ -62,7 +62,7 @@ async def _measure_drop(database: Database, report: Report, *, seconds: float) -
     token = make_token(SECRET, role=Role.ADMIN, subject="bench", hours=8)
     headers = {"Authorization": f"Bearer {token}"}
     link = database.link()
-    today: date = (await link.fetch(store.partitions.TODAY))[0][0]
+    today = await store.partitions.today(link)
     command = ("-m", "service", "serve", "--no-worker", "--port", "0")
     waits = {name: Waits() for name in ("GET /admin/jobs", "POST /jobs", "enqueue to start")}
     stop = asyncio.Event()

@@ -9,12 +9,11 @@ from service.db.engine import Database
 from service.errors import Unavailable
 from service.jobs import store
 from service.jobs.core.job import JobStatus
-from service.jobs.core.lane import Lane
+from service.jobs.core.lane import MAX_LANES, Lane
 from service.jobs.core.outcomes import Ended, Outcome, Retried, Succeeded
 from service.jobs.handlers.registry import Registry, registry
 from service.jobs.maintenance import unserved
 from service.jobs.worker.pipeline import Pipeline
-from service.jobs.worker.plan.lanes import MAX_LANES
 from service.jobs.worker.slots import Slots
 from service.settings import Settings, load_settings
 

@@ -12,6 +12,7 @@ import pytest
 from service.db.engine import Database
 from service.jobs import JobStatus, get_job_stats
 from service.jobs.maintenance import partitions
+from service.jobs.store.partitions import PREFIX
 from service.settings import Settings
 from tests.chaos.trial import Trial
 from tests.processes.fleet import Replica, until
@@ -180,4 +181,4 @@ def today() -> date:
 
 
 def name(day: date) -> str:
-    return f"{partitions.PREFIX}{day:%Y%m%d}"
+    return f"{PREFIX}{day:%Y%m%d}"

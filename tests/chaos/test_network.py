@@ -308,15 +308,15 @@ async def test_a_leader_that_vanished_without_a_word_is_replaced(
     proxy, vanishing, standing = proxy_pair
     monkeypatch.setattr(duties, "VANISHED_SECONDS", 1.0)
     settings = make_settings(maintenance_seconds=0.1)
-    first = duties.Maintenance(vanishing, settings, handlers=Registry())
-    second = duties.Maintenance(standing, settings, handlers=Registry())
+    first = duties.Maintainer(vanishing, settings, handlers=Registry())
+    second = duties.Maintainer(standing, settings, handlers=Registry())
     leading = asyncio.create_task(first.run())
-    await until_true(lambda: first._leads_since is not None)
+    await until_true(lambda: first.leader.since is not None)
     waiting = asyncio.create_task(second.run())
     try:
         proxy.leave_half_open()
         leading.cancel()  # its machine lost power: nothing of it reaches the server any more
-        await until_true(lambda: second._leads_since is not None, seconds=10)
+        await until_true(lambda: second.leader.since is not None, seconds=10)
     finally:
         for task in (leading, waiting):
             task.cancel()

@@ -413,7 +413,7 @@ async def test_two_installations_in_one_database_have_a_leader_each_and_run_thei
                 await enqueue(session, "note", {"n": number})
 
         async def all_lead_and_ran() -> bool:
-            leading = [worker._maintenance._leads_since is not None for worker in workers]
+            leading = [worker._maintenance.leader.since is not None for worker in workers]
             return all(leading) and sum(map(len, ran.values())) == 3
 
         await until(all_lead_and_ran)
@@ -432,8 +432,8 @@ async def test_while_a_process_of_an_earlier_version_leads_in_public_no_other_do
     async with earlier.transaction():
         lock = "SELECT pg_try_advisory_xact_lock(hashtext('finmind-jobs.maintenance'))"
         assert await earlier.fetchval(lock)
-        assert not await worker._maintenance._lead()
-    assert await worker._maintenance._lead()
+        assert not await worker._maintenance.leader.lead()
+    assert await worker._maintenance.leader.lead()
     await worker._maintenance.close()
     await earlier.close()
 

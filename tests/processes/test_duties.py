@@ -7,8 +7,8 @@ import pytest
 
 from service.db.engine import Database
 from service.db.migrate import head_revision
-from service.jobs.maintenance.maintainer import FOLD_ABOVE_ROWS
-from service.jobs.maintenance.partitions import PREFIX
+from service.jobs.maintenance.counts import FOLD_ABOVE_ROWS
+from service.jobs.store.partitions import PREFIX
 from tests.processes.books import all_succeed, check_books, enqueue_all, flaky_jobs
 from tests.processes.fleet import Fleet, Replica, until
 

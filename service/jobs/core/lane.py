@@ -1,6 +1,9 @@
 """Lanes, positions in them, and what a claim asks of each."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+MAX_LANES: Final = 1000
+"""Lanes listed at once. Where there are more, one listing goes on behind the last."""
 
 
 class Lane(NamedTuple):

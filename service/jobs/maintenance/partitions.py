@@ -6,7 +6,7 @@ right to change the schema (docs/operations.md, "Least privilege").
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Final
 
@@ -16,30 +16,20 @@ from service.db.connection import Link
 from service.jobs import store
 from service.observability.logging import get_logger
 
-PREFIX: Final = "jobs_done_"
-LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '50ms'"
-"""A wait for a table lock holds up every later reader and writer of the table: none of them shall
-feel it. DETACH CONCURRENTLY would not wait so, but is refused beside a default partition."""
-
 LOCK_ATTEMPTS: Final = 20
 LOCK_PAUSE_SECONDS: Final = 0.25
 """Between two waits for a lock those that it held up get their turn."""
 
-DAY_SECONDS: Final = 30.0
-"""Bound on making or dropping one day: longer than a statement may take, since late rows may move."""
-
 COPY_BATCH: Final = 2000
 MAX_COPIES: Final = 5000
 """Batches of late rows that one round copies for a day; what is left moves with the attach."""
-
-_STATEMENT_TIMEOUT: Final = f"SET LOCAL statement_timeout = '{DAY_SECONDS:g}s'"
 
 _log = get_logger(__name__)
 
 
 async def make_ahead(link: Link, *, days: int) -> None:
     """Make the day partitions from today to `days` days ahead, those that are missing."""
-    today: date = (await link.fetch(store.partitions.TODAY))[0][0]
+    today = await store.partitions.today(link)
     await make(link, (today + timedelta(days=ahead) for ahead in range(days + 1)))
 
 
@@ -51,15 +41,15 @@ async def make(link: Link, days: Iterable[date]) -> None:
     Raises:
         DATABASE_ERRORS: one of them could not be made; the others were tried as well.
     """
-    standing = await _days(link)
-    today: date = (await link.fetch(store.partitions.TODAY))[0][0]
+    attached = await store.partitions.attached(link)
+    today = await store.partitions.today(link)
 
     async def make_one(day: date) -> None:
         if day <= today:
             await _copy_late(link, day)
         await _patiently(partial(_make, link, day))
 
-    await _each(sorted(set(days) - standing, reverse=True), make_one, "partition_not_made")
+    await _each(sorted(set(days) - attached, reverse=True), make_one, "partition_not_made")
 
 
 async def drop_before(link: Link, first_kept: date) -> None:
@@ -72,7 +62,7 @@ async def drop_before(link: Link, first_kept: date) -> None:
     async def drop_one(day: date) -> None:
         await _patiently(partial(_drop, link, day))
 
-    tables = await _days(link, store.partitions.DAY_TABLES)
+    tables = await store.partitions.tables(link)
     old = sorted(day for day in tables if day < first_kept)
     await _each(old, drop_one, "partition_not_dropped")
 
@@ -93,14 +83,11 @@ async def _each(days: Iterable[date], change: Callable[[date], Awaitable[None]],
 
 async def _copy_late(link: Link, day: date) -> None:
     """Copy in batches what the default partition caught of the day, so that little is left to move."""
-    place: tuple[datetime | None, int] = (None, 0)
+    last: tuple[datetime, int] | None = None
     for _ in range(MAX_COPIES):
-        last_at, last_id = (await link.fetch(store.partitions.COPY_LATE, day, *place, COPY_BATCH))[
-            0
-        ]
-        if last_id is None:
+        last = await store.partitions.copy_late(link, day, after=last, limit=COPY_BATCH)
+        if last is None:
             return
-        place = (last_at, last_id)
 
 
 async def _patiently(change: Callable[[], Awaitable[None]]) -> None:
@@ -114,32 +101,14 @@ async def _patiently(change: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _drop(link: Link, day: date) -> None:
-    async with link.transaction() as connection:
-        await connection.execute(LOCK_TIMEOUT)
-        await connection.execute(_STATEMENT_TIMEOUT)
-        await connection.execute(link.render(store.partitions.DROP_DAY), day, timeout=DAY_SECONDS)
+    await store.partitions.drop_day(link, day)
     _log.info("partition_dropped", day=day.isoformat())
-
-
-async def _days(link: Link, statement: str = store.partitions.DAY_LEAVES) -> set[date]:
-    names = [row[0] for row in await link.fetch(statement)]
-    days = set()
-    for name in names:
-        suffix = name.removeprefix(PREFIX)
-        if suffix.isdigit() and len(suffix) == 8:
-            days.add(datetime.strptime(suffix, "%Y%m%d").replace(tzinfo=UTC).date())
-    return days
 
 
 async def _make(link: Link, day: date) -> None:
     """Make one partition: apart, then attached, which blocks neither reads nor writes of others."""
     try:
-        async with link.transaction() as connection:
-            await connection.execute(LOCK_TIMEOUT)
-            await connection.execute(_STATEMENT_TIMEOUT)
-            await connection.execute(
-                link.render(store.partitions.MAKE_DAY), day, timeout=DAY_SECONDS
-            )
+        await store.partitions.make_day(link, day)
     except (
         asyncpg.DuplicateTableError,
         asyncpg.DuplicateObjectError,

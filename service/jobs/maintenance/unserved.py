@@ -1,13 +1,16 @@
 """Due jobs whose type no worker serves: FAILED where none ever did, else they wait for one."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from service.db.connection import Link
 from service.jobs import store
-from service.jobs.core.lane import LaneHead
-from service.observability.metrics import record_event
+from service.jobs.core.lane import MAX_LANES, Lane, LaneHead
+from service.jobs.handlers.registry import Registry
+from service.jobs.maintenance.unserved_log import UnservedLog
+from service.observability.metrics import record_event, set_waiting_gauges
 from service.settings import Settings
 
 BATCH: Final = 1000
@@ -28,9 +31,47 @@ class Served:
     """Those that have none now, and had one within `SERVED_TYPE_MEMORY_DAYS`."""
 
 
-async def remember_served(link: Link) -> None:
-    """Note what the workers serve that are entered."""
-    await link.fetch(store.served_types.REMEMBER_SERVED_TYPES)
+class UnservedTypes:
+    """Fails jobs that no worker will ever run, and counts those that wait for one to come back."""
+
+    def __init__(self, link: Link, settings: Settings, handlers: Registry) -> None:
+        self._link = link
+        self._settings = settings
+        self._handlers = handlers
+        self._log = UnservedLog()
+        self._looked_up_to: Lane | None = None
+        """The last lane looked at, while there are more than one look takes."""
+
+    async def look(self, heads: list[LaneHead], *, leads_since: float | None) -> None:
+        """Look at these lanes, or at the next ones where there are more.
+
+        Args:
+            heads: the first lanes.
+            leads_since: when (monotonic) this process began to lead: until the grace is over a
+                worker that serves the type may just be starting.
+        """
+        await store.served_types.remember(self._link)
+        grace = self._settings.unknown_type_grace_seconds
+        if leads_since is None or time.monotonic() - leads_since < grace:
+            return
+        if self._looked_up_to is not None:
+            heads = await store.lanes.listed(self._link, limit=MAX_LANES, after=self._looked_up_to)
+        self._looked_up_to = heads[-1].lane if len(heads) == MAX_LANES else None
+        served = await find_served(
+            self._link, self._settings, own_types=self._handlers.job_types(), grace_seconds=grace
+        )
+        self._log.add(
+            await fail_unserved(
+                self._link,
+                heads,
+                served,
+                grace_seconds=grace,
+                max_errors=self._settings.max_error_entries,
+            )
+        )
+        waiting = await count_waiting(self._link, heads, served, grace_seconds=grace)
+        self._log.add_waiting(waiting)
+        set_waiting_gauges(waiting)
 
 
 async def find_served(
@@ -44,12 +85,14 @@ async def find_served(
         own_types: what the caller's process serves.
         grace_seconds: a type counts as served that long after its last worker stopped.
     """
-    # A worker is seen once a heartbeat, a third of the lease at the most: one missed is no absence.
-    alive_within = max(grace_seconds, settings.lease_seconds, MIN_ALIVE_SECONDS)
-    rows = await link.fetch(store.served_types.SERVED_TYPES, alive_within, grace_seconds)
-    now = {*own_types, *(row[0] for row in rows)}
-    rows = await link.fetch(store.served_types.REMEMBERED_TYPES, settings.served_type_memory_days)
-    return Served(frozenset(now), frozenset(row[0] for row in rows) - now)
+    # A worker is seen once a heartbeat, a third of the lease at most: one missed is no absence.
+    alive_seconds = max(grace_seconds, settings.lease_seconds, MIN_ALIVE_SECONDS)
+    now = await store.served_types.served(
+        link, alive_seconds=alive_seconds, grace_seconds=grace_seconds
+    )
+    now.update(own_types)
+    lately = await store.served_types.remembered(link, days=settings.served_type_memory_days)
+    return Served(frozenset(now), frozenset(lately - now))
 
 
 async def fail_unserved(
@@ -68,26 +111,24 @@ async def fail_unserved(
         heads: the lanes to look at.
         served: which types are served.
         grace_seconds: a job must have been due that long.
-        max_errors: entries that a job's history keeps.
-        limit: jobs to fail at the most.
+        max_errors: limit on the entries that a job's history keeps.
+        limit: limit on the jobs to fail.
     """
-    queues, priorities, firsts = _due(heads)
-    if not queues:
+    due = _due(heads)
+    if not due:
         return []
-    rows = await link.fetch(
-        store.served_types.FAIL_UNSERVED,
-        queues,
-        priorities,
-        sorted(served.now | served.lately),
-        grace_seconds,
-        WALK_ROWS,
-        limit,
-        max_errors,
-        firsts,
+    failed = await store.served_types.fail_unserved(
+        link,
+        due,
+        served.now | served.lately,
+        due_seconds=grace_seconds,
+        walk=WALK_ROWS,
+        limit=limit,
+        max_errors=max_errors,
     )
-    for _, job_type in rows:
+    for job_type in failed:
         record_event("failed", job_type, "no_handler")
-    return [job_type for _, job_type in rows]
+    return failed
 
 
 async def count_waiting(
@@ -97,25 +138,13 @@ async def count_waiting(
 
     Of each lane the first `WALK_ROWS` are counted.
     """
-    queues, priorities, firsts = _due(heads)
-    if not queues or not served.lately:
+    due = _due(heads)
+    if not due or not served.lately:
         return {}
-    rows = await link.fetch(
-        store.served_types.WAITING_FOR_WORKER,
-        queues,
-        priorities,
-        sorted(served.lately),
-        grace_seconds,
-        WALK_ROWS,
-        firsts,
+    return await store.served_types.waiting(
+        link, due, served.lately, due_seconds=grace_seconds, walk=WALK_ROWS
     )
-    return {row[0]: row[1] for row in rows}
 
 
-def _due(heads: Sequence[LaneHead]) -> tuple[list[str], list[int], list[float]]:
-    due = [head for head in heads if head.due_in_seconds <= 0]
-    return (
-        [head.lane.queue for head in due],
-        [head.lane.priority for head in due],
-        [head.first_at for head in due],
-    )
+def _due(heads: Sequence[LaneHead]) -> list[LaneHead]:
+    return [head for head in heads if head.due_in_seconds <= 0]

@@ -1,7 +1,10 @@
 """Fold and read the kept counts, and count new, due and running jobs."""
 
+from collections.abc import Sequence
 from typing import Final
 
+from service.db.connection import Link
+from service.jobs.core.lane import LaneHead
 from service.jobs.store.fragments import POSITION
 
 FOLD_STATS: Final = """
@@ -55,3 +58,46 @@ GROUP BY l.queue
 """
 """Due and running jobs of each queue and the age of the oldest due one; each lane's look is capped,
 and begins where its first job was listed: not at what is dead before it."""
+
+
+async def unfolded(link: Link, *, limit: int) -> int:
+    """How many rows the kept counts have; counted up to `limit`."""
+    rows: int = (await link.fetch(STATS_ROWS, limit))[0][0]
+    return rows
+
+
+async def fold(link: Link) -> int:
+    """Sum the kept counts of each queue, type, status and day into one row; the rows left."""
+    rows: int = (await link.fetch(FOLD_STATS))[0][0]
+    return rows
+
+
+async def created_ids(link: Link) -> tuple[int, int, int]:
+    """The newest id given out, the oldest transaction that still writes, and the next one."""
+    newest, oldest_writer, next_writer = (await link.fetch(CREATED_IDS))[0]
+    return newest, oldest_writer, next_writer
+
+
+async def created_between(link: Link, stretches: Sequence[tuple[int, int]]) -> dict[str, int]:
+    """How many jobs of each type have an id above the first and up to the second of each pair."""
+    after, up_to = [low for low, _ in stretches], [high for _, high in stretches]
+    return {row[0]: row[1] for row in await link.fetch(CREATED_BETWEEN, after, up_to)}
+
+
+async def served_queues(link: Link, *, limit: int) -> list[str]:
+    """Queues that live workers serve by name."""
+    return [row[0] for row in await link.fetch(SERVED_QUEUES, limit)]
+
+
+async def queue_gauges(
+    link: Link, heads: Sequence[LaneHead], *, cap: int
+) -> list[tuple[str, int, int, float]]:
+    """Queue, due jobs, running jobs and age of the oldest due one; up to `cap` jobs a lane."""
+    rows = await link.fetch(
+        QUEUE_GAUGES,
+        [head.lane.queue for head in heads],
+        [head.lane.priority for head in heads],
+        cap,
+        [head.first_at for head in heads],
+    )
+    return [(row[0], row[1], row[2], row[3]) for row in rows]

@@ -1,6 +1,12 @@
 """Make and drop the day partitions of finished jobs."""
 
+from collections.abc import Iterable
+from datetime import UTC, date, datetime
 from typing import Final
+
+import asyncpg
+
+from service.db.connection import Link
 
 TODAY: Final = "SELECT (now() AT TIME ZONE 'UTC')::date"
 
@@ -29,3 +35,73 @@ MAKE_DAY: Final = "SELECT finmind_jobs.jobs_make_day($1)"
 
 
 DROP_DAY: Final = "SELECT finmind_jobs.jobs_drop_day($1)"
+
+
+LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '50ms'"
+"""A wait for a table lock holds up every later reader and writer of the table: none of them shall
+feel it. DETACH CONCURRENTLY would not wait so, but is refused beside a default partition."""
+
+DAY_SECONDS: Final = 30.0
+"""Bound on making or dropping one day: longer than a statement may take, since late rows may move."""
+
+_STATEMENT_TIMEOUT: Final = f"SET LOCAL statement_timeout = '{DAY_SECONDS:g}s'"
+
+PREFIX: Final = "jobs_done_"
+
+
+async def today(link: Link) -> date:
+    """Which day it is for the database, UTC."""
+    day: date = (await link.fetch(TODAY))[0][0]
+    return day
+
+
+async def attached(link: Link) -> set[date]:
+    """Days that have a partition."""
+    return _days(await link.fetch(DAY_LEAVES))
+
+
+async def tables(link: Link) -> set[date]:
+    """Days that have a table, attached or not."""
+    return _days(await link.fetch(DAY_TABLES))
+
+
+async def copy_late(
+    link: Link, day: date, *, after: tuple[datetime, int] | None, limit: int
+) -> tuple[datetime, int] | None:
+    """Copy up to `limit` rows of the day out of the default partition; the last, None if none."""
+    last_at, last_id = (await link.fetch(COPY_LATE, day, *(after or (None, 0)), limit))[0]
+    return None if last_id is None else (last_at, last_id)
+
+
+async def make_day(link: Link, day: date) -> None:
+    """Make the partition of a day: apart, then attached, which blocks nobody else's reads and writes.
+
+    Raises:
+        asyncpg.LockNotAvailableError: a lock was not to be had at once.
+    """
+    await _change(link, MAKE_DAY, day)
+
+
+async def drop_day(link: Link, day: date) -> None:
+    """Drop the partition of a day with its counts.
+
+    Raises:
+        asyncpg.LockNotAvailableError: a lock was not to be had at once.
+    """
+    await _change(link, DROP_DAY, day)
+
+
+async def _change(link: Link, statement: str, day: date) -> None:
+    async with link.transaction() as connection:
+        await connection.execute(LOCK_TIMEOUT)
+        await connection.execute(_STATEMENT_TIMEOUT)
+        await connection.execute(link.render(statement), day, timeout=DAY_SECONDS)
+
+
+def _days(rows: Iterable[asyncpg.Record]) -> set[date]:
+    days = set()
+    for (name,) in rows:
+        suffix = name.removeprefix(PREFIX)
+        if suffix.isdigit() and len(suffix) == 8:
+            days.add(datetime.strptime(suffix, "%Y%m%d").replace(tzinfo=UTC).date())
+    return days

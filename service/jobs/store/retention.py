@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from service.db.connection import Link
 from service.jobs.store.fragments import COUNT
 
 DROP_DEAD_BEFORE: Final = f"""
@@ -62,3 +63,38 @@ SELECT count(*) FROM gone
 DROP_OLD_WORKERS: Final = (
     "DELETE FROM finmind_jobs.job_workers WHERE seen_at < now() - interval '1 day'"
 )
+
+
+async def drop_dead(link: Link, *, days: int, limit: int) -> int:
+    """Drop up to `limit` dead letters that ended so long ago; how many."""
+    return await _drop(link, DROP_DEAD_BEFORE, days, limit)
+
+
+async def drop_late(link: Link, *, days: int, limit: int) -> int:
+    """Drop up to `limit` finished jobs of days that never had a partition; how many."""
+    return await _drop(link, DROP_DEFAULT_BEFORE, days, limit)
+
+
+async def drop_idempotency_keys(link: Link, *, hours: int, limit: int) -> int:
+    """Drop up to `limit` idempotency keys that are so old; how many."""
+    return await _drop(link, DROP_IDEMPOTENCY_KEYS, hours, limit)
+
+
+async def drop_caller_usage(link: Link, *, days: int, limit: int) -> int:
+    """Drop up to `limit` counts of what callers used of their quotas; how many."""
+    return await _drop(link, DROP_CALLER_USAGE, days, limit)
+
+
+async def drop_job_names(link: Link, *, days: int, limit: int) -> int:
+    """Drop up to `limit` names that no caller has used for so long; how many."""
+    return await _drop(link, DROP_JOB_NAMES, days, limit)
+
+
+async def drop_old_workers(link: Link) -> None:
+    """Drop workers that were last seen over a day ago."""
+    await link.fetch(DROP_OLD_WORKERS)
+
+
+async def _drop(link: Link, statement: str, age: int, limit: int) -> int:
+    dropped: int = (await link.fetch(statement, age, limit))[0][0]
+    return dropped

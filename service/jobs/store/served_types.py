@@ -1,7 +1,10 @@
 """Find the job types that workers serve, and the due jobs that no worker serves."""
 
+from collections.abc import Collection, Sequence
 from typing import Final
 
+from service.db.connection import Link
+from service.jobs.core.lane import LaneHead
 from service.jobs.store.fragments import NO_HANDLER_ENTRY, POSITION, failed_unrun
 
 SERVED_TYPES: Final = """
@@ -66,3 +69,76 @@ CROSS JOIN LATERAL (
 WHERE j.job_type = ANY ($3::text[]) GROUP BY 1 ORDER BY 1
 """
 """Jobs that have been due for so long, by type, of the types given."""
+
+
+async def remember(link: Link) -> None:
+    """Note which types the registered workers serve."""
+    await link.fetch(REMEMBER_SERVED_TYPES)
+
+
+async def forget(link: Link, *, days: int) -> None:
+    """Forget the types that no worker has served for so long."""
+    await link.fetch(FORGET_SERVED_TYPES, days)
+
+
+async def served(link: Link, *, alive_seconds: float, grace_seconds: float) -> set[str]:
+    """Types of the workers seen within `alive_seconds`, or stopped within `grace_seconds`."""
+    return {row[0] for row in await link.fetch(SERVED_TYPES, alive_seconds, grace_seconds)}
+
+
+async def remembered(link: Link, *, days: int) -> set[str]:
+    """Types that some worker has served within so many days."""
+    return {row[0] for row in await link.fetch(REMEMBERED_TYPES, days)}
+
+
+async def fail_unserved(
+    link: Link,
+    heads: Sequence[LaneHead],
+    served: Collection[str],
+    *,
+    due_seconds: float,
+    walk: int,
+    limit: int,
+    max_errors: int,
+) -> list[str]:
+    """End jobs of other types FAILED that have been due so long; the types, one for each job.
+
+    Looks at the first `walk` due jobs of each lane, and fails up to `limit`.
+    """
+    queues, priorities, firsts = _columns(heads)
+    rows = await link.fetch(
+        FAIL_UNSERVED,
+        queues,
+        priorities,
+        sorted(served),
+        due_seconds,
+        walk,
+        limit,
+        max_errors,
+        firsts,
+    )
+    return [row[1] for row in rows]
+
+
+async def waiting(
+    link: Link,
+    heads: Sequence[LaneHead],
+    job_types: Collection[str],
+    *,
+    due_seconds: float,
+    walk: int,
+) -> dict[str, int]:
+    """Count jobs of these types that have been due so long, among the first `walk` of each lane."""
+    queues, priorities, firsts = _columns(heads)
+    rows = await link.fetch(
+        WAITING_FOR_WORKER, queues, priorities, sorted(job_types), due_seconds, walk, firsts
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def _columns(heads: Sequence[LaneHead]) -> tuple[list[str], list[int], list[float]]:
+    return (
+        [head.lane.queue for head in heads],
+        [head.lane.priority for head in heads],
+        [head.first_at for head in heads],
+    )

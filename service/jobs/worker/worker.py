@@ -5,7 +5,7 @@ import time
 from service.db.engine import Database
 from service.jobs.handlers.registry import Registry, registry
 from service.jobs.loops import Loop
-from service.jobs.maintenance.maintainer import Maintenance
+from service.jobs.maintenance.maintainer import Maintainer
 from service.jobs.notify.subscriber import Subscription, subscribe
 from service.jobs.worker.pipeline import Pipeline
 from service.jobs.worker.slots import Slots
@@ -28,7 +28,7 @@ class Worker:
     ) -> None:
         self._settings = settings
         self._pipeline = Pipeline(database, settings, handlers=handlers)
-        self._maintenance = Maintenance(database, settings, handlers=handlers)
+        self._maintenance = Maintainer(database, settings, handlers=handlers)
         self._subscription: Subscription | None = None
         self._stop_began: float | None = None
         claimer = self._pipeline.claimer

@@ -9,9 +9,9 @@ from prometheus_client import REGISTRY
 
 from service.db.engine import Database
 from service.jobs import Registry
+from service.jobs.core.lane import MAX_LANES
 from service.jobs.maintenance.created_jobs import MAX_COUNTED, CreatedJobs
-from service.jobs.maintenance.maintainer import Maintenance
-from service.jobs.worker.plan.lanes import MAX_LANES
+from service.jobs.maintenance.maintainer import Maintainer
 from service.observability.metrics import clear_queue_gauges
 from tests.jobs.conftest import Quick, StartWorker
 
@@ -107,7 +107,7 @@ async def test_the_leader_counts_as_one_of_its_duties(
     sql: Any,
     counted: Callable[[str], float],
 ) -> None:
-    leader = Maintenance(database, quick(), handlers=handlers)
+    leader = Maintainer(database, quick(), handlers=handlers)
     await leader.do_duties()
     await sql.execute(BY_SQL, "by-sql", 4)
     for _ in range(3):
@@ -126,7 +126,7 @@ async def test_a_queue_that_a_worker_serves_is_shown_behind_any_crowd(
     )
     await sql.execute("INSERT INTO background_jobs (job_type, queue) VALUES ('mail', 'z')")
     await start_worker(worker_queues=("z:5",))
-    leader = Maintenance(database, quick(), handlers=handlers)
+    leader = Maintainer(database, quick(), handlers=handlers)
     await leader.do_duties()
     depth = REGISTRY.get_sample_value("finmind_queue_depth", {"queue": "z"})
     await leader.close()

@@ -9,9 +9,10 @@ import pytest
 
 from service.db.engine import Database
 from service.jobs import Registry
-from service.jobs.maintenance import maintainer as maintenance_module
-from service.jobs.maintenance import partitions
-from service.jobs.maintenance.maintainer import BATCH, FOLD_ABOVE_ROWS, Maintenance
+from service.jobs.maintenance import partitions, retention
+from service.jobs.maintenance.counts import FOLD_ABOVE_ROWS
+from service.jobs.maintenance.maintainer import Maintainer
+from service.jobs.maintenance.retention import BATCH
 from tests.jobs.conftest import Quick
 from tests.jobs.waiting import until, until_true
 
@@ -36,37 +37,37 @@ WHERE i.inhparent = 'jobs_done'::regclass
 @pytest.fixture
 async def maintenance(
     database: Database, handlers: Registry, quick: Quick
-) -> AsyncIterator[Maintenance]:
-    one = Maintenance(database, quick(unknown_type_grace_seconds=0), handlers=handlers)
+) -> AsyncIterator[Maintainer]:
+    one = Maintainer(database, quick(unknown_type_grace_seconds=0), handlers=handlers)
     yield one
     await one.close()
 
 
 @pytest.fixture
-async def hurried(pg_dsn: str, handlers: Registry, quick: Quick) -> AsyncIterator[Maintenance]:
+async def hurried(pg_dsn: str, handlers: Registry, quick: Quick) -> AsyncIterator[Maintainer]:
     """One whose statements time out before long."""
     settings = quick(unknown_type_grace_seconds=0, database_command_timeout_seconds=TIMED_OUT)
     database = Database(pg_dsn, settings)
-    one = Maintenance(database, settings, handlers=handlers)
+    one = Maintainer(database, settings, handlers=handlers)
     yield one
     await one.close()
     await database.close()
 
 
 async def test_all_expired_idempotency_keys_go_in_one_round(
-    sql: Any, maintenance: Maintenance
+    sql: Any, maintenance: Maintainer
 ) -> None:
     await sql.execute(KEYS, 10_000, 3 * BATCH)
     await sql.execute(KEYS.replace("'k'", "'young'"), 0, 5)
-    await maintenance._apply_retention()
+    await retention.drop_old(maintenance._link, maintenance._settings)
     kept = await sql.fetch("SELECT left(key, 5), count(*) FROM idempotency_keys GROUP BY 1")
     assert dict(kept) == {"young": 5}
 
 
 async def test_a_duty_that_times_out_keeps_no_other_from_its_turn(
-    sql: Any, hurried: Maintenance
+    sql: Any, hurried: Maintainer
 ) -> None:
-    assert await hurried._lead()
+    assert await hurried.leader.lead()
     async with sql.transaction():
         await sql.execute("LOCK TABLE job_stats, job_workers IN ACCESS EXCLUSIVE MODE")
         await hurried.do_duties()
@@ -74,46 +75,46 @@ async def test_a_duty_that_times_out_keeps_no_other_from_its_turn(
 
 
 async def test_a_duty_that_times_out_does_not_end_the_leadership(
-    sql: Any, hurried: Maintenance
+    sql: Any, hurried: Maintainer
 ) -> None:
     async def leads() -> bool:
-        return hurried._leads_since is not None
+        return hurried.leader.since is not None
 
     task = asyncio.create_task(hurried.run())
     try:
         await until(leads)
-        since, pid = hurried._leads_since, (await backend(hurried))
+        since, pid = hurried.leader.since, (await backend(hurried))
         async with sql.transaction():
             await sql.execute("LOCK TABLE job_stats, job_workers IN ACCESS EXCLUSIVE MODE")
             rounds = hurried._next_walk = 0.0  # a slow walk puts the next off by far
             # Gauges are read after the duties that the lock holds up.
             await until_true(lambda: hurried._next_walk > rounds)
-        assert (hurried._leads_since, await backend(hurried)) == (since, pid)
+        assert (hurried.leader.since, await backend(hurried)) == (since, pid)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def backend(maintenance: Maintenance) -> int:
-    return (await maintenance._leadership.connection()).get_server_pid()
+async def backend(maintenance: Maintainer) -> int:
+    return (await maintenance.leader._link.connection()).get_server_pid()
 
 
 async def test_counts_of_many_groups_are_rewritten_only_when_there_is_something_to_fold(
-    sql: Any, maintenance: Maintenance
+    sql: Any, maintenance: Maintainer
 ) -> None:
     versions = "SELECT count(*), min(xmin::text::bigint), max(xmin::text::bigint) FROM job_stats"
     groups = FOLD_ABOVE_ROWS + 100
     await sql.execute(COUNTS, groups)
     await sql.execute(COUNTS, groups)
-    await maintenance._fold_stats()
+    await maintenance._kept_counts.fold()
     folded = await sql.fetchrow(versions)
     assert folded[0] == groups
     for _ in range(3):
-        await maintenance._fold_stats()
+        await maintenance._kept_counts.fold()
     assert await sql.fetchrow(versions) == folded
     for _ in range(3):
         await sql.execute(COUNTS, groups)
-    await maintenance._fold_stats()
+    await maintenance._kept_counts.fold()
     assert await sql.fetchval("SELECT count(*) FROM job_stats") == groups
     assert await sql.fetchval("SELECT sum(jobs) FROM job_stats") == 5 * groups
 
@@ -131,7 +132,7 @@ WHERE tableoid::regclass::text = 'jobs_done_' || to_char(now() AT TIME ZONE 'UTC
 
 
 async def test_later_days_are_made_however_many_rows_the_default_partition_holds_of_today(
-    sql: Any, hurried: Maintenance
+    sql: Any, hurried: Maintainer
 ) -> None:
     await sql.execute(LATE, 0, 0, 150_000, timeout=60)
     hurried._link.drop()
@@ -142,7 +143,7 @@ async def test_later_days_are_made_however_many_rows_the_default_partition_holds
 
 
 async def test_a_day_that_cannot_be_made_keeps_no_other_from_being_made(
-    sql: Any, maintenance: Maintenance
+    sql: Any, maintenance: Maintainer
 ) -> None:
     await sql.execute(
         "CREATE TABLE in_the_way (n int);"
@@ -155,7 +156,7 @@ async def test_a_day_that_cannot_be_made_keeps_no_other_from_being_made(
 
 
 async def test_late_rows_are_seen_once_while_they_are_copied_and_a_deleted_one_stays_away(
-    sql: Any, maintenance: Maintenance
+    sql: Any, maintenance: Maintainer
 ) -> None:
     await sql.execute(LATE, 0, 0, 5_000)
     today = await sql.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date")
@@ -169,7 +170,7 @@ async def test_late_rows_are_seen_once_while_they_are_copied_and_a_deleted_one_s
 
 
 async def test_making_a_day_that_is_there_takes_nothing_from_it(
-    sql: Any, maintenance: Maintenance
+    sql: Any, maintenance: Maintainer
 ) -> None:
     today = await sql.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date")
     await sql.execute(LATE, 0, 0, 100)
@@ -179,7 +180,7 @@ async def test_making_a_day_that_is_there_takes_nothing_from_it(
 
 
 async def test_a_day_that_was_begun_and_never_attached_goes_with_its_time(
-    sql: Any, maintenance: Maintenance
+    sql: Any, maintenance: Maintainer
 ) -> None:
     old = await sql.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date - 30")
     await sql.execute(LATE, 0, 30, 10)
@@ -190,7 +191,7 @@ async def test_a_day_that_was_begun_and_never_attached_goes_with_its_time(
 
 
 async def test_retention_goes_on_where_no_partition_can_be_made(
-    sql: Any, hurried: Maintenance
+    sql: Any, hurried: Maintainer
 ) -> None:
     await sql.execute(LATE, 0, 30, 3 * BATCH, timeout=60)
     await sql.execute(LATE, 3 * BATCH, 0, 10)
@@ -202,13 +203,13 @@ async def test_retention_goes_on_where_no_partition_can_be_made(
 
 
 async def test_a_day_is_dropped_after_what_never_got_into_its_partition(
-    sql: Any, maintenance: Maintenance, monkeypatch: pytest.MonkeyPatch
+    sql: Any, maintenance: Maintainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = await sql.fetchval("SELECT (now() AT TIME ZONE 'UTC')::date - 30")
     await partitions.make(maintenance._link, [old])
     await sql.execute("INSERT INTO job_stats VALUES ('default', 'mail', 'SUCCESS', $1, 5)", old)
     await sql.execute(LATE, 0, 31, 2 * BATCH)
-    monkeypatch.setattr(maintenance_module, "MAX_BATCHES", 1)
+    monkeypatch.setattr(retention, "MAX_BATCHES", 1)
     counts = "SELECT count(*) FROM job_stats WHERE day = $1"
     await maintenance._drop_days()
     assert await sql.fetchval(counts, old) == 1

@@ -26,7 +26,7 @@ from service.jobs import (
 )
 from service.jobs.maintenance import maintainer as maintenance_module
 from service.jobs.maintenance import partitions
-from service.jobs.maintenance.maintainer import Maintenance
+from service.jobs.maintenance.maintainer import Maintainer
 from tests.jobs.conftest import Quick
 from tests.jobs.waiting import until, until_true
 
@@ -34,8 +34,8 @@ from tests.jobs.waiting import until, until_true
 @pytest.fixture
 async def maintenance(
     database: Database, handlers: Registry, quick: Quick
-) -> AsyncIterator[Maintenance]:
-    one = Maintenance(database, quick(retention_days=2), handlers=handlers)
+) -> AsyncIterator[Maintainer]:
+    one = Maintainer(database, quick(retention_days=2), handlers=handlers)
     yield one
     await one.close()
 
@@ -74,7 +74,7 @@ async def done(sql: Any, finished_at: datetime, jobs: int = 1) -> None:
 async def test_of_three_one_leads_and_another_takes_over_when_its_connection_is_cut(
     database: Database, handlers: Registry, sql: Any, quick: Quick
 ) -> None:
-    three = [Maintenance(database, quick(), handlers=handlers) for _ in range(3)]
+    three = [Maintainer(database, quick(), handlers=handlers) for _ in range(3)]
     tasks = [asyncio.create_task(one.run()) for one in three]
     holders = (
         "SELECT array_agg(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
@@ -86,8 +86,8 @@ async def test_of_three_one_leads_and_another_takes_over_when_its_connection_is_
     async def one_holder() -> bool:
         return len(await sql.fetchval(holders) or ()) == 1
 
-    def leaders() -> list[Maintenance]:
-        return [one for one in three if one._leads_since is not None]
+    def leaders() -> list[Maintainer]:
+        return [one for one in three if one.leader.since is not None]
 
     try:
         await until(lambda: sql.fetchval(holders))
@@ -113,43 +113,43 @@ async def test_of_three_one_leads_and_another_takes_over_when_its_connection_is_
 
 
 async def test_a_leader_whose_connection_was_cut_leads_only_with_the_lock(
-    database: Database, handlers: Registry, sql: Any, quick: Quick, maintenance: Maintenance
+    database: Database, handlers: Registry, sql: Any, quick: Quick, maintenance: Maintainer
 ) -> None:
-    assert await maintenance._lead()
-    other = Maintenance(database, quick(), handlers=handlers)
-    old = await maintenance._leadership.connection()
+    assert await maintenance.leader.lead()
+    other = Maintainer(database, quick(), handlers=handlers)
+    old = await maintenance.leader._link.connection()
     await sql.execute("SELECT pg_terminate_backend($1)", old.get_server_pid())
     await until_true(old.is_closed)
-    assert await other._lead()
-    assert not await maintenance._lead()
+    assert await other.leader.lead()
+    assert not await maintenance.leader.lead()
     await other.close()
 
 
-async def test_a_leader_holds_back_no_vacuum(sql: Any, maintenance: Maintenance) -> None:
+async def test_a_leader_holds_back_no_vacuum(sql: Any, maintenance: Maintainer) -> None:
     held = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
         " AND pid <> pg_backend_pid() AND (backend_xid IS NOT NULL OR backend_xmin IS NOT NULL)"
     )
-    assert await maintenance._lead()
+    assert await maintenance.leader.lead()
     assert await sql.fetchval(held) == 0
-    assert await maintenance._lead()
+    assert await maintenance.leader.lead()
     assert await sql.fetchval(held) == 0
 
 
 async def test_a_leader_stays_where_idle_transactions_are_ended(
-    sql: Any, maintenance: Maintenance
+    sql: Any, maintenance: Maintainer
 ) -> None:
     name = await sql.fetchval("SELECT current_database()")
     await sql.execute(f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '50ms'")
-    assert await maintenance._lead()
+    assert await maintenance.leader.lead()
     await sql.execute("SELECT pg_sleep(0.2)")
-    assert await maintenance._lead()
+    assert await maintenance.leader.lead()
 
 
 # -- partitions -----------------------------------------------------------------------------------
 
 
-async def test_partitions_are_made_ahead(sql: Any, maintenance: Maintenance) -> None:
+async def test_partitions_are_made_ahead(sql: Any, maintenance: Maintainer) -> None:
     await maintenance.do_duties()
     first = await today(sql)
     assert {first + timedelta(days=ahead) for ahead in range(8)} <= await days(sql)
@@ -166,7 +166,7 @@ async def test_processes_that_make_partitions_at_once_do_not_fail(
 
 
 async def test_rows_that_the_default_partition_caught_move_along(
-    sql: Any, maintenance: Maintenance
+    sql: Any, maintenance: Maintainer
 ) -> None:
     now = await sql.fetchval("SELECT now()")
     await done(sql, now, jobs=5)
@@ -188,7 +188,7 @@ async def test_a_job_can_end_while_no_partition_fits(
 
 
 async def test_retention_drops_whole_days_and_their_counts(
-    database: Database, sql: Any, session: AsyncSession, maintenance: Maintenance
+    database: Database, sql: Any, session: AsyncSession, maintenance: Maintainer
 ) -> None:
     now = await sql.fetchval("SELECT now()")
     link = database.link()
@@ -233,7 +233,7 @@ async def test_a_drop_that_waits_for_a_reader_holds_up_nobody_else(
 
 
 async def test_old_rows_that_never_had_a_partition_are_dropped_too(
-    sql: Any, session: AsyncSession, maintenance: Maintenance
+    sql: Any, session: AsyncSession, maintenance: Maintainer
 ) -> None:
     now = await sql.fetchval("SELECT now()")
     await done(sql, now - timedelta(days=30), jobs=3)
@@ -254,7 +254,7 @@ async def test_dead_letters_are_kept_for_their_own_time(
         "INSERT INTO job_stats SELECT queue, job_type, status, (finished_at AT TIME ZONE 'UTC')::date,"
         " 1 FROM jobs_dead"
     )
-    one = Maintenance(database, quick(dead_retention_days=4), handlers=handlers)
+    one = Maintainer(database, quick(dead_retention_days=4), handlers=handlers)
     await one.do_duties()
     await one.close()
     left = await sql.fetchval("SELECT count(*) FROM jobs_dead")
@@ -267,7 +267,7 @@ async def test_dead_letters_are_kept_for_their_own_time(
 
 async def test_counts_are_exact_after_a_mixture_of_everything(
     database: Database, handlers: Registry, sql: Any, session: AsyncSession, quick: Quick,
-    maintenance: Maintenance,
+    maintenance: Maintainer,
 ) -> None:  # fmt: skip
     @handlers.handler("mail", backoff=Backoff(base_seconds=60, jitter=0))
     async def handle(payload: Any) -> None:
@@ -320,17 +320,17 @@ async def test_a_new_process_leads_after_its_first_claims(
     database: Database, handlers: Registry, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance_module, "FIRST_CLAIMS_SECONDS", 0.5)
-    one = Maintenance(database, quick(maintenance_seconds=300), handlers=handlers)
+    one = Maintainer(database, quick(maintenance_seconds=300), handlers=handlers)
     began = time.monotonic()
     running = asyncio.create_task(one.run())
-    await until_true(lambda: one._leads_since is not None)
+    await until_true(lambda: one.leader.since is not None)
     assert time.monotonic() - began >= 0.5
     running.cancel()
     await asyncio.wait([running])
     await one.close()
 
 
-async def test_the_leader_shows_how_deep_each_queue_is(sql: Any, maintenance: Maintenance) -> None:
+async def test_the_leader_shows_how_deep_each_queue_is(sql: Any, maintenance: Maintainer) -> None:
     await enqueue_batch(sql, [NewJob("mail", queue="deep") for _ in range(7)])
     await maintenance.do_duties()
     assert REGISTRY.get_sample_value("finmind_queue_depth", {"queue": "deep"}) == 7

@@ -129,7 +129,7 @@ async def test_no_handler_runs_inside_an_open_transaction(
 
     @handlers.handler("mail")
     async def handle(payload: Any) -> bool:
-        # Maintenance and heartbeats have short ones: there must be a moment with none.
+        # Maintainer and heartbeats have short ones: there must be a moment with none.
         return await until(lambda: own.fetchval(open_ones))
 
     job_id = await put("mail")

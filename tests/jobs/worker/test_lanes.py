@@ -11,11 +11,11 @@ from service.db.engine import Database
 from service.jobs import NewJob, Registry, enqueue_batch, process_due_jobs, store
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobId, LeaseToken
-from service.jobs.core.lane import Lane, LaneHead
-from service.jobs.maintenance.maintainer import Maintenance
+from service.jobs.core.lane import MAX_LANES, Lane, LaneHead
+from service.jobs.maintenance.maintainer import Maintainer
 from service.jobs.worker.pipeline import Pipeline
 from service.jobs.worker.plan.lane_watcher import DEAR_LISTING_SECONDS
-from service.jobs.worker.plan.lanes import FLOOR_WINDOW_JOBS, HEAD_WINDOW_SECONDS, MAX_LANES, Lanes
+from service.jobs.worker.plan.lanes import FLOOR_WINDOW_JOBS, HEAD_WINDOW_SECONDS, Lanes
 from service.jobs.worker.slots import Slots
 from service.observability import metrics
 from tests.jobs.claims import claim
@@ -129,8 +129,8 @@ async def test_unserved_types_behind_a_thousand_lanes_fail(
 ) -> None:
     await crowd(sql)
     job_id = await put("nobodys", queue="z")
-    leader = Maintenance(database, quick(unknown_type_grace_seconds=0), handlers=handlers)
-    assert await leader._lead()
+    leader = Maintainer(database, quick(unknown_type_grace_seconds=0), handlers=handlers)
+    assert await leader.leader.lead()
     await leader.do_duties()
     leader._next_walk = 0.0  # so many lanes are walked at most so often
     await leader.do_duties()

@@ -9,9 +9,9 @@ from typing import Final
 from service.db.connection import Link
 from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
-from service.jobs.core.lane import Lane
+from service.jobs.core.lane import MAX_LANES, Lane
 from service.jobs.loops import Pause
-from service.jobs.worker.plan.lanes import HEAD_WINDOW_SECONDS, MAX_LANES, Lanes
+from service.jobs.worker.plan.lanes import HEAD_WINDOW_SECONDS, Lanes
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
 from service.settings import Settings

@@ -10,7 +10,15 @@ from typing import Final
 
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobId
-from service.jobs.core.lane import LANE_START, SLACK_SECONDS, Lane, LaneHead, LaneRequest, Position
+from service.jobs.core.lane import (
+    LANE_START,
+    MAX_LANES,
+    SLACK_SECONDS,
+    Lane,
+    LaneHead,
+    LaneRequest,
+    Position,
+)
 from service.jobs.worker.plan.sweep import WHOLE, Sweep
 from service.jobs.worker.slots import Slots
 
@@ -25,9 +33,6 @@ HEAD_WINDOW_SECONDS: Final = 5.0
 this are above the floor that it gives. So are those in lanes that are known before any listing."""
 
 NOT_LISTED: Final = float("-inf")
-
-MAX_LANES: Final = 1000
-"""Lanes listed at once. Where there are more, one listing goes on behind the last."""
 
 
 @dataclass(slots=True)
