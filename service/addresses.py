@@ -1,6 +1,7 @@
-"""Addresses of what the service talks to: mail servers, web APIs, people. Text in, parts out.
+"""Validates addresses of mail servers, web APIs and people.
 
-Each of them raises ValueError with what was expected, and quotes nothing that may hold a password.
+An invalid address raises ValueError with what was expected. The message quotes nothing that may hold
+a password.
 """
 
 import re
@@ -14,24 +15,24 @@ from urllib.parse import unquote, urlsplit
 DEFAULT_SMTP_PORTS: Final = {"smtp": 25, "smtp+starttls": 587, "smtp+ssl": 465}
 MAX_EMAIL_CHARS: Final = 254
 
-# RFC 5321 §4.5.3.1: 64 octets before the @, 254 in a path that fits a command line. Dot-atoms in
-# ASCII only: quoted local parts and SMTPUTF8 are refused by too many servers to be promised, and
-# a domain in other letters can be given in its xn-- form.
+# RFC 5321 §4.5.3.1: 64 octets before the @, 254 in a path that fits a command line. Only dot-atoms in
+# ASCII: too many servers refuse quoted local parts and SMTPUTF8, and an international domain can be
+# written in its xn-- form.
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _EMAIL: Final = re.compile(
     rf"(?=[^@]{{1,64}}@){_ATOM}(?:\.{_ATOM})*@(?:(?:{_LABEL}\.)+{_LABEL}|localhost)"
 )
 
-# RFC 2047: in a header it would be decoded, to whatever stands in it.
+# RFC 2047: a mail client would decode it in a header, to any text at all.
 _ENCODED_WORD: Final = re.compile(r"=\?.*\?=")
 
-# E.164: a plus, a country code that does not start with 0, fifteen digits at most.
+# E.164: a plus, a country code that does not start with 0, at most fifteen digits.
 _E164: Final = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
 def is_email(text: str) -> bool:
-    """Whether the text is one plain e-mail address and nothing else."""
+    """Whether the text is exactly one plain e-mail address."""
     return (
         len(text) <= MAX_EMAIL_CHARS
         and _EMAIL.fullmatch(text) is not None
@@ -40,12 +41,12 @@ def is_email(text: str) -> bool:
 
 
 def is_e164(text: str) -> bool:
-    """Whether the text is one international telephone number."""
+    """Whether the text is an international telephone number."""
     return _E164.fullmatch(text) is not None
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the host is this machine itself, by its name or address."""
+    """Whether the host is localhost or a loopback address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -53,10 +54,10 @@ def is_loopback(host: str) -> bool:
 
 
 def web_base(url: str) -> str:
-    """The URL of a web API, without a slash at its end.
+    """The URL of a web API, without a trailing slash.
 
     Raises:
-        ValueError: it is none, or holds more than an API's place.
+        ValueError: it is not an http or https URL, or has a user or a query.
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
@@ -65,7 +66,7 @@ def web_base(url: str) -> str:
 
 
 def sender(text: str) -> Address:
-    """The sender of mails, bare or as `Name <address>`.
+    """The sender of mails, as `address` or `Name <address>`.
 
     Raises:
         ValueError: it is not one address.
@@ -78,7 +79,7 @@ def sender(text: str) -> Address:
 
 @dataclass(frozen=True, slots=True)
 class SmtpServer:
-    """Where mail goes."""
+    """A mail server and the credentials for it."""
 
     host: str
     port: int
@@ -88,10 +89,10 @@ class SmtpServer:
 
     @classmethod
     def from_url(cls, url: str) -> "SmtpServer":
-        """The server that the URL names.
+        """Parse the URL of a mail server.
 
         Raises:
-            ValueError: it names none.
+            ValueError: the URL is invalid.
         """
         wrong = ValueError(
             "expected smtp://, smtp+starttls:// or smtp+ssl:// with user:password@host:port "

@@ -1,4 +1,4 @@
-"""A secret made on first use and kept in a file: for development, where nobody sets one."""
+"""A secret that is created on first use and kept in a file, for development."""
 
 import contextlib
 import fcntl
@@ -16,18 +16,18 @@ _log = logging.getLogger(__name__)
 
 
 def kept_secret(path: Path) -> str:
-    """The secret in the file at `path`, made where there is none that can be trusted."""
+    """The secret in the file at `path`. Creates it if the file is missing or cannot be trusted."""
     if not (kept := standing_secret(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.parent):
-            # Another process may have made it since.
+            # Another process may have created it since.
             if not (kept := standing_secret(path)):
                 kept = _make(path)
     return kept
 
 
 def standing_secret(path: Path) -> str | None:
-    """The secret in the file at `path`; None where there is none, or one that others may know."""
+    """The secret in the file at `path`, or None if the file is missing or others may know it."""
     try:
         return None if _fault(path) else path.read_text().strip()
     except FileNotFoundError:
@@ -40,7 +40,7 @@ def _make(path: Path) -> str:
     else:
         _log.info("kept_secret_made", extra={"path": str(path)})
     made = secrets.token_hex(MIN_SECRET_BYTES)
-    # Aside and renamed: a crash in between leaves no half of a secret.
+    # Written to another file and renamed, so that a crash leaves no half-written secret.
     aside = path.with_name(f"{path.name}.new")
     aside.unlink(missing_ok=True)
     aside.touch(mode=0o600)
@@ -50,10 +50,10 @@ def _make(path: Path) -> str:
 
 
 def _fault(path: Path) -> str | None:
-    """Why a secret that stands there is not to be used."""
+    """Why the secret in the file must not be used."""
     state = path.stat()
     if stat.S_IMODE(state.st_mode) & 0o077:
-        return f"others may use the file: its mode is {stat.S_IMODE(state.st_mode):o}, not 600"
+        return f"others can access the file: its mode is {stat.S_IMODE(state.st_mode):o}, not 600"
     if state.st_uid != os.geteuid() != 0:
         return "the file belongs to another user"
     if state.st_size < MIN_SECRET_BYTES or len(path.read_text().strip()) < MIN_SECRET_BYTES:
@@ -63,7 +63,7 @@ def _fault(path: Path) -> str | None:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Hold the directory against other processes; the lock ends with the process."""
+    """Lock the directory against other processes. The lock ends with the process."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
