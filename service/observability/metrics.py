@@ -3,26 +3,20 @@
 The engine calls `record_event`, `observe_run` and `observe_start_delay` tens of thousands of times
 a second, so the children of labels are kept in plain dicts and histograms are plain lists that are
 read when scraped. All of them are called from the event loop's thread only.
-
-Names of job types and queues come from clients. At most `MAX_LABEL_VALUES` of each get labels of
-their own; those that come later are counted as `other`, so that no client can fill the memory of
-this process or of Prometheus. Types that this process has handlers for are always named.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import REGISTRY, Counter, Gauge, disable_created_metrics
-from prometheus_client.core import HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import Counter, Gauge, disable_created_metrics
+
+from service.observability.events import REASONS_BY_EVENT
+from service.observability.histogram import FastHistogram
+from service.observability.labels import LabelBound, known_channel, known_job_type, known_queue
 
 # Else each counter has a second series, which nothing reads.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no type for it
-
-MAX_LABEL_VALUES: Final = 500
-OTHER: Final = "other"
 
 RUN_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
@@ -35,88 +29,10 @@ DELAY_BUCKETS: Final = (
 BATCH_BUCKETS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 
 
-class LabelBound:
-    """The set of values that one label may take; `other` stands for the rest."""
-
-    def __init__(self, limit: int = MAX_LABEL_VALUES) -> None:
-        self._limit = limit
-        self._reserved: frozenset[str] = frozenset()
-        self._seen: set[str] = set()
-
-    def reserve(self, values: Iterable[str]) -> None:
-        """Name these for ever, whatever clients send: a process's own configuration."""
-        self._reserved |= frozenset(values)
-
-    @property
-    def reserved(self) -> frozenset[str]:
-        """The names that are always shown."""
-        return self._reserved
-
-    def __call__(self, value: str) -> str:
-        """The value itself while there is room for it, else `other`."""
-        if value in self._seen or value in self._reserved:
-            return value
-        if len(self._seen) >= self._limit:
-            return OTHER
-        self._seen.add(value)
-        return value
-
-
-known_job_type: Final = LabelBound()
-"""Types that this process has handlers for: see `expect_job_types`."""
-known_queue: Final = LabelBound()
-known_channel: Final = LabelBound(20)
-
-
-class FastHistogram(Collector):
-    """A histogram whose `observe` is two additions: no lock, one thread.
-
-    prometheus_client's own takes two locks and a linear search: 1.5 µs against 0.3 µs, and the
-    engine observes 80,000 times a second.
-    """
-
-    def __init__(
-        self, name: str, documentation: str, *, label: str, buckets: Sequence[float]
-    ) -> None:
-        self.name = name
-        self.documentation = documentation
-        self.labelnames = (label,)
-        self._bounds = tuple(buckets)
-        # Per label value: one count a bucket, one above them all, then the sum.
-        self._cells: dict[str, list[float]] = {}
-        REGISTRY.register(self)
-
-    def observe(self, value: str, seconds: float, *, bound: LabelBound) -> None:
-        """Add one observation under the label's value."""
-        cells = self._cells.get(value)
-        if cells is None:
-            value = bound(value)
-            cells = self._cells.setdefault(value, [0.0] * (len(self._bounds) + 2))
-        cells[bisect_left(self._bounds, seconds)] += 1
-        cells[-1] += seconds
-
-    def collect(self) -> Iterator[Metric]:
-        """The state as Prometheus reads it; buckets are cumulative."""
-        family = HistogramMetricFamily(self.name, self.documentation, labels=self.labelnames)
-        names = [*map(str, self._bounds), "+Inf"]
-        for value, cells in list(self._cells.items()):
-            total = 0.0
-            buckets: list[tuple[str, float]] = []
-            for name, count in zip(names, cells[:-1], strict=True):
-                total += count
-                buckets.append((name, total))
-            family.add_metric([value], buckets=buckets, sum_value=cells[-1])
-        yield family
-
-    def describe(self) -> Iterator[Metric]:
-        """Lets the registry check for a clash of names."""
-        yield HistogramMetricFamily(self.name, self.documentation, labels=self.labelnames)
-
-
 # -- jobs -----------------------------------------------------------------------------------------
 JOB_EVENTS: Final = Counter(
     "finmind_job_events_total",
-    "Events in the life of jobs: enqueued, succeeded, retried, dead_lettered, failed, manual_retry, cancelled, snoozed, released, postponed, rescued, stale_settle, stale_heartbeat, stale_progress; `status` is `ok` or the reason.",
+    f"Events in the life of jobs: {', '.join(REASONS_BY_EVENT)}; `status` is `ok` or the reason.",
     ["event", "job_type", "status"],
 )
 JOBS_CREATED: Final = Counter(
@@ -210,37 +126,17 @@ JWKS_FETCHES: Final = Counter(
     "finmind_jwks_fetches_total", "Fetches of the JWKS: `ok` or `failed`.", ["outcome"]
 )
 
-EVENT_STATUSES: Final[dict[str, tuple[str, ...]]] = {
-    "enqueued": ("ok",),
-    "succeeded": ("ok",),
-    "retried": ("error", "timeout", "retry_after", "cancelled_itself"),
-    "dead_lettered": (
-        "error", "timeout", "retry_after", "cancelled_itself", "lease_lost", "poison",
-    ),
-    "failed": ("permanent", "bad_payload", "bad_result", "no_handler", "refused"),
-    "manual_retry": ("ok",),
-    "cancelled": ("ok",),
-    "snoozed": ("ok",),
-    "released": ("ok",),
-    "postponed": ("ok",),
-    "rescued": ("ok",),
-    "stale_settle": ("lease_lost",),
-    "stale_heartbeat": ("lease_lost",),
-    "stale_progress": ("lease_lost",),
-}  # fmt: skip
-"""What `finmind_job_events_total` can count, and with which `status`."""
-
 _event_children: dict[tuple[str, str, str], Counter] = {}
 
 
-def record_event(event: str, job_type: str, status: str = "ok", count: int = 1) -> None:
-    """Count `count` events of one job type."""
-    child = _event_children.get((event, job_type, status))
+def record_event(event: str, job_type: str, reason: str = "ok", count: int = 1) -> None:
+    """Count `count` events of one job type; `REASONS_BY_EVENT` lists events and reasons."""
+    child = _event_children.get((event, job_type, reason))
     if child is None:
         known = known_job_type(job_type)
-        child = JOB_EVENTS.labels(event, known, status)
+        child = JOB_EVENTS.labels(event, known, reason)
         if known == job_type:  # the others are without bound
-            _event_children[(event, job_type, status)] = child
+            _event_children[(event, job_type, reason)] = child
     child.inc(count)
 
 
@@ -253,9 +149,9 @@ def expect_job_types(job_types: Iterable[str]) -> None:
     names = list(job_types)
     known_job_type.reserve(names)
     for name in names:
-        for event, statuses in EVENT_STATUSES.items():
-            for status in statuses:
-                record_event(event, name, status, 0)
+        for event, reasons in REASONS_BY_EVENT.items():
+            for reason in reasons:
+                record_event(event, name, reason, 0)
 
 
 def jobs_created(jobs_by_type: Mapping[str, int]) -> None:
@@ -294,61 +190,6 @@ def record_database_error(operation: str) -> None:
 def reminder_event(event: str, channel: str, status: str = "ok") -> None:
     """Count one event of a reminder."""
     REMINDER_EVENTS.labels(event, known_channel(channel), status).inc()
-
-
-@dataclass(frozen=True, slots=True)
-class QueueReading:
-    """What the leader read of one queue."""
-
-    queue: str
-    depth: int
-    running: int
-    oldest_due_seconds: float
-
-
-_shown_queues: set[str] = set()
-
-
-def set_queue_gauges(rows: Iterable[QueueReading]) -> None:
-    """Show these queues and no others; those beyond the bound are summed up as `other`.
-
-    Configured and served queues come first, then those that hold most: a crowd of names that some
-    client chose hides no queue of the service's own.
-    """
-    named = known_queue.reserved
-    readings = sorted(rows, key=lambda row: (row.queue not in named, -row.depth - row.running))
-    merged: dict[str, QueueReading] = {}
-    for position, row in enumerate(readings):
-        shown = row.queue in named or position < MAX_LABEL_VALUES
-        name = row.queue if shown else OTHER
-        before = merged.get(name, QueueReading(name, 0, 0, 0.0))
-        merged[name] = QueueReading(
-            name,
-            before.depth + row.depth,
-            before.running + row.running,
-            max(before.oldest_due_seconds, row.oldest_due_seconds),
-        )
-    for vanished in _shown_queues - merged.keys():
-        for gauge in (QUEUE_DEPTH, QUEUE_OLDEST_DUE, QUEUE_RUNNING):
-            gauge.remove(vanished)
-    for name, reading in merged.items():
-        QUEUE_DEPTH.labels(name).set(reading.depth)
-        QUEUE_OLDEST_DUE.labels(name).set(reading.oldest_due_seconds)
-        QUEUE_RUNNING.labels(name).set(reading.running)
-    _shown_queues.clear()
-    _shown_queues.update(merged)
-
-
-def set_waiting_gauges(jobs: Mapping[str, int]) -> None:
-    """Show how many jobs of these types wait for a worker, and of no others."""
-    WAITING_FOR_WORKER.clear()
-    for job_type, count in sorted(jobs.items())[:MAX_LABEL_VALUES]:
-        WAITING_FOR_WORKER.labels(job_type).set(count)
-
-
-def clear_queue_gauges() -> None:
-    """Show no queue: this process is no longer the leader, whose figures alone are fresh."""
-    set_queue_gauges(())
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,10 @@ import pytest
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.observability import metrics
-from service.observability.metrics import OTHER, LabelBound, QueueReading
+from service.observability import metrics, queue_gauges
+from service.observability.events import REASONS_BY_EVENT
+from service.observability.labels import MAX_LABEL_VALUES, OTHER, LabelBound
+from service.observability.queue_gauges import QueueReading
 
 SOURCE = Path(metrics.__file__).parents[1]
 
@@ -22,9 +24,9 @@ def sample(name: str, **labels: str) -> float | None:
 @pytest.fixture
 def small_bounds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(metrics, "known_job_type", LabelBound(3))
-    monkeypatch.setattr(metrics, "known_queue", LabelBound(3))
+    monkeypatch.setattr(queue_gauges, "known_queue", LabelBound(3))
     yield
-    metrics.clear_queue_gauges()
+    queue_gauges.clear_queue_gauges()
 
 
 def test_events_are_counted_by_type_and_status() -> None:
@@ -81,21 +83,21 @@ def reading(queue: str, depth: int) -> QueueReading:
 
 @pytest.mark.usefixtures("small_bounds")
 def test_queues_that_vanished_are_shown_no_more() -> None:
-    metrics.set_queue_gauges([reading("a", 5), reading("b", 7)])
-    metrics.set_queue_gauges([reading("b", 8)])
+    queue_gauges.set_queue_gauges([reading("a", 5), reading("b", 7)])
+    queue_gauges.set_queue_gauges([reading("b", 8)])
     assert sample("finmind_queue_depth", queue="a") is None
     assert sample("finmind_queue_depth", queue="b") == 8
-    metrics.clear_queue_gauges()
+    queue_gauges.clear_queue_gauges()
     assert sample("finmind_queue_depth", queue="b") is None
 
 
 def test_queues_beyond_the_bound_are_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "MAX_LABEL_VALUES", 3)
-    metrics.set_queue_gauges([reading(f"q{number}", number) for number in range(6)])
+    monkeypatch.setattr(queue_gauges, "MAX_LABEL_VALUES", 3)
+    queue_gauges.set_queue_gauges([reading(f"q{number}", number) for number in range(6)])
     assert sample("finmind_queue_depth", queue=OTHER) == 0 + 1 + 2
     assert sample("finmind_queue_oldest_due_seconds", queue=OTHER) == 2
     assert sample("finmind_queue_running", queue=OTHER) == 3
-    metrics.clear_queue_gauges()
+    queue_gauges.clear_queue_gauges()
 
 
 def test_the_exposition_is_what_prometheus_parses() -> None:
@@ -176,8 +178,8 @@ def test_every_event_and_reason_can_be_shown_from_0_on() -> None:
     (documentation,) = (
         doc.documentation for doc in metrics.catalogue() if doc.name == "finmind_job_events_total"
     )
-    assert all(event in documentation for event in metrics.EVENT_STATUSES)
-    known = {status for statuses in metrics.EVENT_STATUSES.values() for status in statuses}
+    assert all(event in documentation for event in REASONS_BY_EVENT)
+    known = {status for statuses in REASONS_BY_EVENT.values() for status in statuses}
     assert reasons_given() <= known
 
 
@@ -191,22 +193,23 @@ def test_an_expected_type_shows_its_failures_before_the_first() -> None:
 def test_a_reserved_queue_is_shown_whatever_crowd_is_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(metrics, "known_queue", LabelBound())
-    metrics.known_queue.reserve(["the-real-one"])
-    crowd = [reading(f"q{number}", 10) for number in range(2 * metrics.MAX_LABEL_VALUES)]
-    metrics.set_queue_gauges([*crowd, reading("the-real-one", 1)])
+    known = LabelBound()
+    known.reserve(["the-real-one"])
+    monkeypatch.setattr(queue_gauges, "known_queue", known)
+    crowd = [reading(f"q{number}", 10) for number in range(2 * MAX_LABEL_VALUES)]
+    queue_gauges.set_queue_gauges([*crowd, reading("the-real-one", 1)])
     assert sample("finmind_queue_depth", queue="the-real-one") == 1
-    assert sample("finmind_queue_depth", queue=OTHER) == (metrics.MAX_LABEL_VALUES + 1) * 10
-    metrics.clear_queue_gauges()
+    assert sample("finmind_queue_depth", queue=OTHER) == (MAX_LABEL_VALUES + 1) * 10
+    queue_gauges.clear_queue_gauges()
 
 
 def test_the_longest_queues_are_shown_though_others_were_shown_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(metrics, "known_queue", LabelBound())
-    metrics.set_queue_gauges(reading(f"old{n}", 1) for n in range(metrics.MAX_LABEL_VALUES))
-    metrics.set_queue_gauges(
-        [*(reading(f"old{n}", 1) for n in range(metrics.MAX_LABEL_VALUES)), reading("new", 9)]
+    monkeypatch.setattr(queue_gauges, "known_queue", LabelBound())
+    queue_gauges.set_queue_gauges(reading(f"old{n}", 1) for n in range(MAX_LABEL_VALUES))
+    queue_gauges.set_queue_gauges(
+        [*(reading(f"old{n}", 1) for n in range(MAX_LABEL_VALUES)), reading("new", 9)]
     )
     assert sample("finmind_queue_depth", queue="new") == 9
-    metrics.clear_queue_gauges()
+    queue_gauges.clear_queue_gauges()

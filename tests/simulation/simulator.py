@@ -12,12 +12,8 @@ import structlog
 from pydantic import SecretStr
 from structlog.typing import EventDict, WrappedLogger
 
-from service.observability.metrics import (
-    HANDLERS_STUCK,
-    WORKER_LEADER,
-    WORKER_UP,
-    clear_queue_gauges,
-)
+from service.observability.metrics import HANDLERS_STUCK, WORKER_LEADER, WORKER_UP
+from service.observability.queue_gauges import clear_queue_gauges
 from service.settings import Environment
 from tests.conftest import TEST_SECRET, IsolatedSettings
 from tests.simulation.books import Violation

@@ -9,8 +9,9 @@ from service import signals
 from service.errors import ConfigurationError
 from service.jobs.core.job import DEFAULT_QUEUE
 from service.jobs.handlers.registry import registry
+from service.observability.labels import known_queue
 from service.observability.logging import get_logger
-from service.observability.metrics import expect_job_types, known_queue
+from service.observability.metrics import expect_job_types
 from service.settings import Environment, Settings
 
 ENTRY_POINT_GROUP: Final = "finmind_jobs.handlers"

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from service.db.connection import Link
 from service.jobs import store
 from service.jobs.core.lane import MAX_LANES, LaneHead
-from service.observability.metrics import QueueReading, known_queue, set_queue_gauges
+from service.observability.labels import known_queue
+from service.observability.queue_gauges import QueueReading, set_queue_gauges
 
 
 async def read_queue_gauges(link: Link, heads: Sequence[LaneHead], *, cap: int) -> None:

@@ -19,11 +19,8 @@ from service.jobs.maintenance.created_jobs import CreatedJobs
 from service.jobs.maintenance.leader import Leader
 from service.jobs.maintenance.unserved import UnservedTypes
 from service.observability.logging import get_logger
-from service.observability.metrics import (
-    clear_queue_gauges,
-    record_database_error,
-    set_waiting_gauges,
-)
+from service.observability.metrics import record_database_error
+from service.observability.queue_gauges import clear_queue_gauges, set_waiting_gauges
 from service.settings import Settings
 
 WALK_SHARE: Final = 0.02

@@ -10,7 +10,8 @@ from service.jobs import store
 from service.jobs.core.lane import MAX_LANES, Lane, LaneHead
 from service.jobs.handlers.registry import Registry
 from service.jobs.maintenance.unserved_log import UnservedLog
-from service.observability.metrics import record_event, set_waiting_gauges
+from service.observability.metrics import record_event
+from service.observability.queue_gauges import set_waiting_gauges
 from service.settings import Settings
 
 BATCH: Final = 1000

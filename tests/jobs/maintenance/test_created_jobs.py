@@ -12,7 +12,7 @@ from service.jobs import Registry
 from service.jobs.core.lane import MAX_LANES
 from service.jobs.maintenance.created_jobs import MAX_COUNTED, CreatedJobs
 from service.jobs.maintenance.maintainer import Maintainer
-from service.observability.metrics import clear_queue_gauges
+from service.observability.queue_gauges import clear_queue_gauges
 from tests.jobs.conftest import Quick, StartWorker
 
 BY_SQL = "INSERT INTO background_jobs (job_type) SELECT $1 FROM generate_series(1, $2::int)"

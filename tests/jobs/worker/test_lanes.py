@@ -18,6 +18,8 @@ from service.jobs.worker.plan.lane_watcher import DEAR_LISTING_SECONDS
 from service.jobs.worker.plan.lanes import FLOOR_WINDOW_JOBS, HEAD_WINDOW_SECONDS, Lanes
 from service.jobs.worker.slots import Slots
 from service.observability import metrics
+from service.observability.labels import LabelBound
+from service.observability.queue_gauges import clear_queue_gauges
 from tests.jobs.claims import claim
 from tests.jobs.conftest import Put, Quick, StartWorker
 from tests.jobs.waiting import occurs, until_ended, until_true
@@ -29,9 +31,9 @@ NOON = 1_800_000_000.0
 @pytest.fixture(autouse=True)
 def _names_of_this_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The metrics of a process know so many queues; a crowd of ours would leave the others none."""
-    monkeypatch.setattr(metrics, "known_queue", metrics.LabelBound(10))
+    monkeypatch.setattr(metrics, "known_queue", LabelBound(10))
     yield
-    metrics.clear_queue_gauges()
+    clear_queue_gauges()
 
 
 def claimed_job(job_id: int, *, due_at: float, queue: str = "default") -> ClaimedJob:

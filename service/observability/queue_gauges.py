@@ -1,0 +1,67 @@
+"""The gauges of queues, which the maintenance leader sets and nobody else."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from service.observability.labels import MAX_LABEL_VALUES, OTHER, known_queue
+from service.observability.metrics import (
+    QUEUE_DEPTH,
+    QUEUE_OLDEST_DUE,
+    QUEUE_RUNNING,
+    WAITING_FOR_WORKER,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReading:
+    """What the leader read of one queue."""
+
+    queue: str
+    depth: int
+    running: int
+    oldest_due_seconds: float
+
+
+_shown_queues: set[str] = set()
+
+
+def set_queue_gauges(rows: Iterable[QueueReading]) -> None:
+    """Show these queues and no others; those beyond the bound are summed up as `other`.
+
+    Configured and served queues come first, then those that hold most: a crowd of names that some
+    client chose hides no queue of the service's own.
+    """
+    named = known_queue.reserved
+    readings = sorted(rows, key=lambda row: (row.queue not in named, -row.depth - row.running))
+    merged: dict[str, QueueReading] = {}
+    for position, row in enumerate(readings):
+        shown = row.queue in named or position < MAX_LABEL_VALUES
+        name = row.queue if shown else OTHER
+        before = merged.get(name, QueueReading(name, 0, 0, 0.0))
+        merged[name] = QueueReading(
+            name,
+            before.depth + row.depth,
+            before.running + row.running,
+            max(before.oldest_due_seconds, row.oldest_due_seconds),
+        )
+    for vanished in _shown_queues - merged.keys():
+        for gauge in (QUEUE_DEPTH, QUEUE_OLDEST_DUE, QUEUE_RUNNING):
+            gauge.remove(vanished)
+    for name, reading in merged.items():
+        QUEUE_DEPTH.labels(name).set(reading.depth)
+        QUEUE_OLDEST_DUE.labels(name).set(reading.oldest_due_seconds)
+        QUEUE_RUNNING.labels(name).set(reading.running)
+    _shown_queues.clear()
+    _shown_queues.update(merged)
+
+
+def set_waiting_gauges(jobs: Mapping[str, int]) -> None:
+    """Show how many jobs of these types wait for a worker, and of no others."""
+    WAITING_FOR_WORKER.clear()
+    for job_type, count in sorted(jobs.items())[:MAX_LABEL_VALUES]:
+        WAITING_FOR_WORKER.labels(job_type).set(count)
+
+
+def clear_queue_gauges() -> None:
+    """Show no queue: this process is no longer the leader, whose figures alone are fresh."""
+    set_queue_gauges(())
