@@ -11,10 +11,11 @@ from benchmarks.scenario import PAYLOAD, Scale, fresh_database, settings
 from service.db.connection import Link
 from service.db.engine import Database
 from service.jobs import NewJob, enqueue_many, store
+from service.jobs.core.failures import Failure
 from service.jobs.core.job import DEFAULT_PRIORITY, DEFAULT_QUEUE
 from service.jobs.core.lane import LANE_START, Lane, LaneRequest
 from service.jobs.core.new_job import encode_jobs
-from service.jobs.core.outcomes import SUCCEEDED_EMPTY, Failure, Retried
+from service.jobs.core.outcomes import SUCCEEDED_EMPTY, Retried
 from service.jobs.enqueue.enqueue import insert_jobs
 from service.jobs.maintenance import partitions
 

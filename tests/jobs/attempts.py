@@ -2,9 +2,9 @@
 
 from service.jobs import JobStatus, PermanentError, RetryAfter, Snooze
 from service.jobs.core.claimed_job import ClaimedJob
+from service.jobs.core.failures import Failure
 from service.jobs.core.outcomes import (
     Ended,
-    Failure,
     Outcome,
     Postponed,
     Released,

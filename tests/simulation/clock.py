@@ -267,7 +267,7 @@ def install(patch: pytest.MonkeyPatch) -> Clock:
     for name, module in list(sys.modules.items()):
         if name.startswith("service.jobs.") and hasattr(module, "time"):
             patch.setattr(module, "time", clock)
-    patch.setattr("service.jobs.core.outcomes.datetime", Datetime)
+    patch.setattr("service.jobs.core.failures.datetime", Datetime)
     # By default an object's hash is its address, which no seed decides.
     patch.setattr(Run, "__hash__", lambda run: hash(run.job.lease), raising=False)
     return clock

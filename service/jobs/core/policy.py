@@ -11,13 +11,12 @@ from service.errors import InvalidInput, PayloadError
 from service.jobs.core.backoff import Backoff
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.encoding import dump_json, load_json
+from service.jobs.core.failures import MAX_MESSAGE_CHARS, Failure, clean_text
 from service.jobs.core.job import JobStatus
 from service.jobs.core.job_types import JobTypePolicy
 from service.jobs.core.outcomes import (
-    MAX_MESSAGE_CHARS,
     SUCCEEDED_EMPTY,
     Ended,
-    Failure,
     Outcome,
     PermanentError,
     Postponed,
@@ -28,7 +27,6 @@ from service.jobs.core.outcomes import (
     Snoozed,
     Succeeded,
     asked_seconds,
-    clean_text,
     deciding,
 )
 from service.observability.logging import get_logger

@@ -6,10 +6,10 @@ from typing import Final, Protocol
 
 from service.db.connection import Link
 from service.jobs.core.claimed_job import ClaimedJob, Lease, lease_columns
+from service.jobs.core.failures import Failure
 from service.jobs.core.job import JobId
 from service.jobs.core.outcomes import (
     Ended,
-    Failure,
     Outcome,
     Postponed,
     Released,

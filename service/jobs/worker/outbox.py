@@ -14,8 +14,9 @@ from service.db.errors import DATABASE_ERRORS, REFUSED_ERRORS
 from service.jobs import store
 from service.jobs.core.claimed_job import ClaimedJob, Lease
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES, bytes_bound
+from service.jobs.core.failures import Failure, clean_text
 from service.jobs.core.job import JobStatus
-from service.jobs.core.outcomes import Ended, Failure, Outcome, Retried, Succeeded, clean_text
+from service.jobs.core.outcomes import Ended, Outcome, Retried, Succeeded
 from service.jobs.loops import Pause
 from service.jobs.worker.executor import Run
 from service.observability.logging import get_logger

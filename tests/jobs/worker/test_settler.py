@@ -12,7 +12,8 @@ from service.db.connection import Link
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, enqueue_batch, store
 from service.jobs.core.claimed_job import ClaimedJob
-from service.jobs.core.outcomes import SUCCEEDED_EMPTY, Failure, Retried, Snoozed
+from service.jobs.core.failures import Failure
+from service.jobs.core.outcomes import SUCCEEDED_EMPTY, Retried, Snoozed
 from service.jobs.worker.executor import Run
 from service.jobs.worker.settler import Settler
 from service.settings import Settings
