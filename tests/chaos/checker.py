@@ -22,7 +22,7 @@ from tests.chaos.ledger import Event, Note
 LIVE: Final = frozenset({"PENDING", "RUNNING"})
 GIVEN_BACK: Final = frozenset({"retried", "snoozed", "released", "postponed"})
 """Settles after which another run is as it should be."""
-ENDINGS: Final = {"succeeded": "SUCCESS", "failed": "FAILED", "dead_letter": "DEAD_LETTER"}
+ENDINGS: Final = {"succeeded": "SUCCESS", "failed": "FAILED", "dead_lettered": "DEAD_LETTER"}
 """Settles after which there is none, and the status that they leave."""
 SETTLES: Final = GIVEN_BACK | ENDINGS.keys()
 FOREVER: Final = float("inf")

@@ -17,7 +17,7 @@ from typing import Any, Final
 from service.db.connection import Link
 from service.jobs import store
 from service.jobs.core.claimed_job import ClaimedJob, Lease
-from service.jobs.core.outcomes import Outcome
+from service.jobs.core.outcomes import Ending
 from tests.chaos import witness
 
 POINT_VARIABLE: Final = "CRASH_AT"
@@ -54,7 +54,7 @@ def arm() -> None:
         return jobs
 
     async def finish_and_crash(
-        link: Link, ended: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
+        link: Link, ended: Sequence[tuple[ClaimedJob, Ending]], *, max_errors: int
     ) -> set[Lease]:
         writing = asyncio.ensure_future(finish(link, ended, max_errors=max_errors))
         payloads = [json.loads(job.payload) for job, _ in ended]

@@ -276,7 +276,7 @@ def test_a_success_without_the_result_of_its_run_is_a_lost_result(story: Story) 
 
 def test_a_job_retried_by_hand_begins_anew(story: Story) -> None:
     story.ran(1, 5, end="fail")
-    story.settled(1, 5, "dead_letter")
+    story.settled(1, 5, "dead_lettered")
     story.note(Event.RETRIED_BY_HAND, 1)
     story.ran(1, 6)
     story.settled(1, 6)
@@ -287,7 +287,7 @@ def test_an_accepted_end_under_a_token_from_before_a_retry_by_hand_is_stale(stor
     story.ran(1, 5, end="")
     story.fault("stop")
     story.ran(1, 6, OTHER, end="fail")
-    story.settled(1, 6, "dead_letter", OTHER)
+    story.settled(1, 6, "dead_lettered", OTHER)
     story.note(Event.RETRIED_BY_HAND, 1)
     story.note(Event.END, 1, 5)
     story.settled(1, 5)

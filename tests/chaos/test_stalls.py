@@ -29,7 +29,7 @@ KINDS: Final[list[dict[str, Any]]] = [
 ]
 """Jobs of each stall: retried by hand meanwhile or not; with a handler that heeds its cancellation or
 not; and run elsewhere to the end, or still running there, when the stalled process wakes."""
-SETTLES: Final = ("succeeded", "failed", "dead_letter", "released", "retried")
+SETTLES: Final = ("succeeded", "failed", "dead_lettered", "released", "retried")
 
 
 @pytest.mark.parametrize("stalls", STALLS)

@@ -15,15 +15,7 @@ from service import cli
 from service.db.connection import Link
 from service.jobs import store
 from service.jobs.core.claimed_job import ClaimedJob, Lease
-from service.jobs.core.outcomes import (
-    Ended,
-    Outcome,
-    Postponed,
-    Released,
-    Retried,
-    Snoozed,
-    Succeeded,
-)
+from service.jobs.core.outcomes import Outcome
 from tests.chaos.ledger import LEDGER_VARIABLE, Event, Pen
 from tests.jobs.statements import HOME, statement
 
@@ -32,23 +24,6 @@ UNFENCED_VARIABLE: Final = "WITNESS_UNFENCED"
 FENCE: Final = "AND b.lease_token = r.token"
 HEARTBEAT: Final = "heartbeat"
 PROGRESS: Final = "progress"
-
-
-def word_for(outcome: Outcome) -> str:
-    """An outcome in one word, as the ledger has it."""
-    match outcome:
-        case Succeeded():
-            return "succeeded"
-        case Retried():
-            return "retried"
-        case Snoozed():
-            return "snoozed"
-        case Released():
-            return "released"
-        case Postponed():
-            return "postponed"
-        case Ended(status=status):
-            return status.value.lower()
 
 
 class Witness:
@@ -87,15 +62,15 @@ class Witness:
         store.claim.take = watched
 
     def _watch_settle(self, name: str) -> None:
-        write: store.settle.Settling = getattr(store.settle, name)
+        write = getattr(store.settle, name)
 
         async def watched(
             link: Link, settled: Sequence[tuple[ClaimedJob, Outcome]], /, *, max_errors: int
         ) -> set[Lease]:
             leases = [job.lease for job, _ in settled]
-            self._words |= {job.lease: word_for(outcome) for job, outcome in settled}
+            self._words |= {job.lease: outcome.event for job, outcome in settled}
             self._note(Event.TRYING, leases)
-            lost = await write(link, settled, max_errors=max_errors)
+            lost: set[Lease] = await write(link, settled, max_errors=max_errors)
             self._note(Event.ACCEPTED, (lease for lease in leases if lease not in lost))
             self._note(Event.REFUSED, lost)
             for lease in leases:

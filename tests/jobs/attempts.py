@@ -1,10 +1,11 @@
 """Every way in which an attempt can end: as a worker reports it, and as a handler does it."""
 
-from service.jobs import JobStatus, PermanentError, RetryAfter, Snooze
+from service.jobs import PermanentError, RetryAfter, Snooze
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.failures import Failure
 from service.jobs.core.outcomes import (
-    Ended,
+    DeadLettered,
+    Failed,
     Outcome,
     Postponed,
     Released,
@@ -32,7 +33,7 @@ def outcome_of(kind: str, claim: ClaimedJob) -> Outcome:
             return Released()
         case "postpone":
             return Postponed(HOUR)
-    return Ended(JobStatus.DEAD_LETTER if kind == "dead" else JobStatus.FAILED, failure, "error")
+    return (DeadLettered if kind == "dead" else Failed)(failure, "error")
 
 
 def behave(behaviour: str) -> object:

@@ -191,7 +191,7 @@ class JobMachine(RuleBasedStateMachine):
         batch = self.lately_claimed(places)
         settled = [(claim, outcome_of(kind, claim)) for claim in batch]
         ends = kind in {"success", "dead", "failed"}
-        write = store.settle.finish if ends else store.settle.requeue
+        write: Any = store.settle.finish if ends else store.settle.requeue
         lost = self.world.do(write(self.world.link, settled, max_errors=KEPT_ERRORS))
         expected = set()
         for claim in batch:

@@ -4,11 +4,13 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.jobs.core.outcomes import Outcome
 from service.observability import metrics, queue_gauges
 from service.observability.events import REASONS_BY_EVENT
 from service.observability.labels import MAX_LABEL_VALUES, OTHER, LabelBound
@@ -131,21 +133,13 @@ def words_given_to(function: str, position: int = 0) -> set[str]:
     }
 
 
-def outcomes_counted() -> set[str]:
-    """The events that the settler makes of outcomes."""
-    (function,) = (
-        node
-        for node in ast.walk(ast.parse((SOURCE / "jobs" / "settler.py").read_text("utf-8")))
-        if isinstance(node, ast.FunctionDef) and node.name == "_event_of"
-    )
-    returned = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
-    return {ast.literal_eval(value.elts[0]) for value in returned if isinstance(value, ast.Tuple)}
-
-
 @pytest.mark.parametrize(
     ("name", "counted"),
     [
-        ("finmind_job_events_total", words_given_to("record_event") | outcomes_counted()),
+        (
+            "finmind_job_events_total",
+            words_given_to("record_event") | {outcome.event for outcome in get_args(Outcome)},
+        ),
         ("finmind_reminder_events_total", words_given_to("reminder_event")),
         (
             "finmind_job_batch_size",

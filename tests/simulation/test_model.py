@@ -193,7 +193,7 @@ class Player:
         ends = self._rng.random() < 0.5
         choices = [kind for kind in OUTCOMES if (kind in kinds) == ends]
         batch = [(claim, outcome_of(self._rng.choice(choices), claim)) for claim in self._some()]
-        write = store.settle.finish if ends else store.settle.requeue
+        write: Any = store.settle.finish if ends else store.settle.requeue
         await write(self._link, batch, max_errors=KEPT)
         await store.settle.settled_before(self._link, [claim.lease for claim, _ in batch])
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from traceback import TracebackException
 from typing import Final
 
+from service.jobs.core.encoding import bytes_bound
+
 ENGINE_FOLDER: Final = f"{Path(__file__).parent.parent}{os.sep}"
 """Frames of files in it are left out at the top of tracebacks."""
 
@@ -49,6 +51,11 @@ class Failure:
             started_at=started_at,
             worker=worker,
         )
+
+    @property
+    def size(self) -> int:
+        """How many bytes its texts take, at the most."""
+        return bytes_bound(self.message) + bytes_bound(self.traceback or "")
 
     def to_json(self) -> dict[str, object]:
         """As the `errors` column keeps it."""

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from service.jobs.core.backoff import MAX_DELAY_SECONDS
 from service.jobs.core.failures import Failure, causes_of, words_of
@@ -76,51 +76,115 @@ def clamp_delay(seconds: float) -> float:
     return 0.0 if math.isnan(seconds) else min(max(float(seconds), 0.0), MAX_DELAY_SECONDS)
 
 
+# -- what is recorded -----------------------------------------------------------------------------
+#
+# Every outcome has a `status`, which its job takes; an `event` and a `reason`, which it is counted
+# under; a `result` and a `failure` to keep, or None. `ends_job` tells which statement records it,
+# `store.settle.finish` or `requeue`: the other attributes are columns of that statement.
+
+
+class _Outcome:
+    """What holds where an outcome says nothing else."""
+
+    __slots__ = ()
+    ends_job: ClassVar = True
+    is_announced: ClassVar = False
+    """Whether workers are notified: the job is due at once, and only this process knows."""
+
+
 @dataclass(frozen=True, slots=True)
-class Succeeded:
+class Succeeded(_Outcome):
     """The handler returned; `result` is its value as JSON text, None for null."""
 
+    status: ClassVar = JobStatus.SUCCESS
+    event: ClassVar = "succeeded"
+    reason: ClassVar = "ok"
+    failure: ClassVar = None
     result: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Retried:
+class DeadLettered(_Outcome):
+    """The last attempt failed, or the job lost too many leases."""
+
+    status: ClassVar = JobStatus.DEAD_LETTER
+    event: ClassVar = "dead_lettered"
+    result: ClassVar = None
+    failure: Failure
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(_Outcome):
+    """The attempt failed, and a retry could not help."""
+
+    status: ClassVar = JobStatus.FAILED
+    event: ClassVar = "failed"
+    result: ClassVar = None
+    failure: Failure
+    reason: str
+
+
+class _Requeued(_Outcome):
+    """The same, where the job stays PENDING."""
+
+    __slots__ = ()
+    ends_job: ClassVar = False
+    status: ClassVar = JobStatus.PENDING
+    result: ClassVar = None
+    refund: ClassVar = 1
+    """Attempts that are given back."""
+    keeps_lost_leases: ClassVar = False
+    """Whether lost leases go on counting: the handler did not come to an end of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retried(_Requeued):
     """The attempt failed and retries are left."""
 
+    event: ClassVar = "retried"
+    refund: ClassVar = 0
     delay_seconds: float
     failure: Failure
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Snoozed:
+class Snoozed(_Requeued):
     """The handler asked to be run again later; no attempt is used."""
 
+    event: ClassVar = "snoozed"
+    reason: ClassVar = "ok"
+    failure: ClassVar = None
     delay_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
-    """The worker gave the job back unfinished; no attempt is used, its place in line is kept."""
+class Released(_Requeued):
+    """The worker gave the job back unfinished; no attempt is used, its position is kept."""
+
+    event: ClassVar = "released"
+    reason: ClassVar = "ok"
+    failure: ClassVar = None
+    delay_seconds: ClassVar = None
+    keeps_lost_leases: ClassVar = True
+    is_announced: ClassVar = True
 
 
 @dataclass(frozen=True, slots=True)
-class Postponed:
+class Postponed(_Requeued):
     """Not begun: it was in flight when workers died, and is to come back apart from the others."""
 
+    event: ClassVar = "postponed"
+    reason: ClassVar = "ok"
+    failure: ClassVar = None
+    keeps_lost_leases: ClassVar = True
     delay_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """No further attempt: DEAD_LETTER or FAILED, with a short reason for the metrics."""
-
-    status: JobStatus
-    failure: Failure
-    reason: str
-
-
-Outcome = Succeeded | Retried | Snoozed | Released | Postponed | Ended
+Ending = Succeeded | DeadLettered | Failed
+Requeueing = Retried | Snoozed | Released | Postponed
+Outcome = Ending | Requeueing
 
 SUCCEEDED_EMPTY: Final = Succeeded()
 """The commonest outcome, made once."""

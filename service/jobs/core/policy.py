@@ -12,11 +12,11 @@ from service.jobs.core.backoff import Backoff
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.encoding import dump_json, load_json
 from service.jobs.core.failures import MAX_MESSAGE_CHARS, Failure, clean_text
-from service.jobs.core.job import JobStatus
 from service.jobs.core.job_types import JobTypePolicy
 from service.jobs.core.outcomes import (
     SUCCEEDED_EMPTY,
-    Ended,
+    DeadLettered,
+    Failed,
     Outcome,
     PermanentError,
     Postponed,
@@ -116,7 +116,7 @@ class OutcomePolicy:
             message=f"the worker stopped or stalled during this job {times}: it is not run again",
             worker=self._worker_name,
         )
-        return Ended(JobStatus.DEAD_LETTER, failure, "poison" if poison else "lease_lost")
+        return DeadLettered(failure, "poison" if poison else "lease_lost")
 
     def _postponed(self, job: ClaimedJob) -> Postponed:
         """To come back within two leases, at random, and within four times that with each loss more."""
@@ -226,9 +226,9 @@ class OutcomePolicy:
         # Without the traceback: what could not be told once would not be told now.
         _log.error("outcome_broken", job_id=attempt.job.id, error=type(error).__name__)
         if not isinstance(error, MemoryError):
-            return Ended(JobStatus.FAILED, failure, "error")
+            return Failed(failure, "error")
         if self.is_last(attempt):
-            return Ended(JobStatus.DEAD_LETTER, failure, "error")
+            return DeadLettered(failure, "error")
         return Retried(self._default_backoff.delay_seconds(attempt.job.attempt), failure, "error")
 
     def _failed(
@@ -245,14 +245,14 @@ class OutcomePolicy:
             message = clean_text(f"{note} ({failure.message})", MAX_MESSAGE_CHARS)
             failure = replace(failure, message=message)
         if self.is_last(attempt):
-            return Ended(JobStatus.DEAD_LETTER, failure, reason)
+            return DeadLettered(failure, reason)
         if delay_seconds is None:
             # A row made by plain SQL may begin below 0.
             delay_seconds = self._backoff(attempt).delay_seconds(max(attempt.job.attempt, 1))
         return Retried(delay_seconds, failure, reason)
 
     def _permanent(self, attempt: Attempt, error: BaseException, *, reason: str) -> Outcome:
-        return Ended(JobStatus.FAILED, self._failure(attempt, error), reason)
+        return Failed(self._failure(attempt, error), reason)
 
     def _failure(self, attempt: Attempt, error: BaseException) -> Failure:
         return Failure.from_exception(

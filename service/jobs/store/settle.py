@@ -2,21 +2,13 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from service.db.connection import Link
 from service.jobs.core.claimed_job import ClaimedJob, Lease, lease_columns
 from service.jobs.core.failures import Failure
 from service.jobs.core.job import JobId
-from service.jobs.core.outcomes import (
-    Ended,
-    Outcome,
-    Postponed,
-    Released,
-    Retried,
-    Snoozed,
-    Succeeded,
-)
+from service.jobs.core.outcomes import Ending, Outcome, Requeueing
 from service.jobs.store.fragments import ID_BY_PRIMARY_KEY, history, keep_ended, last_error
 
 _ERRORS: Final = history("errors", "failure", keep="$6")
@@ -84,76 +76,37 @@ a small one whole for each of the batch, whatever `enable_seqscan` says.
 """
 
 
-class Settling(Protocol):
-    """`finish` or `requeue`."""
-
-    async def __call__(
-        self, link: Link, settled: Sequence[tuple[ClaimedJob, Outcome]], /, *, max_errors: int
-    ) -> set[Lease]:
-        """The leases that no longer held: nothing was recorded of those."""
-
-
 async def finish(
-    link: Link, ended: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
+    link: Link, ended: Sequence[tuple[ClaimedJob, Ending]], *, max_errors: int
 ) -> set[Lease]:
     """Record jobs that succeeded or ended for good; the leases that no longer held."""
     ended = sorted(ended, key=_by_id)
-    statuses: list[str | None] = []
-    results: list[str | None] = []
-    failures: list[str | None] = []
-    for _, outcome in ended:
-        if isinstance(outcome, Succeeded):
-            statuses.append(None)
-            results.append(outcome.result)
-            failures.append(None)
-        elif isinstance(outcome, Ended):
-            statuses.append(outcome.status.value)
-            results.append(None)
-            failures.append(_dump(outcome.failure))
-        else:
-            raise TypeError(f"{outcome!r} does not end a job")
     rows = await link.fetch(
         FINISH,
         [job.id for job, _ in ended],
         [job.lease_token for job, _ in ended],
-        _unless_empty(statuses),
-        _unless_empty(results),
-        _unless_empty(failures),
+        _unless_empty([_status_if_failed(outcome) for _, outcome in ended]),
+        _unless_empty([outcome.result for _, outcome in ended]),
+        _unless_empty([_dump(outcome.failure) for _, outcome in ended]),
         max_errors,
     )
     return {(row[0], row[1]) for row in rows}
 
 
 async def requeue(
-    link: Link, returned: Sequence[tuple[ClaimedJob, Outcome]], *, max_errors: int
+    link: Link, returned: Sequence[tuple[ClaimedJob, Requeueing]], *, max_errors: int
 ) -> set[Lease]:
     """Put jobs back to PENDING that did not end; the leases that no longer held."""
     returned = sorted(returned, key=_by_id)
-    ids, tokens, refunds = [], [], []
-    delays: list[float | None] = []
-    failures: list[str | None] = []
-    keeps_lost_leases: list[bool] = []
-    for job, outcome in returned:
-        keeps_lost_leases.append(isinstance(outcome, Released | Postponed))
-        ids.append(job.id)
-        tokens.append(job.lease_token)
-        match outcome:
-            case Retried(delay_seconds=delay, failure=failure):
-                delays.append(delay)
-                refunds.append(0)
-                failures.append(_dump(failure))
-            case Snoozed(delay_seconds=delay) | Postponed(delay_seconds=delay):
-                delays.append(delay)
-                refunds.append(1)
-                failures.append(None)
-            case Released():
-                delays.append(None)
-                refunds.append(1)
-                failures.append(None)
-            case _:
-                raise TypeError(f"{outcome!r} does not put a job back")
     rows = await link.fetch(
-        REQUEUE, ids, tokens, delays, refunds, failures, max_errors, keeps_lost_leases
+        REQUEUE,
+        [job.id for job, _ in returned],
+        [job.lease_token for job, _ in returned],
+        [outcome.delay_seconds for _, outcome in returned],
+        [outcome.refund for _, outcome in returned],
+        [_dump(outcome.failure) for _, outcome in returned],
+        max_errors,
+        [outcome.keeps_lost_leases for _, outcome in returned],
     )
     return {(row[0], row[1]) for row in rows}
 
@@ -170,8 +123,12 @@ def _by_id(settled: tuple[ClaimedJob, Outcome]) -> JobId:
     return settled[0].id
 
 
-def _dump(failure: Failure) -> str:
-    return json.dumps(failure.to_json(), ensure_ascii=False)
+def _status_if_failed(outcome: Ending) -> str | None:
+    return None if outcome.failure is None else outcome.status.value
+
+
+def _dump(failure: Failure | None) -> str | None:
+    return None if failure is None else json.dumps(failure.to_json(), ensure_ascii=False)
 
 
 def _unless_empty(column: list[str | None]) -> list[str | None]:

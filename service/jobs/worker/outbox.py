@@ -15,8 +15,7 @@ from service.jobs import store
 from service.jobs.core.claimed_job import ClaimedJob, Lease
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES, bytes_bound
 from service.jobs.core.failures import Failure, clean_text
-from service.jobs.core.job import JobStatus
-from service.jobs.core.outcomes import Ended, Outcome, Retried, Succeeded
+from service.jobs.core.outcomes import Failed, Outcome
 from service.jobs.loops import Pause
 from service.jobs.worker.executor import Run
 from service.observability.logging import get_logger
@@ -73,7 +72,7 @@ class Outbox:
         settings: Settings,
         *,
         link: Link,
-        write: store.settle.Settling,
+        write: Callable[..., Awaitable[set[Lease]]],
         recorded: Recorded,
     ) -> None:
         self._link = link
@@ -191,7 +190,7 @@ class Outbox:
                 raise error
         elif not isinstance(error, REFUSED_ERRORS):
             raise error
-        ended = _ended_for(one, error)
+        ended = _failed_for(one, error)
         try:
             lost = await store.settle.finish(
                 self._link, [(one.run.job, ended)], max_errors=self._max_errors
@@ -209,29 +208,17 @@ def _settled(batch: list[Settlement]) -> list[tuple[ClaimedJob, Outcome]]:
 
 
 def _bytes_of(job: ClaimedJob, outcome: Outcome) -> int:
-    """What recording the outcome moves. A job that ends takes its payload along."""
-    match outcome:
-        case Succeeded():
-            return bytes_bound(job.payload) + _result_bytes(outcome)
-        case Ended(failure=failure):
-            return bytes_bound(job.payload) + _bytes_of_failure(failure)
-        case Retried(failure=failure):
-            return _bytes_of_failure(failure)
-        case _:
-            return 0
+    size = 0 if outcome.failure is None else outcome.failure.size
+    if outcome.ends_job:  # the payload is moved to another partition
+        size += bytes_bound(job.payload) + _result_bytes(outcome)
+    return size
 
 
 def _result_bytes(outcome: Outcome) -> int:
-    if isinstance(outcome, Succeeded) and outcome.result is not None:
-        return bytes_bound(outcome.result)
-    return 0
+    return 0 if outcome.result is None else bytes_bound(outcome.result)
 
 
-def _bytes_of_failure(failure: Failure) -> int:
-    return bytes_bound(failure.message) + bytes_bound(failure.traceback or "")
-
-
-def _ended_for(one: Settlement, error: Exception) -> Ended:
+def _failed_for(one: Settlement, error: Exception) -> Failed:
     words = (
         f"The result, {_result_bytes(one.outcome)} bytes, could not be recorded within "
         "DATABASE_COMMAND_TIMEOUT_SECONDS. Store large data elsewhere and return a reference"
@@ -244,4 +231,4 @@ def _ended_for(one: Settlement, error: Exception) -> Ended:
         message=clean_text(words, 500),
         started_at=one.run.started_at,
     )
-    return Ended(JobStatus.FAILED, failure, "bad_result")
+    return Failed(failure, "bad_result")

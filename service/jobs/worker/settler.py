@@ -10,18 +10,8 @@ from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
 from service.jobs.core.claimed_job import Lease
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES
-from service.jobs.core.job import JobStatus
 from service.jobs.core.lane import Lane
-from service.jobs.core.outcomes import (
-    SUCCEEDED_EMPTY,
-    Ended,
-    Outcome,
-    Postponed,
-    Released,
-    Retried,
-    Snoozed,
-    Succeeded,
-)
+from service.jobs.core.outcomes import Outcome
 from service.jobs.loops import Loop
 from service.jobs.notify.publisher import publish_over
 from service.jobs.worker.executor import Run
@@ -87,7 +77,7 @@ class Settler:
         """Take what came of a run; returns at once. None: its lease is lost, nothing is recorded."""
         if outcome is None:
             record_event("stale_settle", run.job.job_type, "lease_lost")
-        elif isinstance(outcome, (Succeeded, Ended)):
+        elif outcome.ends_job:
             self._ends.put(run, outcome)
         else:
             self._returns.put(run, outcome)
@@ -108,7 +98,7 @@ class Settler:
         lanes = {
             Lane(one.run.job.queue, one.run.job.priority)
             for one in batch
-            if isinstance(one.outcome, Released) and one.run.job.lease not in lost
+            if one.outcome.is_announced and one.run.job.lease not in lost
         }
         if lanes:
             try:
@@ -127,13 +117,10 @@ class Settler:
                     "stale_settle", job_id=job.id, job_type=job.job_type, attempt=job.attempt
                 )
                 continue
-            if outcome is SUCCEEDED_EMPTY:
-                counts["succeeded", "ok", job.job_type] += 1
-            else:
-                counts[(*_event_of(outcome), job.job_type)] += 1
+            counts[outcome.event, outcome.reason, job.job_type] += 1
             if self.tally is not None:
                 self.tally(outcome)
-            if isinstance(outcome, Ended):
+            if outcome.ends_job and outcome.failure is not None:
                 _log.warning(
                     "job_ended",
                     job_id=job.id,
@@ -143,23 +130,5 @@ class Settler:
                     why=outcome.reason,
                     error=outcome.failure.type,
                 )
-        for (event, status, job_type), count in counts.items():
-            record_event(event, job_type, status, count)
-
-
-def _event_of(outcome: Outcome) -> tuple[str, str]:  # noqa: PLR0911 - one line an outcome
-    match outcome:
-        case Succeeded():
-            return "succeeded", "ok"
-        case Retried(reason=reason):
-            return "retried", reason
-        case Snoozed():
-            return "snoozed", "ok"
-        case Released():
-            return "released", "ok"
-        case Postponed():
-            return "postponed", "ok"
-        case Ended(status=JobStatus.DEAD_LETTER, reason=reason):
-            return "dead_lettered", reason
-        case Ended(reason=reason):
-            return "failed", reason
+        for (event, reason, job_type), count in counts.items():
+            record_event(event, job_type, reason, count)
