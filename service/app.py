@@ -6,7 +6,7 @@ from typing import Self
 
 from fastapi import FastAPI
 
-from service.api import admin, api_keys, health, jobs
+from service.api import admin, api_keys, enqueue, health, jobs
 from service.api.docs import add_docs
 from service.api.error_handlers import register_problem_handlers
 from service.api.middleware import RequestShell
@@ -157,8 +157,8 @@ def create_app(
     app.state.stats_cache = StatsCache()
     app.include_router(health.router)
     if api:
-        for router in (jobs.router, admin.router, api_keys.router, reminders.router):
-            app.include_router(router)
+        for part in (enqueue, jobs, admin, api_keys, reminders):
+            app.include_router(part.router)
     health.add_metrics(app, settings)
     register_problem_handlers(app)
     use_problem_schemas(app, root_path=settings.root_path)

@@ -1,0 +1,253 @@
+"""`POST /jobs` and `/jobs/batch`: how clients enqueue. Parse, call, map."""
+
+import asyncio
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Body, Header, Request, Response, Security
+from pydantic_core import to_json
+
+from service.api.direct import direct_route
+from service.api.enqueue_policy import check_allowed, may_read, within_quotas
+from service.api.guarded import GuardedRoute
+from service.api.patterns import VISIBLE_ASCII
+from service.api.payloads import check_payload, check_payloads
+from service.api.problems import problem_responses
+from service.api.refusals import FIRST_ERRORS
+from service.api.schemas import (
+    EXAMPLES_IN,
+    BatchIn,
+    BatchOut,
+    JobIn,
+    JobOut,
+    effective_limits,
+)
+from service.api.session import AppSettings, Session, deadline_of, transaction
+from service.auth.dependencies import require
+from service.auth.principal import Permission, Principal
+from service.errors import Conflict, InvalidInput, NotFound
+from service.jobs.core.idempotency_key import IdempotencyKey
+from service.jobs.core.job import BackgroundJob, JobStatus
+from service.jobs.core.new_job import NewJob
+from service.jobs.enqueue.enqueue import EnqueuedJob
+from service.jobs.enqueue.group_commit import Intake
+from service.jobs.enqueue.idempotency import check_standing, submit, submit_once
+from service.jobs.read.get import get_job
+from service.settings import Settings
+
+router = APIRouter(tags=["Jobs"], route_class=GuardedRoute)
+
+Writer = Annotated[Principal, Security(require(Permission.JOBS_WRITE))]
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=VISIBLE_ASCII,
+        description="Names this request, 1 to 255 visible ASCII characters. Sent again with the "
+        "same body within `IDEMPOTENCY_KEY_HOURS` it enqueues nothing and finds what it made.",
+        examples=["5a1f7c0e-order-4711"],
+    ),
+]
+LOCATION: Final[dict[str, Any]] = {
+    "Location": {"description": "Where the job is read.", "schema": {"type": "string"}}
+}
+
+
+async def _enqueue(request: Request, body: JobIn, principal: Principal) -> Response:
+    job = body.to_new_job()
+    intake: Intake = request.app.state.service.intake
+    settings: Settings = request.app.state.service.settings
+    check_allowed(principal, [job])
+    if settings.check_payloads:
+        check_payload(body)
+    async with (
+        await within_quotas(request, principal, [job]),
+        asyncio.timeout_at(deadline_of(request)),
+    ):
+        enqueued = await intake.submit(job, caller=principal.subject)
+    if enqueued.created:
+        return _created(job, enqueued, settings)
+    reader = None if settings.share_unique_keys else principal.subject
+    async with transaction(request) as session:
+        await check_standing(session, [job], [enqueued], reader=reader)
+        standing = await get_job(session, enqueued.id)
+        return _job_response(standing, 200, settings, principal)
+
+
+async def enqueue_job(
+    request: Request,
+    body: Annotated[JobIn, Body(openapi_examples=EXAMPLES_IN), FIRST_ERRORS],
+    principal: Writer,
+    idempotency_key: Key = None,
+) -> Response:
+    """The job is durable when the answer comes: no crash loses it, and it runs at least once.
+
+    A `unique_key` held by a live job with the same type and payload answers 200 with that job;
+    with another type or payload, or of another caller, 409. An `Idempotency-Key` seen before with
+    the same body answers 200 with the job that it made, even when that has ended; with another body,
+    or when the job has been deleted since, 409. Who may not read jobs gets 200 without what became
+    of it: `result`, `progress` and `last_error` are null.
+    """
+    if idempotency_key is None:
+        return await _enqueue(request, body, principal)
+    job = body.to_new_job()
+    check_allowed(principal, [job])
+    key = await _idempotency_key(request, body, principal, idempotency_key)
+    if request.app.state.service.settings.check_payloads:
+        check_payload(body)
+    async with await within_quotas(request, principal, [job]):
+        return await _enqueue_once(request, job, key, principal)
+
+
+router.add_api_route(
+    "/jobs",
+    enqueue_job,
+    methods=["POST"],
+    route_class_override=direct_route(_enqueue),
+    operation_id="enqueueJob",
+    summary="Enqueue a job",
+    status_code=201,
+    response_model=JobOut,
+    responses={
+        200: {
+            "model": JobOut,
+            "description": "The existing job that the `unique_key` or `Idempotency-Key` names.",
+            "headers": LOCATION,
+        },
+        201: {"description": "The new job.", "headers": LOCATION},
+        **problem_responses(400, 409, 422, 503),
+    },
+)
+
+
+@router.post(
+    "/jobs/batch",
+    operation_id="enqueueJobs",
+    summary="Enqueue many jobs, all or none",
+    response_description="The ids of the jobs, in the order given.",
+    status_code=201,
+    responses={
+        200: {"model": BatchOut, "description": "The `Idempotency-Key` had been used: its jobs."},
+        **problem_responses(400, 409, 422, 503),
+    },
+)
+async def enqueue_jobs(
+    request: Request,
+    response: Response,
+    body: Annotated[BatchIn, FIRST_ERRORS],
+    principal: Writer,
+    settings: AppSettings,
+    session: Session,
+    idempotency_key: Key = None,
+) -> BatchOut:
+    """One transaction: when one job is refused, none is enqueued; the error names its place.
+
+    A `unique_key` held by a live job with the same type and payload gives that job's id, unless
+    another caller enqueued it: that is a 409.
+    """
+    if len(body.jobs) > settings.max_batch_jobs:
+        raise InvalidInput(
+            f"The batch has {len(body.jobs)} jobs: at most {settings.max_batch_jobs} are allowed "
+            "(MAX_BATCH_JOBS)",
+            field="body.jobs",
+        )
+    jobs = [job.to_new_job() for job in body.jobs]
+    check_allowed(principal, jobs)
+    if settings.check_payloads:
+        check_payloads(body.jobs)
+    limit = settings.max_payload_bytes
+    async with await within_quotas(request, principal, jobs):
+        if idempotency_key is None:
+            made = await submit(
+                session,
+                jobs,
+                caller=principal.subject,
+                share_unique_keys=settings.share_unique_keys,
+                max_payload_bytes=limit,
+            )
+        else:
+            made = await submit_once(
+                session,
+                jobs,
+                await _idempotency_key(request, body, principal, idempotency_key),
+                hours=settings.idempotency_key_hours,
+                share_unique_keys=settings.share_unique_keys,
+                max_payload_bytes=limit,
+            )
+    if made.repeated:
+        response.status_code = 200
+    return BatchOut(ids=made.ids, created=made.created)
+
+
+async def _idempotency_key(
+    request: Request, body: JobIn | BatchIn, principal: Principal, key: str
+) -> IdempotencyKey:
+    sent = await request.json()
+    return IdempotencyKey.of(sent, model=body.model_dump(), owner=principal.subject, key=key)
+
+
+def _as_seen_by(principal: Principal, job: JobOut) -> JobOut:
+    """What the caller asked for and where it stands; what came of it only for who may read jobs."""
+    if may_read(principal, job):
+        return job
+    return job.model_copy(update={"result": None, "progress": None, "last_error": None})
+
+
+async def _enqueue_once(
+    request: Request, job: NewJob, key: IdempotencyKey, principal: Principal
+) -> Response:
+    settings = request.app.state.service.settings
+    async with transaction(request) as session:
+        made = await submit_once(
+            session,
+            [job],
+            key,
+            hours=settings.idempotency_key_hours,
+            share_unique_keys=settings.share_unique_keys,
+            max_payload_bytes=settings.max_payload_bytes,
+        )
+        try:
+            found = await get_job(session, made.ids[0])
+        except NotFound:
+            raise Conflict(
+                f"Job {made.ids[0]}, which the Idempotency-Key {key.key!r} made, has been deleted: "
+                "to enqueue it again use a new key"
+            ) from None
+        return _job_response(found, 201 if made.created else 200, settings, principal)
+
+
+def _created(job: NewJob, enqueued: EnqueuedJob, settings: Settings) -> Response:
+    # The members of JobOut, of values that were just checked: this is the hot path.
+    answer = {
+        "id": enqueued.id,
+        "job_type": job.job_type,
+        "queue": job.queue,
+        "status": JobStatus.PENDING.value,
+        "priority": job.priority,
+        "attempts": 0,
+        "max_retries": job.max_retries,
+        "next_run_at": enqueued.next_run_at,
+        "created_at": enqueued.created_at,
+        "started_at": None,
+        "finished_at": None,
+        "unique_key": job.unique_key,
+        "last_error": None,
+        "payload": job.payload,
+        "result": None,
+        "progress": None,
+        "timeout_seconds": job.timeout_seconds,
+        **effective_limits(job, settings),
+    }
+    return _response(to_json(answer), 201, f"{settings.root_path}/jobs/{enqueued.id}")
+
+
+def _job_response(
+    job: BackgroundJob, status: int, settings: Settings, principal: Principal
+) -> Response:
+    body = _as_seen_by(principal, JobOut.of(job, settings)).model_dump_json()
+    return _response(body, status, f"{settings.root_path}/jobs/{job.id}")
+
+
+def _response(body: str | bytes, status: int, location: str) -> Response:
+    return Response(body, status, headers={"Location": location}, media_type="application/json")
