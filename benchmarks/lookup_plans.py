@@ -9,7 +9,7 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from benchmarks.scenario import Report
-from service.api.admin_schemas import JobQuery
+from service.api.job_query import JobQuery
 from service.db.engine import Database
 from service.jobs import get_job, get_job_stats
 from service.jobs.core.filters import JobFilters

@@ -17,8 +17,8 @@ from benchmarks.history import Contents, fill
 from benchmarks.http import SECRET, serving
 from benchmarks.lookup_plans import examine
 from benchmarks.scenario import Report, Scale, fresh_database, settings
-from service.api.admin_schemas import JobQuery
 from service.api.cursors import encode_cursor
+from service.api.job_query import JobQuery
 from service.auth.principal import Role
 from service.auth.tokens import make_token
 from service.db.engine import Database

@@ -6,9 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Security
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.api.admin_schemas import JobDetail, JobPageOut, JobQuery, ProcessOut, StatsOut
+from service.api.admin_schemas import JobDetail, JobPageOut, ProcessOut, StatsOut
 from service.api.cursors import decode_cursor, encode_cursor
 from service.api.guarded import GuardedRoute
+from service.api.job_query import JobQuery
 from service.api.jobs import Id
 from service.api.patterns import PLAIN_NUMBER
 from service.api.problems import problem_responses

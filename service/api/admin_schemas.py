@@ -1,8 +1,7 @@
-"""What operators ask for and get, field by field."""
+"""What operators get, field by field."""
 
 import json
 import sys
-from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final, Self
 
@@ -12,21 +11,17 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    model_validator,
 )
 
-from service.api.cursors import MAX_CURSOR_CHARS
-from service.api.patterns import NO_NUL, PLAIN_NUMBER
+from service.api.field_types import UtcTime
 from service.api.schemas import (
     EXAMPLE_OUT,
     JobOut,
     JobSummaryOut,
-    Moment,
-    UtcTime,
     effective_limits,
     row_of,
 )
-from service.jobs.core.job import HIGHEST_PRIORITY, LOWEST_PRIORITY, BackgroundJob, JobStatus
+from service.jobs.core.job import BackgroundJob, JobStatus
 from service.settings import Settings
 
 EXAMPLE_ERROR: Final[dict[str, Any]] = {
@@ -251,61 +246,3 @@ class ProcessOut(BaseModel):
     retried: int = Field(description="Failed, and waiting for their next attempt.")
     failed: int = Field(description="FAILED: no retry could help.")
     dead_lettered: int = Field(description="DEAD_LETTER: their retries are used up.")
-
-
-def _blank_is_unset(values: object) -> object:
-    """Forms send `status=&job_type=` for fields left empty."""
-    if not isinstance(values, Mapping):
-        return values
-    return {name: value for name, value in values.items() if value not in ("", [""], [])}
-
-
-Text = Annotated[str, Field(pattern=NO_NUL)]
-
-
-class JobQuery(BaseModel):
-    """Filters, size and place of one page."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    status: list[JobStatus] | None = Field(
-        None, max_length=len(JobStatus), description="One or several: `status=FAILED&status=…`."
-    )
-    job_type: Text | None = Field(None, max_length=100, description="Exactly this job type.")
-    queue: Text | None = Field(None, max_length=100, description="Exactly this queue.")
-    priority: (
-        Annotated[int, Field(ge=HIGHEST_PRIORITY, le=LOWEST_PRIORITY), PLAIN_NUMBER] | None
-    ) = Field(None, description="Exactly this priority.")
-    unique_key: Text | None = Field(None, max_length=255, description="Exactly this key.")
-    created_after: Moment | None = Field(None, description="Enqueued at this time or later.")
-    created_before: Moment | None = Field(None, description="Enqueued before this time.")
-    due_after: Moment | None = Field(None, description="`next_run_at` at this time or later.")
-    due_before: Moment | None = Field(None, description="`next_run_at` before this time.")
-    finished_after: Moment | None = Field(None, description="Ended at this time or later.")
-    finished_before: Moment | None = Field(None, description="Ended before this time.")
-    worker: Text | None = Field(
-        None,
-        max_length=200,
-        description="Run by the worker of exactly this name, or run last by it before it ended.",
-    )
-    error: Text | None = Field(
-        None, max_length=200, description="A part of `last_error`, in any case of letters."
-    )
-    limit: Annotated[int, PLAIN_NUMBER] = Field(
-        50, ge=1, le=1000, description="Jobs on the page, at the most; up to `MAX_PAGE_SIZE` (200)."
-    )
-    cursor: Text | None = Field(
-        None,
-        max_length=MAX_CURSOR_CHARS,
-        description="`next_cursor` of the page before, with the same filters.",
-    )
-
-    _unset = model_validator(mode="before")(_blank_is_unset)
-
-    @model_validator(mode="after")
-    def _ordered_ranges(self) -> Self:
-        for name in ("created", "due", "finished"):
-            after, before = getattr(self, f"{name}_after"), getattr(self, f"{name}_before")
-            if after is not None and before is not None and after >= before:
-                raise ValueError(f"{name}_after must be earlier than {name}_before")
-        return self

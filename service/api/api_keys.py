@@ -6,10 +6,10 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Request, Security
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.api.field_types import Name, PlannedTime, Priority, UtcTime
 from service.api.guarded import GuardedRoute
 from service.api.problems import problem_responses
 from service.api.refusals import FIRST_ERRORS
-from service.api.schemas import Name, PlannedTime, Priority, UtcTime
 from service.auth.api_keys import ApiKey, ApiKeyStore
 from service.auth.dependencies import require
 from service.auth.principal import KeyLimits, Permission, Principal

@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from service.api.schemas import PlannedTime, UtcTime
+from service.api.field_types import PlannedTime, UtcTime
 from service.reminders.model import ReminderStatus
 from service.reminders.recipients import MAX_RECIPIENT_CHARS, ChannelName, check_recipient
 
