@@ -110,7 +110,7 @@ def a_batch_that_takes_too_long_is_sent_again_as_it_is(patch: Patch) -> None:
         try:
             await flush(self)
         finally:
-            self._most = self._limit
+            self._limit.rows = self._limit.largest
 
     patch.setattr(Outbox, "_flush", stubborn)
 

@@ -9,6 +9,7 @@ from typing import Final
 from service.db.connection import Link
 from service.db.errors import DATABASE_ERRORS, REFUSED_ERRORS
 from service.jobs import store
+from service.jobs.batch_limit import BatchLimit
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobId
 from service.jobs.core.lane import Lane, LaneRequest
@@ -100,8 +101,9 @@ class Claimer:
         """Whether the last claim came to the end of a window, and more is due behind it."""
         self.last_loop_at = time.monotonic()
         """When the loop last came round: /health/ready looks at it."""
-        self._most = settings.claim_batch_size
-        """How many jobs a claim asks for: fewer after one that failed."""
+        self._limit = BatchLimit(
+            settings.claim_batch_size, seconds=settings.database_command_timeout_seconds
+        )
         self.claims_fail_since: float | None = None
         """Monotonic time of the first of the failures that no claim has come through since."""
 
@@ -138,10 +140,10 @@ class Claimer:
                 if not await self._slots_ready():
                     continue
                 began = time.monotonic()
-                claimed, asked = await self.claim_once(self._most)
+                claimed, asked = await self.claim_once(self._limit.rows)
             except DATABASE_ERRORS as error:
                 # Large payloads may be what takes so long: the next claim asks for fewer.
-                self._most = max(1, self._most // 2)
+                self._limit.failed(self._limit.rows)
                 if self.claims_fail_since is None:
                     self.claims_fail_since = time.monotonic()
                 record_database_error("claim")
@@ -150,8 +152,7 @@ class Claimer:
                 continue
             failures.reset()
             self.claims_fail_since = None
-            if time.monotonic() - began < self._settings.database_command_timeout_seconds / 4:
-                self._most = min(self._most * 2, self._settings.claim_batch_size)
+            self._limit.succeeded(time.monotonic() - began)
             self._backlog = claimed >= asked
             if self._backlog or self.walks_on:
                 continue

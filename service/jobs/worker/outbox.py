@@ -12,6 +12,7 @@ import asyncpg
 from service.db.connection import Link
 from service.db.errors import DATABASE_ERRORS, REFUSED_ERRORS
 from service.jobs import store
+from service.jobs.batch_limit import BatchLimit
 from service.jobs.core.claimed_job import ClaimedJob, Lease
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES, bytes_bound
 from service.jobs.core.failures import Failure, clean_text
@@ -25,9 +26,6 @@ from service.settings import Settings
 MAX_STATEMENT_BATCHES: Final = 3
 """What gathered while the last statement ran goes out with one statement, up to so many batches:
 one round trip and one commit for all of it."""
-
-GROW_BELOW: Final = 0.25
-"""A statement that took less than this share of its time limit may hold twice as much the next time."""
 
 MAX_TIMEOUTS: Final = 3
 """After so many timeouts of a large result that was sent alone, while the database answered else, its
@@ -82,11 +80,10 @@ class Outbox:
         self._batch_size = settings.settle_batch_size
         self._delay_seconds = settings.settle_delay_seconds
         self._max_errors = settings.max_error_entries
-        self._time_limit = settings.database_command_timeout_seconds
-        self._limit = self._batch_size * MAX_STATEMENT_BATCHES
-        """How many go out with one statement, while all is well."""
-        self._most = self._limit
-        """How many do now."""
+        self._limit = BatchLimit(
+            self._batch_size * MAX_STATEMENT_BATCHES,
+            seconds=settings.database_command_timeout_seconds,
+        )
         self.waiting: list[Settlement] = []
         self.bytes_waiting = 0
         self._some = asyncio.Event()
@@ -123,7 +120,7 @@ class Outbox:
                         "settle_failed",
                         operation=self._operation,
                         waiting=len(self.waiting),
-                        most=self._most,
+                        most=self._limit.rows,
                         error=type(error).__name__,
                     )
                     await pause.wait()
@@ -141,14 +138,13 @@ class Outbox:
             lost = await self._write(self._link, _settled(batch), max_errors=self._max_errors)
         except DATABASE_ERRORS as error:
             if len(batch) > 1:
-                self._most = len(batch) // 2
+                self._limit.failed(len(batch))
                 if isinstance(error, REFUSED_ERRORS):
                     return
                 raise
             lost = await self._end_instead(batch[0], error)
         else:
-            if time.monotonic() - began < self._time_limit * GROW_BELOW:
-                self._most = min(self._most * 2, self._limit)
+            self._limit.succeeded(time.monotonic() - began)
         if lost and unsure:
             # An earlier try may have been carried out, and only its answer been lost.
             lost -= await store.settle.settled_before(self._link, lost)
@@ -164,7 +160,7 @@ class Outbox:
     def _next_batch(self) -> list[Settlement]:
         batch: list[Settlement] = []
         size = 0
-        for one in islice(self.waiting, self._most):
+        for one in islice(self.waiting, self._limit.rows):
             size += one.size
             if batch and (size > MAX_STATEMENT_BYTES or one.timeouts):
                 break
