@@ -11,12 +11,12 @@ from benchmarks.scenario import PAYLOAD, Scale, fresh_database, settings
 from service.db.connection import Link
 from service.db.engine import Database
 from service.jobs import NewJob, enqueue_many, store
+from service.jobs.core.encoded_jobs import encode_jobs
 from service.jobs.core.failures import Failure
 from service.jobs.core.job import DEFAULT_PRIORITY, DEFAULT_QUEUE
 from service.jobs.core.lane import LANE_START, Lane, LaneRequest
-from service.jobs.core.new_job import encode_jobs
 from service.jobs.core.outcomes import SUCCEEDED_EMPTY, Retried
-from service.jobs.enqueue.enqueue import insert_jobs
+from service.jobs.enqueue.insert import insert
 from service.jobs.maintenance import partitions
 
 BATCH = 200
@@ -115,15 +115,15 @@ async def run_all(link: Link) -> None:
     lane = Lane(DEFAULT_QUEUE, DEFAULT_PRIORITY)
     plain = encode_jobs([NewJob("noop", PAYLOAD)] * BATCH, max_payload_bytes=10_000)
     keyed = [NewJob("noop", PAYLOAD, unique_key=f"key-{n}") for n in range(BATCH)]
-    await link.fetch(store.enqueue.ENQUEUE_UNSEEN, *plain.arguments())
-    await insert_jobs(link.fetch, plain)
-    await insert_jobs(link.fetch, encode_jobs(keyed, max_payload_bytes=10_000))
-    await insert_jobs(
+    await store.enqueue.insert_unseen(link.fetch, plain)
+    await insert(link.fetch, plain)
+    await insert(link.fetch, encode_jobs(keyed, max_payload_bytes=10_000))
+    await insert(
         link.fetch,
         encode_jobs([NewJob("noop", PAYLOAD)] * BATCH, max_payload_bytes=10_000, caller="c"),
     )
-    await insert_jobs(link.fetch, encode_jobs(keyed, max_payload_bytes=10_000, caller="c"))
-    await link.fetch(store.enqueue.KEY_HOLDERS, [job.unique_key for job in keyed])
+    await insert(link.fetch, encode_jobs(keyed, max_payload_bytes=10_000, caller="c"))
+    await store.enqueue.key_holders(link.fetch, [f"key-{n}" for n in range(BATCH)])
     await store.lanes.listed(link, limit=100)
     await store.lanes.of_queues(link, [DEFAULT_QUEUE, "another"])
     await store.claim.within_windows(link, [LaneRequest(lane, LANE_START, BATCH)], jobs=BATCH)

@@ -27,8 +27,7 @@ from service.auth.principal import Permission, Principal
 from service.errors import Conflict, InvalidInput, NotFound
 from service.jobs.core.idempotency_key import IdempotencyKey
 from service.jobs.core.job import BackgroundJob, JobStatus
-from service.jobs.core.new_job import NewJob
-from service.jobs.enqueue.enqueue import EnqueuedJob
+from service.jobs.core.new_job import EnqueuedJob, NewJob
 from service.jobs.enqueue.group_commit import Intake
 from service.jobs.enqueue.idempotency import check_standing, submit, submit_once
 from service.jobs.read.get import get_job

@@ -8,9 +8,9 @@ from service.jobs.actions import (
 )
 from service.jobs.core.backoff import Backoff
 from service.jobs.core.job import BackgroundJob, JobId, JobStatus
-from service.jobs.core.new_job import NewJob
+from service.jobs.core.new_job import EnqueuedJob, NewJob
 from service.jobs.core.outcomes import PermanentError, RetryAfter, Snooze
-from service.jobs.enqueue.enqueue import EnqueuedJob, enqueue, enqueue_batch, enqueue_many
+from service.jobs.enqueue.enqueue import enqueue, enqueue_batch, enqueue_many
 from service.jobs.enqueue.group_commit import Intake
 from service.jobs.handlers.context import JobContext
 from service.jobs.handlers.registry import Registry, register_handler, registry

@@ -18,8 +18,8 @@ from benchmarks.scenario import PAYLOAD
 from benchmarks.statement_counter import StatementCounter
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, Worker, enqueue_many, store
+from service.jobs.core.encoded_jobs import encode_jobs
 from service.jobs.core.lane import LANE_START, Lane, LaneRequest
-from service.jobs.core.new_job import encode_jobs
 from service.jobs.core.outcomes import SUCCEEDED_EMPTY
 from service.jobs.maintenance import partitions
 from service.jobs.notify.publisher import publisher_for
@@ -170,11 +170,11 @@ async def test_the_write_ahead_log_of_a_job_stays_within_its_limits(database: Da
     """Statement by statement: nothing else of the server is counted, and no page images."""
     await make_partitions(database)
     link = ExplainingLink(database)
-    columns = encode_jobs([NewJob("noop", PAYLOAD)] * BATCH, max_payload_bytes=10_000)
+    new = encode_jobs([NewJob("noop", PAYLOAD)] * BATCH, max_payload_bytes=10_000)
     request = LaneRequest(Lane("default", 2), LANE_START, BATCH)
     common: dict[str, Any] = {"limit": BATCH, "lease_seconds": 30, "worker_id": 1, "max_errors": 20}
     for _ in range(5):
-        await link.fetch(store.enqueue.ENQUEUE_UNSEEN, *columns.arguments())
+        await store.enqueue.insert_unseen(link.fetch, new)
         jobs = await store.claim.take(link, [request], ["noop"], **common)
         assert len(jobs) == BATCH
         lost = await store.settle.finish(

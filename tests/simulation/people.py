@@ -4,6 +4,7 @@ from datetime import datetime
 from itertools import zip_longest
 from typing import Any
 
+from service.jobs.core.fields import INPUTS
 from service.jobs.core.job import DEAD, JobStatus
 from tests.simulation.rows import (
     Answer,
@@ -24,11 +25,13 @@ class People:
         self.tables = tables
 
     def enqueue(self, at: Instant, *columns: list[Any]) -> Answer:
-        made = [self._insert(at, *values) for values in zip_longest(*columns)]
+        names = [one.name for one in INPUTS if not one.optional]
+        rows = zip_longest(*columns)
+        made = [self._insert(at, **dict(zip(names, row, strict=True))) for row in rows]
         return [(row.id, moment(at.clock), moment(row.next_run_at)) for row in made]
 
-    def _insert(  # noqa: PLR0917 - the columns of the statement
-        self, at: Instant, job_type: str, payload: str, queue: str | None, priority: int | None,
+    def _insert(
+        self, at: Instant, *, job_type: str, payload: str | None, queue: str | None, priority: int | None,
         max_retries: int | None, timeout_seconds: float | None, run_at: datetime | None,
         delay_seconds: float | None, unique_key: str | None, backoff: str | None,
     ) -> Row:  # fmt: skip
@@ -36,7 +39,7 @@ class People:
         self.tables.last_job_id += 1
         return self.tables.add(
             Row(
-                id=self.tables.last_job_id, job_type=job_type, payload=payload,
+                id=self.tables.last_job_id, job_type=job_type, payload=payload or "{}",
                 queue=queue or "default", priority=2 if priority is None else priority,
                 max_retries=max_retries, timeout_seconds=timeout_seconds, next_run_at=due,
                 unique_key=unique_key, backoff=backoff, lease_token=0,

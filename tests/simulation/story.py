@@ -7,8 +7,8 @@ from typing import Any, Final, Protocol
 
 from service.db.errors import DATABASE_ERRORS
 from service.jobs import NewJob, store
+from service.jobs.core.encoded_jobs import encode_jobs
 from service.jobs.core.lane import Lane
-from service.jobs.core.new_job import encode_jobs
 from service.jobs.notify.messages import Wake, encode
 from service.jobs.worker.worker import Worker
 from service.settings import Settings
@@ -148,9 +148,9 @@ class Simulation:
     def enqueue(self, count: int) -> None:
         """Some jobs, and the news of them to some of those who wait for it."""
         jobs = [self.mix.job(self.rng) for _ in range(count)]
-        columns = encode_jobs(jobs, max_payload_bytes=100_000)
-        self.as_a_person(store.enqueue.ENQUEUE, *columns.arguments())
-        self.announce(sorted(columns.lanes()))
+        encoded = encode_jobs(jobs, max_payload_bytes=100_000)
+        self.as_a_person(store.enqueue.ENQUEUE, *store.enqueue.arguments(encoded))
+        self.announce(sorted(encoded.lanes()))
 
     def announce(self, lanes: list[Lane]) -> None:
         """Wake workers: none, some, or all of them more than once."""
@@ -223,8 +223,8 @@ class Simulation:
     def enqueue_canary(self, *, seconds: float = 0.0, job_type: str = "work") -> None:
         """One more job, of which nobody is told; it returns after so long."""
         job = NewJob(job_type, [("return", seconds)], queue="a", max_retries=1)
-        columns = encode_jobs([job], max_payload_bytes=100_000)
-        self.as_a_person(store.enqueue.ENQUEUE, *columns.arguments())
+        encoded = encode_jobs([job], max_payload_bytes=100_000)
+        self.as_a_person(store.enqueue.ENQUEUE, *store.enqueue.arguments(encoded))
 
     async def until_all_ended(self, seconds: float, words: str) -> None:
         until = self.loop.time() + seconds

@@ -17,8 +17,8 @@ import pytest
 from service.db.connection import Link
 from service.jobs import NewJob, store
 from service.jobs.core.claimed_job import ClaimedJob, Lease
+from service.jobs.core.encoded_jobs import encode_jobs
 from service.jobs.core.lane import LANE_START, Lane, LaneRequest, Position
-from service.jobs.core.new_job import encode_jobs
 from tests.jobs.attempts import OUTCOMES, outcome_of
 from tests.jobs.statements import HOME, statement
 from tests.simulation.clock import EPOCH
@@ -154,8 +154,8 @@ class Player:
             )
             for number in range(rng.randint(1, 4))
         ]  # fmt: skip
-        columns = encode_jobs(jobs, max_payload_bytes=10_000)
-        await self._link.fetch(store.enqueue.ENQUEUE, *columns.arguments())
+        encoded = encode_jobs(jobs, max_payload_bytes=10_000)
+        await store.enqueue.insert(self._link.fetch, encoded)
 
     async def _claim(self) -> None:
         rng = self._rng

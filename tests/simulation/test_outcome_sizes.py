@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.jobs import NewJob, store
+from service.jobs.core.encoded_jobs import encode_jobs
 from service.jobs.core.job import JobStatus
-from service.jobs.core.new_job import encode_jobs
 from service.jobs.worker.outbox import MAX_TIMEOUTS
 from tests.simulation.simulator import Simulator
 from tests.simulation.story import Simulation
@@ -39,8 +39,8 @@ def test_any_batch_of_outcomes_is_recorded_within_a_bounded_number_of_tries_what
         weather.bytes_per_second = SLOW_BYTES_PER_SECOND
         # All of them run at once, and end at the same moment.
         jobs = [NewJob("work", [(behaviour, 1.0)], queue="a") for behaviour in batch]
-        columns = encode_jobs(jobs, max_payload_bytes=100_000)
-        simulation.as_a_person(store.enqueue.ENQUEUE, *columns.arguments())
+        encoded = encode_jobs(jobs, max_payload_bytes=100_000)
+        simulation.as_a_person(store.enqueue.ENQUEUE, *store.enqueue.arguments(encoded))
         await simulation.start_node(whole=True, slots=len(batch))
         await simulation.until_all_ended(400.0, "not all outcomes were recorded")
         await simulation.stop_all()

@@ -12,10 +12,11 @@ import asyncpg
 from service.db.connection import Link
 from service.db.engine import Database
 from service.db.errors import DATABASE_ERRORS, REFUSED_ERRORS
-from service.errors import InvalidInput, Unavailable
+from service.errors import Unavailable
+from service.jobs.core.encoded_jobs import EncodedJobs, encode_jobs
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES
-from service.jobs.core.new_job import JobColumns, NewJob, encode_jobs
-from service.jobs.enqueue.enqueue import EnqueuedJob, count_made, insert_jobs, record_enqueued
+from service.jobs.core.new_job import EnqueuedJob, NewJob
+from service.jobs.enqueue.insert import insert, refusal
 from service.jobs.notify.publisher import publish, publisher_for
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
@@ -49,7 +50,7 @@ _log = get_logger(__name__)
 class _Waiting:
     """One request: its job, who waits, and what that takes."""
 
-    columns: JobColumns
+    jobs: EncodedJobs
     answer: asyncio.Future[EnqueuedJob]
     size: int
     tries: int = 0
@@ -84,8 +85,9 @@ class Intake:
             Unavailable: the database did not answer: the job may or may not have been enqueued.
         """
         # Checked here and alone, so that a bad job cannot spoil its neighbours' commit.
-        columns = encode_jobs((job,), max_payload_bytes=self._max_payload_bytes, caller=caller)
-        return await (self._keyed if columns.keyed else self._plain).submit(columns)
+        encoded = encode_jobs((job,), max_payload_bytes=self._max_payload_bytes, caller=caller)
+        groups = self._plain if job.unique_key is None else self._keyed
+        return await groups.submit(encoded)
 
     async def stop(self) -> None:
         """Store what waits, tell the other processes, then close the connections."""
@@ -109,16 +111,16 @@ class _Groups:
         self._bytes = 0
         self._flusher: asyncio.Task[None] | None = None
 
-    async def submit(self, columns: JobColumns) -> EnqueuedJob:
+    async def submit(self, encoded: EncodedJobs) -> EnqueuedJob:
         """Store one job with those that wait."""
-        size = columns.bytes_bound()
+        size = encoded.bytes_bound()
         if len(self._waiting) >= MAX_WAITING or self._bytes + size > MAX_WAITING_BYTES:
             raise Unavailable(
                 f"{len(self._waiting)} jobs of {self._bytes} bytes are waiting to be stored already: "
                 "send the request again later"
             )
         future: asyncio.Future[EnqueuedJob] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(columns, future, size))
+        self._waiting.append(_Waiting(encoded, future, size))
         self._bytes += size
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush_all(), name=self._name)
@@ -160,8 +162,8 @@ class _Groups:
             return rows
 
         try:
-            columns = JobColumns.joined(one.columns for one in group)
-            enqueued = await insert_jobs(run, columns)
+            jobs = EncodedJobs([row for one in group for row in one.jobs.rows])
+            inserted = await insert(run, jobs)
         except DATABASE_ERRORS as error:
             # Refused, or called off by PostgreSQL, nothing is stored: unlike after a timeout here,
             # which tells nothing, the jobs can be sent again, until it is known whose fault it is.
@@ -176,20 +178,20 @@ class _Groups:
         else:
             if time.monotonic() - began < self._time_limit * GROW_BELOW:
                 self._most = min(self._most * 2, MAX_GROUP)
-            for one, job in zip(group, enqueued, strict=True):
+            for one, job in zip(group, inserted.jobs, strict=True):
                 if not one.answer.done():
                     one.answer.set_result(job)
-            record_enqueued(count_made(columns, enqueued))
-            if lanes := columns.lanes():
-                publish(self._database.engine, lanes)
+            inserted.count()
+            if inserted.lanes:
+                publish(self._database.engine, inserted.lanes)
 
     def _send_again(self, group: list[_Waiting], error: Exception) -> None:
         """Send the jobs in halves; one alone after the others, a few times."""
         if len(group) > 1:
             self._most = len(group) // 2
             self._waiting[:0] = group
-        elif isinstance(error, REFUSED_ERRORS):
-            _answer(group, InvalidInput(f"PostgreSQL refused a value: {error}", field="payload"))
+        elif (refused := refusal(error)) is not None:
+            _answer(group, refused)
             return
         else:
             group[0].tries += 1

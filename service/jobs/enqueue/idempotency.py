@@ -11,8 +11,8 @@ from service.jobs import store
 from service.jobs.core.encoding import dump_json
 from service.jobs.core.idempotency_key import IdempotencyKey
 from service.jobs.core.job import JobId
-from service.jobs.core.new_job import DEFAULT_MAX_PAYLOAD_BYTES, NewJob
-from service.jobs.enqueue.enqueue import EnqueuedJob, enqueue_for
+from service.jobs.core.new_job import DEFAULT_MAX_PAYLOAD_BYTES, EnqueuedJob, NewJob
+from service.jobs.enqueue.enqueue import enqueue_for
 
 _MAX_ROUNDS: Final = 5
 

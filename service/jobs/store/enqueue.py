@@ -1,67 +1,114 @@
 """Insert jobs, and find the holders of keys that are taken."""
 
-from typing import Final
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import cache
+from typing import Any, Final
+
+from service.jobs.core.encoded_jobs import EncodedJobs
+from service.jobs.core.fields import FIELDS, INPUTS, JobField
+
+Fetch = Callable[..., Awaitable[Sequence[Any]]]
+"""Runs a statement, given with its arguments, where the jobs are to be enqueued; returns its rows."""
 
 _CHECKED: Final = 0
 """A lease token that no lease has: the row was checked here, and the table's trigger leaves it alone.
 To check each of a million rows again would double what they cost PostgreSQL."""
 
 
-def _new_rows(*, column: str = "", parameter: str = "") -> str:
-    """Insert a batch; with a column more where its jobs need one."""
-    more, array = (f", {column}", f", {parameter}") if column else ("", "")
-    value = f", r.{column}" if column else ""
-    return f"""
-INSERT INTO finmind_jobs.jobs_live (job_type, payload, queue, priority, max_retries, timeout_seconds,
-                       next_run_at, unique_key, backoff, lease_token{more})
-SELECT r.job_type, r.payload::jsonb, COALESCE(r.queue, 'default'), COALESCE(r.priority, 2),
-       r.max_retries, r.timeout_seconds,
-       COALESCE(r.run_at, clock_timestamp() + make_interval(secs => COALESCE(r.delay_seconds, 0))),
-       r.unique_key, r.backoff::jsonb, {_CHECKED}{value}
-FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::float8[],
-            $7::timestamptz[], $8::float8[], $9::text[], $10::text[]{array})
-  WITH ORDINALITY AS r(job_type, payload, queue, priority, max_retries, timeout_seconds,
-                       run_at, delay_seconds, unique_key, backoff{more}, place)
-"""
-
-
-_NEW_ROWS: Final = _new_rows()
-"""Shorter arrays are filled up with nulls: a column of defaults travels as an empty one."""
-
-
-_NEW_ROWS_OF_CALLERS: Final = _new_rows(column="enqueued_by", parameter="$11::text[]")
-"""Apart, so that who enqueues by Python needs neither the column nor a right to fill it."""
-
-
 _MADE: Final = "RETURNING id, created_at, next_run_at"
 
 
 _KEYED: Final = f"""
-ORDER BY r.unique_key NULLS FIRST, r.place
+ORDER BY r.unique_key NULLS FIRST, r.position
 ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL DO NOTHING
 {_MADE}, unique_key
 """
 """Sorted by key, so that two batches with the same keys never wait for each other in a circle."""
 
 
-ENQUEUE_UNSEEN: Final = _NEW_ROWS
+@cache
+def _enqueue(answer: str = "", *, optional: tuple[str, ...] = ()) -> str:
+    """Insert a batch; the named optional columns are left out where no job gives them.
+
+    Shorter arrays are filled up with nulls: a column of defaults travels as an empty one.
+    """
+    inputs = [one for one in INPUTS if not one.optional or one.name in optional]
+    fields = [field for field in FIELDS if field.inputs and field.inputs[0] in inputs]
+    arrays = ", ".join(f"${number}::{one.array_type}" for number, one in enumerate(inputs, 1))
+    return f"""
+INSERT INTO finmind_jobs.jobs_live ({", ".join(field.name for field in fields)}, lease_token)
+SELECT {", ".join(map(_value, fields))}, {_CHECKED}
+FROM unnest({arrays})
+  WITH ORDINALITY AS r({", ".join(one.name for one in inputs)}, position)
+{answer}"""
+
+
+def _value(field: JobField) -> str:
+    if field.name == "next_run_at":
+        later = "make_interval(secs => COALESCE(r.delay_seconds, 0))"
+        return f"COALESCE(r.run_at, clock_timestamp() + {later})"
+    value = f"r.{field.name}::jsonb" if field.type == "jsonb" else f"r.{field.name}"
+    default = field.inputs[0].default
+    return value if default is None else f"COALESCE({value}, {default!r})"
+
+
+ENQUEUE_UNSEEN: Final = _enqueue()
 """Jobs without keys, in bulk: nothing comes back."""
 
 
-ENQUEUE: Final = f"{_NEW_ROWS} {_MADE}"
+ENQUEUE: Final = _enqueue(_MADE)
 """Jobs without keys; the answer comes in the order of the arrays."""
 
 
-ENQUEUE_KEYED: Final = _NEW_ROWS + _KEYED
+ENQUEUE_KEYED: Final = _enqueue(_KEYED)
 
 
-ENQUEUE_FOR_CALLERS: Final = f"{_NEW_ROWS_OF_CALLERS} {_MADE}"
+ENQUEUE_FOR_CALLERS: Final = _enqueue(_MADE, optional=("enqueued_by",))
 """The same for callers of the REST API."""
 
 
-ENQUEUE_KEYED_FOR_CALLERS: Final = _NEW_ROWS_OF_CALLERS + _KEYED
+ENQUEUE_KEYED_FOR_CALLERS: Final = _enqueue(_KEYED, optional=("enqueued_by",))
 
 
 KEY_HOLDERS: Final = """
 SELECT id, created_at, next_run_at, unique_key FROM finmind_jobs.jobs_live WHERE unique_key = ANY ($1::text[])
 """
+
+
+async def insert(fetch: Fetch, jobs: EncodedJobs) -> Sequence[Any]:
+    """Insert jobs without keys: id, created_at and next_run_at of each, in order."""
+    return await _run(fetch, jobs, _MADE)
+
+
+async def insert_unseen(fetch: Fetch, jobs: EncodedJobs) -> None:
+    """Insert jobs without keys whose ids nobody asks for."""
+    await _run(fetch, jobs, "")
+
+
+async def insert_keyed(fetch: Fetch, jobs: EncodedJobs) -> Sequence[Any]:
+    """Insert the jobs whose keys are free, those without keys first and in order.
+
+    Returns:
+        Rows of id, created_at, next_run_at and unique_key of those that were inserted.
+    """
+    return await _run(fetch, jobs, _KEYED)
+
+
+async def key_holders(fetch: Fetch, keys: Collection[str]) -> Sequence[Any]:
+    """The live jobs that hold these keys: rows as `insert_keyed` returns them."""
+    return await fetch(KEY_HOLDERS, sorted(keys))
+
+
+async def _run(fetch: Fetch, jobs: EncodedJobs, answer: str) -> Sequence[Any]:
+    optional = tuple(one.name for one in INPUTS if one.optional and jobs.gives(one.name))
+    return await fetch(_enqueue(answer, optional=optional), *arguments(jobs, optional=optional))
+
+
+def arguments(jobs: EncodedJobs, *, optional: Collection[str] = ()) -> list[Sequence[Any]]:
+    """The arrays of an ENQUEUE statement."""
+    return [
+        () if column.count(one.default) == len(column) else column
+        for one in INPUTS
+        if not one.optional or one.name in optional
+        for column in (jobs.columns[one.name],)
+    ]

@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 from service.db.engine import Database
 from service.errors import InvalidInput, PayloadError
 from service.jobs import Backoff, NewJob, enqueue, enqueue_batch, enqueue_many
+from service.jobs.core.encoded_jobs import encode_jobs
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES
 from service.jobs.core.job_types import DEFAULTS, policies
-from service.jobs.core.new_job import encode_jobs
 from service.jobs.handlers.registry import registry
 from tests.jobs.conftest import Events
 

@@ -8,8 +8,8 @@ import pytest
 
 from service.errors import ConfigurationError, InvalidInput
 from service.jobs import NewJob, Registry
+from service.jobs.core.encoded_jobs import encode_jobs
 from service.jobs.core.job_types import DEFAULTS
-from service.jobs.core.new_job import encode_jobs
 from service.settings import Settings
 
 NAMES: Final = ("with space", "", "_first", "é", "a" * 101, "line\n", "semi;colon", "slash/")

@@ -1,0 +1,136 @@
+"""New jobs, checked and encoded for the ENQUEUE statements."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from operator import attrgetter
+from typing import Any, Final
+
+from service.errors import InvalidInput
+from service.jobs.core.encoding import MAX_STATEMENT_BYTES, bytes_bound, dump_json
+from service.jobs.core.fields import INPUTS
+from service.jobs.core.job import DEFAULT_QUEUE
+from service.jobs.core.job_types import DEFAULTS, policies
+from service.jobs.core.lane import Lane
+from service.jobs.core.new_job import RULES, NewJob, check_name
+
+Row = tuple[Any, ...]
+"""The values of one job, in the order of `_NAMES`."""
+
+_NAMES: Final = ("payload", "job_type", "queue", "enqueued_by", *RULES)
+_PAYLOAD: Final = 0
+_NOTHING: Final = (None,) * len(RULES)
+_read: Final = attrgetter(*RULES)
+_rules: Final = tuple(RULES.values())
+_defaults: Final = tuple(
+    next(given.default for given in INPUTS if given.name == name) for name in RULES
+)
+
+
+@dataclass(eq=False)
+class EncodedJobs:
+    """Jobs for one statement, whose values have been checked."""
+
+    rows: list[Row]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def columns(self) -> dict[str, tuple[Any, ...]]:
+        """The values of all jobs by the name of their `Input`."""
+        return dict(zip(_NAMES, zip(*self.rows, strict=True), strict=True))
+
+    def gives(self, name: str) -> bool:
+        """Whether a job gives a value that is None unless it is given."""
+        column = self.columns[name]
+        return column.count(None) < len(column)
+
+    def bytes_bound(self) -> int:
+        """How many bytes storing them takes, at most, besides a few hundred for each."""
+        return sum(bytes_bound(row[_PAYLOAD]) for row in self.rows)
+
+    def lanes(self) -> set[Lane]:
+        """The lanes with jobs that are due at once, by this process's clock."""
+        names = ("queue", "priority", "run_at", "delay_seconds")
+        queues, priorities, run_ats, delays = (self.columns[name] for name in names)
+        if not any(run_ats) and not any(delays):
+            return set(map(Lane, queues, priorities))
+        now = datetime.now(UTC)
+        return {
+            Lane(queue, priority)
+            for queue, priority, run_at, delay in zip(
+                queues, priorities, run_ats, delays, strict=True
+            )
+            if not delay and (run_at is None or run_at <= now)
+        }
+
+
+def encode_jobs(
+    jobs: Sequence[NewJob], *, max_payload_bytes: int, caller: str | None = None
+) -> EncodedJobs:
+    """Check and encode jobs for one statement.
+
+    Raises:
+        InvalidInput: a job breaks a rule; where there are several its position is named.
+    """
+    if len(jobs) == 1:
+        return EncodedJobs([_encode(jobs[0], max_payload_bytes, caller)])
+    return EncodedJobs(list(_encode_each(jobs, 0, max_payload_bytes, caller)))
+
+
+def encode_in_parts(
+    jobs: Iterable[NewJob], *, max_payload_bytes: int, first_position: int
+) -> Iterator[EncodedJobs]:
+    """The same for several statements, none much larger than MAX_STATEMENT_BYTES.
+
+    Errors name positions counted from `first_position`.
+    """
+    rows: list[Row] = []
+    size = 0
+    for row in _encode_each(jobs, first_position, max_payload_bytes, None):
+        rows.append(row)
+        size += bytes_bound(row[_PAYLOAD])
+        if size >= MAX_STATEMENT_BYTES:
+            yield EncodedJobs(rows)
+            rows, size = [], 0
+    if rows:
+        yield EncodedJobs(rows)
+
+
+def _encode_each(
+    jobs: Iterable[NewJob], first_position: int, max_payload_bytes: int, caller: str | None
+) -> Iterator[Row]:
+    for position, job in enumerate(jobs, first_position):
+        try:
+            yield _encode(job, max_payload_bytes, caller)
+        except InvalidInput as error:
+            error.detail = f"Job {position}: {error.detail}"
+            error.args = (error.detail,)
+            error.field = f"jobs.{position}.{error.field}"
+            raise
+
+
+def _encode(job: NewJob, max_payload_bytes: int, caller: str | None) -> Row:
+    check_name("job_type", job.job_type)
+    queue = job.queue
+    if queue:
+        check_name("queue", queue)
+    else:
+        queue = policies.get(job.job_type, DEFAULTS).queue or DEFAULT_QUEUE
+    if job.run_at is not None and job.delay_seconds is not None:
+        raise InvalidInput("run_at and delay_seconds are both given: give one", field="run_at")
+    values: Sequence[Any] = _defaults
+    if (given := _read(job)) != _NOTHING:  # as most jobs of a large batch
+        values = list(_defaults)
+        for at, value in enumerate(given):
+            if value is not None:
+                values[at] = _rules[at](value)
+    # Last, since it is the slowest.
+    payload = (
+        "{}"
+        if job.payload is None
+        else dump_json(job.payload, what="payload", max_bytes=max_payload_bytes)
+    )
+    return (payload, job.job_type, queue, caller, *values)
