@@ -1,4 +1,4 @@
-"""The command line, as people and orchestrators run it: real processes."""
+"""The commands `serve` and `worker`, as people and orchestrators run them: real processes."""
 
 import asyncio
 import json
@@ -9,17 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
 import httpx
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from service.auth.tokens import TokenVerifier
-from service.settings import Settings
 from tests.conftest import TEST_SECRET
 from tests.running import COMMAND, ROOT, Run, Start, postgres_ended, postgres_of
 
@@ -101,30 +98,6 @@ def test_people_are_greeted_on_standard_output_and_production_is_told_in_the_log
     events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
     assert ("listening" in events) == (where == "production")
     assert (said.read_text() == "") == (where == "production")
-
-
-@pytest.mark.parametrize("command", [("serve",), ("worker",), ("enqueue", "demo.ok")])
-def test_a_missing_schema_is_told_with_what_to_run_where_migrating_is_off(
-    run: Run, empty_dsn: str, command: tuple[str, ...]
-) -> None:
-    settings = {"DATABASE_URL": empty_dsn, "AUTO_MIGRATE": "false"}
-    done = run(*command, **settings, LOG_LEVEL="WARNING", WORKER_PORT="0")
-    assert done.returncode == 2
-    assert re.fullmatch(
-        r"error: The database has no schema\. .* run `python -m service migrate` first\.\n",
-        done.stderr,
-    )
-    assert run("migrate", **settings).returncode == 0
-    left = run("enqueue", "demo.ok", **settings)
-    assert (left.returncode, left.stderr) == (0, "")
-
-
-def test_a_schema_that_is_behind_is_told_with_what_to_run(run: Run, empty_dsn: str) -> None:
-    assert run("migrate", "--to", "0001", DATABASE_URL=empty_dsn).returncode == 0
-    done = run("serve", DATABASE_URL=empty_dsn, AUTO_MIGRATE="false", LOG_LEVEL="WARNING")
-    assert done.returncode == 2
-    assert "is at revision 0001" in done.stderr
-    assert "python -m service migrate" in done.stderr
 
 
 def test_serve_runs_what_demo_enqueues_and_keeps_it_through_kill_9(
@@ -209,18 +182,6 @@ def test_the_images_health_check_tells_a_live_process_from_a_dead_one(
     assert not healthy()
 
 
-@pytest.mark.parametrize("password", ["hun#ter2", "hun@ter2", "hun/ter2", "hun?ter2"])
-def test_a_database_url_that_cannot_be_read_is_one_sentence_with_the_way_out(
-    run: Run, password: str
-) -> None:
-    done = run("serve", DATABASE_URL=f"postgresql://ada:{password}@127.0.0.1:1/jobs")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: Bad configuration:\n  DATABASE_URL: cannot be read")
-    assert "percent-encoded" in done.stderr
-    assert len(done.stderr.splitlines()) == 2
-    assert "ter2" not in done.stdout + done.stderr
-
-
 def test_a_stop_drains_requests_and_jobs_together_within_the_grace(
     start: Start, run: Run, pg_dsn: str
 ) -> None:
@@ -294,124 +255,11 @@ def test_a_taken_port_is_an_error_of_one_line_that_names_the_setting(
         )
 
 
-def test_production_refuses_to_start_and_names_all_that_is_missing(run: Run) -> None:
-    done = run("serve", ENVIRONMENT="production")
-    assert done.returncode == 2
-    assert "DATABASE_URL" in done.stderr
-    assert "JWT_SECRET" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_a_broken_handler_module_stops_the_start_with_its_name(run: Run, pg_dsn: str) -> None:
     done = run("worker", DATABASE_URL=pg_dsn, HANDLER_MODULES="no_such_module")
     assert done.returncode == 2
     assert "no_such_module" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_database_that_is_not_there_is_an_error_of_one_line(run: Run) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    done = run("migrate", DATABASE_URL=f"postgresql://nobody@127.0.0.1:{port}/none")
-    assert done.returncode == 1
-    assert re.fullmatch(r"error: the database does not answer: .*\n", done.stderr)
-
-
-def test_migrate_prints_only_what_it_would_run(run: Run, pg_dsn: str, empty_dsn: str) -> None:
-    everything = run("migrate", "--sql", DATABASE_URL=empty_dsn)
-    assert "CREATE TABLE background_jobs" in everything.stdout, everything.stderr
-    nothing = run("migrate", "--sql", DATABASE_URL=pg_dsn)
-    assert (nothing.returncode, nothing.stdout) == (0, "-- nothing to do\n")
-
-
-def test_migrate_goes_back_only_when_told_that_it_may(run: Run, pg_dsn: str) -> None:
-    refused = run("migrate", "--to", "base", DATABASE_URL=pg_dsn)
-    assert refused.returncode == 2
-    assert "--back" in refused.stderr
-    assert run("migrate", "--to", "base", "--back", DATABASE_URL=pg_dsn).returncode == 0
-    assert run("migrate", DATABASE_URL=pg_dsn).returncode == 0
-    assert run("enqueue", "demo.ok", DATABASE_URL=pg_dsn).returncode == 0
-
-
-async def test_token_prints_a_token_that_holds(run: Run, settings: Settings) -> None:
-    done = run("token", "--role", "operator", "--sub", "night-shift", JWT_SECRET=TEST_SECRET)
-    principal = await TokenVerifier(settings).verify(done.stdout.strip())
-    assert (principal.subject, principal.role) == ("night-shift", "operator")
-
-
-def test_token_makes_no_secret_that_no_server_uses(run: Run, tmp_path: Path) -> None:
-    done = run("token", "--role", "viewer")
-    assert done.returncode == 2
-    assert re.fullmatch(
-        rf"error: No server has been started with {tmp_path}/data, .*\n", done.stderr
-    )
-    assert not (tmp_path / "data").exists()
-
-
-def test_a_short_command_says_which_database_it_used_and_that_it_made_one(
-    run: Run, tmp_path: Path
-) -> None:
-    first = run("enqueue", "demo.ok", LOG_LEVEL="WARNING")
-    made = (
-        f"No DATABASE_URL is set: a new, empty database was made in {tmp_path}/data (DATA_DIR).\n"
-    )
-    assert (first.returncode, first.stderr) == (0, made)
-    second = run("enqueue", "demo.ok", LOG_LEVEL="WARNING")
-    used = f"No DATABASE_URL is set: using the database in {tmp_path}/data (DATA_DIR).\n"
-    assert (second.returncode, second.stderr) == (0, used)
-
-
-def test_an_api_key_is_shown_once_listed_and_revoked(run: Run, pg_dsn: str) -> None:
-    made = run("api-keys", "create", "billing", "--scope", "jobs:write", DATABASE_URL=pg_dsn)
-    key = made.stdout.strip()
-    prefix, _, secret = key.removeprefix("fmj_").partition(".")
-    listed = run("api-keys", "list", DATABASE_URL=pg_dsn).stdout
-    assert prefix in listed
-    assert secret not in listed
-    assert "revoked" in run("api-keys", "revoke", prefix, DATABASE_URL=pg_dsn).stdout
-
-
-async def test_enqueue_prints_the_id_of_a_durable_job(
-    run: Run, pg_dsn: str, session: AsyncSession
-) -> None:
-    arguments = ["--payload", '{"n": 1}', "--queue", "emails", "--priority", "0"]
-    arguments += ["--run-at", "2031-03-01T09:00:00+01:00", "--timeout-seconds", "60"]
-    done = run("enqueue", "mail.send", *arguments, "--unique-key", "k", DATABASE_URL=pg_dsn)
-    row = (
-        await session.execute(
-            text(
-                "SELECT job_type, queue, priority, payload, next_run_at, timeout_seconds"
-                " FROM finmind_jobs.background_jobs WHERE id = :id"
-            ),
-            {"id": int(done.stdout)},
-        )
-    ).one()
-    due = datetime(2031, 3, 1, 8, tzinfo=UTC)
-    assert tuple(row) == ("mail.send", "emails", 0, {"n": 1}, due, 60.0)
-    again = run("enqueue", "mail.send", "--unique-key", "k", DATABASE_URL=pg_dsn)
-    assert again.stdout == done.stdout
-    assert again.stderr == (
-        f"Nothing was enqueued: job {int(done.stdout)} is live and has the unique key 'k'.\n"
-    )
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("x", "--payload", "{"),
-        ("x y",),
-        ("x", "--priority", "10"),
-        ("x", "--queue", "a b"),
-        ("x", "--run-at", "2031-03-01T09:00:00"),
-    ],
-)
-def test_enqueue_refuses_bad_input_in_one_line(
-    run: Run, pg_dsn: str, arguments: tuple[str, ...]
-) -> None:
-    done = run("enqueue", *arguments, DATABASE_URL=pg_dsn)
-    assert done.returncode == 2
-    assert re.fullmatch(r"error: .*\n", done.stderr)
 
 
 def job_states(dsn: str) -> list[tuple[str, int]]:
@@ -444,18 +292,3 @@ def wait_until_running(dsn: str) -> None:
             await connection.close()
 
     asyncio.run(poll())
-
-
-def test_what_postgresql_refuses_is_one_line_with_its_words(run: Run, pg_dsn: str) -> None:
-    elsewhere = re.sub(r"/finmind_test\w+", "/no_such_database", pg_dsn)
-    done = run("migrate", DATABASE_URL=elsewhere)
-    assert done.returncode == 1
-    expected = 'error: PostgreSQL refuses: database "no_such_database" does not exist\n'
-    assert done.stderr == expected
-
-
-def test_a_data_dir_that_is_a_file_is_named(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    done = run("migrate", DATA_DIR=str(tmp_path / "file"))
-    assert done.returncode == 1
-    assert done.stderr == f"error: {tmp_path / 'file'}: File exists\n"
