@@ -12,6 +12,7 @@ from service.errors import ConfigurationError
 from service.heap import tune_garbage_collection
 from service.serving.connection import bounded_protocol
 from service.serving.process import Signals, run_until_signal
+from service.settings import Settings
 
 
 def bind(host: str, port: int, *, setting: str) -> socket.socket:
@@ -43,27 +44,7 @@ def run_app(app: FastAPI, *, listener: socket.socket, on_ready: Callable[[], Non
     The signal begins the grace of requests and of jobs alike: neither waits for the other.
     """
     service: Service = app.state.service
-    config = uvicorn.Config(
-        app,
-        http=bounded_protocol(
-            head_seconds=service.settings.header_timeout_seconds,
-            head_bytes=service.settings.max_header_bytes,
-            read_seconds=service.settings.answer_timeout_seconds,
-        ),
-        timeout_keep_alive=service.settings.keep_alive_seconds,  # type: ignore[arg-type]  # it takes fractions
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        # uvicorn would believe whoever connects from loopback, and read the variable by itself.
-        proxy_headers=bool(service.settings.forwarded_allow_ips),
-        forwarded_allow_ips=list(service.settings.forwarded_allow_ips),
-        log_config=None,
-        log_level="warning",  # the service says itself that it starts and stops
-        server_header=False,
-        # Whole seconds, and none is no limit to uvicorn's mind.
-        timeout_graceful_shutdown=max(1, int(service.settings.shutdown_grace_seconds)),
-    )
-    server = _Server(config, on_ready=on_ready)
+    server = _Server(_server_config(app, service.settings), on_ready=on_ready)
 
     def begin_to_stop() -> None:
         service.stop_claiming()
@@ -79,6 +60,29 @@ def run_app(app: FastAPI, *, listener: socket.socket, on_ready: Callable[[], Non
                 await server.serve(sockets=[listener])
 
     return run_until_signal(run)
+
+
+def _server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=bounded_protocol(
+            head_seconds=settings.header_timeout_seconds,
+            head_bytes=settings.max_header_bytes,
+            read_seconds=settings.answer_timeout_seconds,
+        ),
+        timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]  # it takes fractions
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        # uvicorn would believe whoever connects from loopback, and read the variable by itself.
+        proxy_headers=bool(settings.forwarded_allow_ips),
+        forwarded_allow_ips=list(settings.forwarded_allow_ips),
+        log_config=None,
+        log_level="warning",  # the service says itself that it starts and stops
+        server_header=False,
+        # uvicorn takes whole seconds.
+        timeout_graceful_shutdown=max(1, int(settings.shutdown_grace_seconds)),
+    )
 
 
 class _Server(uvicorn.Server):
