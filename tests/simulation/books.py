@@ -52,6 +52,10 @@ class Watch:
 
     process: Process
     types: list[str]
+    slots: int
+    """How many of its handlers may run at once."""
+    claimed_at: float = 0.0
+    """When it saw the answer to its last claim."""
     troubles: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """When statements of each duty failed, or took long."""
     stalls: list[tuple[float, float]] = field(default_factory=list)
@@ -131,6 +135,11 @@ class Books:
             duty, "claimer"
         )
         self.watches[process].troubles[known].append(self.now)
+
+    def answered(self, statement: str, process: Process) -> None:
+        """A process saw the answer to a statement."""
+        if statement in CLAIMS:
+            self.watches[process].claimed_at = self.now
 
     def failed(self, statement: str, args: Any, process: Process) -> None:
         """A process saw a statement fail."""

@@ -22,6 +22,9 @@ RECOVERY_SECONDS: Final = 5.0
 SETTLE_IN_SECONDS: Final = 1.0
 """What a process may need to see what it missed while it stood still, or what is overdue."""
 
+BEGIN_IN_SECONDS: Final = 0.5
+"""What is claimed begins at once: there is a slot for it, or it is given back."""
+
 ALIVE_SECONDS: Final = 30.0
 """A worker counts as alive for so long after it was last seen."""
 
@@ -237,6 +240,7 @@ class Checker(Books):
             self.violate(f"job {job_id} begins with those that were lost with it")
         if EPOCH + self.now >= claim.until:
             self.violate(f"a run of job {job_id} began when its lease {token} had ended")
+        self._must_have_a_slot(process, job_id)
         if context.attempt > self.retries[job_id] + 1:
             self.violate(f"job {job_id} is run for the {context.attempt}th time")
         earlier = [run for run in self.runs_of[job_id] if not run.of_earlier_epoch]
@@ -254,6 +258,16 @@ class Checker(Books):
         self.runs[key] = run
         self.runs_of[job_id].append(run)
         return run
+
+    def _must_have_a_slot(self, process: Process, job_id: int) -> None:
+        """What is claimed begins in a slot that is free, and did not wait for one."""
+        watch = self.watches[process]
+        running = sum(run.process is process and not run.ended for run in self.runs.values())
+        if running >= watch.slots:
+            self.violate(f"{process.name} runs more than {watch.slots} jobs at once")
+        waited = self.now - watch.claimed_at
+        if waited > BEGIN_IN_SECONDS and not watch.stalled_since(watch.claimed_at):
+            self.violate(f"job {job_id} waited in {process.name} for {waited:.3f} s")
 
     def run_ended(self, run: Run, how: str) -> None:
         """A handler is about to return or to raise."""

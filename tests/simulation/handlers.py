@@ -17,7 +17,10 @@ THREAD_TYPE: Final = "thread"
 UNSERVED_TYPE: Final = "nobody"
 TIMEOUT_SECONDS: Final = {"work": 12.0, "rare": 30.0, "thread": 12.0}
 
-QUICK: Final = (0.0, 0.0, 0.01, 0.3, 2.0)
+AT_ONCE: Final = -1.0
+"""Seconds of a run that waits for nothing, not even for a turn of the loop."""
+
+QUICK: Final = (AT_ONCE, 0.0, 0.01, 0.3, 2.0)
 SLOW: Final = (5.0, 9.0, 20.0)
 
 BEHAVIOURS: Final = (
@@ -98,7 +101,7 @@ class Handlers:
 
     def _thread(self, payload: Any, context: JobContext) -> object:
         run, behaviour, seconds = self._begin(payload, context)
-        self._loop.thread_seconds = seconds
+        self._loop.thread_seconds = max(0.0, seconds)
         return self._end(run, behaviour)
 
     def _begin(self, payload: Any, context: JobContext) -> tuple[Run, str, float]:
@@ -108,10 +111,12 @@ class Handlers:
             process, context, timeout_seconds=TIMEOUT_SECONDS[context.job_type]
         )
         nth = len(self._checker.runs_of[context.job_id]) - 1
-        behaviour, seconds = payload[nth] if nth < len(payload) else ("return", 0.0)
+        behaviour, seconds = payload[nth] if nth < len(payload) else ("return", AT_ONCE)
         return run, behaviour, seconds
 
     async def _wait(self, run: Run, behaviour: str, seconds: float) -> None:
+        if seconds == AT_ONCE:
+            return
         try:
             await asyncio.sleep(seconds)
         except asyncio.CancelledError:

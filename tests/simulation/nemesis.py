@@ -106,6 +106,8 @@ class Nemesis:
         if node is None:
             return
         slots = node.worker.slots if self._rng.random() < 0.7 else None
+        if slots is None:  # the pass has as many again, of its own
+            self._s.checker.watches[node.process].slots += node.settings.worker_concurrency
 
         async def one_pass(node: Node = node) -> None:
             try:

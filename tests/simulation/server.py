@@ -222,6 +222,7 @@ class Connection:
             self._answer = None
             if bound is not None:
                 bound.cancel()
+        self._server.checker.answered(statement, self.process)
         return rows
 
     def _arrive(self, answer: "asyncio.Future[Answer]", fate: Fate) -> None:

@@ -84,11 +84,12 @@ class Simulation:
         process = Process(f"p{self.made}")
         whole = whole or rng.random() < 0.5
         types = ALL_TYPES if whole or rng.random() < 0.3 else ["thread", "work"]
-        watch = self.checker.watches[process] = Watch(process, types)
         queues = ("*",) if whole else rng.choice((("*",), ("*",), ("*", "a:1"), ("a", "b")))
         settings = self.settings.model_copy(
             update={"worker_queues": queues, "worker_concurrency": slots or rng.choice((1, 2, 4))}
         )
+        watch = Watch(process, types, settings.worker_concurrency)
+        self.checker.watches[process] = watch
         access = Access(self.server, settings)
         handlers = Handlers(self.loop, self.checker, types)
         while not process.dead:
