@@ -123,9 +123,10 @@ async def test_enqueueing_many_takes_one_statement_a_thousand_jobs_and_one_commi
     check("commits of enqueue_many per 1,000 jobs", 1000 * made / JOBS)
 
 
+@pytest.mark.parametrize("options", [{"worker_concurrency": 400}, {}], ids=["tuned", "default"])
 async def test_a_drain_takes_few_statements_and_commits_and_all_its_updates_are_hot(
     counting: StatementCounter, server_dsn: str, pg_dsn: str, database: Database,
-    handlers: Registry, make_settings: Callable[..., Settings],
+    handlers: Registry, make_settings: Callable[..., Settings], options: dict[str, Any],
 ) -> None:  # fmt: skip
     left = JOBS
     done = asyncio.Event()
@@ -144,9 +145,9 @@ async def test_a_drain_takes_few_statements_and_commits_and_all_its_updates_are_
     await database.close()
     before = await commits(server_dsn, pg_dsn)
 
-    options = make_settings(worker_concurrency=400, claim_batch_size=BATCH)
-    drained = Database(counting.dsn, options)
-    worker = Worker(drained, options, handlers=handlers)
+    settings = make_settings(**options)
+    drained = Database(counting.dsn, settings)
+    worker = Worker(drained, settings, handlers=handlers)
     await worker.start()
     await occurs(done, seconds=30)
     await worker.stop()

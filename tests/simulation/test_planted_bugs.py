@@ -7,6 +7,7 @@ from typing import Any, Final
 import pytest
 
 from service.db.errors import DATABASE_ERRORS
+from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobStatus
 from service.jobs.core.lane import LaneRequest, Position
 from service.jobs.core.policy import Attempt, OutcomePolicy, Stop
@@ -17,6 +18,7 @@ from service.jobs.worker.executor import Executor, Run
 from service.jobs.worker.heartbeat import Heartbeat
 from service.jobs.worker.outbox import Outbox
 from service.jobs.worker.settler import Settler
+from service.jobs.worker.starter import Starter
 from service.jobs.worker.timeouts import Timeouts
 from tests.simulation.house import House
 from tests.simulation.model import Model
@@ -216,6 +218,39 @@ def a_worker_whose_row_is_gone_stays_unknown(patch: Patch) -> None:
     patch.setattr(House, "worker_seen", lazy)
 
 
+def what_finds_no_slot_is_forgotten(patch: Patch) -> None:
+    patch.setattr(Executor, "give_back", lambda *_, **__: None)
+
+
+def what_finds_no_slot_waits_for_one(patch: Patch) -> None:
+    start = Starter.start
+
+    async def patient(self: Starter, jobs: list[ClaimedJob], *, lease_deadline: float) -> None:
+        free = self._slots.free
+        await start(self, jobs[:free], lease_deadline=lease_deadline)
+        for job in jobs[free:]:
+            await self._slots.wait_for(1, float("inf"))
+            await start(self, [job], lease_deadline=lease_deadline)
+
+    patch.setattr(Starter, "start", patient)
+
+
+def what_finds_no_slot_begins_all_the_same(patch: Patch) -> None:
+    def bold(self: Executor, job: ClaimedJob, *, lease_deadline: float) -> None:
+        self._slots.take(job.queue)
+        self.start(job, lease_deadline=lease_deadline)
+
+    patch.setattr(Executor, "give_back", bold)
+
+
+def what_finds_no_slot_has_used_an_attempt(patch: Patch) -> None:
+    def costly(self: Executor, job: ClaimedJob, *, lease_deadline: float) -> None:
+        run = self._run(job, lease_deadline)
+        self._end(run, self._policy.timed_out(run))
+
+    patch.setattr(Executor, "give_back", costly)
+
+
 BUGS: Final[list[Callable[[Patch], None]]] = [
     no_fence,
     leases_end_too_early,
@@ -236,6 +271,10 @@ BUGS: Final[list[Callable[[Patch], None]]] = [
     the_next_time_out_is_forgotten,
     a_claim_goes_on_behind_what_it_has_not_walked,
     a_worker_whose_row_is_gone_stays_unknown,
+    what_finds_no_slot_is_forgotten,
+    what_finds_no_slot_waits_for_one,
+    what_finds_no_slot_begins_all_the_same,
+    what_finds_no_slot_has_used_an_attempt,
 ]
 RARE: Final[list[Callable[[Patch], None]]] = [
     lost_claims_are_looked_for_once,
@@ -246,6 +285,7 @@ RARE: Final[list[Callable[[Patch], None]]] = [
 """Found too, but only by many seeds."""
 
 
+@pytest.mark.timeout(300)  # of 60 s the last seed is one that the timeout broke
 @pytest.mark.parametrize("plant", BUGS, ids=lambda plant: plant.__name__)
 def test_a_planted_bug_is_found(
     simulator: Simulator, plant: Callable[[Patch], None], monkeypatch: Patch

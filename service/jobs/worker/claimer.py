@@ -24,8 +24,9 @@ from service.jobs.worker.plan.windows import Windows
 from service.jobs.worker.refused_claims import RefusedClaims
 from service.jobs.worker.settler import Settler
 from service.jobs.worker.slots import Slots
+from service.jobs.worker.starter import Starter
 from service.observability.logging import get_logger
-from service.observability.metrics import observe_batch, record_database_error, record_event
+from service.observability.metrics import record_database_error
 from service.settings import Settings
 
 GATHER_SECONDS: Final = 0.003
@@ -65,7 +66,7 @@ class Claimer:
         self._registry = registry
         self._link = link
         self._slots = slots
-        self._executor = executor
+        self._starter = Starter(slots=slots, executor=executor)
         self._settler = settler
         self._worker_id = worker_id
         self.recovery = ClaimRecovery(
@@ -92,6 +93,8 @@ class Claimer:
         self._next_sweep = 0.0
         self._leased_at = 0.0
         self._backlog = False
+        self._ahead = 0
+        """How many jobs more than slots are free the next claim may bring."""
         self._fastest_claim = float("inf")
         self._empty_claim_walked = 0.0
         self._stopping = asyncio.Event()
@@ -140,7 +143,7 @@ class Claimer:
                 if not await self._slots_ready():
                     continue
                 began = time.monotonic()
-                claimed, asked = await self.claim_once(self._limit.rows)
+                claimed, asked = await self.claim_once(self._limit.rows, ahead=self._ahead)
             except DATABASE_ERRORS as error:
                 # Large payloads may be what takes so long: the next claim asks for fewer.
                 self._limit.failed(self._limit.rows)
@@ -176,15 +179,20 @@ class Claimer:
             await self._idle(left)
         await self.listing.add_recent(self._link)
 
-    async def claim_once(self, most: int) -> tuple[int, int]:
-        """One claim and the start of what it brought; how many came, and how many could have."""
+    async def claim_once(self, most: int, *, ahead: int = 0) -> tuple[int, int]:
+        """One claim and the start of what it brought; how many came, and how many could have.
+
+        It brings as many as slots are free, and up to `ahead` more where no sweep is due.
+        """
         async with self._slots.claiming:
-            asked = min(most, self._slots.free)
+            free = self._slots.free
+            sweeping = free > 0 and time.monotonic() >= self._next_sweep
+            asked = min(most, free + ahead if free and not sweeping else free)
             self.rest_seconds = 0.0
             self.walks_on = False
             claimed = 0
             whole = False
-            if asked and time.monotonic() >= self._next_sweep:
+            if sweeping:
                 whole = self._lanes.sweeps_whole
                 claimed, complete = await self._sweep(asked)
                 whole = whole and complete
@@ -219,7 +227,7 @@ class Claimer:
         self._next_sweep = began + min(
             max(took / SWEEP_SHARE, MIN_SWEEP_SECONDS), self._settings.sweep_seconds
         )
-        self._begin(jobs, began=sent, from_floor=False, full=full)
+        await self._begin(jobs, began=sent, from_floor=False, full=full)
         return len(jobs), complete
 
     async def _claim_from_floors(self, most: int) -> int:
@@ -240,7 +248,7 @@ class Claimer:
             self.rest_seconds = min(dear / EMPTY_CLAIM_SHARE, self._settings.sweep_seconds)
         if not full:
             self.walks_on = self._lanes.exhausted(requests, jobs, began=began)
-        self._begin(jobs, began=began, from_floor=True, full=full)
+        await self._begin(jobs, began=began, from_floor=True, full=full)
         return len(jobs)
 
     def _walked(self, took_seconds: float) -> float:
@@ -248,9 +256,13 @@ class Claimer:
         self._fastest_claim = min(took_seconds, self._fastest_claim)
         return took_seconds - self._fastest_claim
 
-    def _begin(self, jobs: list[ClaimedJob], *, began: float, from_floor: bool, full: bool) -> None:
+    async def _begin(
+        self, jobs: list[ClaimedJob], *, began: float, from_floor: bool, full: bool
+    ) -> None:
         self._lanes.claimed(jobs, began=began, from_floor=from_floor, full=full)
-        self._start(jobs)
+        # The lease began no earlier than the statement: this process's view of it ends first.
+        lease_deadline = self._leased_at + self._settings.lease_seconds
+        await self._starter.start(jobs, lease_deadline=lease_deadline)
 
     async def _claim(
         self, requests: list[LaneRequest], *, limit: int
@@ -286,24 +298,13 @@ class Claimer:
                 max_errors=self._settings.max_error_entries,
             )
 
-    def _start(self, jobs: list[ClaimedJob]) -> None:
-        # The lease began no earlier than the statement: this process's view of it ends first.
-        lease_deadline = self._leased_at + self._settings.lease_seconds
-        for job in jobs:
-            self._slots.take(job.queue)
-            if job.rescued:
-                record_event("rescued", job.job_type)
-                _log.warning(
-                    "job_rescued", job_id=job.id, job_type=job.job_type, lost=job.lost_leases
-                )
-            self._executor.start(job, lease_deadline=lease_deadline)
-        if jobs:
-            observe_batch("claim", len(jobs))
-
     async def _slots_ready(self) -> bool:
         """Wait for free slots, and for room among the unsettled; False to look again."""
+        self._ahead = 0
         if self._backlog:
             batch = min(self._settings.claim_batch_size, max(1, self._slots.total // 4))
+            if self._slots.free < batch:
+                self._ahead = await self._starter.ahead()
             await self._slots.wait_for(batch, GATHER_SECONDS)
         if self._slots.free == 0:
             await self._slots.wait_for(1, self._settings.poll_max_seconds, unless=self._stopping)

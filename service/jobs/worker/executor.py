@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.encoding import load_json
-from service.jobs.core.outcomes import Outcome
+from service.jobs.core.outcomes import Outcome, Released
 from service.jobs.core.policy import Attempt, InvalidPayload, OutcomePolicy, Stop, TooLate
 from service.jobs.handlers.context import JobContext
 from service.jobs.handlers.registry import HandlerSpec, Registry
@@ -102,9 +102,7 @@ class Executor:
 
     def start(self, job: ClaimedJob, *, lease_deadline: float) -> None:
         """Run one claimed job; its slot is taken already."""
-        handler = self._registry.get(job.job_type)
-        assert handler is not None, "claims ask for registered types only"
-        run = Run(job, handler.policy, time.monotonic(), handler, lease_deadline)
+        run = self._run(job, lease_deadline)
         self.runs.add(run)
         unfit = self._policy.unfit(run)
         if unfit is not None:
@@ -116,6 +114,12 @@ class Executor:
         # second.
         loop = asyncio.get_running_loop()
         run.task = asyncio.Task(self._attempt(run), loop=loop, name=f"job-{job.id}")
+
+    def give_back(self, job: ClaimedJob, *, lease_deadline: float) -> None:
+        """Put back one claimed job that has no slot; its attempt does not count."""
+        run = self._run(job, lease_deadline)
+        # One that is to come back apart from others is put off now: the next claim would not know.
+        self._end(run, self._policy.unfit(run) or Released())
 
     def cancel(self, run: Run, why: Stop) -> None:
         """Tell a handler to stop; if it does not, it is settled over its head after a while."""
@@ -155,6 +159,11 @@ class Executor:
             self._abandon(run)
         self._deadlines.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, job: ClaimedJob, lease_deadline: float) -> Run:
+        handler = self._registry.get(job.job_type)
+        assert handler is not None, "claims ask for registered types only"
+        return Run(job, handler.policy, time.monotonic(), handler, lease_deadline)
 
     # -- one attempt --------------------------------------------------------------------------
 

@@ -49,10 +49,10 @@ class Slots:
         """Whether some queue is at its limit: it may have due jobs although a claim found none."""
         return any(self._used_by[queue] >= limit for queue, limit in self._limits.items())
 
-    def free_for(self, queue: str) -> int:
-        """Slots that are free for jobs of one queue."""
+    def within_limit(self, queue: str, wanted: int) -> int:
+        """How many of so many jobs the limit of their queue lets run beside those that do."""
         limit = self._limits.get(queue)
-        return self.free if limit is None else min(self.free, limit - self._used_by[queue])
+        return wanted if limit is None else min(wanted, limit - self._used_by[queue])
 
     def take(self, queue: str) -> None:
         """Take one slot; the caller has looked that one is free."""

@@ -131,7 +131,7 @@ class Lanes:
         order = sorted(self._states, key=lambda lane: (lane.priority, random.random()))  # noqa: S311
         requests = []
         for lane in order:
-            free = min(most, self._slots.free_for(lane.queue))
+            free = self._slots.within_limit(lane.queue, most)
             if free <= 0:
                 continue
             if from_floor:
@@ -237,7 +237,7 @@ class Lanes:
     def skip_slice(self) -> None:
         """No lane has anything for this sweep in the next slice."""
         self._unswept = {}
-        free = [lane for lane in self._states if self._slots.free_for(lane.queue) > 0]
+        free = [lane for lane in self._states if self._slots.within_limit(lane.queue, 1) > 0]
         if free:  # else it is not known what the slice holds
             highest = max(self._floor(lane).due_at for lane in free)
             self._sweep.skip_to(highest + SLACK_SECONDS)

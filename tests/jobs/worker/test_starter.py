@@ -1,0 +1,194 @@
+"""Claimed jobs start in free slots; a moment ahead of them only where handlers wait for nothing."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from service.db.engine import Database
+from service.jobs import JobStatus, NewJob, Registry, enqueue_batch
+from service.jobs.core.claimed_job import ClaimedJob
+from service.jobs.worker import lease_clock, starter
+from service.jobs.worker.pipeline import Pipeline
+from service.jobs.worker.starter import Starter
+from tests.jobs.claims import claim
+from tests.jobs.conftest import Quick, StartWorker
+from tests.jobs.waiting import occurs, until, until_ended, until_true
+
+SLOTS = 2
+
+
+@pytest.fixture
+async def pipeline(database: Database, handlers: Registry, quick: Quick) -> AsyncIterator[Pipeline]:
+    """One that runs what it is given, and claims nothing by itself."""
+    pipeline = Pipeline(database, quick(worker_concurrency=SLOTS), handlers=handlers)
+    await pipeline.start()
+    yield pipeline
+    await pipeline.stop(grace_seconds=0)
+
+
+async def start(pipeline: Pipeline, jobs: list[ClaimedJob]) -> Starter:
+    """Have the jobs started, and say by whom."""
+    starting = Starter(slots=pipeline.slots, executor=pipeline.executor)
+    await starting.start(jobs, lease_deadline=lease_clock.now() + 30)
+    return starting
+
+
+def waiting(handlers: Registry, name: str = "mail") -> tuple[list[Any], asyncio.Event]:
+    """A handler that waits until the event comes, and what it was given."""
+    seen: list[Any] = []
+    go_on = asyncio.Event()
+
+    @handlers.handler(name)
+    async def handle(payload: Any) -> None:
+        seen.append(payload)
+        await go_on.wait()
+
+    return seen, go_on
+
+
+async def put(sql: Any, count: int, name: str = "mail") -> list[Any]:
+    return list(await enqueue_batch(sql, [NewJob(name, n) for n in range(count)]))
+
+
+async def test_handlers_that_wait_for_nothing_start_ahead_of_free_slots_and_never_too_many_at_once(
+    database: Database, handlers: Registry, sql: Any, pipeline: Pipeline
+) -> None:
+    seen: list[int] = []
+    used: set[int] = set()
+
+    @handlers.handler("mail")
+    async def handle(payload: int) -> None:
+        seen.append(payload)
+        used.add(pipeline.slots.used)
+
+    days = [datetime(2020, 1, 1 + n, tzinfo=UTC) for n in range(11)]
+    made = await enqueue_batch(sql, [NewJob("mail", d.day, run_at=d) for d in reversed(days)])
+    await start(pipeline, await claim(database, ["mail"], limit=11))
+    for job in made:
+        row = await until_ended(sql, job.id)
+        assert (row["status"], row["attempts"]) == (JobStatus.SUCCESS, 1)
+    assert seen == [day.day for day in days]  # in the order in which they are due
+    assert max(used) == SLOTS
+
+
+async def test_what_finds_no_slot_is_given_back_at_once_with_its_attempt_and_keeps_its_place(
+    database: Database, handlers: Registry, sql: Any, pipeline: Pipeline
+) -> None:
+    seen, go_on = waiting(handlers)
+    made = await put(sql, 6)
+    await start(pipeline, await claim(database, ["mail"], limit=6))
+
+    async def rows() -> list[Any]:
+        given_back = "SELECT * FROM jobs_live WHERE status = 'PENDING' ORDER BY next_run_at, id"
+        return found if len(found := await sql.fetch(given_back)) == 4 else []
+
+    back = await until(rows)
+    assert [(row["id"], row["next_run_at"]) for row in back] == [
+        (job.id, job.next_run_at) for job in made[SLOTS:]
+    ]
+    assert {(row["attempts"], row["lost_leases"], row["lease_until"]) for row in back} == {
+        (0, 0, None)
+    }
+    await until_true(lambda: len(seen) == SLOTS)
+    go_on.set()
+
+
+async def test_a_start_that_is_cancelled_leaves_no_job_behind(
+    database: Database, handlers: Registry, sql: Any, pipeline: Pipeline
+) -> None:
+    @handlers.handler("mail")
+    async def handle(_: Any) -> None: ...
+
+    await put(sql, 6)
+    starting = asyncio.create_task(start(pipeline, await claim(database, ["mail"], limit=6)))
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    running = "SELECT count(*) = 0 FROM jobs_live WHERE status = 'RUNNING'"
+    assert await until(lambda: sql.fetchval(running))
+    assert await sql.fetchval("SELECT count(*) FROM jobs_live WHERE attempts = 0") >= 1
+
+
+async def test_what_lost_its_leases_with_others_is_put_off_although_it_finds_no_slot(
+    database: Database, handlers: Registry, sql: Any, pipeline: Pipeline
+) -> None:
+    _, go_on = waiting(handlers)
+    await put(sql, SLOTS + 1)
+    for _ in range(2):
+        await claim(database, ["mail"], limit=SLOTS + 1, lease_seconds=0)
+    jobs = await claim(database, ["mail"], limit=SLOTS + 1)
+    assert {(job.rescued, job.lost_leases) for job in jobs} == {(True, 2)}
+    for _ in range(SLOTS):
+        pipeline.slots.take("default")
+    await start(pipeline, jobs)
+    later = "SELECT count(*) FROM jobs_live WHERE status = 'PENDING' AND next_run_at > now()"
+    assert await until(lambda: sql.fetchval(later)) == SLOTS + 1
+    assert await sql.fetchval("SELECT array_agg(DISTINCT lost_leases) FROM jobs_live") == [2]
+    go_on.set()
+
+
+@pytest.mark.parametrize(
+    ("kind", "ahead"), [("quick", SLOTS), ("turns", 0), ("waits", 0), ("computes", 0)]
+)
+async def test_only_handlers_that_neither_wait_nor_compute_let_a_claim_bring_more_than_fits(
+    database: Database, handlers: Registry, sql: Any, pipeline: Pipeline, kind: str, ahead: int
+) -> None:
+    _, go_on = waiting(handlers, "waits")
+
+    @handlers.handler("quick")
+    async def quick(_: Any) -> None: ...
+
+    @handlers.handler("turns")
+    async def turns(_: Any) -> None:
+        await asyncio.sleep(0)
+
+    @handlers.handler("computes")
+    async def computes(_: Any) -> None:
+        time.sleep(starter.AHEAD_SECONDS)  # noqa: ASYNC251 - the point
+
+    allowed = []
+    for _ in range(5):  # the machine may stand still for as long as a handler that computes
+        await put(sql, SLOTS, kind)
+        starting = await start(pipeline, await claim(database, [kind], limit=SLOTS))
+        allowed.append(await starting.ahead())
+        go_on.set()
+        await until_true(lambda: pipeline.slots.used == 0)
+        go_on.clear()
+    assert max(allowed) == ahead
+
+
+async def test_no_job_waits_behind_a_handler_while_another_worker_is_idle(
+    handlers: Registry, sql: Any, start_worker: StartWorker
+) -> None:
+    """The first worker has learnt that handlers wait for nothing when it meets those that do."""
+    done, all_run = asyncio.Event(), asyncio.Event()
+    running = 0
+
+    @handlers.handler("quick")
+    async def quick(payload: int) -> None:
+        if payload == 39:
+            done.set()
+
+    @handlers.handler("slow")
+    async def slow(_: Any) -> None:
+        nonlocal running
+        running += 1
+        if running == 8:
+            all_run.set()
+        await all_run.wait()
+
+    # 4, 8, 12 and 16 of them in a claim; the next may bring 20.
+    await put(sql, 40, "quick")
+    made = await put(sql, 8, "slow")
+    await start_worker(worker_concurrency=4)
+    await occurs(done)
+    await start_worker(worker_concurrency=4)
+    await occurs(all_run)
+    for job in made:
+        row = await until_ended(sql, job.id)
+        assert (row["status"], row["attempts"]) == (JobStatus.SUCCESS, 1)
