@@ -104,8 +104,8 @@ async def _undone(
 
 def _name(statement: str) -> str:
     for module in store.__all__:
-        for name, text in vars(getattr(store, module)).items():
-            if text == statement and not name.startswith("_"):
+        for name, value in vars(getattr(store, module)).items():
+            if getattr(value, "sql", value) == statement and not name.startswith("_"):
                 return str(name)
     raise LookupError(f"no statement of the engine: {statement}")
 

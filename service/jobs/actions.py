@@ -7,11 +7,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.after_commit import after_commit
-from service.db.session import fetch
 from service.errors import Conflict, NotFound
 from service.jobs import store
 from service.jobs.core.job import BackgroundJob, JobId, JobStatus
-from service.jobs.core.lane import Lane
 from service.jobs.core.new_job import checked_moment
 from service.jobs.notify.publisher import publish_after_commit
 from service.jobs.read.get import get_job
@@ -38,16 +36,16 @@ async def retry_dead_letter_job(
     """
     try:
         async with session.begin_nested():
-            rows = await fetch(session, store.actions.RETRY_DEAD, job_id, by, max_errors)
+            retried = await store.actions.retry_dead(session, job_id, by=by, max_errors=max_errors)
     except IntegrityError as error:
         raise Conflict(f"Job {job_id} cannot be retried: {_hindrance(error)}") from None
-    if not rows:
+    if retried is None:
         status = await _status_of(session, job_id)
         raise Conflict(
             f"Job {job_id} is {status}: only DEAD_LETTER and FAILED jobs can be retried by hand"
         )
-    _, job_type, queue, priority = rows[0]
-    await publish_after_commit(session, [Lane(queue, priority)])
+    job_type = retried.job_type
+    await publish_after_commit(session, [retried.lane])
     await after_commit(session, lambda: record_event("manual_retry", job_type))
     return await get_job(session, job_id)
 
@@ -59,11 +57,10 @@ async def cancel_job(session: AsyncSession, job_id: JobId) -> BackgroundJob:
         NotFound: no such job.
         Conflict: it is not PENDING.
     """
-    rows = await fetch(session, store.actions.CANCEL, job_id)
-    if not rows:
+    job_type = await store.actions.cancel(session, job_id)
+    if job_type is None:
         status = await _status_of(session, job_id)
         raise Conflict(f"Job {job_id} is {status}: only PENDING jobs can be cancelled")
-    job_type = rows[0][1]
     await after_commit(session, lambda: record_event("cancelled", job_type))
     return await get_job(session, job_id)
 
@@ -75,8 +72,7 @@ async def delete_job(session: AsyncSession, job_id: JobId) -> None:
         NotFound: no such job.
         Conflict: it is RUNNING.
     """
-    rows = await fetch(session, store.actions.DELETE, job_id)
-    if not rows:
+    if not await store.actions.delete(session, job_id):
         status = await _status_of(session, job_id)
         raise Conflict(f"Job {job_id} is {status}: wait until it has ended, then delete it")
 
@@ -89,12 +85,11 @@ async def reschedule_job(session: AsyncSession, job_id: JobId, run_at: datetime)
         NotFound: no such job.
         Conflict: it is not PENDING.
     """
-    rows = await fetch(session, store.actions.RESCHEDULE, job_id, checked_moment(run_at))
-    if not rows:
+    lane = await store.actions.reschedule(session, job_id, checked_moment(run_at))
+    if lane is None:
         status = await _status_of(session, job_id)
         raise Conflict(f"Job {job_id} is {status}: only PENDING jobs can be moved")
-    _, queue, priority = rows[0]
-    await publish_after_commit(session, [Lane(queue, priority)])
+    await publish_after_commit(session, [lane])
 
 
 def _hindrance(error: IntegrityError) -> str:
@@ -105,7 +100,7 @@ def _hindrance(error: IntegrityError) -> str:
 
 
 async def _status_of(session: AsyncSession, job_id: JobId) -> JobStatus:
-    rows = await fetch(session, store.actions.STATUS_OF, job_id)
-    if not rows:
+    status = await store.actions.status_of(session, job_id)
+    if status is None:
         raise NotFound(f"There is no job {job_id}")
-    return JobStatus(rows[0][0])
+    return status

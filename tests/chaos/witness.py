@@ -17,7 +17,7 @@ from service.jobs import store
 from service.jobs.core.claimed_job import ClaimedJob, Lease
 from service.jobs.core.outcomes import Outcome
 from tests.chaos.ledger import LEDGER_VARIABLE, Event, Pen
-from tests.jobs.statements import HOME, statement
+from tests.jobs.statements import HOME, without
 
 UNFENCED_VARIABLE: Final = "WITNESS_UNFENCED"
 """Where it is set the bug is planted that trials are there to see: settles ask for no token."""
@@ -121,9 +121,7 @@ class Witness:
 def unfence() -> None:
     """Have settles in this process taken from whoever sends them."""
     for name in ("FINISH", "REQUEUE"):
-        fenced = statement(name)
-        assert FENCE in fenced
-        setattr(HOME[name], name, fenced.replace(FENCE, ""))
+        setattr(HOME[name], name, without(FENCE, name))
 
 
 def main() -> int:

@@ -155,7 +155,7 @@ async def test_a_drain_takes_few_statements_and_commits_and_all_its_updates_are_
 
     made = await commits(server_dsn, pg_dsn) - before
     sent = counting.executed
-    claims, settles = sent[store.claim.CLAIM], sent[store.settle.FINISH]
+    claims, settles = sent[store.claim.CLAIM.sql], sent[store.settle.FINISH.sql]
     assert claims >= JOBS / BATCH, "the statements were not seen"
     check("claims per 1,000 jobs", 1000 * claims / JOBS)
     check("settles per 1,000 jobs", 1000 * settles / JOBS)
@@ -257,11 +257,10 @@ async def test_what_is_dead_in_a_lane_is_walked_by_the_listing_alone(database: D
         await sql.execute("INSERT INTO job_stats VALUES ('default', 'noop', 'SUCCESS', now(), 1)")
         await sql.close()
         [head] = await store.lanes.listed(link, limit=9)
-        due = [head.lane.queue], [head.lane.priority]
         await store.lanes.recent(link, None, within_seconds=600, limit=9)
-        await link.fetch(store.counts.QUEUE_GAUGES, *due, 1000, [head.first_at])
-        await link.fetch(
-            store.served_types.FAIL_UNSERVED, *due, ["noop"], 0, 100, 9, 9, [head.first_at]
+        await store.counts.queue_gauges(link, [head], cap=1000)
+        await store.served_types.fail_unserved(
+            link, [head], ["noop"], due_seconds=0, walk=100, limit=9, max_errors=9
         )
     await link.close()
     read = {one.name: one.root["Shared Hit Blocks"] for one in link.explained}

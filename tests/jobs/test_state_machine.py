@@ -325,7 +325,7 @@ class JobMachine(RuleBasedStateMachine):
     @rule(fold=st.booleans())
     def maintain(self, fold: bool) -> None:
         if fold:
-            self.world.sql(store.counts.FOLD_STATS)
+            self.world.sql(*store.counts.FOLD_STATS.bind())
         else:
             self.world.do(partitions.make_ahead(self.world.link, days=0))
 

@@ -51,7 +51,7 @@ class World:
         return self.do(self.link.fetch(statement, *arguments))
 
     def clear(self) -> None:
-        for row in self.sql(store.partitions.DAY_LEAVES):
+        for row in self.sql(*store.partitions.DAY_LEAVES.bind()):
             if row[0] != "jobs_done_default":
                 self.sql(f"DROP TABLE {row[0]}")
         self.sql("DELETE FROM background_jobs")

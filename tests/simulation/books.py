@@ -6,20 +6,24 @@ from typing import Any, Final
 from zlib import crc32
 
 from service.jobs import store
-from tests.jobs.statements import HOME, statement
+from service.jobs.store.statement import Statement
+from tests.jobs.statements import BY_SQL, values_of
 from tests.simulation.clock import Process, VirtualLoop
 from tests.simulation.verdicts import Run
 
-NAMES: Final = {statement(name): name for name in HOME}
-"""The statements' names."""
 
-HEARTBEAT: Final = frozenset({store.leases.EXTEND, store.workers.WORKER_SEEN})
-SETTLE: Final = frozenset({store.settle.FINISH, store.settle.REQUEUE, store.settle.SETTLED_BEFORE})
-CLAIMS: Final = frozenset({store.claim.CLAIM, store.claim.CLAIM_WITHIN_LIMITS})
-CLAIMING: Final = CLAIMS | {
+def _sent(*statements: Statement) -> frozenset[str]:
+    """As PostgreSQL is sent them."""
+    return frozenset(statement.sql for statement in statements)
+
+
+HEARTBEAT: Final = _sent(store.leases.EXTEND, store.workers.WORKER_SEEN)
+SETTLE: Final = _sent(store.settle.FINISH, store.settle.REQUEUE, store.settle.SETTLED_BEFORE)
+CLAIMS: Final = _sent(store.claim.CLAIM, store.claim.CLAIM_WITHIN_LIMITS)
+CLAIMING: Final = CLAIMS | _sent(
     store.leases.LOST_CLAIMS, store.lanes.LANES, store.lanes.LANES_OF, store.lanes.RECENT_LANES,
     store.claim.WINDOW_ENDS,
-}  # fmt: skip
+)  # fmt: skip
 
 KEPT_EVENTS: Final = 250
 
@@ -143,11 +147,13 @@ class Books:
 
     def failed(self, statement: str, args: Any, process: Process) -> None:
         """A process saw a statement fail."""
-        if statement == store.settle.FINISH and len(args[0]) == 1:
-            self.failed_alone[args[0][0], args[1][0]] += 1
-        self.note(process.name, "failed", NAMES.get(statement, statement[:20]))
+        if statement == store.settle.FINISH.sql:
+            values = values_of(store.settle.FINISH, args)
+            if len(values["ids"]) == 1:
+                self.failed_alone[values["ids"][0], values["tokens"][0]] += 1
+        self.note(process.name, "failed", BY_SQL.get(statement, statement[:20]))
         self.events["failed"] += 1
-        self.failures[NAMES.get(statement, statement)] += 1
+        self.failures[BY_SQL.get(statement, statement)] += 1
         self.trouble(process, _duty_of(statement))
         if statement in CLAIMS:
             for claim in self.claims.values():

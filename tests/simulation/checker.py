@@ -11,7 +11,8 @@ from service.jobs.core.policy import FIRST_POSTPONED
 from service.jobs.handlers.context import JobContext
 from service.jobs.worker.outbox import MAX_TIMEOUTS
 from service.settings import Settings
-from tests.simulation.books import CLAIMING, CLAIMS, NAMES, Books, Claim
+from tests.jobs.statements import BY_SQL, named_values
+from tests.simulation.books import CLAIMING, CLAIMS, Books, Claim
 from tests.simulation.clock import EPOCH, Process, VirtualLoop
 from tests.simulation.rows import MICROSECONDS, Change, Row
 from tests.simulation.verdicts import FAILED, Run, fits
@@ -50,7 +51,7 @@ class Checker(Books):
             now: its `now()`.
             late: whether that process had gone away, and never sees the answer.
         """
-        name = NAMES[statement]
+        name = BY_SQL[statement]
         touched = [row for change in changes if (row := change.after or change.before)]
         if changes or statement in CLAIMING:
             who = by.name if by else "a person"
@@ -60,7 +61,7 @@ class Checker(Books):
             self._step(name, change)
         rule = getattr(self, f"_{name.lower()}", None)
         if rule is not None:
-            rule(args, changes, by, now)
+            rule(named_values(name, args), changes, by, now)
         for row in touched:
             if late and statement in CLAIMS:
                 self.holder[row.id].unanswered_at = self.now
@@ -80,13 +81,13 @@ class Checker(Books):
 
     # -- clients and operators --------------------------------------------------------------------
 
-    def _enqueue(self, _args: Any, changes: list[Change], _by: Any, _now: float) -> None:
+    def _enqueue(self, _values: Any, changes: list[Change], _by: Any, _now: float) -> None:
         for row in _rows(changes):
             self.timeouts[row.id] = row.timeout_seconds
             default = self._settings.default_max_retries
             self.retries[row.id] = default if row.max_retries is None else row.max_retries
 
-    def _retry_dead(self, _args: Any, changes: list[Change], _by: Any, _now: float) -> None:
+    def _retry_dead(self, _values: Any, changes: list[Change], _by: Any, _now: float) -> None:
         for row in _rows(changes):
             self.attempts[row.id] = 0
             for run in self.runs_of[row.id]:
@@ -94,7 +95,7 @@ class Checker(Books):
 
     # -- claims -----------------------------------------------------------------------------------
 
-    def _claim(self, _args: Any, changes: list[Change], by: Process | None, now: float) -> None:
+    def _claim(self, _values: Any, changes: list[Change], by: Process | None, now: float) -> None:
         for change in changes:
             before, row = change.before, change.after
             assert before is not None
@@ -139,7 +140,7 @@ class Checker(Books):
                 f"{watch.process.name} from extending it since {old.extended_at - 1000:.3f}"
             )
 
-    def _extend(self, _args: Any, changes: list[Change], _by: Any, _now: float) -> None:
+    def _extend(self, _values: Any, changes: list[Change], _by: Any, _now: float) -> None:
         for row in _rows(changes):
             claim = self.holder[row.id]
             if not claim.open or claim.token != row.lease_token:
@@ -147,7 +148,7 @@ class Checker(Books):
             claim.extended_at = self.now
             claim.until = (row.lease_until or 0) / MICROSECONDS
 
-    def _release_lost(self, _args: Any, changes: list[Change], _by: Any, _now: float) -> None:
+    def _release_lost(self, _values: Any, changes: list[Change], _by: Any, _now: float) -> None:
         for row in _rows(changes):
             claim = self.holder[row.id]
             self.events["given back"] += 1
@@ -158,24 +159,25 @@ class Checker(Books):
 
     # -- settlements ------------------------------------------------------------------------------
 
-    def _finish(self, args: Any, changes: list[Change], _by: Any, _now: float) -> None:
-        for row, token in self._settled(args, changes, "finish"):
+    def _finish(self, values: Any, changes: list[Change], _by: Any, _now: float) -> None:
+        for row, token in self._settled(values, changes, "finish"):
             unrun = _lost_at_last(row)
             self.attempts[row.id] -= unrun
             self._must_fit(row, token, "finish", refund=unrun)
 
-    def _requeue(self, args: Any, changes: list[Change], _by: Any, _now: float) -> None:
-        refunds = dict(zip(zip(args[0], args[1], strict=True), args[3], strict=True))
-        for row, token in self._settled(args, changes, "requeue"):
+    def _requeue(self, values: Any, changes: list[Change], _by: Any, _now: float) -> None:
+        leases = zip(values["ids"], values["tokens"], strict=True)
+        refunds = dict(zip(leases, values["refunds"], strict=True))
+        for row, token in self._settled(values, changes, "requeue"):
             refund = refunds[row.id, token]
             self.attempts[row.id] -= refund
             self._must_fit(row, token, "requeue", refund=bool(refund))
 
-    def _settled(self, args: Any, changes: list[Change], verb: str) -> list[tuple[Row, int]]:
+    def _settled(self, values: Any, changes: list[Change], verb: str) -> list[tuple[Row, int]]:
         """What was settled, each with the token that held; nothing else may have been."""
         accepted = {row.id: row for row in _rows(changes)}
         settled: list[tuple[Row, int]] = []
-        for job_id, token in zip(args[0], args[1], strict=True):
+        for job_id, token in zip(values["ids"], values["tokens"], strict=True):
             claim = self.claims.get((job_id, token))
             if claim is None or not claim.open:
                 self.events["stale settle"] += 1
@@ -203,17 +205,17 @@ class Checker(Books):
 
     # -- workers ----------------------------------------------------------------------------------
 
-    def _worker_seen(self, _args: Any, _c: Any, by: Process | None, now: float) -> None:
+    def _worker_seen(self, _values: Any, _c: Any, by: Process | None, now: float) -> None:
         if by is not None:
             self.watches[by].seen_at = now
 
     _register_worker = _worker_seen
 
-    def _worker_stopped(self, _args: Any, _c: Any, by: Process | None, _now: float) -> None:
+    def _worker_stopped(self, _values: Any, _c: Any, by: Process | None, _now: float) -> None:
         if by is not None:
             self.watches[by].seen_at = None
 
-    def _fail_unserved(self, _args: Any, changes: list[Change], _by: Any, now: float) -> None:
+    def _fail_unserved(self, _values: Any, changes: list[Change], _by: Any, now: float) -> None:
         for row in _rows(changes):
             self.events["unserved"] += 1
             for watch in self.watches.values():

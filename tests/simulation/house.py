@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import timedelta
+from typing import Any
 
 from service.jobs.core.job import JobStatus
 from tests.simulation.rows import (
@@ -24,41 +25,38 @@ class House:
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
 
-    def register_worker(
-        self, at: Instant, name: str, _queues: list[str], job_types: list[str], _concurrency: int
-    ) -> Answer:
+    def register_worker(self, at: Instant, *, name: str, job_types: list[str], **_: Any) -> Answer:
         self.tables.last_worker_id += 1
         worker_id = self.tables.last_worker_id
         self.tables.workers[worker_id] = WorkerRow(worker_id, name, job_types, at.now)
         return [(worker_id, at.now / MICROSECONDS)]
 
     def worker_seen(
-        self, at: Instant, worker_id: int, name: str, queues: list[str], job_types: list[str],
-        concurrency: int,
-    ) -> Answer:  # fmt: skip
+        self, at: Instant, *, worker_id: int, name: str, job_types: list[str], **_: Any
+    ) -> Answer:
         worker = self.tables.workers.get(worker_id)
         if worker is None or worker.name != name:
-            return [self.register_worker(at, name, queues, job_types, concurrency)[0][:1]]
+            return [self.register_worker(at, name=name, job_types=job_types)[0][:1]]
         worker.seen_at, worker.job_types = at.now, job_types
         return [(worker_id,)]
 
-    def worker_stopped(self, at: Instant, worker_id: int) -> Answer:
+    def worker_stopped(self, at: Instant, *, worker_id: int) -> Answer:
         if worker_id in self.tables.workers:
             worker = self.tables.workers[worker_id]
             worker.seen_at = worker.stopped_at = at.now
         return []
 
-    def forget_worker(self, _: Instant, worker_id: int) -> Answer:
+    def forget_worker(self, _: Instant, *, worker_id: int) -> Answer:
         self.tables.workers.pop(worker_id, None)
         return []
 
-    def served_types(self, at: Instant, alive_within: float, grace: float) -> Answer:
+    def served_types(self, at: Instant, *, alive_seconds: float, grace_seconds: float) -> Answer:
         served: set[str] = set()
         for worker in self.tables.workers.values():
             if worker.stopped_at is None:
-                serves = worker.seen_at > at.now - microseconds(alive_within)
+                serves = worker.seen_at > at.now - microseconds(alive_seconds)
             else:
-                serves = worker.stopped_at > at.now - microseconds(grace)
+                serves = worker.stopped_at > at.now - microseconds(grace_seconds)
             served.update(worker.job_types if serves else ())
         return [(job_type,) for job_type in sorted(served)]
 
@@ -73,28 +71,25 @@ class House:
                 self.tables.served[job_type] = when
         return []
 
-    def remembered_types(self, at: Instant, days: int) -> Answer:
+    def remembered_types(self, at: Instant, *, days: int) -> Answer:
         since = at.now - microseconds(days * 86_400)
         return [(name,) for name, when in sorted(self.tables.served.items()) if when > since]
 
-    def forget_served_types(self, at: Instant, days: int) -> Answer:
+    def forget_served_types(self, at: Instant, *, days: int) -> Answer:
         since = at.now - microseconds(days * 86_400)
         for name in [name for name, when in self.tables.served.items() if when < since]:
             del self.tables.served[name]
         return []
 
-    def waiting_for_worker(
-        self, at: Instant, queues: list[str], priorities: list[int], types: list[str],
-        grace: float, walk: int, first_at: list[float],
-    ) -> Answer:  # fmt: skip
+    def waiting_for_worker(self, at: Instant, *, job_types: list[str], **heads: Any) -> Answer:
         waiting: Counter[str] = Counter()
-        for row in self._overdue(at, queues, priorities, grace, walk, first_at):
-            waiting[row.job_type] += row.job_type in types
+        for row in self._overdue(at, **heads):
+            waiting[row.job_type] += row.job_type in job_types
         return [(name, count) for name, count in sorted(waiting.items()) if count]
 
     def _overdue(
-        self, at: Instant, queues: list[str], priorities: list[int], grace: float, walk: int,
-        first_at: list[float],
+        self, at: Instant, *, queues: list[str], priorities: list[int], first_at: list[float],
+        due_seconds: float, walk: int,
     ) -> list[Row]:  # fmt: skip
         heads: list[Row] = []
         for queue, priority, first in zip(queues, priorities, first_at, strict=True):
@@ -102,27 +97,26 @@ class House:
                 row
                 for row in self.tables.lane(queue, priority)
                 if row.status is JobStatus.PENDING
-                and time_of(first) <= row.next_run_at <= at.now - microseconds(grace)
+                and time_of(first) <= row.next_run_at <= at.now - microseconds(due_seconds)
             ]
             heads += lane[:walk]
         return heads
 
-    def fail_unserved(  # noqa: PLR0917 - the statement's parameters
-        self, at: Instant, queues: list[str], priorities: list[int], served: list[str],
-        grace: float, walk: int, limit: int, keep: int, first_at: list[float],
-    ) -> Answer:  # fmt: skip
-        heads = self._overdue(at, queues, priorities, grace, walk, first_at)
-        failed = [row for row in heads if row.job_type not in served][:limit]
+    def fail_unserved(
+        self, at: Instant, *, served: list[str], limit: int, max_errors: int, **heads: Any
+    ) -> Answer:
+        overdue = self._overdue(at, **heads)
+        failed = [row for row in overdue if row.job_type not in served][:limit]
         for row in failed:
             self.tables.change(row).end(JobStatus.FAILED, at)
             row.lease_token = row.worker_id = None
             row.last_error = f"No handler registered for job type: {row.job_type}"
-            row.note(entry("no_handler", row.attempts, "NoHandler", None), keep=keep)
+            row.note(entry("no_handler", row.attempts, "NoHandler", None), keep=max_errors)
         return [(row.id, row.job_type) for row in failed]
 
     def queue_gauges(
-        self, at: Instant, queues: list[str], priorities: list[int], cap: int,
-        first_at: list[float],
+        self, at: Instant, *, queues: list[str], priorities: list[int], first_at: list[float],
+        cap: int,
     ) -> Answer:  # fmt: skip
         answer: Answer = []
         for wanted in dict.fromkeys(queues):

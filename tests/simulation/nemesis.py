@@ -168,25 +168,27 @@ class Nemesis:
         if job_id is not None and self._retries < MOST_RETRIES_BY_HAND:
             self._retries += 1
             self._s.as_a_person(
-                store.actions.RETRY_DEAD, job_id, "me", self._s.settings.max_error_entries
+                *store.actions.RETRY_DEAD.bind(
+                    job_id=job_id, by="me", max_errors=self._s.settings.max_error_entries
+                )
             )
 
     def _cancel(self) -> None:
         job_id = self._some_job(JobStatus.PENDING, JobStatus.RUNNING)
         if job_id is not None:
-            self._s.as_a_person(store.actions.CANCEL, job_id)
+            self._s.as_a_person(*store.actions.CANCEL.bind(job_id=job_id))
 
     def _delete(self) -> None:
         job_id = self._some_job(*JobStatus)
         if job_id is not None:
-            self._s.as_a_person(store.actions.DELETE, job_id)
+            self._s.as_a_person(*store.actions.DELETE.bind(job_id=job_id))
 
     def _reschedule(self) -> None:
         job_id = self._some_job(JobStatus.PENDING, JobStatus.RUNNING)
         if job_id is not None:
             now = datetime.fromtimestamp(self._s.server.now / 1e6, UTC)
             run_at = now + timedelta(seconds=self._rng.choice((-5.0, 0.0, 10.0)))
-            self._s.as_a_person(store.actions.RESCHEDULE, job_id, run_at)
+            self._s.as_a_person(*store.actions.RESCHEDULE.bind(job_id=job_id, run_at=run_at))
 
 
 def _cancel(task: "asyncio.Task[None]", node: Node, simulation: Simulation) -> None:

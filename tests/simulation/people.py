@@ -46,20 +46,21 @@ class People:
             )
         )  # fmt: skip
 
-    def retry_dead(self, at: Instant, job_id: int, by: str | None, keep: int) -> Answer:
+    def retry_dead(self, at: Instant, *, job_id: int, by: str | None, max_errors: int) -> Answer:
         row = self.tables.jobs.get(job_id)
         if row is None or row.status not in DEAD:
             return []
         self.tables.change(row)
         row.note(
-            entry("manual_retry", row.attempts, row.status.value, None) | {"by": by}, keep=keep
+            entry("manual_retry", row.attempts, row.status.value, None) | {"by": by},
+            keep=max_errors,
         )
         row.wait()
         row.attempts, row.lost_leases, row.next_run_at = 0, 0, at.clock
         row.finished_at = row.lease_token = row.result = row.progress = None
         return [(row.id, row.job_type, row.queue, row.priority)]
 
-    def cancel(self, at: Instant, job_id: int) -> Answer:
+    def cancel(self, at: Instant, *, job_id: int) -> Answer:
         row = self._pending(job_id)
         if row is None:
             return []
@@ -67,14 +68,14 @@ class People:
         row.lease_token = row.worker_id = None
         return [(row.id, row.job_type)]
 
-    def delete(self, _: Instant, job_id: int) -> Answer:
+    def delete(self, _: Instant, *, job_id: int) -> Answer:
         row = self.tables.jobs.get(job_id)
         if row is None or row.status is JobStatus.RUNNING:
             return []
         self.tables.remove(row)
         return [(job_id,)]
 
-    def reschedule(self, _: Instant, job_id: int, run_at: datetime) -> Answer:
+    def reschedule(self, _: Instant, *, job_id: int, run_at: datetime) -> Answer:
         row = self._pending(job_id)
         if row is None:
             return []

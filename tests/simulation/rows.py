@@ -86,6 +86,10 @@ class Row:
         """Its place in its lane."""
         return self.next_run_at, self.id
 
+    def free(self, at: Instant) -> bool:
+        """Whether no lease of it holds."""
+        return self.lease_until is None or self.lease_until < at.now
+
     def holds(self, token: int) -> bool:
         """Whether a write under this token is the claim's that holds."""
         return self.status is JobStatus.RUNNING and self.lease_token == token

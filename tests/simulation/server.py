@@ -11,7 +11,8 @@ from service.db.connection import Link
 from service.db.engine import Database
 from service.jobs import store
 from service.settings import DEFAULT_SCHEMA, Settings
-from tests.simulation.books import CLAIMS, NAMES
+from tests.jobs.statements import BY_SQL, values_of
+from tests.simulation.books import CLAIMS
 from tests.simulation.checker import Checker
 from tests.simulation.clock import EPOCH, PROCESS, Process, VirtualLoop
 from tests.simulation.model import Model
@@ -75,8 +76,8 @@ class Server:
         late: bool = False,
     ) -> Answer:
         """Carry out one statement; the checker sees what it did."""
-        if statement == store.notify.NOTIFY:
-            self.notify(args[1])
+        if statement == store.notify.NOTIFY.sql:
+            self.notify(values_of(store.notify.NOTIFY, args)["payload"])
             return [("",)]
         answer = self.model.execute(statement, args, Instant(came, self.now))
         changes = self.model.tables.changes
@@ -161,7 +162,7 @@ class Connection:
     @property
     def last(self) -> str:
         """What it was last used for."""
-        return NAMES.get(self._request[0], self._request[0]) if self._request else "nothing"
+        return BY_SQL.get(self._request[0], self._request[0]) if self._request else "nothing"
 
     # -- its other end -----------------------------------------------------------------------------
 
@@ -269,7 +270,7 @@ class Connection:
     def _run(self, statement: str, args: tuple[Any, ...], *, came: int) -> Answer:
         if statement.startswith(CONNECTION_STATEMENTS):
             return [(1,)]
-        if "pg_try_advisory_xact_lock" in statement:
+        if statement == store.leadership.LEAD.sql:
             self._server.leader = self._server.leader or self
             return [(self._server.leader is self,)]
         return self._server.execute(statement, args, came=came, by=self.process)

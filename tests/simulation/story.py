@@ -143,7 +143,7 @@ class Simulation:
     # -- clients and operators --------------------------------------------------------------------
 
     def as_a_person(self, statement: str, *args: Any) -> list[tuple[Any, ...]]:
-        """One statement of somebody whose connection is well."""
+        """One statement of somebody whose connection is well: `as_a_person(*CANCEL.bind(…))`."""
         return self.server.execute(statement, args, came=self.server.now, by=None)
 
     def enqueue(self, count: int) -> None:

@@ -185,7 +185,7 @@ def the_next_time_out_is_forgotten(patch: Patch) -> None:
 
 
 def a_give_back_takes_whatever_claim_there_is(patch: Patch) -> None:
-    def release(self: Model, _at: Any, ids: list[int], _tokens: list[int]) -> list[tuple[int]]:
+    def release(self: Model, _at: Any, *, ids: list[int], **_: Any) -> list[tuple[int]]:
         rows = [self.tables.jobs[job_id] for job_id in ids if job_id in self.tables.jobs]
         running = [self.tables.change(r) for r in rows if r.status is JobStatus.RUNNING]
         for row in running:
@@ -203,17 +203,17 @@ def a_claim_goes_on_behind_what_it_has_not_walked(patch: Patch) -> None:
 
 
 def nobody_is_known_to_serve_anything(patch: Patch) -> None:
-    patch.setattr(House, "served_types", lambda *_: [])
-    patch.setattr(House, "remembered_types", lambda *_: [])
+    patch.setattr(House, "served_types", lambda *_, **__: [])
+    patch.setattr(House, "remembered_types", lambda *_, **__: [])
 
 
 def a_worker_whose_row_is_gone_stays_unknown(patch: Patch) -> None:
     seen = House.worker_seen
 
-    def lazy(self: House, at: Any, worker_id: int, *entry: Any) -> Any:
+    def lazy(self: House, at: Any, *, worker_id: int, **entry: Any) -> Any:
         if worker_id not in self.tables.workers:
             return [(worker_id,)]
-        return seen(self, at, worker_id, *entry)
+        return seen(self, at, worker_id=worker_id, **entry)
 
     patch.setattr(House, "worker_seen", lazy)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.statements import statement
+from tests.jobs.statements import sql
 from tests.simulation.clock import Process
 from tests.simulation.handlers import UNSERVED_TYPE
 from tests.simulation.simulator import Simulator
@@ -21,7 +21,7 @@ class Scripted(Weather):
     def __init__(self, **fates: list[Fate]) -> None:
         super().__init__(random.Random(0))
         self.over = True
-        self._fates = {statement(name): list(some) for name, some in fates.items()}
+        self._fates = {sql(name): list(some) for name, some in fates.items()}
 
     def fate(self, statement: str) -> Fate:
         fates = self._fates.get(statement)

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, Final
 
 from service.jobs import store
+from tests.jobs.statements import values_of
 
 LATE_SECONDS: Final = 1.8
 """A statement whose client has gone may still be carried out so much later: the engine looks for
@@ -57,11 +58,11 @@ class Fate:
 BAD_ENDS: Final = tuple(end for end in End if end is not End.WELL)
 
 FENCED: Final = (
-    store.claim.CLAIM,
-    store.leases.RELEASE_LOST,
-    store.settle.FINISH,
-    store.settle.REQUEUE,
-    store.leases.EXTEND,
+    store.claim.CLAIM.sql,
+    store.leases.RELEASE_LOST.sql,
+    store.settle.FINISH.sql,
+    store.settle.REQUEUE.sql,
+    store.leases.EXTEND.sql,
 )
 """Statements some of which fare worse than others in every second seed."""
 
@@ -107,9 +108,10 @@ class Weather:
 
     def seconds_for(self, statement: str, args: Sequence[Any]) -> float:
         """How long a statement takes for its size, whatever the weather: of an end, for the results."""
-        if statement != store.settle.FINISH:
+        if statement != store.settle.FINISH.sql:
             return 0.0
-        return sum(len(result or "") for result in args[3]) / self.bytes_per_second
+        results = values_of(store.settle.FINISH, args)["results"]
+        return sum(len(result or "") for result in results) / self.bytes_per_second
 
     def connects(self) -> bool:
         """Whether the next connection comes about."""

@@ -1,6 +1,5 @@
 """A job under this worker's lease."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from service.jobs.core.job import JobId, LeaseToken
@@ -35,9 +34,3 @@ class ClaimedJob:
     def lease(self) -> Lease:
         """What names this claim."""
         return self.id, self.lease_token
-
-
-def lease_columns(leases: Iterable[Lease]) -> tuple[list[JobId], list[LeaseToken]]:
-    """Their ids and tokens, in the order of ids: rows are locked in the order of the arrays."""
-    pairs = sorted(leases)
-    return [job_id for job_id, _ in pairs], [token for _, token in pairs]

@@ -67,9 +67,7 @@ class Publisher:
                     # The driver's own call: it has no transaction to begin and to end.
                     driver: Any = (await connection.get_raw_connection()).driver_connection
                     try:
-                        await driver.execute(
-                            store.notify.NOTIFY, channel, encode(Wake(tuple(lanes)))
-                        )
+                        await store.notify.send(driver, encode(Wake(tuple(lanes))), channel=channel)
                         sent = True
                     finally:
                         if not sent or engine.pool is not pool:
@@ -120,4 +118,4 @@ async def publish_over(link: Link, lanes: Iterable[Lane]) -> None:
     Raises:
         DATABASE_ERRORS: it was not sent.
     """
-    await link.fetch(store.notify.NOTIFY, schema.channel(link.schema), encode(Wake(tuple(lanes))))
+    await store.notify.send(link, encode(Wake(tuple(lanes))), channel=schema.channel(link.schema))

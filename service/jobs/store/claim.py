@@ -16,22 +16,23 @@ from service.jobs.store.fragments import (
     failed_unrun,
     history,
 )
+from service.jobs.store.statement import Statement, Transition
 
 _DUE: Final = f"""
 WITH due AS MATERIALIZED (
   SELECT j.ctid AS place, l.queue, l.most, l.turn
-  FROM unnest($1::text[], $2::smallint[], $3::float8[], $4::bigint[], $5::int[], $11::float8[],
-      $12::bigint[])
+  FROM unnest(:queues::text[], :priorities::smallint[], :from_at::float8[], :from_id::bigint[],
+      :limits::int[], :before_at::float8[], :before_id::bigint[])
     WITH ORDINALITY AS l(queue, priority, floor_at, floor_id, most, due_before, id_before, turn)
   CROSS JOIN LATERAL (
     SELECT b.ctid FROM finmind_jobs.jobs_live b
     WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
       AND ({POSITION}) >= (to_timestamp(l.floor_at), l.floor_id)
       AND ({POSITION}) < (to_timestamp(l.due_before), l.id_before)
-      AND b.job_type = ANY ($6::text[])
+      AND b.job_type = ANY (:job_types::text[])
       AND {NOT_LEASED}
     ORDER BY {POSITION} LIMIT l.most FOR UPDATE SKIP LOCKED) j
-  LIMIT $7)"""
+  LIMIT :limit)"""
 
 
 _WITHIN_LIMITS: Final = """,
@@ -41,17 +42,17 @@ pick AS (
   WHERE nth <= most)"""
 
 
-def _lease(picked: str, *, seconds: str, worker: str, keep: str) -> str:
+def _lease(picked: str) -> str:
     """Put what was picked under a new lease."""
     return f"""
 UPDATE finmind_jobs.jobs_live b SET
   status = 'RUNNING', attempts = b.attempts + 1, started_at = now(), progress = NULL,
-  lease_until = (SELECT now() + make_interval(secs => {seconds})),
-  lease_token = (SELECT nextval('finmind_jobs.background_job_lease_tokens')), worker_id = {worker},
+  lease_until = (SELECT now() + make_interval(secs => :lease_seconds)),
+  lease_token = (SELECT nextval('finmind_jobs.background_job_lease_tokens')), worker_id = :worker_id,
   lost_leases = CASE b.status WHEN 'RUNNING' THEN b.lost_leases + 1 ELSE b.lost_leases END,
   last_error = CASE b.status WHEN 'RUNNING' THEN
     'LeaseLost: the worker stopped or stalled during attempt ' || b.attempts ELSE b.last_error END,
-  errors = CASE b.status WHEN 'RUNNING' THEN {history("b.errors", LEASE_LOST_ENTRY, keep=keep)} ELSE b.errors END
+  errors = CASE b.status WHEN 'RUNNING' THEN {history("b.errors", LEASE_LOST_ENTRY)} ELSE b.errors END
 WHERE b.ctid = ANY (ARRAY(SELECT place FROM {picked}))
 RETURNING b.id, b.lease_token, b.queue, b.job_type, b.priority, b.attempts, b.max_retries,
   b.timeout_seconds, b.lost_leases, date_part('epoch', b.next_run_at),
@@ -61,7 +62,7 @@ RETURNING b.id, b.lease_token, b.queue, b.job_type, b.priority, b.attempts, b.ma
 """
 
 
-CLAIM: Final = _DUE + _lease("due", seconds="$8", worker="$9", keep="$10")
+CLAIM: Final = Transition(_DUE + _lease("due"))
 """Take due jobs lane by lane, in the order given.
 
 No index holds a column that this changes: the update is HOT and writes no index entry. The floor
@@ -72,25 +73,24 @@ subtract that, and it would ruin the average of the delays.
 """
 
 
-CLAIM_WITHIN_LIMITS: Final = (
-    _DUE + _WITHIN_LIMITS + _lease("pick", seconds="$8", worker="$9", keep="$10")
-)
+CLAIM_WITHIN_LIMITS: Final = Transition(_DUE + _WITHIN_LIMITS + _lease("pick"))
 """The same where a queue that may take fewer than the whole claim is asked for in several lanes: no
 more of it than it may take. The window costs a seventh of the claim, so others do without."""
 
 
-WINDOW_ENDS: Final = f"""
+WINDOW_ENDS: Final = Statement(f"""
 SELECT l.turn, date_part('epoch', e.next_run_at), e.id
-FROM unnest($1::text[], $2::smallint[], $3::float8[], $4::bigint[], $5::float8[], $6::bigint[])
+FROM unnest(:queues::text[], :priorities::smallint[], :from_at::float8[], :from_id::bigint[],
+    :before_at::float8[], :before_id::bigint[])
   WITH ORDINALITY AS l(queue, priority, floor_at, floor_id, due_before, id_before, turn)
 CROSS JOIN LATERAL (
   SELECT b.next_run_at, b.id FROM finmind_jobs.jobs_live b
   WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
     AND ({POSITION}) >= (to_timestamp(l.floor_at), l.floor_id)
     AND ({POSITION}) < (to_timestamp(l.due_before), l.id_before)
-  ORDER BY {POSITION} OFFSET $7 LIMIT 1) e
-"""
-"""Of the lanes that hold more than $7 due jobs between these places, whoever serves them: the place
+  ORDER BY {POSITION} OFFSET :skip LIMIT 1) e
+""")
+"""Of the lanes that hold more than `:skip` due jobs between these places, whoever serves them: the place
 of the first one behind so many. A claim up to there walks no further, and the next begins there.
 
 Apart from the claim: a limit on what that walks would have it find every job twice, which costs
@@ -98,30 +98,30 @@ a third of it.
 """
 
 
-DUE_JOBS: Final = f"""
+DUE_JOBS: Final = Statement(f"""
 SELECT b.id, b.job_type FROM finmind_jobs.jobs_live b
-WHERE b.queue = $1 AND b.priority = $2 AND b.next_run_at <= now()
-  AND ({POSITION}) >= (to_timestamp($3), $4::bigint)
-  AND ({POSITION}) < (to_timestamp($5), $6::bigint)
-  AND b.job_type = ANY ($7::text[]) AND {NOT_LEASED}
-ORDER BY {POSITION} LIMIT $8
-"""
+WHERE b.queue = :queue AND b.priority = :priority AND b.next_run_at <= now()
+  AND ({POSITION}) >= (to_timestamp(:from_at), :from_id::bigint)
+  AND ({POSITION}) < (to_timestamp(:before_at), :before_id::bigint)
+  AND b.job_type = ANY (:job_types::text[]) AND {NOT_LEASED}
+ORDER BY {POSITION} LIMIT :limit
+""")
 """What a claim of one lane would take, without taking it: for one that PostgreSQL refuses."""
 
 
-CLAIM_ONE: Final = f"""
+CLAIM_ONE: Final = Transition(f"""
 WITH due AS MATERIALIZED (
   SELECT b.ctid AS place FROM finmind_jobs.jobs_live b
-  WHERE b.id = $1 AND b.next_run_at <= now() AND {NOT_LEASED} FOR UPDATE SKIP LOCKED)
-{_lease("due", seconds="$2", worker="$3", keep="$4")}"""
+  WHERE b.id = :job_id AND b.next_run_at <= now() AND {NOT_LEASED} FOR UPDATE SKIP LOCKED)
+{_lease("due")}""")
 
 
-FAIL_REFUSED: Final = f"""
+FAIL_REFUSED: Final = Transition(f"""
 WITH gone AS (
-  DELETE FROM finmind_jobs.jobs_live b WHERE b.id = $1 AND {NOT_LEASED} RETURNING *),
-{failed_unrun("$2::text", REFUSED_ENTRY, keep="$3")}
+  DELETE FROM finmind_jobs.jobs_live b WHERE b.id = :job_id AND {NOT_LEASED} RETURNING *),
+{failed_unrun(":reason::text", REFUSED_ENTRY)}
 SELECT id FROM kept
-"""
+""")
 
 
 async def take(
@@ -136,20 +136,17 @@ async def take(
 ) -> list[ClaimedJob]:
     """Take up to `limit` due jobs, lane by lane in the order given, under a new lease."""
     bounded = Counter(request.lane.queue for request in requests if request.most < limit)
+    statement = CLAIM_WITHIN_LIMITS if any(lanes > 1 for lanes in bounded.values()) else CLAIM
     rows = await link.fetch(
-        CLAIM_WITHIN_LIMITS if any(lanes > 1 for lanes in bounded.values()) else CLAIM,
-        [request.lane.queue for request in requests],
-        [request.lane.priority for request in requests],
-        [request.floor.due_at for request in requests],
-        [request.floor.job_id for request in requests],
-        [request.most for request in requests],
-        job_types,
-        limit,
-        lease_seconds,
-        worker_id,
-        max_errors,
-        [request.due_before for request in requests],
-        [request.id_before for request in requests],
+        *statement.bind(
+            **_lane_columns(requests),
+            limits=[request.most for request in requests],
+            job_types=job_types,
+            limit=limit,
+            lease_seconds=lease_seconds,
+            worker_id=worker_id,
+            max_errors=max_errors,
+        )
     )
     return [ClaimedJob(*row) for row in rows]
 
@@ -158,16 +155,7 @@ async def within_windows(
     link: Link, requests: Sequence[LaneRequest], *, jobs: int
 ) -> list[LaneRequest]:
     """The same requests, each up to so many jobs of its lane at the most, whoever serves them."""
-    rows = await link.fetch(
-        WINDOW_ENDS,
-        [request.lane.queue for request in requests],
-        [request.lane.priority for request in requests],
-        [request.floor.due_at for request in requests],
-        [request.floor.job_id for request in requests],
-        [request.due_before for request in requests],
-        [request.id_before for request in requests],
-        jobs,
-    )
+    rows = await link.fetch(*WINDOW_ENDS.bind(**_lane_columns(requests), skip=jobs))
     narrowed = list(requests)
     for turn, due_at, job_id in rows:
         request = narrowed[turn - 1]
@@ -182,15 +170,16 @@ async def due_jobs(
 ) -> list[tuple[JobId, str]]:
     """Ids and types of the first jobs that a claim of this lane would take."""
     rows = await link.fetch(
-        DUE_JOBS,
-        request.lane.queue,
-        request.lane.priority,
-        request.floor.due_at,
-        request.floor.job_id,
-        request.due_before,
-        request.id_before,
-        job_types,
-        limit,
+        *DUE_JOBS.bind(
+            queue=request.lane.queue,
+            priority=request.lane.priority,
+            from_at=request.floor.due_at,
+            from_id=request.floor.job_id,
+            before_at=request.due_before,
+            before_id=request.id_before,
+            job_types=job_types,
+            limit=limit,
+        )
     )
     return [(row[0], row[1]) for row in rows]
 
@@ -199,10 +188,26 @@ async def take_one(
     link: Link, job_id: JobId, *, lease_seconds: float, worker_id: int, max_errors: int
 ) -> list[ClaimedJob]:
     """Take this very job, if it is still due and free."""
-    rows = await link.fetch(CLAIM_ONE, job_id, lease_seconds, worker_id, max_errors)
+    rows = await link.fetch(
+        *CLAIM_ONE.bind(
+            job_id=job_id, lease_seconds=lease_seconds, worker_id=worker_id, max_errors=max_errors
+        )
+    )
     return [ClaimedJob(*row) for row in rows]
 
 
 async def fail_refused(link: Link, job_id: JobId, reason: str, *, max_errors: int) -> bool:
     """End a job that cannot be claimed; False where it is not there any more."""
-    return bool(await link.fetch(FAIL_REFUSED, job_id, reason, max_errors))
+    failed = FAIL_REFUSED.bind(job_id=job_id, reason=reason, max_errors=max_errors)
+    return bool(await link.fetch(*failed))
+
+
+def _lane_columns(requests: Sequence[LaneRequest]) -> dict[str, list[object]]:
+    return {
+        "queues": [request.lane.queue for request in requests],
+        "priorities": [request.lane.priority for request in requests],
+        "from_at": [request.floor.due_at for request in requests],
+        "from_id": [request.floor.job_id for request in requests],
+        "before_at": [request.due_before for request in requests],
+        "before_id": [request.id_before for request in requests],
+    }

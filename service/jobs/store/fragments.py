@@ -6,16 +6,16 @@ from typing import Final
 from service.jobs.core.fields import MOVED
 
 
-def history(errors: str, entry: str, *, keep: str) -> str:
-    """The error history with one entry more, the oldest dropped where it would be too long.
+def history(errors: str, entry: str) -> str:
+    """The error history with one entry more; of more than `:max_errors` the oldest is dropped.
 
     What is not a list, written by plain SQL, counts as none: it must not cost the job its end.
     """
     return (
         f"(CASE WHEN jsonb_typeof({errors}) IS DISTINCT FROM 'array' THEN '[]'"
-        f" WHEN jsonb_array_length({errors}) < {keep} THEN {errors}"
+        f" WHEN jsonb_array_length({errors}) < :max_errors THEN {errors}"
         f" ELSE jsonb_path_query_array({errors}, '$[$first to last]',"
-        f" jsonb_build_object('first', jsonb_array_length({errors}) - {keep} + 1)) END || {entry})"
+        f" jsonb_build_object('first', jsonb_array_length({errors}) - :max_errors + 1)) END || {entry})"
     )
 
 
@@ -39,7 +39,7 @@ LEASE_LOST_ENTRY: Final = """jsonb_build_object(
 
 MANUAL_RETRY_ENTRY: Final = """jsonb_build_object(
     'event', 'manual_retry', 'attempt', attempts, 'type', status, 'message', 'retried by hand',
-    'traceback', NULL, 'started_at', NULL, 'at', now(), 'worker', NULL, 'by', $2::text)"""
+    'traceback', NULL, 'started_at', NULL, 'at', now(), 'worker', NULL, 'by', :by::text)"""
 
 
 NO_HANDLER_ENTRY: Final = """jsonb_build_object(
@@ -49,7 +49,7 @@ NO_HANDLER_ENTRY: Final = """jsonb_build_object(
 
 
 REFUSED_ENTRY: Final = """jsonb_build_object(
-    'event', 'error', 'attempt', attempts, 'type', 'RefusedByDatabase', 'message', $2::text,
+    'event', 'error', 'attempt', attempts, 'type', 'RefusedByDatabase', 'message', :reason::text,
     'traceback', NULL, 'started_at', NULL, 'at', now(), 'worker', NULL, 'by', NULL)"""
 
 
@@ -86,14 +86,14 @@ NO_LEASE: Final = {"lease_token": "NULL", "worker_id": "NULL"}
 """Of a job that ends without an attempt."""
 
 
-def failed_unrun(reason: str, entry: str, *, keep: str) -> str:
+def failed_unrun(reason: str, entry: str) -> str:
     """End the jobs in `gone` FAILED without an attempt; `kept` holds what was moved."""
     return keep_ended(
         NO_LEASE
         | {
             "status": "'FAILED'",
             "last_error": reason,
-            "errors": history("errors", entry, keep=keep),
+            "errors": history("errors", entry),
         }
     )
 

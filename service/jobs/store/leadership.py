@@ -5,8 +5,9 @@ from typing import Final
 import asyncpg
 
 from service.db.schema import lock_name
+from service.jobs.store.statement import Statement
 
-LEAD: Final = "SELECT pg_try_advisory_xact_lock(hashtext($1))"
+LEAD: Final = Statement("SELECT pg_try_advisory_xact_lock(hashtext(:lock))")
 
 
 LEADERSHIP: Final = "finmind-jobs.maintenance"
@@ -16,5 +17,5 @@ with its connection, and works behind PgBouncer in transaction mode."""
 
 async def try_lead(connection: "asyncpg.Connection[asyncpg.Record]", schema: str) -> bool:
     """Take the lock in the open transaction of `connection`; False where another process has it."""
-    leads: bool = await connection.fetchval(LEAD, lock_name(LEADERSHIP, schema))
+    leads: bool = await connection.fetchval(*LEAD.bind(lock=lock_name(LEADERSHIP, schema)))
     return leads

@@ -7,34 +7,36 @@ from typing import Final
 import asyncpg
 
 from service.db.connection import Link
+from service.jobs.store.statement import Statement
 
-TODAY: Final = "SELECT (now() AT TIME ZONE 'UTC')::date"
+TODAY: Final = Statement("SELECT (now() AT TIME ZONE 'UTC')::date")
 
 
-DAY_LEAVES: Final = """
+DAY_LEAVES: Final = Statement("""
 SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = 'finmind_jobs.jobs_done'::regclass
-"""
+""")
 
 
-DAY_TABLES: Final = """
+DAY_TABLES: Final = Statement("""
 SELECT c.relname FROM pg_class c JOIN pg_class p ON p.relnamespace = c.relnamespace
 WHERE p.oid = 'finmind_jobs.jobs_done'::regclass AND c.relkind = 'r'
   AND c.relname ~ '^jobs_done_[0-9]{8}$'
-"""
+""")
 """The same, and those that a leader had begun to fill when it ended: not attached yet."""
 
 
-COPY_LATE: Final = """
+COPY_LATE: Final = Statement("""
 SELECT last_at, last_id
-FROM finmind_jobs.jobs_copy_late($1::date, COALESCE($2::timestamptz, '-infinity'), $3::bigint, $4::int)
-"""
+FROM finmind_jobs.jobs_copy_late(
+  :day::date, COALESCE(:after_at::timestamptz, '-infinity'), :after_id::bigint, :limit::int)
+""")
 
 
-MAKE_DAY: Final = "SELECT finmind_jobs.jobs_make_day($1)"
+MAKE_DAY: Final = Statement("SELECT finmind_jobs.jobs_make_day(:day)")
 
 
-DROP_DAY: Final = "SELECT finmind_jobs.jobs_drop_day($1)"
+DROP_DAY: Final = Statement("SELECT finmind_jobs.jobs_drop_day(:day)")
 
 
 LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '50ms'"
@@ -51,25 +53,27 @@ PREFIX: Final = "jobs_done_"
 
 async def today(link: Link) -> date:
     """Which day it is for the database, UTC."""
-    day: date = (await link.fetch(TODAY))[0][0]
+    day: date = (await link.fetch(*TODAY.bind()))[0][0]
     return day
 
 
 async def attached(link: Link) -> set[date]:
     """Days that have a partition."""
-    return _days(await link.fetch(DAY_LEAVES))
+    return _days(await link.fetch(*DAY_LEAVES.bind()))
 
 
 async def tables(link: Link) -> set[date]:
     """Days that have a table, attached or not."""
-    return _days(await link.fetch(DAY_TABLES))
+    return _days(await link.fetch(*DAY_TABLES.bind()))
 
 
 async def copy_late(
     link: Link, day: date, *, after: tuple[datetime, int] | None, limit: int
 ) -> tuple[datetime, int] | None:
     """Copy up to `limit` rows of the day out of the default partition; the last, None if none."""
-    last_at, last_id = (await link.fetch(COPY_LATE, day, *(after or (None, 0)), limit))[0]
+    after_at, after_id = after or (None, 0)
+    copied = COPY_LATE.bind(day=day, after_at=after_at, after_id=after_id, limit=limit)
+    last_at, last_id = (await link.fetch(*copied))[0]
     return None if last_id is None else (last_at, last_id)
 
 
@@ -91,11 +95,12 @@ async def drop_day(link: Link, day: date) -> None:
     await _change(link, DROP_DAY, day)
 
 
-async def _change(link: Link, statement: str, day: date) -> None:
+async def _change(link: Link, statement: Statement, day: date) -> None:
+    sql, *values = statement.bind(day=day)
     async with link.transaction() as connection:
         await connection.execute(LOCK_TIMEOUT)
         await connection.execute(_STATEMENT_TIMEOUT)
-        await connection.execute(link.render(statement), day, timeout=DAY_SECONDS)
+        await connection.execute(link.render(sql), *values, timeout=DAY_SECONDS)
 
 
 def _days(rows: Iterable[asyncpg.Record]) -> set[date]:

@@ -4,63 +4,64 @@ from typing import Final
 
 from service.db.connection import Link
 from service.jobs.store.fragments import COUNT
+from service.jobs.store.statement import Statement
 
-DROP_DEAD_BEFORE: Final = f"""
+DROP_DEAD_BEFORE: Final = Statement(f"""
 WITH gone AS (
   DELETE FROM finmind_jobs.jobs_dead WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM finmind_jobs.jobs_dead WHERE finished_at < now() - make_interval(days => $1)
-    ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))
+    SELECT ctid FROM finmind_jobs.jobs_dead WHERE finished_at < now() - make_interval(days => :age)
+    ORDER BY finished_at LIMIT :limit FOR UPDATE SKIP LOCKED))
   RETURNING id, queue, job_type, status, finished_at),
 counted AS ({COUNT.format(sign="-", source="gone")})
 SELECT count(*) FROM gone
-"""
+""")
 
 
-DROP_DEFAULT_BEFORE: Final = f"""
+DROP_DEFAULT_BEFORE: Final = Statement(f"""
 WITH gone AS (
   DELETE FROM finmind_jobs.jobs_done_default WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM finmind_jobs.jobs_done_default
-    WHERE finished_at < (date_trunc('day', now() AT TIME ZONE 'UTC') - make_interval(days => $1))
+    WHERE finished_at < (date_trunc('day', now() AT TIME ZONE 'UTC') - make_interval(days => :age))
       AT TIME ZONE 'UTC'
-    ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))
+    ORDER BY finished_at LIMIT :limit FOR UPDATE SKIP LOCKED))
   RETURNING id, queue, job_type, status, finished_at),
 counted AS ({COUNT.format(sign="-", source="gone")})
 SELECT count(*) FROM gone
-"""
+""")
 """Days that never had a partition, since nobody led: the same days as are dropped whole."""
 
 
-DROP_IDEMPOTENCY_KEYS: Final = """
+DROP_IDEMPOTENCY_KEYS: Final = Statement("""
 WITH gone AS (
   DELETE FROM finmind_jobs.idempotency_keys WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM finmind_jobs.idempotency_keys WHERE created_at < now() - make_interval(hours => $1)
-    ORDER BY created_at LIMIT $2))
+    SELECT ctid FROM finmind_jobs.idempotency_keys WHERE created_at < now() - make_interval(hours => :age)
+    ORDER BY created_at LIMIT :limit))
   RETURNING 1)
 SELECT count(*) FROM gone
-"""
+""")
 
 
-DROP_CALLER_USAGE: Final = """
+DROP_CALLER_USAGE: Final = Statement("""
 WITH gone AS (
   DELETE FROM finmind_jobs.caller_usage WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM finmind_jobs.caller_usage WHERE since < now() - make_interval(days => $1)
-    ORDER BY since LIMIT $2))
+    SELECT ctid FROM finmind_jobs.caller_usage WHERE since < now() - make_interval(days => :age)
+    ORDER BY since LIMIT :limit))
   RETURNING 1)
 SELECT count(*) FROM gone
-"""
+""")
 
 
-DROP_JOB_NAMES: Final = """
+DROP_JOB_NAMES: Final = Statement("""
 WITH gone AS (
   DELETE FROM finmind_jobs.job_names WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM finmind_jobs.job_names WHERE seen_at < now() - make_interval(days => $1)
-    ORDER BY seen_at LIMIT $2))
+    SELECT ctid FROM finmind_jobs.job_names WHERE seen_at < now() - make_interval(days => :age)
+    ORDER BY seen_at LIMIT :limit))
   RETURNING 1)
 SELECT count(*) FROM gone
-"""
+""")
 
 
-DROP_OLD_WORKERS: Final = (
+DROP_OLD_WORKERS: Final = Statement(
     "DELETE FROM finmind_jobs.job_workers WHERE seen_at < now() - interval '1 day'"
 )
 
@@ -92,9 +93,9 @@ async def drop_job_names(link: Link, *, days: int, limit: int) -> int:
 
 async def drop_old_workers(link: Link) -> None:
     """Drop workers that were last seen over a day ago."""
-    await link.fetch(DROP_OLD_WORKERS)
+    await link.fetch(*DROP_OLD_WORKERS.bind())
 
 
-async def _drop(link: Link, statement: str, age: int, limit: int) -> int:
-    dropped: int = (await link.fetch(statement, age, limit))[0][0]
+async def _drop(link: Link, statement: Statement, age: int, limit: int) -> int:
+    dropped: int = (await link.fetch(*statement.bind(age=age, limit=limit)))[0][0]
     return dropped

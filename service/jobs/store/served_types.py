@@ -6,89 +6,94 @@ from typing import Final
 from service.db.connection import Link
 from service.jobs.core.lane import LaneHead
 from service.jobs.store.fragments import NO_HANDLER_ENTRY, POSITION, failed_unrun
+from service.jobs.store.lanes import head_columns
+from service.jobs.store.statement import Statement, Transition
 
-SERVED_TYPES: Final = """
+SERVED_TYPES: Final = Statement("""
 SELECT DISTINCT t FROM finmind_jobs.job_workers w, unnest(w.job_types) t
-WHERE CASE WHEN w.stopped_at IS NULL THEN w.seen_at > now() - make_interval(secs => $1)
-           ELSE w.stopped_at > now() - make_interval(secs => $2) END
-"""
-"""Types that some worker serves: seen within $1 seconds, or stopped within the grace of $2."""
+WHERE CASE WHEN w.stopped_at IS NULL THEN w.seen_at > now() - make_interval(secs => :alive_seconds)
+           ELSE w.stopped_at > now() - make_interval(secs => :grace_seconds) END
+""")
+"""Types that some worker serves: seen within `:alive_seconds`, or stopped within the grace."""
 
 
-REMEMBER_SERVED_TYPES: Final = """
+REMEMBER_SERVED_TYPES: Final = Statement("""
 INSERT INTO finmind_jobs.served_types AS s (job_type, served_at)
 SELECT t, max(w.seen_at) FROM finmind_jobs.job_workers w, unnest(w.job_types) t
 GROUP BY 1 ORDER BY 1
 ON CONFLICT (job_type) DO UPDATE SET served_at = EXCLUDED.served_at
 WHERE s.served_at < EXCLUDED.served_at - interval '1 hour'
-"""
+""")
 """To the hour, since it is remembered for days: most rounds write nothing."""
 
 
-REMEMBERED_TYPES: Final = """
-SELECT job_type FROM finmind_jobs.served_types WHERE served_at > now() - make_interval(days => $1)
+REMEMBERED_TYPES: Final = Statement("""
+SELECT job_type FROM finmind_jobs.served_types WHERE served_at > now() - make_interval(days => :days)
 ORDER BY 1
-"""
+""")
 
 
-FORGET_SERVED_TYPES: Final = """
-DELETE FROM finmind_jobs.served_types WHERE served_at < now() - make_interval(days => $1)
-"""
+FORGET_SERVED_TYPES: Final = Statement("""
+DELETE FROM finmind_jobs.served_types WHERE served_at < now() - make_interval(days => :days)
+""")
 
 
-FAIL_UNSERVED: Final = f"""
+FAIL_UNSERVED: Final = Transition(f"""
 WITH head AS MATERIALIZED (
   SELECT j.ctid AS place, j.job_type
-  FROM unnest($1::text[], $2::smallint[], $8::float8[]) AS l(queue, priority, first_at)
+  FROM unnest(:queues::text[], :priorities::smallint[], :first_at::float8[]) AS l(queue, priority, first_at)
   CROSS JOIN LATERAL (
     SELECT b.ctid, b.job_type FROM finmind_jobs.jobs_live b
     WHERE b.queue = l.queue AND b.priority = l.priority AND b.status = 'PENDING'
       AND b.next_run_at >= to_timestamp(l.first_at)
-      AND b.next_run_at <= now() - make_interval(secs => $4)
-    ORDER BY {POSITION} LIMIT $5) j),
+      AND b.next_run_at <= now() - make_interval(secs => :due_seconds)
+    ORDER BY {POSITION} LIMIT :walk) j),
 unserved AS MATERIALIZED (
   SELECT b.ctid AS place FROM finmind_jobs.jobs_live b
-  WHERE b.ctid = ANY (ARRAY(SELECT place FROM head WHERE job_type <> ALL ($3::text[]) LIMIT $6))
+  WHERE b.ctid = ANY (ARRAY(SELECT place FROM head WHERE job_type <> ALL (:served::text[]) LIMIT :limit))
     AND b.status = 'PENDING' FOR UPDATE SKIP LOCKED),
 gone AS (
   DELETE FROM finmind_jobs.jobs_live b WHERE b.ctid = ANY (ARRAY(SELECT place FROM unserved)) RETURNING *),
-{failed_unrun("'No handler registered for job type: ' || job_type", NO_HANDLER_ENTRY, keep="$7")}
+{failed_unrun("'No handler registered for job type: ' || job_type", NO_HANDLER_ENTRY)}
 SELECT id, job_type FROM kept
-"""
+""")
 
 
-WAITING_FOR_WORKER: Final = f"""
+WAITING_FOR_WORKER: Final = Statement(f"""
 SELECT j.job_type, count(*)
-FROM unnest($1::text[], $2::smallint[], $6::float8[]) AS l(queue, priority, first_at)
+FROM unnest(:queues::text[], :priorities::smallint[], :first_at::float8[]) AS l(queue, priority, first_at)
 CROSS JOIN LATERAL (
   SELECT b.job_type FROM finmind_jobs.jobs_live b
   WHERE b.queue = l.queue AND b.priority = l.priority AND b.status = 'PENDING'
     AND b.next_run_at >= to_timestamp(l.first_at)
-    AND b.next_run_at <= now() - make_interval(secs => $4)
-  ORDER BY {POSITION} LIMIT $5) j
-WHERE j.job_type = ANY ($3::text[]) GROUP BY 1 ORDER BY 1
-"""
+    AND b.next_run_at <= now() - make_interval(secs => :due_seconds)
+  ORDER BY {POSITION} LIMIT :walk) j
+WHERE j.job_type = ANY (:job_types::text[]) GROUP BY 1 ORDER BY 1
+""")
 """Jobs that have been due for so long, by type, of the types given."""
 
 
 async def remember(link: Link) -> None:
     """Note which types the registered workers serve."""
-    await link.fetch(REMEMBER_SERVED_TYPES)
+    await link.fetch(*REMEMBER_SERVED_TYPES.bind())
 
 
 async def forget(link: Link, *, days: int) -> None:
     """Forget the types that no worker has served for so long."""
-    await link.fetch(FORGET_SERVED_TYPES, days)
+    await link.fetch(*FORGET_SERVED_TYPES.bind(days=days))
 
 
 async def served(link: Link, *, alive_seconds: float, grace_seconds: float) -> set[str]:
     """Types of the workers seen within `alive_seconds`, or stopped within `grace_seconds`."""
-    return {row[0] for row in await link.fetch(SERVED_TYPES, alive_seconds, grace_seconds)}
+    rows = await link.fetch(
+        *SERVED_TYPES.bind(alive_seconds=alive_seconds, grace_seconds=grace_seconds)
+    )
+    return {row[0] for row in rows}
 
 
 async def remembered(link: Link, *, days: int) -> set[str]:
     """Types that some worker has served within so many days."""
-    return {row[0] for row in await link.fetch(REMEMBERED_TYPES, days)}
+    return {row[0] for row in await link.fetch(*REMEMBERED_TYPES.bind(days=days))}
 
 
 async def fail_unserved(
@@ -105,17 +110,15 @@ async def fail_unserved(
 
     Looks at the first `walk` due jobs of each lane, and fails up to `limit`.
     """
-    queues, priorities, firsts = _columns(heads)
     rows = await link.fetch(
-        FAIL_UNSERVED,
-        queues,
-        priorities,
-        sorted(served),
-        due_seconds,
-        walk,
-        limit,
-        max_errors,
-        firsts,
+        *FAIL_UNSERVED.bind(
+            **head_columns(heads),
+            served=sorted(served),
+            due_seconds=due_seconds,
+            walk=walk,
+            limit=limit,
+            max_errors=max_errors,
+        )
     )
     return [row[1] for row in rows]
 
@@ -129,16 +132,9 @@ async def waiting(
     walk: int,
 ) -> dict[str, int]:
     """Count jobs of these types that have been due so long, among the first `walk` of each lane."""
-    queues, priorities, firsts = _columns(heads)
     rows = await link.fetch(
-        WAITING_FOR_WORKER, queues, priorities, sorted(job_types), due_seconds, walk, firsts
+        *WAITING_FOR_WORKER.bind(
+            **head_columns(heads), job_types=sorted(job_types), due_seconds=due_seconds, walk=walk
+        )
     )
     return {row[0]: row[1] for row in rows}
-
-
-def _columns(heads: Sequence[LaneHead]) -> tuple[list[str], list[int], list[float]]:
-    return (
-        [head.lane.queue for head in heads],
-        [head.lane.priority for head in heads],
-        [head.first_at for head in heads],
-    )

@@ -5,13 +5,15 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from service.db.connection import Link
-from service.jobs.core.claimed_job import ClaimedJob, Lease, lease_columns
+from service.jobs.core.claimed_job import ClaimedJob, Lease
 from service.jobs.core.failures import Failure
 from service.jobs.core.job import JobId
 from service.jobs.core.outcomes import Ending, Outcome, Requeueing
 from service.jobs.store.fragments import ID_BY_PRIMARY_KEY, history, keep_ended, last_error
+from service.jobs.store.leases import lease_columns
+from service.jobs.store.statement import Statement, Transition
 
-_ERRORS: Final = history("errors", "failure", keep="$6")
+_ERRORS: Final = history("errors", "failure")
 _ENDED: Final = keep_ended(
     {
         "attempts": "CASE WHEN failure ->> 'event' = 'lease_lost' THEN attempts - 1 ELSE attempts END",
@@ -24,10 +26,10 @@ _ENDED: Final = keep_ended(
 )
 
 
-FINISH: Final = f"""
+FINISH: Final = Transition(f"""
 WITH r AS (
-  SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[])
-    AS r(id, token, status, result, failure)),
+  SELECT * FROM unnest(:ids::bigint[], :tokens::bigint[], :statuses::text[], :results::text[],
+    :failures::text[]) AS r(id, token, status, result, failure)),
 gone AS (
   DELETE FROM finmind_jobs.jobs_live b USING r
   WHERE {ID_BY_PRIMARY_KEY} AND b.lease_token = r.token AND b.status = 'RUNNING'
@@ -35,15 +37,15 @@ gone AS (
     r.failure::jsonb AS failure),
 {_ENDED}
 SELECT id, token FROM r EXCEPT ALL SELECT id, lease_token FROM kept
-"""
+""")
 """Move ended jobs out of the live partition, fenced by their tokens. The answer tells the leases
 that were lost: as a rule none. Without a status, jobs succeeded. A job that ends for its lost leases was claimed but not run: that claim is no attempt."""
 
 
-REQUEUE: Final = f"""
+REQUEUE: Final = Transition(f"""
 WITH r AS (
-  SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::float8[], $4::smallint[], $5::text[],
-    $7::bool[]) AS r(id, token, delay_seconds, refund, failure, keeps_lost_leases)),
+  SELECT * FROM unnest(:ids::bigint[], :tokens::bigint[], :delays::float8[], :refunds::smallint[],
+    :failures::text[], :keeps_lost_leases::bool[]) AS r(id, token, delay_seconds, refund, failure, keeps_lost_leases)),
 back AS (
 UPDATE finmind_jobs.jobs_live b SET
   status = 'PENDING', attempts = b.attempts - r.refund,
@@ -53,22 +55,22 @@ UPDATE finmind_jobs.jobs_live b SET
   lease_until = NULL, worker_id = NULL, started_at = NULL,
   last_error = CASE WHEN r.failure IS NULL THEN b.last_error
     ELSE {last_error("r.failure::jsonb")} END,
-  errors = CASE WHEN r.failure IS NULL THEN b.errors ELSE {history("b.errors", "r.failure::jsonb", keep="$6")} END
+  errors = CASE WHEN r.failure IS NULL THEN b.errors ELSE {history("b.errors", "r.failure::jsonb")} END
 FROM r WHERE {ID_BY_PRIMARY_KEY} AND b.lease_token = r.token AND b.status = 'RUNNING'
 RETURNING b.id, r.token)
 SELECT id, token FROM r EXCEPT ALL SELECT id, token FROM back
-"""
+""")
 """Retry, snooze, release and postponement: back to PENDING, fenced by the tokens. The answer tells the leases
 that were lost. The token stays until the next claim: SETTLED_BEFORE knows by it what was carried
 out. Lost leases go on counting where asked for: the handler did not come to an end of its own."""
 
 
-SETTLED_BEFORE: Final = """
-SELECT d.id, d.lease_token FROM unnest($1::bigint[], $2::bigint[]) AS r(id, token)
+SETTLED_BEFORE: Final = Statement("""
+SELECT d.id, d.lease_token FROM unnest(:ids::bigint[], :tokens::bigint[]) AS r(id, token)
 CROSS JOIN LATERAL (
   SELECT b.id, b.lease_token FROM finmind_jobs.background_jobs b
   WHERE b.id = r.id AND b.lease_token = r.token AND b.status <> 'RUNNING' LIMIT 1) d
-"""
+""")
 """After an answer was lost: which of these were settled under these very tokens.
 
 The limit makes it probe. `ID_BY_PRIMARY_KEY` would not do: over partitions, PostgreSQL 18 answers that by reading
@@ -82,13 +84,14 @@ async def finish(
     """Record jobs that succeeded or ended for good; the leases that no longer held."""
     ended = sorted(ended, key=_by_id)
     rows = await link.fetch(
-        FINISH,
-        [job.id for job, _ in ended],
-        [job.lease_token for job, _ in ended],
-        _unless_empty([_status_if_failed(outcome) for _, outcome in ended]),
-        _unless_empty([outcome.result for _, outcome in ended]),
-        _unless_empty([_dump(outcome.failure) for _, outcome in ended]),
-        max_errors,
+        *FINISH.bind(
+            ids=[job.id for job, _ in ended],
+            tokens=[job.lease_token for job, _ in ended],
+            statuses=_unless_empty([_status_if_failed(outcome) for _, outcome in ended]),
+            results=_unless_empty([outcome.result for _, outcome in ended]),
+            failures=_unless_empty([_dump(outcome.failure) for _, outcome in ended]),
+            max_errors=max_errors,
+        )
     )
     return {(row[0], row[1]) for row in rows}
 
@@ -99,21 +102,22 @@ async def requeue(
     """Put jobs back to PENDING that did not end; the leases that no longer held."""
     returned = sorted(returned, key=_by_id)
     rows = await link.fetch(
-        REQUEUE,
-        [job.id for job, _ in returned],
-        [job.lease_token for job, _ in returned],
-        [outcome.delay_seconds for _, outcome in returned],
-        [outcome.refund for _, outcome in returned],
-        [_dump(outcome.failure) for _, outcome in returned],
-        max_errors,
-        [outcome.keeps_lost_leases for _, outcome in returned],
+        *REQUEUE.bind(
+            ids=[job.id for job, _ in returned],
+            tokens=[job.lease_token for job, _ in returned],
+            delays=[outcome.delay_seconds for _, outcome in returned],
+            refunds=[outcome.refund for _, outcome in returned],
+            failures=[_dump(outcome.failure) for _, outcome in returned],
+            keeps_lost_leases=[outcome.keeps_lost_leases for _, outcome in returned],
+            max_errors=max_errors,
+        )
     )
     return {(row[0], row[1]) for row in rows}
 
 
 async def settled_before(link: Link, leases: Iterable[Lease]) -> set[Lease]:
     """Which of these were settled: asked after an answer was lost."""
-    rows = await link.fetch(SETTLED_BEFORE, *lease_columns(leases))
+    rows = await link.fetch(*SETTLED_BEFORE.bind(**lease_columns(leases)))
     return {(row[0], row[1]) for row in rows}
 
 

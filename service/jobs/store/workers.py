@@ -7,31 +7,34 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.connection import Link
+from service.jobs.store.statement import Statement
 
-REGISTER_WORKER: Final = """
+REGISTER_WORKER: Final = Statement("""
 INSERT INTO finmind_jobs.job_workers (name, queues, job_types, concurrency)
-VALUES ($1, $2::text[], $3::text[], $4) RETURNING id, extract(epoch FROM now())::float8
-"""
+VALUES (:name, :queues::text[], :job_types::text[], :concurrency)
+RETURNING id, extract(epoch FROM now())::float8
+""")
 
 
-WORKER_SEEN: Final = """
+WORKER_SEEN: Final = Statement("""
 WITH seen AS (
-  UPDATE finmind_jobs.job_workers SET seen_at = now(), job_types = $4::text[]
-  WHERE id = $1 AND name = $2 RETURNING id),
+  UPDATE finmind_jobs.job_workers SET seen_at = now(), job_types = :job_types::text[]
+  WHERE id = :worker_id AND name = :name RETURNING id),
 entered AS (
   INSERT INTO finmind_jobs.job_workers (name, queues, job_types, concurrency)
-  SELECT $2, $3::text[], $4::text[], $5 WHERE NOT EXISTS (SELECT FROM seen) RETURNING id)
+  SELECT :name, :queues::text[], :job_types::text[], :concurrency
+  WHERE NOT EXISTS (SELECT FROM seen) RETURNING id)
 SELECT id FROM seen UNION ALL SELECT id FROM entered
-"""
+""")
 """The worker lives, and what it serves by now. Where its row is gone (a restore, a fail-over to a
 standby that was behind, a day asleep) it enters anew: its old id may be another's by then."""
 
 
-FORGET_WORKER: Final = "DELETE FROM finmind_jobs.job_workers WHERE id = $1"
+FORGET_WORKER: Final = Statement("DELETE FROM finmind_jobs.job_workers WHERE id = :worker_id")
 
 
-WORKER_STOPPED: Final = (
-    "UPDATE finmind_jobs.job_workers SET seen_at = now(), stopped_at = now() WHERE id = $1"
+WORKER_STOPPED: Final = Statement(
+    "UPDATE finmind_jobs.job_workers SET seen_at = now(), stopped_at = now() WHERE id = :worker_id"
 )
 
 
@@ -46,25 +49,22 @@ class WorkerEntry(TypedDict):
 
 async def register(link: Link, **entry: Unpack[WorkerEntry]) -> tuple[int, float]:
     """Enter a worker; its id, and what time it is by the database's clock, epoch seconds."""
-    rows = await link.fetch(REGISTER_WORKER, *_in_order(entry))
+    rows = await link.fetch(*REGISTER_WORKER.bind(**entry))
     worker_id, now = rows[0]
     return worker_id, now
 
 
 async def seen(link: Link, worker_id: int, **entry: Unpack[WorkerEntry]) -> int:
     """Tell that the worker lives and what it serves; its id, another one if its row was gone."""
-    rows = await link.fetch(WORKER_SEEN, worker_id, *_in_order(entry))
+    rows = await link.fetch(*WORKER_SEEN.bind(worker_id=worker_id, **entry))
     seen: int = rows[0][0]
     return seen
 
 
 async def stopped(link: Link, worker_id: int, *, forget: bool) -> None:
     """Tell that the worker stopped in good order; with `forget` as if it had never been."""
-    await link.fetch(FORGET_WORKER if forget else WORKER_STOPPED, worker_id)
-
-
-def _in_order(entry: WorkerEntry) -> tuple[object, ...]:
-    return entry["name"], entry["queues"], entry["job_types"], entry["concurrency"]
+    statement = FORGET_WORKER if forget else WORKER_STOPPED
+    await link.fetch(*statement.bind(worker_id=worker_id))
 
 
 _NAME_OF: Final = text("SELECT name FROM finmind_jobs.job_workers WHERE id = :id")

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, enqueue_batch, store
-from service.jobs.core.lane import LANE_START, Lane, LaneRequest, Position
+from service.jobs.core.lane import LANE_START, Lane, LaneHead, LaneRequest, Position
 from service.jobs.worker import claimer
 from service.jobs.worker.plan.lanes import Lanes
 from service.jobs.worker.slots import Slots
@@ -131,9 +131,8 @@ async def test_a_job_due_at_infinity_or_since_ever_keeps_no_other_from_being_run
         " RETURNING id"
     )
     link = database.link()
-    [(_, due, _, age)] = await link.fetch(
-        store.counts.QUEUE_GAUGES, ["forever"], [2], 10, [float("-inf")]
-    )
+    head = LaneHead(Lane("forever", 2), float("-inf"), 0.0)
+    [(_, due, _, age)] = await store.counts.queue_gauges(link, [head], cap=10)
     assert (due, age) == (1, float("inf"))
     await link.close()
     await start_worker(worker_queues=queues)
