@@ -137,7 +137,7 @@ async def test_without_a_free_connection_the_api_answers_503_and_no_running_job_
 
             # The workers have their connections; the API's are gone.
             await under_test.database.engine.dispose()
-            under_test.service.intake._link.drop()
+            under_test.service.intake._plain._link.drop()
             await hoard.take_all()
             held = len(hoard.held)
             told = await refused_for(form.seconds, under_test)

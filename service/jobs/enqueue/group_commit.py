@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import asyncpg
 
-from service.db.connection import Link
 from service.db.engine import Database
 from service.db.errors import DATABASE_ERRORS, REFUSED_ERRORS
 from service.errors import Unavailable
+from service.jobs.batch_limit import BatchLimit
 from service.jobs.core.encoded_jobs import EncodedJobs, encode_jobs
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES
 from service.jobs.core.new_job import EnqueuedJob, NewJob
@@ -34,9 +34,6 @@ MAX_TRIES: Final = 4
 STATEMENT_SHARE: Final = 1 / MAX_TRIES
 """Share of a request's time after which PostgreSQL calls a statement off, to be sent in halves."""
 
-GROW_BELOW: Final = 0.25
-"""A statement that took less than this share of its time limit may hold twice as much the next time."""
-
 UNSURE: Final = (
     "The database did not confirm the job in time. It may or may not be stored: send the request "
     "again with the same Idempotency-Key or unique_key; without one, look first whether it is."
@@ -48,7 +45,7 @@ _log = get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """One request: its job, who waits, and what that takes."""
+    """One request: its job, its future answer, and the bytes that it holds."""
 
     jobs: EncodedJobs
     answer: asyncio.Future[EnqueuedJob]
@@ -67,15 +64,10 @@ class Intake:
         self._database = database
         self._max_payload_bytes = settings.max_payload_bytes
         seconds = settings.query_timeout_seconds
-        limit = seconds * STATEMENT_SHARE
-        self._link = database.link(timeout_seconds=seconds, statement_seconds=limit)
-        self._keyed_link = database.link(timeout_seconds=seconds, statement_seconds=limit)
-        self._plain = _Groups(database, self._link, name="jobs.intake", time_limit=limit)
-        # A group with a key that somebody's open transaction has inserted waits for that to end:
-        # only those that came with keys wait behind it.
-        self._keyed = _Groups(
-            database, self._keyed_link, name="jobs.intake_keyed", time_limit=limit
-        )
+        self._plain = _Groups(database, seconds, name="jobs.intake")
+        # A key that somebody's open transaction has inserted makes a group wait for that to end.
+        # Jobs without keys do not wait behind it.
+        self._keyed = _Groups(database, seconds, name="jobs.intake_keyed")
 
     async def submit(self, job: NewJob, *, caller: str | None = None) -> EnqueuedJob:
         """Enqueue one job durably, as one of `caller`'s.
@@ -90,23 +82,21 @@ class Intake:
         return await groups.submit(encoded)
 
     async def stop(self) -> None:
-        """Store what waits, tell the other processes, then close the connections."""
-        await self._plain.flushed()
-        await self._keyed.flushed()
-        await self._link.close()
-        await self._keyed_link.close()
+        """Store what waits, notify the other processes, then close the connections."""
+        await self._plain.stop()
+        await self._keyed.stop()
         await publisher_for(self._database.engine).close()
 
 
 class _Groups:
-    """What waits for one connection, and is stored group by group."""
+    """Requests that wait for one connection, and are stored group by group."""
 
-    def __init__(self, database: Database, link: Link, *, name: str, time_limit: float) -> None:
+    def __init__(self, database: Database, seconds: float, *, name: str) -> None:
+        limit = seconds * STATEMENT_SHARE
         self._database = database
-        self._link = link
+        self._link = database.link(timeout_seconds=seconds, statement_seconds=limit)
         self._name = name
-        self._time_limit = time_limit
-        self._most = MAX_GROUP
+        self._limit = BatchLimit(MAX_GROUP, seconds=limit)
         self._waiting: list[_Waiting] = []
         self._bytes = 0
         self._flusher: asyncio.Task[None] | None = None
@@ -126,15 +116,16 @@ class _Groups:
             self._flusher = asyncio.create_task(self._flush_all(), name=self._name)
         return await future
 
-    async def flushed(self) -> None:
-        """Wait until all is stored, or answered that it is not."""
+    async def stop(self) -> None:
+        """Wait until each request is answered, then close the connection."""
         if self._flusher is not None:
             await asyncio.wait({self._flusher})
+        await self._link.close()
 
     async def _flush_all(self) -> None:
         while self._waiting:
             group = self._next_group()
-            # Who gave up waiting was told that the job may not be stored: it is not.
+            # Those who gave up waiting do not expect the job to be stored: it is not.
             asked = [one for one in group if not one.answer.done()]
             if asked:
                 await self._flush(asked)
@@ -143,7 +134,7 @@ class _Groups:
     def _next_group(self) -> list[_Waiting]:
         group: list[_Waiting] = []
         size = 0
-        for one in islice(self._waiting, self._most):
+        for one in islice(self._waiting, self._limit.rows):
             size += one.size
             if group and size > MAX_STATEMENT_BYTES:
                 break
@@ -165,19 +156,18 @@ class _Groups:
             jobs = EncodedJobs([row for one in group for row in one.jobs.rows])
             inserted = await insert(run, jobs)
         except DATABASE_ERRORS as error:
-            # Refused, or called off by PostgreSQL, nothing is stored: unlike after a timeout here,
-            # which tells nothing, the jobs can be sent again, until it is known whose fault it is.
+            # PostgreSQL refused the statement or called it off: nothing is stored, and the jobs can
+            # be sent again until the one at fault is known. A timeout here says nothing of that.
             certain = isinstance(error, (asyncpg.QueryCanceledError, *REFUSED_ERRORS))
             if certain and not stored:
                 self._send_again(group, error)
             else:
-                self._most = max(1, len(group) // 2)
+                self._limit.failed(len(group))
                 _unavailable(group, error, UNSURE)
         except Exception as error:
             _answer(group, error)
         else:
-            if time.monotonic() - began < self._time_limit * GROW_BELOW:
-                self._most = min(self._most * 2, MAX_GROUP)
+            self._limit.succeeded(time.monotonic() - began)
             for one, job in zip(group, inserted.jobs, strict=True):
                 if not one.answer.done():
                     one.answer.set_result(job)
@@ -188,7 +178,7 @@ class _Groups:
     def _send_again(self, group: list[_Waiting], error: Exception) -> None:
         """Send the jobs in halves; one alone after the others, a few times."""
         if len(group) > 1:
-            self._most = len(group) // 2
+            self._limit.failed(len(group))
             self._waiting[:0] = group
         elif (refused := refusal(error)) is not None:
             _answer(group, refused)
