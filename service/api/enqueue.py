@@ -21,7 +21,7 @@ from service.api.schemas import (
     JobOut,
     effective_limits,
 )
-from service.api.session import AppSettings, Session, deadline_of, transaction
+from service.api.session import AppSettings, Session, deadline_of, settings_of, transaction
 from service.auth.dependencies import require
 from service.auth.principal import Permission, Principal
 from service.errors import Conflict, InvalidInput, NotFound
@@ -29,7 +29,8 @@ from service.jobs.core.idempotency_key import IdempotencyKey
 from service.jobs.core.job import BackgroundJob, JobStatus
 from service.jobs.core.new_job import EnqueuedJob, NewJob
 from service.jobs.enqueue.group_commit import Intake
-from service.jobs.enqueue.idempotency import check_standing, submit, submit_once
+from service.jobs.enqueue.idempotency import submit
+from service.jobs.enqueue.uniqueness import check_holders
 from service.jobs.read.get import get_job
 from service.settings import Settings
 
@@ -54,12 +55,9 @@ LOCATION: Final[dict[str, Any]] = {
 
 
 async def _enqueue(request: Request, body: JobIn, principal: Principal) -> Response:
-    job = body.to_new_job()
     intake: Intake = request.app.state.service.intake
-    settings: Settings = request.app.state.service.settings
-    check_allowed(principal, [job])
-    if settings.check_payloads:
-        check_payload(body)
+    settings = settings_of(request)
+    job = _checked(body, principal, settings)
     async with (
         await within_quotas(request, principal, [job]),
         asyncio.timeout_at(deadline_of(request)),
@@ -67,11 +65,10 @@ async def _enqueue(request: Request, body: JobIn, principal: Principal) -> Respo
         enqueued = await intake.submit(job, caller=principal.subject)
     if enqueued.created:
         return _created(job, enqueued, settings)
-    reader = None if settings.share_unique_keys else principal.subject
     async with transaction(request) as session:
-        await check_standing(session, [job], [enqueued], reader=reader)
-        standing = await get_job(session, enqueued.id)
-        return _job_response(standing, 200, settings, principal)
+        await check_holders(session, [job], [enqueued], caller=principal.subject, settings=settings)
+        holder = await get_job(session, enqueued.id)
+        return _job_response(holder, 200, settings, principal)
 
 
 async def enqueue_job(
@@ -90,11 +87,8 @@ async def enqueue_job(
     """
     if idempotency_key is None:
         return await _enqueue(request, body, principal)
-    job = body.to_new_job()
-    check_allowed(principal, [job])
+    job = _checked(body, principal, settings_of(request))
     key = await _idempotency_key(request, body, principal, idempotency_key)
-    if request.app.state.service.settings.check_payloads:
-        check_payload(body)
     async with await within_quotas(request, principal, [job]):
         return await _enqueue_once(request, job, key, principal)
 
@@ -155,28 +149,22 @@ async def enqueue_jobs(
     check_allowed(principal, jobs)
     if settings.check_payloads:
         check_payloads(body.jobs)
-    limit = settings.max_payload_bytes
+    key = None
+    if idempotency_key is not None:
+        key = await _idempotency_key(request, body, principal, idempotency_key)
     async with await within_quotas(request, principal, jobs):
-        if idempotency_key is None:
-            made = await submit(
-                session,
-                jobs,
-                caller=principal.subject,
-                share_unique_keys=settings.share_unique_keys,
-                max_payload_bytes=limit,
-            )
-        else:
-            made = await submit_once(
-                session,
-                jobs,
-                await _idempotency_key(request, body, principal, idempotency_key),
-                hours=settings.idempotency_key_hours,
-                share_unique_keys=settings.share_unique_keys,
-                max_payload_bytes=limit,
-            )
+        made = await submit(session, jobs, caller=principal.subject, settings=settings, key=key)
     if made.repeated:
         response.status_code = 200
     return BatchOut(ids=made.ids, created=made.created)
+
+
+def _checked(body: JobIn, principal: Principal, settings: Settings) -> NewJob:
+    job = body.to_new_job()
+    check_allowed(principal, [job])
+    if settings.check_payloads:
+        check_payload(body)
+    return job
 
 
 async def _idempotency_key(
@@ -196,16 +184,9 @@ def _as_seen_by(principal: Principal, job: JobOut) -> JobOut:
 async def _enqueue_once(
     request: Request, job: NewJob, key: IdempotencyKey, principal: Principal
 ) -> Response:
-    settings = request.app.state.service.settings
+    settings = settings_of(request)
     async with transaction(request) as session:
-        made = await submit_once(
-            session,
-            [job],
-            key,
-            hours=settings.idempotency_key_hours,
-            share_unique_keys=settings.share_unique_keys,
-            max_payload_bytes=settings.max_payload_bytes,
-        )
+        made = await submit(session, [job], caller=principal.subject, settings=settings, key=key)
         try:
             found = await get_job(session, made.ids[0])
         except NotFound:

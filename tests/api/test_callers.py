@@ -12,7 +12,7 @@ from sqlalchemy import text
 from service.api.schemas import JobIn
 from service.jobs import NewJob, PermanentError, Registry, enqueue, enqueue_batch, process_due_jobs
 from service.jobs.core.idempotency_key import IdempotencyKey
-from service.jobs.enqueue.idempotency import submit_once
+from service.jobs.enqueue.idempotency import submit
 from service.settings import Settings
 from tests.api.conftest import Auth
 from tests.api.shapes import assert_problem, jobs_in
@@ -201,9 +201,9 @@ async def test_a_release_that_adds_an_optional_field_leaves_idempotency_keys_goo
 
 async def once(app: FastAPI, key: IdempotencyKey) -> Any:
     async with app.state.service.database.sessions.begin() as session:
-        return await submit_once(
-            session, [NewJob("mail", {"to": "ann"})], key, hours=1, share_unique_keys=False
-        )
+        job = NewJob("mail", {"to": "ann"})
+        settings = app.state.service.settings
+        return await submit(session, [job], caller="ann", settings=settings, key=key)
 
 
 async def test_a_key_of_the_version_before_still_names_its_request(

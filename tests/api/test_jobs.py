@@ -489,3 +489,18 @@ async def test_a_client_finds_its_jobs_by_their_unique_key(
     nothing = await client.get("/jobs", params={"unique_key": "nobody"}, headers=service)
     assert (nothing.status_code, nothing.json()) == (200, {"jobs": []})
     assert (await client.get("/jobs", headers=service)).status_code == 422
+
+
+@pytest.mark.parametrize("way", ["single", "with an Idempotency-Key", "batch"])
+async def test_a_value_that_only_postgresql_refuses_is_answered_alike_on_each_way_in(
+    client: httpx.AsyncClient, service: dict[str, str], app: FastAPI, way: str
+) -> None:
+    async with app.state.service.database.sessions.begin() as session:
+        check = """ALTER TABLE jobs_live ADD CHECK (payload <> '{"n": "refuse me"}')"""
+        await session.execute(text(check))
+    job = {"job_type": "mail", "payload": {"n": "refuse me"}}
+    path, body = ("/jobs/batch", {"jobs": [job]}) if way == "batch" else ("/jobs", job)
+    headers = service | ({"Idempotency-Key": "k"} if "Key" in way else {})
+    problem = assert_problem(await client.post(path, json=body, headers=headers), 422)
+    assert "PostgreSQL refused a value" in problem["detail"]
+    assert await jobs_in(app) == []

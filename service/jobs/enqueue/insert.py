@@ -103,9 +103,12 @@ def _in_order(
     return answers
 
 
-def refusal(error: Exception) -> InvalidInput | None:
-    """What to answer where PostgreSQL refused a value; None where that is not what went wrong."""
+def refusal(error: Exception, *, field: str = "payload") -> InvalidInput | None:
+    """What to answer where PostgreSQL refused a value; None where that is not what went wrong.
+
+    Python callers get the error as their library raises it. The REST API answers with this.
+    """
     cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
     if isinstance(cause, REFUSED_ERRORS):
-        return InvalidInput(f"PostgreSQL refused a value: {cause}", field="payload")
+        return InvalidInput(f"PostgreSQL refused a value: {cause}", field=field)
     return None

@@ -1,0 +1,61 @@
+"""Requests for jobs whose `unique_key` a live job holds already."""
+
+from collections.abc import Sequence
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.errors import Conflict
+from service.jobs import store
+from service.jobs.core.encoding import dump_json
+from service.jobs.core.new_job import EnqueuedJob, NewJob
+from service.settings import Settings
+
+
+async def check_holders(
+    session: AsyncSession,
+    jobs: Sequence[NewJob],
+    enqueued: Sequence[EnqueuedJob],
+    *,
+    caller: str,
+    settings: Settings,
+) -> None:
+    """Check that the live jobs which hold the keys of jobs do the same as those.
+
+    Args:
+        session: holds the caller's transaction.
+        jobs: what the caller asked for.
+        enqueued: what became of each; those that were created are not checked.
+        caller: who must have enqueued a holder, unless nobody of the REST API did;
+            SHARE_UNIQUE_KEYS allows any caller.
+        settings: of the service.
+
+    Raises:
+        Conflict: a holder has another type or payload, or is another caller's; then nothing is
+            said of it.
+    """
+    positions = [position for position, job in enumerate(enqueued) if not job.created]
+    if not positions:
+        return
+    rows = await store.idempotency.compare(
+        session,
+        reader=None if settings.share_unique_keys else caller,
+        positions=positions,
+        ids=[enqueued[position].id for position in positions],
+        job_types=[jobs[position].job_type for position in positions],
+        payloads=[_payload_text(jobs[position].payload) for position in positions],
+    )
+    for position, found, same, of_another in rows:
+        where = f"Job {position}: " if len(jobs) > 1 else ""
+        held = f"{where}unique_key {jobs[position].unique_key!r} is held by"
+        if of_another:
+            raise Conflict(
+                f"{held} a job of another caller: use a key that begins with a name of your own"
+            )
+        if not same:
+            why = "with another job_type or payload" if found else "that is just being removed"
+            raise Conflict(f"{held} job {enqueued[position].id} {why}")
+
+
+def _payload_text(payload: object) -> str:
+    # It has been encoded for the insert already, so that it is storable and not too long.
+    return "{}" if payload is None else dump_json(payload, what="payload", max_bytes=2**31)
