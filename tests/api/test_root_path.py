@@ -88,5 +88,5 @@ async def test_errors_pages_and_metrics_are_as_without_a_proxy(
 def test_a_path_that_could_not_be_told_apart_is_refused(
     make_settings: Callable[..., Settings], path: str
 ) -> None:
-    with pytest.raises(ValidationError, match=r"expected a path|take another"):
+    with pytest.raises(ValidationError, match=r"expected a path|choose another"):
         make_settings(root_path=path)
