@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar, TypeVarTuple
 
 import pytest
 
-from service.jobs.worker.executor import Run
+from service.jobs.worker.run import Run
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

@@ -14,9 +14,10 @@ from service.jobs.core.policy import Attempt, OutcomePolicy, Stop
 from service.jobs.worker import claim_recovery, outbox
 from service.jobs.worker.claim_recovery import ClaimRecovery
 from service.jobs.worker.claimer import Claimer
-from service.jobs.worker.executor import Executor, Run
+from service.jobs.worker.executor import Executor
 from service.jobs.worker.heartbeat import Heartbeat
 from service.jobs.worker.outbox import Outbox
+from service.jobs.worker.run import Run
 from service.jobs.worker.settler import Settler
 from service.jobs.worker.starter import Starter
 from service.jobs.worker.timeouts import Timeouts
@@ -66,7 +67,7 @@ def a_slot_is_forgotten_of_what_is_not_run(patch: Patch) -> None:
     patch.setattr(Executor, "_free", forgetful)
 
 
-def a_slot_is_forgotten_of_what_was_settled_over_its_head(patch: Patch) -> None:
+def the_slot_of_a_stuck_handler_is_forgotten(patch: Patch) -> None:
     free = Executor._free
 
     def forgetful(self: Executor, run: Run) -> None:
@@ -169,15 +170,15 @@ def what_is_cancelled_at_once_never_begins(patch: Patch) -> None:
 def handlers_begin_under_leases_that_are_over(patch: Patch) -> None:
     def careless(self: Executor, run: Run) -> None:
         run.timeout_at = time_now() + self._policy.timeout_seconds(run)
-        self._deadlines.watch(run)
+        self._timeouts.watch(run)
 
-    patch.setattr(Executor, "_time", careless)
+    patch.setattr(Executor, "_begin", careless)
 
 
 def the_next_time_out_is_forgotten(patch: Patch) -> None:
     watch = Timeouts.watch
 
-    def once(self: Timeouts[Run], run: Run) -> None:
+    def once(self: Timeouts, run: Run) -> None:
         if self._timer is None:
             watch(self, run)
 
@@ -256,7 +257,7 @@ BUGS: Final[list[Callable[[Patch], None]]] = [
     leases_end_too_early,
     lost_claims_are_not_looked_for,
     a_slot_is_forgotten_of_what_is_not_run,
-    a_slot_is_forgotten_of_what_was_settled_over_its_head,
+    the_slot_of_a_stuck_handler_is_forgotten,
     heartbeats_skip_what_is_not_recorded_yet,
     heartbeats_cancel_nothing,
     an_outcome_is_dropped_when_its_statement_fails,

@@ -11,7 +11,7 @@ from service.jobs import store
 from service.jobs.core.lane import Lane, LaneRequest, Position
 from service.jobs.loops import Pause
 from service.jobs.notify.publisher import publish_over
-from service.jobs.worker.executor import Run
+from service.jobs.worker.run import Run
 from service.observability.logging import get_logger
 
 UNSURE_SECONDS: Final = 2.0

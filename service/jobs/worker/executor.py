@@ -1,25 +1,22 @@
-"""One attempt: the handler in a task of its own, its time-out, its cancellation, its end."""
+"""Runs attempts: each handler in a task of its own, with its timeout and its cancellation."""
 
 import asyncio
-import contextvars
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
-
-from pydantic import ValidationError
+from typing import Any, Final
 
 from service.jobs.core.claimed_job import ClaimedJob
-from service.jobs.core.encoding import load_json
 from service.jobs.core.outcomes import Outcome, Released
-from service.jobs.core.policy import Attempt, InvalidPayload, OutcomePolicy, Stop, TooLate
+from service.jobs.core.policy import OutcomePolicy, Stop, TooLate
 from service.jobs.handlers.context import JobContext
-from service.jobs.handlers.registry import HandlerSpec, Registry
+from service.jobs.handlers.payload import load_payload
+from service.jobs.handlers.registry import Registry
 from service.jobs.worker import lease_clock
+from service.jobs.worker.handler_threads import HandlerThreads
 from service.jobs.worker.progress import ProgressWriter
+from service.jobs.worker.run import Run
 from service.jobs.worker.slots import Slots
-from service.jobs.worker.timeouts import NEVER, Timeouts
+from service.jobs.worker.timeouts import Timeouts
 from service.observability.logging import JOB_FIELDS, get_logger
 from service.observability.metrics import (
     HANDLERS_STUCK,
@@ -29,7 +26,7 @@ from service.observability.metrics import (
 from service.settings import Settings
 
 STUCK_AFTER_SECONDS: Final = 5.0
-"""A handler that still runs so long after it was cancelled is settled over its head."""
+"""How long a cancelled handler may run on, before its outcome is recorded without waiting for it."""
 
 LEASE_MARGIN: Final = 0.1
 """Share of the lease that is left when handlers are cancelled for want of a heartbeat."""
@@ -43,31 +40,6 @@ LAST_WORDS_SECONDS: Final = 1.0
 _log = get_logger(__name__)
 
 
-class Settle(Protocol):
-    """Takes what came of a run; `outcome` is None where nothing is to be recorded."""
-
-    def __call__(self, run: "Run", outcome: Outcome | None) -> None:
-        """Returns at once."""
-
-
-@dataclass(slots=True, eq=False)
-class Run(Attempt):
-    """One attempt under way, from its claim until its outcome is recorded."""
-
-    handler: HandlerSpec
-    lease_deadline: float
-    """When the lease ends by `lease_clock`, as far as this process knows."""
-    timeout_at: float = NEVER
-    """Monotonic time at which the handler has used up its time-out."""
-    task: asyncio.Task[None] | None = None
-    context: JobContext | None = None
-    stop: Stop | None = None
-    ended: bool = False
-    """Whether the outcome has been handed over."""
-    abandon_timer: asyncio.TimerHandle | None = None
-    """Runs once the handler was told to stop."""
-
-
 class Executor:
     """Runs claimed jobs, each in a task of its own, and hands their outcomes to `settle`."""
 
@@ -77,12 +49,12 @@ class Executor:
         *,
         registry: Registry,
         slots: Slots,
-        settle: Settle,
+        settle: Callable[[Run, Outcome | None], None],
         progress: ProgressWriter,
         worker_name: str,
     ) -> None:
         self._registry = registry
-        # A heartbeat that began before the run, and failed, is all that this was to be heard of.
+        # A heartbeat that began before the run may take so long to fail, and extends no lease of it.
         self._least_lease_seconds = (
             max(settings.heartbeat_seconds, HEARTBEAT_RETRY_SECONDS)
             + settings.lease_seconds * LEASE_MARGIN
@@ -91,14 +63,11 @@ class Executor:
         self._settle = settle
         self._progress = progress
         self._policy = OutcomePolicy(settings, worker_name=worker_name)
-        self._threads = ThreadPoolExecutor(
-            settings.sync_handler_threads, thread_name_prefix="finmind-handler"
-        )
-        self._free_threads = asyncio.Semaphore(settings.sync_handler_threads)
+        self._threads = HandlerThreads(settings.sync_handler_threads)
         self.runs: set[Run] = set()
         """What is under way: handlers that have not ended, whether or not they were settled."""
         self._one_ended = asyncio.Event()
-        self._deadlines = Timeouts(self.runs, lambda run: self.cancel(run, Stop.TIMEOUT))
+        self._timeouts = Timeouts(self.runs, lambda run: self.cancel(run, Stop.TIMEOUT))
 
     def start(self, job: ClaimedJob, *, lease_deadline: float) -> None:
         """Run one claimed job; its slot is taken already."""
@@ -122,7 +91,7 @@ class Executor:
         self._end(run, self._policy.unfit(run) or Released())
 
     def cancel(self, run: Run, why: Stop) -> None:
-        """Tell a handler to stop; if it does not, it is settled over its head after a while."""
+        """Stop a handler; one that runs on is not waited for after `STUCK_AFTER_SECONDS`."""
         if run.ended or run.stop is not None or run.task is None:
             return
         run.stop = why
@@ -157,8 +126,8 @@ class Executor:
             await asyncio.wait(tasks, timeout=LAST_WORDS_SECONDS)
         for run in list(self.runs):
             self._abandon(run)
-        self._deadlines.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._timeouts.close()
+        self._threads.close()
 
     def _run(self, job: ClaimedJob, lease_deadline: float) -> Run:
         handler = self._registry.get(job.job_type)
@@ -187,10 +156,13 @@ class Executor:
         try:
             arguments = self._arguments(run)
             if run.handler.is_async:
-                self._time(run)
+                self._begin(run)
                 value = await run.handler.function(*arguments)
             else:
-                value = await self._in_thread(run, arguments)
+                # Waiting for a thread does not count: the timeout begins with the call.
+                value = await self._threads.call(
+                    run.handler.function, arguments, begin=lambda: self._begin(run)
+                )
             if value is not None and hasattr(value, "__await__"):
                 value = await value  # of a plain decorator around a coroutine function
             return self._policy.returned(run, value, run.stop)
@@ -200,37 +172,14 @@ class Executor:
             return self._policy.raised(run, error, run.stop)
 
     def _arguments(self, run: Run) -> tuple[Any, ...]:
-        model = run.policy.payload_model
-        payload: Any
-        if model is None:
-            try:
-                payload = load_json(run.job.payload)
-            except (ValueError, RecursionError) as error:
-                # Enqueued by plain SQL: a number of thousands of digits, nested thousands deep.
-                raise InvalidPayload(f"the payload cannot be read: {error}") from None
-        else:
-            try:
-                payload = model.model_validate_json(run.job.payload)
-            except ValidationError as error:
-                raise InvalidPayload(_problems(error)) from None
+        payload = load_payload(run.job.payload, run.policy.payload_model)
         if not run.handler.takes_context:
             return (payload,)
         run.context = self._context(run)
         return payload, run.context
 
-    async def _in_thread(self, run: Run, arguments: tuple[Any, ...]) -> Any:
-        # Waiting for a thread is on nobody's time: the time-out begins with the call.
-        async with self._free_threads:
-            self._time(run)
-            call = contextvars.copy_context().run
-            return await _to_its_end(
-                asyncio.get_running_loop().run_in_executor(
-                    self._threads, _call_plain, call, run.handler.function, arguments
-                )
-            )
-
-    def _time(self, run: Run) -> None:
-        """Set the time-out of a handler that begins now.
+    def _begin(self, run: Run) -> None:
+        """Set the timeout of a handler that begins now.
 
         Raises:
             TooLate: it must not begin. Where the process stood still since the claim, another
@@ -240,7 +189,7 @@ class Executor:
         if run.stop is not None or lease_left < self._least_lease_seconds:
             raise TooLate
         run.timeout_at = time.monotonic() + self._policy.timeout_seconds(run)
-        self._deadlines.watch(run)
+        self._timeouts.watch(run)
 
     def _context(self, run: Run) -> JobContext:
         job = run.job
@@ -283,42 +232,3 @@ class Executor:
     def _tasks(self) -> set[asyncio.Task[None]]:
         """Those whose outcome is still to come: others have nothing to tell any more."""
         return {run.task for run in self.runs if run.task is not None and not run.ended}
-
-
-def _problems(error: ValidationError) -> str:
-    # Where and why, without the values: those may be secret.
-    problems = error.errors(include_url=False, include_input=False, include_context=False)
-    return "; ".join(
-        f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: {problem['msg']}"
-        for problem in problems[:5]
-    )
-
-
-async def _to_its_end(call: asyncio.Future[Any]) -> Any:
-    """Wait for a call in a thread, cancelled or not: a thread cannot be stopped, only be asked to.
-
-    As for a coroutine that does not stop, the slot is kept until it has ended.
-    """
-    cancelled: asyncio.CancelledError | None = None
-    while not call.done():
-        try:
-            await asyncio.wait({call})
-        except asyncio.CancelledError as error:
-            if cancelled is not None:
-                raise  # not by us, who ask once: the process ends
-            cancelled = error
-    if cancelled is not None and call.exception() is None:
-        if asyncio.iscoroutine(call.result()):
-            call.result().close()  # nobody will await it
-        raise cancelled
-    return call.result()
-
-
-def _call_plain(
-    call: Callable[..., Any], function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> Any:
-    try:
-        return call(function, *arguments)
-    except StopIteration as error:
-        # A future cannot carry StopIteration.
-        raise RuntimeError("the handler raised StopIteration") from error

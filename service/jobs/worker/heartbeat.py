@@ -10,7 +10,8 @@ from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
 from service.jobs.core.policy import Stop
 from service.jobs.worker import lease_clock
-from service.jobs.worker.executor import HEARTBEAT_RETRY_SECONDS, LEASE_MARGIN, Executor, Run
+from service.jobs.worker.executor import HEARTBEAT_RETRY_SECONDS, LEASE_MARGIN, Executor
+from service.jobs.worker.run import Run
 from service.jobs.worker.settler import Settler
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error, record_event

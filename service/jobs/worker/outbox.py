@@ -18,7 +18,7 @@ from service.jobs.core.encoding import MAX_STATEMENT_BYTES, bytes_bound
 from service.jobs.core.failures import Failure, clean_text
 from service.jobs.core.outcomes import Failed, Outcome
 from service.jobs.loops import Pause
-from service.jobs.worker.executor import Run
+from service.jobs.worker.run import Run
 from service.observability.logging import get_logger
 from service.observability.metrics import observe_batch, record_database_error
 from service.settings import Settings

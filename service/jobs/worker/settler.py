@@ -14,8 +14,8 @@ from service.jobs.core.lane import Lane
 from service.jobs.core.outcomes import Outcome
 from service.jobs.loops import Loop
 from service.jobs.notify.publisher import publish_over
-from service.jobs.worker.executor import Run
 from service.jobs.worker.outbox import Outbox, Settlement
+from service.jobs.worker.run import Run
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error, record_event
 from service.settings import Settings

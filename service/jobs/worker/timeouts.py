@@ -1,50 +1,40 @@
-"""Time-outs of many runs on one timer."""
+"""Timeouts of many runs on one timer."""
 
 import asyncio
 import time
 from collections.abc import Callable, Collection
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final
 
-NEVER: Final = float("inf")
+from service.jobs.worker.run import NEVER, Run
 
 COARSEST_SECONDS: Final = 0.01
-"""A time-out is noticed at most so late: looks at all runs come no closer together than this."""
+"""Runs are looked at no more often than this, so a timeout may be noticed so late."""
 
 
-class Timed(Protocol):
-    """What has a time-out."""
-
-    timeout_at: float
-    """Monotonic; `NEVER` while there is none."""
-
-
-TimedT = TypeVar("TimedT", bound=Timed)
-
-
-class Timeouts(Generic[TimedT]):
+class Timeouts:
     """Calls `overdue` once for each of `runs` that passes its `timeout_at`.
 
-    A timer of the event loop's own for each run would cost more than the run's task: nearly all of
-    them are cancelled long before they are due. One timer stands at the earliest time-out instead;
-    when it goes off, all runs are looked at.
+    A timer of the event loop for each run would cost more than the run's task, and nearly all of
+    them would be cancelled long before they are due. So there is one timer, set to the earliest
+    timeout; when it goes off, all runs are looked at.
     """
 
-    def __init__(self, runs: Collection[TimedT], overdue: Callable[[TimedT], None]) -> None:
+    def __init__(self, runs: Collection[Run], overdue: Callable[[Run], None]) -> None:
         self._runs = runs
         self._overdue = overdue
         self._next = NEVER
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, run: TimedT) -> None:
-        """Note a time-out that was just set."""
+    def watch(self, run: Run) -> None:
+        """Note a timeout that was just set."""
         if run.timeout_at < self._next:
-            self._arm(run.timeout_at)
+            self._set_timer(run.timeout_at)
 
     def close(self) -> None:
-        """Watch no more."""
-        self._arm(NEVER)
+        """Stop watching."""
+        self._set_timer(NEVER)
 
-    def _arm(self, when: float) -> None:
+    def _set_timer(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -58,4 +48,4 @@ class Timeouts(Generic[TimedT]):
         for run in [run for run in self._runs if run.timeout_at <= now]:
             run.timeout_at = NEVER
             self._overdue(run)
-        self._arm(min((run.timeout_at for run in self._runs), default=NEVER))
+        self._set_timer(min((run.timeout_at for run in self._runs), default=NEVER))

@@ -577,7 +577,7 @@ async def test_a_result_that_comes_after_the_time_out_does_not_count(
     assert job["last_error"].startswith("HandlerTimeout")
 
 
-async def test_a_handler_that_never_stops_is_settled_over_its_head_and_keeps_its_slot(
+async def test_a_handler_that_never_stops_is_recorded_without_waiting_and_keeps_its_slot(
     handlers: Registry,
     put: Put,
     sql: Any,
@@ -610,7 +610,7 @@ async def test_a_handler_that_never_stops_is_settled_over_its_head_and_keeps_its
     assert (job["status"], job["result"], len(job["errors"])) == ("PENDING", None, 1)
 
 
-async def test_a_thread_that_never_stops_is_settled_over_its_head_and_keeps_its_slot(
+async def test_a_thread_that_never_stops_is_recorded_without_waiting_and_keeps_its_slot(
     handlers: Registry,
     put: Put,
     sql: Any,

@@ -14,7 +14,7 @@ from service.jobs import NewJob, Registry, enqueue_batch, store
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.failures import Failure
 from service.jobs.core.outcomes import SUCCEEDED_EMPTY, Retried, Snoozed
-from service.jobs.worker.executor import Run
+from service.jobs.worker.run import Run
 from service.jobs.worker.settler import Settler
 from service.settings import Settings
 from tests.jobs.claims import claim

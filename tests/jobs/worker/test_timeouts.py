@@ -1,37 +1,45 @@
-"""Time-outs on one timer."""
+"""Timeouts on one timer."""
 
 import asyncio
 import time
-from dataclasses import dataclass
 
-from service.jobs.worker.timeouts import NEVER, Timeouts
+from service.jobs.core.claimed_job import ClaimedJob
+from service.jobs.core.job import JobId, LeaseToken
+from service.jobs.core.job_types import DEFAULTS
+from service.jobs.handlers.registry import HandlerSpec
+from service.jobs.worker.run import NEVER, Run
+from service.jobs.worker.timeouts import Timeouts
 
 BOUND_SECONDS = 5.0
 
 
-@dataclass(eq=False)
-class Timed:
-    timeout_at: float = NEVER
+def run_until(timeout_at: float) -> Run:
+    """A run of any job with this timeout."""
+    job = ClaimedJob(
+        JobId(1), LeaseToken(1), "q", "mail", 2, 1, None, None, 0, 0.0, 0.0, "{}", None
+    )
+    handler = HandlerSpec("mail", print, is_async=False, takes_context=False, policy=DEFAULTS)
+    return Run(job, DEFAULTS, 0.0, handler, NEVER, timeout_at)
 
 
 class Watched:
     """Runs under watch, and what was told of them."""
 
     def __init__(self, wanted: int) -> None:
-        self.runs: set[Timed] = set()
-        self.told: list[Timed] = []
+        self.runs: set[Run] = set()
+        self.told: list[Run] = []
         self.all_told = asyncio.Event()
         self.deadlines = Timeouts(self.runs, self.note)
         self._wanted = wanted
 
-    def note(self, run: Timed) -> None:
+    def note(self, run: Run) -> None:
         assert run.timeout_at == NEVER or run.timeout_at <= time.monotonic()
         self.told.append(run)
         if len(self.told) == self._wanted:
             self.all_told.set()
 
-    def run_for(self, seconds: float) -> Timed:
-        run = Timed(time.monotonic() + seconds)
+    def run_for(self, seconds: float) -> Run:
+        run = run_until(time.monotonic() + seconds)
         self.runs.add(run)
         self.deadlines.watch(run)
         return run
@@ -42,7 +50,7 @@ class Watched:
         self.deadlines.close()
 
 
-async def test_each_run_is_told_once_in_the_order_of_their_time_outs() -> None:
+async def test_each_run_is_told_once_in_the_order_of_their_timeouts() -> None:
     watched = Watched(3)
     late, early, middle = (watched.run_for(seconds) for seconds in (0.15, 0.01, 0.08))
 
@@ -70,7 +78,7 @@ async def test_a_run_that_goes_on_is_not_told_again() -> None:
     assert watched.told == [stubborn, last]
 
 
-async def test_a_time_out_beyond_every_clock_is_waited_for_in_peace() -> None:
+async def test_a_timeout_beyond_every_clock_is_waited_for_in_peace() -> None:
     watched = Watched(1)
     watched.run_for(NEVER)
     watched.run_for(1e9)
