@@ -122,20 +122,20 @@ def check(
     _check_enqueues(notes, table, verdict)
     faults = faults_of(notes)
     verdict.faults = len(faults)
-    stories: dict[int, list[Note]] = defaultdict(list)
+    histories: dict[int, list[Note]] = defaultdict(list)
     for note in notes:
         if note.job_id:
-            stories[note.job_id].append(note)
+            histories[note.job_id].append(note)
     for job_id, row in table.items():
         if row.status in LIVE:
             verdict.lost.append(Finding(job_id, f"is {row.status} and nothing goes on"))
         elif row.status not in allowed:
             verdict.unexpected.append(Finding(job_id, f"ended as {row.status}"))
-    for job_id, story in stories.items():
-        _check_runs(job_id, story, [f for f in faults if story[0].at <= f.over], verdict)
-        _check_fence(job_id, story, table.get(job_id), verdict)
+    for job_id, history in histories.items():
+        _check_runs(job_id, history, [f for f in faults if history[0].at <= f.over], verdict)
+        _check_fence(job_id, history, table.get(job_id), verdict)
     for row in table.values():
-        _check_result(row, stories.get(row.job_id, []), verdict, results=results)
+        _check_result(row, histories.get(row.job_id, []), verdict, results=results)
     return verdict
 
 
@@ -184,12 +184,12 @@ def _check_enqueues(notes: Sequence[Note], table: dict[int, Row], verdict: Verdi
         verdict.unexpected.append(Finding(job_id, "ran and stands nowhere"))
 
 
-def _check_runs(job_id: int, story: list[Note], faults: list[Fault], verdict: Verdict) -> None:
+def _check_runs(job_id: int, history: list[Note], faults: list[Fault], verdict: Verdict) -> None:
     """Each run but the first comes of a settle that gave the job back, a hand, or a fault."""
     begun: Note | None = None
     tokens: set[int] = set()
     ended = False
-    for place, note in enumerate(story):
+    for place, note in enumerate(history):
         if note.event == Event.RETRIED_BY_HAND:
             # The run that is under way, if any, is of a job that begins anew.
             begun, ended = None, False
@@ -204,7 +204,7 @@ def _check_runs(job_id: int, story: list[Note], faults: list[Fault], verdict: Ve
             tokens.add(note.lease_token)
             if ended:
                 verdict.unexpected.append(Finding(job_id, "ran after its end was recorded"))
-            if begun is not None and not _given_back(begun, story, place):
+            if begun is not None and not _given_back(begun, history, place):
                 verdict.duplicated += 1
                 if not _explained(begun, note, faults):
                     verdict.unexplained.append(
@@ -215,10 +215,10 @@ def _check_runs(job_id: int, story: list[Note], faults: list[Fault], verdict: Ve
                         )
                     )
             begun = note
-    verdict.in_flight_at_faults += sum(_in_flight(story, fault) for fault in faults)
+    verdict.in_flight_at_faults += sum(_in_flight(history, fault) for fault in faults)
 
 
-def _given_back(begun: Note, story: list[Note], place: int) -> bool:
+def _given_back(begun: Note, history: list[Note], place: int) -> bool:
     """Whether the run's settle gave the job back, and was sent before the next run began.
 
     Its acceptance may be noted later: the database answers the one while another claims.
@@ -227,13 +227,13 @@ def _given_back(begun: Note, story: list[Note], place: int) -> bool:
         note.event == Event.TRYING
         and note.lease_token == begun.lease_token
         and note.detail in GIVEN_BACK
-        for note in story[:place]
+        for note in history[:place]
     )
     return sent and any(
         note.event == Event.ACCEPTED
         and note.lease_token == begun.lease_token
         and note.detail in GIVEN_BACK
-        for note in story
+        for note in history
     )
 
 
@@ -244,10 +244,10 @@ def _explained(begun: Note, again: Note, faults: list[Fault]) -> bool:
     )
 
 
-def _in_flight(story: list[Note], fault: Fault) -> int:
+def _in_flight(history: list[Note], fault: Fault) -> int:
     """How many of the job's runs the fault found begun and not known to be settled."""
     open_runs: set[int] = set()
-    for note in story:
+    for note in history:
         if note.at > fault.over:
             break
         if note.event == Event.START and fault.pid in {0, note.pid}:
@@ -257,11 +257,11 @@ def _in_flight(story: list[Note], fault: Fault) -> int:
     return len(open_runs)
 
 
-def _check_fence(job_id: int, story: list[Note], row: Row | None, verdict: Verdict) -> None:
+def _check_fence(job_id: int, history: list[Note], row: Row | None, verdict: Verdict) -> None:
     """Nothing is taken under a token that was sent when the job had a newer one."""
     newest = 0
     newest_when_sent: dict[tuple[int, str], int] = {}
-    for note in story:
+    for note in history:
         what = (note.lease_token, note.detail)
         match note.event:
             case Event.CLAIMED | Event.START:
@@ -284,13 +284,13 @@ def _check_fence(job_id: int, story: list[Note], row: Row | None, verdict: Verdi
         )
 
 
-def _check_result(row: Row, story: list[Note], verdict: Verdict, *, results: bool) -> None:
+def _check_result(row: Row, history: list[Note], verdict: Verdict, *, results: bool) -> None:
     """The row stands as the last accepted end left it, with the result of that very run."""
     by_hand = max(
-        (place for place, note in enumerate(story) if note.event == Event.RETRIED_BY_HAND),
+        (place for place, note in enumerate(history) if note.event == Event.RETRIED_BY_HAND),
         default=-1,
     )
-    for note in story[by_hand + 1 :]:
+    for note in history[by_hand + 1 :]:
         if note.event != Event.ACCEPTED or note.detail not in ENDINGS:
             continue
         if (row.status, row.lease_token) != (ENDINGS[note.detail], note.lease_token):
@@ -303,7 +303,7 @@ def _check_result(row: Row, story: list[Note], verdict: Verdict, *, results: boo
             )
     if row.status != "SUCCESS":
         return
-    if not any(note.event == Event.END and note.lease_token == row.lease_token for note in story):
+    if not any(note.event == Event.END and note.lease_token == row.lease_token for note in history):
         verdict.unexpected.append(
             Finding(row.job_id, f"succeeded under token {row.lease_token}, which no run ended")
         )

@@ -1,4 +1,4 @@
-"""The witnessed service in a process whose clock of the wall is wrong, by what a file says.
+"""The service under the probe, in a process whose wall clock is wrong by what a file says.
 
 `python -m tests.chaos.clockwork worker`. The clock that only goes forward is right, as on a machine
 whose time is set by hand: Linux never sets that one. Where libfaketime is installed the tests use
@@ -61,9 +61,9 @@ def deceive(clock: Clock) -> None:
 def main() -> int:
     """Run a command of the service."""
     deceive(Clock(Path(os.environ[OFFSET_VARIABLE])))
-    from tests.chaos import witness
+    from tests.chaos import probe
 
-    return witness.main()
+    return probe.main()
 
 
 if __name__ == "__main__":

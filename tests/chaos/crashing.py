@@ -1,4 +1,4 @@
-"""A witness that ends its process, without a word, at a named point of a job's way.
+"""A probe that ends its process at a named point between a job's claim and its settlement.
 
 Nothing in the product knows of it: the engine's calls to the database are wrapped in this process
 alone, and the handler that crashes is the tests' own. `CRASH_AT` names the point; only jobs whose
@@ -18,7 +18,7 @@ from service.db.connection import Link
 from service.jobs import store
 from service.jobs.core.claimed_job import ClaimedJob, Lease
 from service.jobs.core.outcomes import Ending
-from tests.chaos import witness
+from tests.chaos import probe
 
 POINT_VARIABLE: Final = "CRASH_AT"
 SEED_VARIABLE: Final = "CRASH_SEED"
@@ -75,7 +75,7 @@ def arm() -> None:
 def main() -> int:
     """Run a command of the service, watched and armed."""
     arm()
-    return witness.main()
+    return probe.main()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The ledger of a run: what happened, in order, kept outside the database under test.
 
-Every process that has something to tell (handlers, the witness around a worker, whoever enqueues,
-whoever injects faults) appends lines to one file. One `write` of whole lines to a file opened with
+Every process that takes part (handlers, the probe around a worker, what enqueues jobs, what
+injects faults) appends lines to one file. One `write` of whole lines to a file opened with
 O_APPEND: lines of several processes do not mix, their order is the order in which they were
 written, and what was written is synced before the writer goes on.
 """
@@ -19,7 +19,7 @@ LEDGER_VARIABLE: Final = "TEST_LEDGER"
 
 
 class Event(StrEnum):
-    """What a line tells."""
+    """What a line records."""
 
     OFFERED = "offered"
     """A request to enqueue is about to be sent; detail: the number in its payload."""
@@ -113,7 +113,7 @@ class Pen:
 
 
 class Ledger:
-    """What was written down, in the order in which it was."""
+    """The recorded notes, in the order in which they were written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

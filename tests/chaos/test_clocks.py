@@ -18,7 +18,7 @@ from service.jobs import NewJob, enqueue_batch
 from tests.chaos.checker import check
 from tests.chaos.clockwork import OFFSET_VARIABLE
 from tests.chaos.ledger import Event
-from tests.chaos.trial import WITNESS, Trial
+from tests.chaos.trial import PROBE, Trial
 from tests.processes.fleet import Replica, until
 
 LEASE_SECONDS: Final = 2.0
@@ -118,7 +118,7 @@ def deceived(trial: Trial, clock: Path, **settings: object) -> Replica:
     if LIBRARIES:
         deceit |= {"LD_PRELOAD": LIBRARIES[0], "FAKETIME_NO_CACHE": 1}
         deceit |= {"FAKETIME_DONT_FAKE_MONOTONIC": 1, "DONT_FAKE_MONOTONIC": 1}
-    module = WITNESS if LIBRARIES else "tests.chaos.clockwork"
+    module = PROBE if LIBRARIES else "tests.chaos.clockwork"
     return trial.spawn(module=module, **settings, **deceit)
 
 

@@ -17,7 +17,7 @@ from service.jobs.maintenance import maintainer as duties
 from service.settings import Settings
 from tests.chaos.ledger import Event, Pen
 from tests.chaos.serving import bearer
-from tests.chaos.trial import WITNESS, Trial
+from tests.chaos.trial import PROBE, Trial
 from tests.jobs.proxy import BOTH, Proxy, Way
 from tests.jobs.waiting import until_true
 
@@ -141,7 +141,7 @@ def name_of(fault: Fault, ways: frozenset[Way]) -> str:
 
 @dataclass
 class Clients:
-    """Read, and now and then enqueue, at a steady rate whatever comes back; keep the books of it.
+    """Read, and now and then enqueue, at a steady rate whatever comes back, and record the answers.
 
     The checker must know of what they enqueue: `pen` is the ledger's.
     """
@@ -233,7 +233,7 @@ async def test_no_call_hangs_and_no_restart_is_needed(
     backs: dict[str, float] = {}
     try:
         service = trial.fleet.spawn(
-            proxy.dsn, "serve", module=WITNESS, **ENVIRONMENT, **form.settings
+            proxy.dsn, "serve", module=PROBE, **ENVIRONMENT, **form.settings
         )
         await service.ready()
         clients = Clients(service.url, trial.pen, form.limit_seconds)

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from tests.chaos.ledger import Event
-from tests.chaos.trial import WITNESS, Trial
+from tests.chaos.trial import PROBE, Trial
 from tests.processes.fleet import Replica, until
 
 SLOTS: Final = 20
@@ -40,7 +40,7 @@ async def test_sigterm_with_every_slot_full_ends_in_time_and_burns_no_attempt(
     given_back = 0
     await trial.enqueue("chaos.gated", [{}] * LASTING)
     for _ in range(stops):
-        process = trial.spawn(module=WITNESS, **environment)
+        process = trial.spawn(module=PROBE, **environment)
         await process.ready()
         await under_way(trial, process, LASTING)
         seconds = [trial.random.uniform(*QUICK_SECONDS) for _ in range(SLOTS - LASTING)]

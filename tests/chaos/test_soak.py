@@ -14,8 +14,8 @@ import pytest
 
 from tests.chaos.cluster import Cluster
 from tests.chaos.ledger import Event
-from tests.chaos.trial import ENVIRONMENT, WITNESS, Trial
-from tests.chaos.vitals import Vitals, growth, mib_in_ten_minutes, settled
+from tests.chaos.metrics import ProcessMetrics, growth, mib_in_ten_minutes, settled
+from tests.chaos.trial import ENVIRONMENT, PROBE, Trial
 from tests.jobs.proxy import Proxy
 from tests.processes.fleet import Replica
 
@@ -93,7 +93,7 @@ class Soak:
     proxy: Proxy
     api: Replica
     workers: list[Replica]
-    vitals: dict[int, list[Vitals]] = field(default_factory=dict)
+    metrics: dict[int, list[ProcessMetrics]] = field(default_factory=dict)
     connections: list[int] = field(default_factory=list)
     befallen: Counter[str] = field(default_factory=Counter)
 
@@ -174,7 +174,7 @@ class Soak:
         await self.cluster.stop_immediately()
         await self.cluster.start()
 
-    # -- vitals -------------------------------------------------------------------------------
+    # -- metrics ------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
@@ -190,7 +190,7 @@ class Soak:
     async def _watch(self) -> None:
         while True:
             for replica in self.elders:
-                self.vitals.setdefault(replica.pid, []).append(Vitals.of(replica.pid))
+                self.metrics.setdefault(replica.pid, []).append(ProcessMetrics.of(replica.pid))
             await asyncio.sleep(SAMPLE_SECONDS)
 
     async def count_connections(self) -> None:
@@ -201,7 +201,7 @@ class Soak:
 
 
 def spawn(trial: Trial, proxy: Proxy, *command: str) -> Replica:
-    return trial.fleet.spawn(proxy.dsn, *command, module=WITNESS, **ENVIRONMENT_)
+    return trial.fleet.spawn(proxy.dsn, *command, module=PROBE, **ENVIRONMENT_)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -217,7 +217,7 @@ async def test_through_a_long_run_of_faults_nothing_is_lost_and_nothing_grows(
         for worker in workers:
             await worker.ready()
         soak = Soak(trial, cluster, proxy, api, workers)
-        before = [Vitals.of(elder.pid).descriptors for elder in soak.elders]
+        before = [ProcessMetrics.of(elder.pid).descriptors for elder in soak.elders]
         began = time.monotonic()
         async with (
             trial.load(api, rate=CAPACITY * LOAD, seconds=(0, 2 * JOB_SECONDS)) as enqueuer,
@@ -231,7 +231,7 @@ async def test_through_a_long_run_of_faults_nothing_is_lost_and_nothing_grows(
                 await asyncio.sleep(max(0.0, next_at - time.monotonic()))
             await soak.count_connections()
         await trial.at_rest(90)
-        after = [Vitals.of(elder.pid).descriptors for elder in soak.elders]
+        after = [ProcessMetrics.of(elder.pid).descriptors for elder in soak.elders]
         seconds = time.monotonic() - began
         ended = [await replica.terminate() for replica in (api, *soak.workers)]
     finally:
@@ -256,7 +256,7 @@ async def test_through_a_long_run_of_faults_nothing_is_lost_and_nothing_grows(
 
 def grown(soak: Soak) -> dict[str, Any]:
     """By how much the elders grew, and the database's connections with them."""
-    samples = soak.vitals.values()
+    samples = soak.metrics.values()
     return {
         "mib_in_ten_minutes": round(max(map(mib_in_ten_minutes, samples)), 3),
         "memory_mib": [round(one[-1].memory_bytes / (1 << 20), 1) for one in samples],

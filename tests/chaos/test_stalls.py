@@ -15,8 +15,8 @@ from service.jobs import retry_dead_letter_job
 from service.jobs.core.job import JobId
 from service.settings import Settings
 from tests.chaos.ledger import Event
-from tests.chaos.trial import REPORTS_VARIABLE, WITNESS, Trial
-from tests.chaos.witness import UNFENCED_VARIABLE
+from tests.chaos.probe import UNFENCED_VARIABLE
+from tests.chaos.trial import PROBE, REPORTS_VARIABLE, Trial
 from tests.processes.fleet import Replica, until
 
 STALLS: Final = [
@@ -65,7 +65,7 @@ async def test_a_trial_whose_settles_are_not_fenced_does_not_pass(
 ) -> None:
     monkeypatch.setenv(REPORTS_VARIABLE, str(tmp_path))  # no trial of the service as it is
     leases: dict[str, object] = {"LEASE_SECONDS": 1, "HEARTBEAT_SECONDS": 0.3}
-    victim = trial.spawn(module=WITNESS, **leases, **{UNFENCED_VARIABLE: 1})
+    victim = trial.spawn(module=PROBE, **leases, **{UNFENCED_VARIABLE: 1})
     await victim.ready()
     files = {name: str(tmp_path / name) for name in ("woken", "retried", "over")}
     kind = {"fails": False, "obeys": True, "lasts": True}

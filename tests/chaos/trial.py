@@ -20,7 +20,7 @@ from tests.processes.fleet import ROOT, Fleet, Replica, until
 
 REPORTS_VARIABLE: Final = "CHAOS_REPORTS"
 """Names the folder of the reports; `.chaos` beside the sources unless it is set."""
-WITNESS: Final = "tests.chaos.witness"
+PROBE: Final = "tests.chaos.probe"
 
 ROWS: Final = """
 SELECT id, (payload ->> 'number')::bigint, status, lease_token, result FROM background_jobs
@@ -68,20 +68,20 @@ class Trial:
 
     # -- processes ----------------------------------------------------------------------------
 
-    def spawn(self, *command: str, module: str = WITNESS, **environment: object) -> Replica:
+    def spawn(self, *command: str, module: str = PROBE, **environment: object) -> Replica:
         """Start one process, `worker` unless told otherwise; it may not be ready yet."""
         options = ENVIRONMENT | environment
         return self.fleet.spawn(self.dsn, *(command or ("worker",)), module=module, **options)
 
     async def workers(self, count: int, **environment: object) -> list[Replica]:
         """Start processes that run jobs; returns when all are ready."""
-        begun = [self.spawn(module=WITNESS, **environment) for _ in range(count)]
+        begun = [self.spawn(module=PROBE, **environment) for _ in range(count)]
         await asyncio.gather(*(replica.ready() for replica in begun))
         return begun
 
     async def api(self, **environment: object) -> Replica:
         """Start the process that takes jobs and runs none."""
-        replica = self.spawn("serve", "--no-worker", module=WITNESS, **environment)
+        replica = self.spawn("serve", "--no-worker", module=PROBE, **environment)
         await replica.ready()
         return replica
 
@@ -205,8 +205,8 @@ class Trial:
             elif note.event == Event.OVER and note.detail == "kill":
                 killed[note.pid] = note.at
         waits: list[float] = []
-        for job_id, story in claims.items():
-            for claim, after in zip(story, [*story[1:], None], strict=True):
+        for job_id, history in claims.items():
+            for claim, after in zip(history, [*history[1:], None], strict=True):
                 settled = (job_id, claim.lease_token) in accepted
                 if claim.pid not in killed or settled or final[job_id] == claim.lease_token:
                     continue

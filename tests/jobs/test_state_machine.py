@@ -49,6 +49,7 @@ from service.jobs.core.lane import LANE_START, Lane, LaneRequest
 from service.jobs.maintenance import partitions
 from service.settings import Settings
 from tests.jobs.attempts import BEHAVIOURS, HOUR, OUTCOMES, behave, outcome_of
+from tests.jobs.harness import Harness
 from tests.jobs.reference import (
     KEPT_ERRORS,
     MAX_LOST_LEASES,
@@ -59,7 +60,6 @@ from tests.jobs.reference import (
     counts,
     reachable,
 )
-from tests.jobs.world import World
 
 LANES = [Lane(queue, priority) for queue in ("a", "b") for priority in (0, 2)]
 
@@ -92,7 +92,7 @@ class JobMachine(RuleBasedStateMachine):
 
     jobs: Bundle[ReferenceJob] = Bundle("jobs")
 
-    world: ClassVar[World]
+    harness: ClassVar[Harness]
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class JobMachine(RuleBasedStateMachine):
 
     @initialize(target=jobs, wanted=NEW_JOBS)
     def begin(self, wanted: list[NewJob]) -> MultipleResults[ReferenceJob]:
-        self.world.clear()
+        self.harness.clear()
         return self._enqueue(wanted, committed=True)
 
     # -- clients ----------------------------------------------------------------------------------
@@ -120,14 +120,14 @@ class JobMachine(RuleBasedStateMachine):
 
     def _enqueue(self, wanted: list[NewJob], *, committed: bool) -> MultipleResults[ReferenceJob]:
         async def run() -> list[Any]:
-            async with self.world.database.sessions() as session:
+            async with self.harness.database.sessions() as session:
                 answers = await enqueue_batch(session, wanted)
                 await (session.commit() if committed else session.rollback())
                 return answers
 
         made: list[ReferenceJob] = []
         before = list(self.all)
-        for new, answer in zip(wanted, self.world.do(run()), strict=True):
+        for new, answer in zip(wanted, self.harness.do(run()), strict=True):
             standing = self.live_with(new.unique_key)
             assert answer.created == (standing is None)
             if standing is not None:
@@ -154,14 +154,14 @@ class JobMachine(RuleBasedStateMachine):
         for lane in order:
             here = [j for j in self.all if Lane(j.queue, j.priority) == lane and j.claimable]
             expected += [j.id for j in sorted(here, key=lambda j: (j.due_at, j.id))]
-        claimed = self.world.do(
+        claimed = self.harness.do(
             store.claim.take(
-                self.world.link,
+                self.harness.link,
                 [LaneRequest(lane, LANE_START, limit) for lane in order],
                 [SERVED],
                 limit=limit,
                 lease_seconds=HOUR,
-                worker_id=self.world.worker_id,
+                worker_id=self.harness.worker_id,
                 max_errors=KEPT_ERRORS,
             )
         )
@@ -192,7 +192,7 @@ class JobMachine(RuleBasedStateMachine):
         settled = [(claim, outcome_of(kind, claim)) for claim in batch]
         ends = kind in {"success", "dead", "failed"}
         write: Any = store.settle.finish if ends else store.settle.requeue
-        lost = self.world.do(write(self.world.link, settled, max_errors=KEPT_ERRORS))
+        lost = self.harness.do(write(self.harness.link, settled, max_errors=KEPT_ERRORS))
         expected = set()
         for claim in batch:
             job = self.of(claim.id)
@@ -213,10 +213,10 @@ class JobMachine(RuleBasedStateMachine):
         job = self.of(claim.id)
         holds = job is not None and job.holds(claim.lease_token)
         progress = json.dumps({"fraction": 0.5})
-        write = store.leases.write_progress(self.world.link, {claim.lease: progress})
-        assert self.world.do(write) == ({claim.lease} if holds else set())
-        extend = store.leases.extend(self.world.link, [claim.lease], lease_seconds=HOUR)
-        assert self.world.do(extend) == ({claim.lease} if holds else set())
+        write = store.leases.write_progress(self.harness.link, {claim.lease: progress})
+        assert self.harness.do(write) == ({claim.lease} if holds else set())
+        extend = store.leases.extend(self.harness.link, [claim.lease], lease_seconds=HOUR)
+        assert self.harness.do(extend) == ({claim.lease} if holds else set())
         if job is not None and holds:
             job.lease_ended = False
 
@@ -230,9 +230,9 @@ class JobMachine(RuleBasedStateMachine):
         async def work(_: Any, context: JobContext) -> object:
             return behave(behaviours[places[context.job_id] % len(behaviours)])
 
-        summary = self.world.do(
+        summary = self.harness.do(
             process_due_jobs(
-                self.world.database, 1000, settings=self.world.settings, handlers=handlers
+                self.harness.database, 1000, settings=self.harness.settings, handlers=handlers
             )
         )
         expected = dict.fromkeys(("succeeded", "retried", "failed", "dead_lettered"), 0)
@@ -300,10 +300,10 @@ class JobMachine(RuleBasedStateMachine):
     ) -> bool:
         """Do it; whether it may be done, having seen it refused in the right way where not."""
         if job in self.all and job.status in statuses:
-            self.world.commit(action)
+            self.harness.commit(action)
             return True
         with pytest.raises(Conflict if job in self.all else NotFound):
-            self.world.commit(action)
+            self.harness.commit(action)
         return False
 
     # -- time and maintenance ---------------------------------------------------------------------
@@ -314,7 +314,7 @@ class JobMachine(RuleBasedStateMachine):
         """Of every running job, or of every second one."""
         first, step = which
         running = [job for job in self.all if job.status is JobStatus.RUNNING][first::step]
-        self.world.sql(
+        self.harness.sql(
             "UPDATE jobs_live SET lease_until = now() - interval '1 second'"
             " WHERE id = ANY ($1::bigint[])",
             [job.id for job in running],
@@ -325,15 +325,15 @@ class JobMachine(RuleBasedStateMachine):
     @rule(fold=st.booleans())
     def maintain(self, fold: bool) -> None:
         if fold:
-            self.world.sql(*store.counts.FOLD_STATS.bind())
+            self.harness.sql(*store.counts.FOLD_STATS.bind())
         else:
-            self.world.do(partitions.make_ahead(self.world.link, days=0))
+            self.harness.do(partitions.make_ahead(self.harness.link, days=0))
 
     # -- what always holds ------------------------------------------------------------------------
 
     @invariant()
     def every_job_is_one_row_as_the_rules_say(self) -> None:
-        rows = self.world.sql(ROWS)
+        rows = self.harness.sql(ROWS)
         assert sorted(row["id"] for row in rows) == sorted(job.id for job in self.all)
         by_id = {row["id"]: row for row in rows}
         for job in self.all:
@@ -347,10 +347,10 @@ class JobMachine(RuleBasedStateMachine):
     @invariant()
     def kept_counts_are_the_counted_rows(self) -> None:
         async def read() -> Any:
-            async with self.world.database.sessions() as session:
+            async with self.harness.database.sessions() as session:
                 return await get_job_stats(session)
 
-        stats = self.world.do(read())
+        stats = self.harness.do(read())
         by_status, by_type, by_queue = counts(self.all)
         assert stats.by_status == {status: by_status[status] for status in JobStatus}
         assert (stats.by_type, stats.by_queue) == (by_type, by_queue)
@@ -359,22 +359,22 @@ class JobMachine(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def of_this_test(pg_dsn: str, make_settings: Callable[..., Settings]) -> Iterator[World]:
+def of_this_test(pg_dsn: str, make_settings: Callable[..., Settings]) -> Iterator[Harness]:
     settings = make_settings(
         max_error_entries=KEPT_ERRORS,
         max_lost_leases=MAX_LOST_LEASES,
         settle_delay_seconds=0,
         lease_seconds=HOUR,  # what is postponed is due again after all that the test does
     )
-    world = World(pg_dsn, settings)
-    yield world
-    world.close()
+    harness = Harness(pg_dsn, settings)
+    yield harness
+    harness.close()
 
 
 @pytest.mark.timeout(int(os.environ.get("STATE_MACHINE_TIMEOUT_SECONDS", "600")))
-def test_any_history_of_jobs_leaves_the_table_as_the_rules_say(of_this_test: World) -> None:
+def test_any_history_of_jobs_leaves_the_table_as_the_rules_say(of_this_test: Harness) -> None:
     class Machine(JobMachine):
-        world = of_this_test
+        harness = of_this_test
 
     run_state_machine_as_test(
         Machine,

@@ -9,8 +9,8 @@ from service.db.engine import Database
 from service.db.migrate import head_revision
 from service.jobs.maintenance.counts import FOLD_ABOVE_ROWS
 from service.jobs.store.partitions import PREFIX
-from tests.processes.books import all_succeed, check_books, enqueue_all, flaky_jobs
 from tests.processes.fleet import Fleet, Replica, until
+from tests.processes.workload import all_succeed, check_each_succeeded_once, enqueue_all, flaky_jobs
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -57,7 +57,7 @@ async def test_three_reminder_loops_make_one_job_for_each_due_reminder(
     )
     await connection.close()
     assert [tuple(row) for row in counted] == [(1400, 1400, 1400)]
-    await check_books(database, count=1400)
+    await check_each_succeeded_once(database, count=1400)
     assert await fleet.total("finmind_reminder_events_total", event="sent") == 1400
 
 
@@ -89,7 +89,7 @@ async def test_after_kill_9_of_the_leader_another_keeps_partitions_and_counts_ri
     strays = await connection.fetchval("SELECT count(*) FROM jobs_done_default")
     await connection.close()
     assert strays == 0
-    await check_books(database, count=2_000)
+    await check_each_succeeded_once(database, count=2_000)
     assert [await replica.leads() for replica in others].count(True) == 1
 
 

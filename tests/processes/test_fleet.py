@@ -6,8 +6,8 @@ import pytest
 from service.db.engine import Database
 from service.jobs import NewJob
 from tests.chaos.ledger import repeated
-from tests.processes.books import all_succeed, check_books, enqueue_all, flaky_jobs
 from tests.processes.fleet import Fleet, Replica
+from tests.processes.workload import all_succeed, check_each_succeeded_once, enqueue_all, flaky_jobs
 
 SIZES = [
     pytest.param(2_000, marks=pytest.mark.timeout(120)),
@@ -31,7 +31,7 @@ async def test_every_job_of_three_replicas_succeeds_and_is_settled_once(
     )
     await connection.close()
 
-    await check_books(database, count=count)
+    await check_each_succeeded_once(database, count=count)
     failing = count // 5
     assert [tuple(row) for row in attempts] == [(1, count - failing), (2, failing)]
     ends = fleet.ledger.of("end")
@@ -65,7 +65,7 @@ async def test_kill_9_of_a_replica_loses_nothing_and_repeats_only_what_was_in_fl
     await connection.close()
 
     assert in_flight, "the kill came too late to prove anything"
-    await check_books(database, count=count)
+    await check_each_succeeded_once(database, count=count)
     ends = fleet.ledger.of("end")
     assert repeated(note.job_id for note in ends) <= in_flight
     # What stands was recorded under the lease of an attempt that came to its end.

@@ -1,7 +1,7 @@
 """What must hold in every simulation: watched at the server's end and in the handlers.
 
-It believes neither the engine nor the model, only its own books: who claimed what, which run ended
-how, which attempts count.
+It trusts neither the engine nor the model, only its own ledger: who claimed what, how each run
+ended, which attempts count.
 """
 
 from typing import Any, Final
@@ -12,10 +12,10 @@ from service.jobs.handlers.context import JobContext
 from service.jobs.worker.outbox import MAX_TIMEOUTS
 from service.settings import Settings
 from tests.jobs.statements import BY_SQL, named_values
-from tests.simulation.books import CLAIMING, CLAIMS, Books, Claim
 from tests.simulation.clock import EPOCH, Process, VirtualLoop
+from tests.simulation.invariants import FAILED, Run, fits
+from tests.simulation.ledger import CLAIMING, CLAIMS, Claim, Ledger
 from tests.simulation.rows import MICROSECONDS, Change, Row
-from tests.simulation.verdicts import FAILED, Run, fits
 
 RECOVERY_SECONDS: Final = 5.0
 """A claim whose answer was lost is given back within this time, if nothing more goes wrong."""
@@ -30,7 +30,7 @@ ALIVE_SECONDS: Final = 30.0
 """A worker counts as alive for so long after it was last seen."""
 
 
-class Checker(Books):
+class Checker(Ledger):
     """The rules. Those for a statement stand in the method of its name."""
 
     def __init__(self, loop: VirtualLoop, settings: Settings) -> None:

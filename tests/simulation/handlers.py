@@ -8,8 +8,8 @@ from typing import Any, Final
 from service.jobs import Backoff, JobContext, NewJob, PermanentError, Registry, RetryAfter, Snooze
 from tests.simulation.checker import Checker
 from tests.simulation.clock import PROCESS, VirtualLoop
+from tests.simulation.invariants import RETURNED, Run
 from tests.simulation.model import REFUSED
-from tests.simulation.verdicts import RETURNED, Run
 
 BACKOFF: Final = Backoff(0.5, 2.0, 8.0, 0.2)
 ASYNC_TYPES: Final = ("work", "rare")

@@ -16,8 +16,8 @@ from service.jobs import store
 from service.jobs.core.job import JobStatus
 from service.jobs.store.statement import Statement
 from tests.jobs.statements import values_of
-from tests.simulation.house import House
-from tests.simulation.people import People
+from tests.simulation.actors import Actors
+from tests.simulation.maintenance import Maintenance
 from tests.simulation.rows import (
     MICROSECONDS,
     Answer,
@@ -42,8 +42,8 @@ class Model:
         self.tables = Tables()
         self._ended_in: set[str] = set()
         """Queues in which jobs have ended: those that have counts."""
-        people, house = People(self.tables), House(self.tables)
-        self._enqueue = people.enqueue
+        actors, maintenance = Actors(self.tables), Maintenance(self.tables)
+        self._enqueue = actors.enqueue
         plays: dict[Statement, Callable[..., Answer]] = {
             store.lanes.LANES: self.lanes,
             store.lanes.LANES_OF: self.lanes_of,
@@ -61,34 +61,34 @@ class Model:
             store.settle.SETTLED_BEFORE: self.settled_before,
             store.leases.EXTEND: self.extend,
             store.leases.PROGRESS: self.write_progress,
-            store.actions.RETRY_DEAD: people.retry_dead,
-            store.actions.CANCEL: people.cancel,
-            store.actions.DELETE: people.delete,
-            store.actions.RESCHEDULE: people.reschedule,
-            store.workers.REGISTER_WORKER: house.register_worker,
-            store.workers.WORKER_SEEN: house.worker_seen,
-            store.workers.WORKER_STOPPED: house.worker_stopped,
-            store.workers.FORGET_WORKER: house.forget_worker,
-            store.served_types.SERVED_TYPES: house.served_types,
-            store.served_types.REMEMBER_SERVED_TYPES: house.remember_served_types,
-            store.served_types.REMEMBERED_TYPES: house.remembered_types,
-            store.served_types.FORGET_SERVED_TYPES: house.forget_served_types,
-            store.served_types.FAIL_UNSERVED: house.fail_unserved,
-            store.served_types.WAITING_FOR_WORKER: house.waiting_for_worker,
-            store.counts.QUEUE_GAUGES: house.queue_gauges,
-            store.partitions.TODAY: house.today,
-            store.partitions.DAY_LEAVES: house.day_leaves,
-            store.partitions.DAY_TABLES: house.day_leaves,
+            store.actions.RETRY_DEAD: actors.retry_dead,
+            store.actions.CANCEL: actors.cancel,
+            store.actions.DELETE: actors.delete,
+            store.actions.RESCHEDULE: actors.reschedule,
+            store.workers.REGISTER_WORKER: maintenance.register_worker,
+            store.workers.WORKER_SEEN: maintenance.worker_seen,
+            store.workers.WORKER_STOPPED: maintenance.worker_stopped,
+            store.workers.FORGET_WORKER: maintenance.forget_worker,
+            store.served_types.SERVED_TYPES: maintenance.served_types,
+            store.served_types.REMEMBER_SERVED_TYPES: maintenance.remember_served_types,
+            store.served_types.REMEMBERED_TYPES: maintenance.remembered_types,
+            store.served_types.FORGET_SERVED_TYPES: maintenance.forget_served_types,
+            store.served_types.FAIL_UNSERVED: maintenance.fail_unserved,
+            store.served_types.WAITING_FOR_WORKER: maintenance.waiting_for_worker,
+            store.counts.QUEUE_GAUGES: maintenance.queue_gauges,
+            store.partitions.TODAY: maintenance.today,
+            store.partitions.DAY_LEAVES: maintenance.day_leaves,
+            store.partitions.DAY_TABLES: maintenance.day_leaves,
             store.retention.DROP_OLD_WORKERS: lambda _: [],
             store.counts.SERVED_QUEUES: lambda _, limit: [],
             store.counts.CREATED_IDS: lambda _: [(0, 1, 1)],
         }
-        for housekeeping in (
+        for duty in (
             store.counts.STATS_ROWS, store.counts.FOLD_STATS, store.retention.DROP_DEAD_BEFORE,
             store.retention.DROP_DEFAULT_BEFORE, store.retention.DROP_IDEMPOTENCY_KEYS,
             store.retention.DROP_CALLER_USAGE, store.retention.DROP_JOB_NAMES,
         ):  # fmt: skip
-            plays[housekeeping] = lambda _, **values: [(0,)]
+            plays[duty] = lambda _, **values: [(0,)]
         self._plays = {statement.sql: (statement, play) for statement, play in plays.items()}
 
     @property

@@ -12,12 +12,12 @@ from service.db.engine import Database
 from service.jobs import store
 from service.settings import DEFAULT_SCHEMA, Settings
 from tests.jobs.statements import BY_SQL, values_of
-from tests.simulation.books import CLAIMS
 from tests.simulation.checker import Checker
 from tests.simulation.clock import EPOCH, PROCESS, Process, VirtualLoop
+from tests.simulation.fault_model import LATE_SECONDS, TROUBLE_SECONDS, End, Fate, FaultModel
+from tests.simulation.ledger import CLAIMS
 from tests.simulation.model import Model
 from tests.simulation.rows import Answer, Instant, microseconds
-from tests.simulation.weather import LATE_SECONDS, TROUBLE_SECONDS, End, Fate, Weather
 
 CUT: Final = (
     asyncpg.ConnectionDoesNotExistError,
@@ -49,9 +49,9 @@ NOBODY: Final = contextvars.Context()
 class Server:
     """One PostgreSQL: the model's tables, who is connected, and whether it is up."""
 
-    def __init__(self, loop: VirtualLoop, weather: Weather, checker: Checker) -> None:
+    def __init__(self, loop: VirtualLoop, fault_model: FaultModel, checker: Checker) -> None:
         self.loop = loop
-        self.weather = weather
+        self.fault_model = fault_model
         self.checker = checker
         self.model = Model()
         self.up = True
@@ -103,7 +103,7 @@ class Server:
 
 
 class Connection:
-    """One connection: a statement at a time, which ends as the weather will have it."""
+    """One connection: one statement at a time, which ends as the fault model decides."""
 
     def __init__(self, server: Server, process: Process, settings: Settings) -> None:
         self.process = process
@@ -154,7 +154,7 @@ class Connection:
         handle, request = self._on_its_way, self._request
         if handle is not None and request is not None and not self._closed:
             handle.cancel()
-            if self._server.weather.survives():
+            if self._server.fault_model.survives():
                 delay = min(handle.when() - self._loop.time(), LATE_SECONDS)
                 self._loop.call_later(delay, self._arrive_late, *request, context=NOBODY)
         self._end()
@@ -172,7 +172,7 @@ class Connection:
             return
         if self._on_its_way is not None and self._request is not None:
             self._on_its_way.cancel()
-            if self._server.weather.survives():
+            if self._server.fault_model.survives():
                 self._arrive_late(*self._request)
         answer = self._answer
         self._end()
@@ -193,7 +193,7 @@ class Connection:
             self.process.call(self._loop, ended, self)
 
     def _error(self, choices: tuple[type[BaseException], ...]) -> BaseException:
-        return self._server.weather.pick(choices)("of the simulation")
+        return self._server.fault_model.pick(choices)("of the simulation")
 
     # -- one statement -----------------------------------------------------------------------------
 
@@ -201,8 +201,8 @@ class Connection:
         assert self._answer is None, "another operation is in progress"
         if self._closed:
             raise asyncpg.InterfaceError("connection is closed")
-        loop, weather = self._loop, self._server.weather
-        fate, size_seconds = weather.fate(statement), weather.seconds_for(statement, args)
+        loop, fault_model = self._loop, self._server.fault_model
+        fate, size_seconds = fault_model.fate(statement), fault_model.seconds_for(statement, args)
         trouble = fate.trouble or size_seconds > TROUBLE_SECONDS
         self._server.checker.asked(statement, self.process, trouble=trouble)
         answer: asyncio.Future[Answer] = loop.create_future()
@@ -237,7 +237,7 @@ class Connection:
         elif fate.end is End.LATE:
             assert self._request is not None
             self._on_its_way = None
-            delay = self._server.weather.late_seconds()
+            delay = self._server.fault_model.late_seconds()
             self._loop.call_later(delay, self._arrive_late, *self._request, context=NOBODY)
             self.cut()
         elif self._size_seconds > self._timeout_seconds:
@@ -318,13 +318,13 @@ class Access:
         server = self._server
         task = asyncio.current_task()
         duty = task.get_name().removeprefix("jobs.") if task else ""
-        delay = server.weather.fate("").request_seconds
+        delay = server.fault_model.fate("").request_seconds
         if delay > TROUBLE_SECONDS:
             server.checker.trouble(process, duty)
         await asyncio.sleep(delay)
-        if not server.up or not server.weather.connects():
+        if not server.up or not server.fault_model.connects():
             server.checker.trouble(process, duty)
-            raise server.weather.pick(UNREACHABLE)("of the simulation")
+            raise server.fault_model.pick(UNREACHABLE)("of the simulation")
         return Connection(server, process, self._settings)
 
     def link(self, *, timeout_seconds: float | None = None) -> Link:

@@ -1,4 +1,4 @@
-"""Runs seeds: what one of them needs around it, and what it says when it fails."""
+"""Runs the simulation of a seed, and reports the seed and the last events if it fails."""
 
 import logging
 import random
@@ -16,18 +16,18 @@ from service.observability.metrics import HANDLERS_STUCK, WORKER_LEADER, WORKER_
 from service.observability.queue_gauges import clear_queue_gauges
 from service.settings import Environment
 from tests.conftest import TEST_SECRET, IsolatedSettings
-from tests.simulation.books import Violation
 from tests.simulation.checker import Checker
 from tests.simulation.clock import PROCESS, Spinning, install
-from tests.simulation.nemesis import Nemesis
-from tests.simulation.story import Simulation
+from tests.simulation.faults import Faults
+from tests.simulation.ledger import Violation
+from tests.simulation.scenario import Simulation
 
-Story = Callable[[Simulation], Coroutine[Any, Any, None]]
+Scenario = Callable[[Simulation], Coroutine[Any, Any, None]]
 
 
-async def whole_story(simulation: Simulation) -> None:
-    """What the seed says."""
-    await simulation.tell(Nemesis(simulation))
+async def random_scenario(simulation: Simulation) -> None:
+    """The scenario that the seed draws."""
+    await simulation.play(Faults(simulation).run)
 
 
 class Failed(Exception):
@@ -43,8 +43,8 @@ class Simulator:
             environment=Environment.TEST, jwt_secret=SecretStr(TEST_SECRET)
         )
 
-    def run(self, seed: int, story: Story = whole_story, **settings: Any) -> Checker:
-        """Run one seed, or a story of the caller's own, with some settings of his.
+    def run(self, seed: int, scenario: Scenario = random_scenario, **settings: Any) -> Checker:
+        """Run one seed, or the given scenario, with these settings.
 
         Raises:
             Failed: a rule was broken.
@@ -56,7 +56,7 @@ class Simulator:
         simulation.loop.set_exception_handler(lambda _, context: _unhandled(checker, context))
         try:
             with log_lines(checker):
-                simulation.loop.run_until_complete(story(simulation))
+                simulation.loop.run_until_complete(scenario(simulation))
         except (Violation, Spinning, Exception) as error:
             raise Failed(report(seed, error, checker)) from error
         finally:

@@ -10,10 +10,10 @@ from service.jobs import NewJob, store
 from service.jobs.core.encoded_jobs import encode_jobs
 from service.jobs.core.job import JobStatus
 from service.jobs.worker.outbox import MAX_TIMEOUTS
+from tests.simulation.fault_model import SLOW_BYTES_PER_SECOND
+from tests.simulation.scenario import Simulation
 from tests.simulation.simulator import Simulator
-from tests.simulation.story import Simulation
-from tests.simulation.test_stories import Scripted
-from tests.simulation.weather import SLOW_BYTES_PER_SECOND
+from tests.simulation.test_scenarios import Scripted
 
 TIME_LIMIT: Final = 2.0
 FITS: Final = int(TIME_LIMIT * SLOW_BYTES_PER_SECOND)
@@ -34,13 +34,13 @@ BATCHES: Final = st.lists(
 def test_any_batch_of_outcomes_is_recorded_within_a_bounded_number_of_tries_whatever_its_bytes(
     simulator: Simulator, batch: list[str]
 ) -> None:
-    async def story(simulation: Simulation) -> None:
-        weather = simulation.server.weather = Scripted()
-        weather.bytes_per_second = SLOW_BYTES_PER_SECOND
+    async def scenario(simulation: Simulation) -> None:
+        fault_model = simulation.server.fault_model = Scripted()
+        fault_model.bytes_per_second = SLOW_BYTES_PER_SECOND
         # All of them run at once, and end at the same moment.
         jobs = [NewJob("work", [(behaviour, 1.0)], queue="a") for behaviour in batch]
         encoded = encode_jobs(jobs, max_payload_bytes=100_000)
-        simulation.as_a_person(store.enqueue.ENQUEUE, *store.enqueue.arguments(encoded))
+        simulation.as_client(store.enqueue.ENQUEUE, *store.enqueue.arguments(encoded))
         await simulation.start_node(whole=True, slots=len(batch))
         await simulation.until_all_ended(400.0, "not all outcomes were recorded")
         await simulation.stop_all()
@@ -49,7 +49,7 @@ def test_any_batch_of_outcomes_is_recorded_within_a_bounded_number_of_tries_what
         assert [rows[n].status for n in sorted(rows)] == [_status(one) for one in batch]
 
     checker = simulator.run(
-        1, story, database_command_timeout_seconds=TIME_LIMIT, claim_batch_size=200,
+        1, scenario, database_command_timeout_seconds=TIME_LIMIT, claim_batch_size=200,
         settle_batch_size=200,
     )  # fmt: skip
     assert Counter(len(runs) for runs in checker.runs_of.values()) == {1: len(batch)}

@@ -21,7 +21,7 @@ from service.jobs.worker.run import Run
 from service.jobs.worker.settler import Settler
 from service.jobs.worker.starter import Starter
 from service.jobs.worker.timeouts import Timeouts
-from tests.simulation.house import House
+from tests.simulation.maintenance import Maintenance
 from tests.simulation.model import Model
 from tests.simulation.rows import Row
 from tests.simulation.simulator import Failed, Simulator
@@ -204,19 +204,19 @@ def a_claim_goes_on_behind_what_it_has_not_walked(patch: Patch) -> None:
 
 
 def nobody_is_known_to_serve_anything(patch: Patch) -> None:
-    patch.setattr(House, "served_types", lambda *_, **__: [])
-    patch.setattr(House, "remembered_types", lambda *_, **__: [])
+    patch.setattr(Maintenance, "served_types", lambda *_, **__: [])
+    patch.setattr(Maintenance, "remembered_types", lambda *_, **__: [])
 
 
 def a_worker_whose_row_is_gone_stays_unknown(patch: Patch) -> None:
-    seen = House.worker_seen
+    seen = Maintenance.worker_seen
 
-    def lazy(self: House, at: Any, *, worker_id: int, **entry: Any) -> Any:
+    def lazy(self: Maintenance, at: Any, *, worker_id: int, **entry: Any) -> Any:
         if worker_id not in self.tables.workers:
             return [(worker_id,)]
         return seen(self, at, worker_id=worker_id, **entry)
 
-    patch.setattr(House, "worker_seen", lazy)
+    patch.setattr(Maintenance, "worker_seen", lazy)
 
 
 def what_finds_no_slot_is_forgotten(patch: Patch) -> None:

@@ -25,8 +25,9 @@ AT_ONCE: Final = 50
 ROOT: Final = Path(__file__).parents[2]
 
 KEPT: Final = (168, 285, 758, 982, 998, 1267, 1555, 5410, 6434)
-"""Seeds that once broke a rule; told again as stories in test_stories.py (5410 and
-6434 in tests/jobs/worker/test_lost_leases.py and test_shutdown.py), since a seed tells another one whenever the simulation changes."""
+"""Seeds that once broke a rule; repeated as scenarios in test_scenarios.py (5410 and 6434 in
+tests/jobs/worker/test_lost_leases.py and test_shutdown.py), since a seed draws another scenario
+whenever the simulation changes."""
 
 SEEN: Final = frozenset(
     {
@@ -77,7 +78,7 @@ def test_no_seed_breaks_a_rule_where_claims_walk_a_lane_job_by_job(
     assert seen["WINDOW_ENDS"] > SEEDS
 
 
-def test_a_seed_tells_the_same_story_in_every_process() -> None:
+def test_a_seed_gives_the_same_scenario_in_every_process() -> None:
     """Else no seed could be run again: not by the clock, a hash, an address or the machine."""
     program = "from tests.simulation.simulator import digests; print(digests(range(20)))"
     told = subprocess.run(

@@ -1,9 +1,10 @@
-"""One seed from its beginning to its end: workers, jobs, faults, calm, and the last look."""
+"""One simulation from start to end: workers, jobs and faults, then no faults, and the last checks."""
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from service.db.errors import DATABASE_ERRORS
 from service.jobs import NewJob, store
@@ -12,12 +13,12 @@ from service.jobs.core.lane import Lane
 from service.jobs.notify.messages import Wake, encode
 from service.jobs.worker.worker import Worker
 from service.settings import Settings
-from tests.simulation.books import Violation, Watch
 from tests.simulation.checker import Checker
 from tests.simulation.clock import Clock, Process, VirtualLoop
+from tests.simulation.fault_model import FaultModel
 from tests.simulation.handlers import Handlers, Mix
+from tests.simulation.ledger import Violation, Watch
 from tests.simulation.server import Access, Server
-from tests.simulation.weather import Weather
 
 ALL_TYPES: Final = ["rare", "thread", "work"]
 LAST_CALM_SECONDS: Final = 400.0
@@ -28,13 +29,6 @@ CANARY_SECONDS: Final = 20.0
 
 STOP_SECONDS: Final = 3.0
 """What a stop may take beside the grace, while the database answers."""
-
-
-class Nemesis(Protocol):
-    """Who strikes."""
-
-    async def run(self) -> None:
-        """Strike for a while."""
 
 
 @dataclass(eq=False)
@@ -57,18 +51,19 @@ class Node:
 
 
 class Simulation:
-    """Everything of one seed."""
+    """Everything that belongs to one seed."""
 
     def __init__(self, seed: int, clock: Clock, base: Settings, settings: dict[str, Any]) -> None:
         self.seed = seed
+        # The words "story" and "weather" are part of a seed: with others it draws another scenario.
         self.rng = random.Random(f"story {seed}")
         rng = self.rng
         early = random.Random(f"early {seed}") if rng.random() < 0.3 else None
         self.loop = clock.loop = VirtualLoop(early=early)
         self.settings = draw_settings(base, rng).model_copy(update=settings)
         self.checker = Checker(self.loop, self.settings)
-        self.weather = Weather(random.Random(f"weather {seed}"))
-        self.server = Server(self.loop, self.weather, self.checker)
+        self.fault_model = FaultModel(random.Random(f"weather {seed}"))
+        self.server = Server(self.loop, self.fault_model, self.checker)
         self.mix = Mix.draw(rng)
         self.nodes: list[Node] = []
         self.made = 0
@@ -142,15 +137,15 @@ class Simulation:
 
     # -- clients and operators --------------------------------------------------------------------
 
-    def as_a_person(self, statement: str, *args: Any) -> list[tuple[Any, ...]]:
-        """One statement of somebody whose connection is well: `as_a_person(*CANCEL.bind(…))`."""
+    def as_client(self, statement: str, *args: Any) -> list[tuple[Any, ...]]:
+        """One statement of somebody whose connection is well: `as_client(*CANCEL.bind(…))`."""
         return self.server.execute(statement, args, came=self.server.now, by=None)
 
     def enqueue(self, count: int) -> None:
-        """Some jobs, and the news of them to some of those who wait for it."""
+        """Enqueue some jobs, and notify some of the workers."""
         jobs = [self.mix.job(self.rng) for _ in range(count)]
         encoded = encode_jobs(jobs, max_payload_bytes=100_000)
-        self.as_a_person(store.enqueue.ENQUEUE, *store.enqueue.arguments(encoded))
+        self.as_client(store.enqueue.ENQUEUE, *store.enqueue.arguments(encoded))
         self.announce(sorted(encoded.lanes()))
 
     def announce(self, lanes: list[Lane]) -> None:
@@ -165,16 +160,15 @@ class Simulation:
 
     # -- from begin to end ------------------------------------------------------------------------
 
-    async def tell(self, nemesis: Nemesis) -> None:
-        """The whole story.
-
+    async def play(self, faults: Callable[[], Awaitable[None]]) -> None:
+        """Run workers and jobs under these faults, then without, and check that all ends well.
         Raises:
             Violation: a rule was broken.
         """
         for _ in range(self.rng.choice((1, 2, 2, 3))):
             self.others.append(asyncio.create_task(self.start_node()))
         self.enqueue(self.rng.randint(1, 6))
-        await nemesis.run()
+        await faults()
         await self.calm_down()
         await self.until_all_ended(LAST_CALM_SECONDS, "not all jobs ended")
         await self.until_others_ended()
@@ -185,15 +179,15 @@ class Simulation:
         self.look_at_the_end()
 
     async def calm_down(self) -> None:
-        """No more faults; somebody is there who serves everything."""
+        """End the faults, and start a worker that serves everything unless one is there."""
         self.checker.note("calm")
-        self.weather.over = True
+        self.fault_model.over = True
         self.server.up = True
         if not any(node.whole for node in self.up()):
             await self.start_node(whole=True)
 
     async def look_at_the_living(self) -> None:
-        """Every worker comes round, whatever it went through."""
+        """Check that every worker still loops and is known, whatever happened to it."""
         since = self.loop.time()
         settings = self.settings
         # One statement that was slow, the rest after it, and the pause after that.
@@ -222,10 +216,10 @@ class Simulation:
         return {node.worker.name for node in self.up()} - known
 
     def enqueue_canary(self, *, seconds: float = 0.0, job_type: str = "work") -> None:
-        """One more job, of which nobody is told; it returns after so long."""
+        """Enqueue one more job without a notification; its handler returns after so many seconds."""
         job = NewJob(job_type, [("return", seconds)], queue="a", max_retries=1)
         encoded = encode_jobs([job], max_payload_bytes=100_000)
-        self.as_a_person(store.enqueue.ENQUEUE, *store.enqueue.arguments(encoded))
+        self.as_client(store.enqueue.ENQUEUE, *store.enqueue.arguments(encoded))
 
     async def until_all_ended(self, seconds: float, words: str) -> None:
         until = self.loop.time() + seconds
@@ -260,7 +254,7 @@ class Simulation:
                 raise Violation(f"does not end: {pending}")
 
     def look_at_the_end(self) -> None:
-        """What must be left of processes that ended in good order: nothing."""
+        """Check that processes that stopped cleanly left nothing behind."""
         ended = [task for node, task in self.passes if not node.process.dead]
         for task in [*self.others, *ended]:
             if not task.cancelled():

@@ -1,4 +1,4 @@
-"""The database's side of the books: what was enqueued, what stands, what is counted."""
+"""Enqueues jobs as clients would, waits for them, and checks rows and kept counts."""
 
 import asyncio
 from collections import Counter
@@ -57,7 +57,7 @@ async def all_succeed(
     await until(done, seconds, what=f"end of {count} jobs")
 
 
-async def check_books(database: Database, *, count: int) -> None:
+async def check_each_succeeded_once(database: Database, *, count: int) -> None:
     """Every job stands once, as SUCCESS, and the kept counts say the same as the counted rows."""
     async with database.sessions() as session:
         stats = await get_job_stats(session)

@@ -1,8 +1,8 @@
-"""The service as it is, in a process that writes down what it claims and what is settled.
+"""The service as it is, in a process that records what it claims and what it settles.
 
-`python -m tests.chaos.witness serve` is `python -m service serve`, with the engine's calls to the
-database wrapped: each is noted before it is sent and again with what the database answered. So the
-ledger has what the service was told; what became of it the table shows.
+`python -m tests.chaos.probe serve` is `python -m service serve`, with the engine's calls to the
+database wrapped: each is recorded before it is sent and again with what the database answered. So
+the ledger holds what the service was answered; the table shows what became of it.
 """
 
 import os
@@ -19,15 +19,15 @@ from service.jobs.core.outcomes import Outcome
 from tests.chaos.ledger import LEDGER_VARIABLE, Event, Pen
 from tests.jobs.statements import HOME, without
 
-UNFENCED_VARIABLE: Final = "WITNESS_UNFENCED"
-"""Where it is set the bug is planted that trials are there to see: settles ask for no token."""
+UNFENCED_VARIABLE: Final = "PROBE_UNFENCED"
+"""If it is set, a bug is planted that trials must find: settles do not check the lease token."""
 FENCE: Final = "AND b.lease_token = r.token"
 HEARTBEAT: Final = "heartbeat"
 PROGRESS: Final = "progress"
 
 
-class Witness:
-    """Stands between the engine and its statements, and writes down what passes."""
+class Probe:
+    """Stands between the engine and its statements, and records each call and its answer."""
 
     def __init__(self, pen: Pen) -> None:
         self._pen = pen
@@ -119,16 +119,16 @@ class Witness:
 
 
 def unfence() -> None:
-    """Have settles in this process taken from whoever sends them."""
+    """Let settles in this process succeed under any lease token."""
     for name in ("FINISH", "REQUEUE"):
         setattr(HOME[name], name, without(FENCE, name))
 
 
 def main() -> int:
-    """Run a command of the service, watched."""
+    """Run a command of the service under the probe."""
     if UNFENCED_VARIABLE in os.environ:
         unfence()
-    Witness(Pen(Path(os.environ[LEDGER_VARIABLE]))).watch()
+    Probe(Pen(Path(os.environ[LEDGER_VARIABLE]))).watch()
     return cli.main()
 
 

@@ -18,8 +18,8 @@ from tests.simulation.rows import (
 )
 
 
-class People:
-    """Enqueueing, and what is done by hand."""
+class Actors:
+    """Enqueues, retries, cancels, deletes and reschedules."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables

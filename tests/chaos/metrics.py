@@ -1,4 +1,4 @@
-"""What processes take over time, read from outside of them, and how fast that grows."""
+"""Memory, descriptors and threads of processes, read from outside, and how fast they grow."""
 
 import time
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ import psutil
 
 MIB: Final = 1 << 20
 SETTLING_SHARE: Final = 0.25
-"""What a process takes at first is not growth: pools fill, caches warm."""
+"""The first share of samples is left out: pools fill and caches warm, which is not growth."""
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class ProcessMetrics:
     """One process at one moment."""
 
     at: float
@@ -22,20 +22,20 @@ class Vitals:
     threads: int
 
     @classmethod
-    def of(cls, pid: int) -> "Vitals":
-        """Of a process that runs."""
+    def of(cls, pid: int) -> "ProcessMetrics":
+        """Read those of a running process."""
         process = psutil.Process(pid)
         with process.oneshot():
             memory = process.memory_info().rss
             return cls(time.monotonic(), memory, process.num_fds(), process.num_threads())
 
 
-def settled(samples: Sequence[Vitals]) -> Sequence[Vitals]:
-    """Those after the first while."""
+def settled(samples: Sequence[ProcessMetrics]) -> Sequence[ProcessMetrics]:
+    """The samples after the first share."""
     return samples[int(len(samples) * SETTLING_SHARE) :]
 
 
-def mib_in_ten_minutes(samples: Sequence[Vitals]) -> float:
+def mib_in_ten_minutes(samples: Sequence[ProcessMetrics]) -> float:
     """The slope of a straight line laid through the memory by least squares."""
     points = [(sample.at, sample.memory_bytes / MIB) for sample in settled(samples)]
     mean_x = sum(x for x, _ in points) / len(points)

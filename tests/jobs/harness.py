@@ -15,7 +15,7 @@ from tests.jobs.reference import SERVED
 T = TypeVar("T")
 
 
-class World:
+class Harness:
     """The database under test and the loop that talks to it; one for all examples."""
 
     def __init__(self, dsn: str, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Whether what was recorded of a run is what the run did."""
+"""The invariant of a settlement: what was recorded of a run is what the run did."""
 
 import json
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def fits(
     if run is None:
         # Given back before its handler began, or dead for the leases that it lost before.
         return "" if refund else f"{row.status} was recorded of no run"
-    told = run.context.cancelled
+    cancelled = run.context.cancelled
     if row.status is JobStatus.SUCCESS:
         allowed = run.ended == RETURNED
         if row.result is not None and json.loads(row.result)["of"] != run.context.lease_token:
@@ -60,10 +60,10 @@ def fits(
             and "could not be recorded" in (row.last_error or "")
         )
     elif verb == "requeue" and refund:
-        allowed = told or run.ended == SNOOZED
+        allowed = cancelled or run.ended == SNOOZED
     else:
-        # Who is interrupted before his time-out, by a stop or for his lease, has not failed.
+        # A run that is interrupted before its timeout, by a stop or a lost lease, has not failed.
         overtime = now - run.started_at >= run.timeout_seconds - EARLY_SECONDS
-        allowed = run.ended in FAILED or (told and overtime)
+        allowed = run.ended in FAILED or (cancelled and overtime)
     how = f"{row.status}{' without an attempt' if refund else ''}"
     return "" if allowed else f"{how} was recorded of a run that {run.ended or 'goes on'}"

@@ -1,4 +1,4 @@
-"""Who strikes: draws what befalls the workers, the database and the jobs, and when."""
+"""Draws what happens to workers, the database and jobs, and when; and what clients do meanwhile."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,36 +10,36 @@ from service.jobs import process_due_jobs, store
 from service.jobs.core.job import DEAD, JobStatus
 from service.jobs.core.lane import Lane
 from tests.simulation.clock import Process
-from tests.simulation.story import Node, Simulation
+from tests.simulation.scenario import Node, Simulation
 
-Blow = Callable[[], None]
+Fault = Callable[[], None]
 
-MOST_RETRIES_BY_HAND: Final = 5
-MOST_PROCESSES: Final = 5
+MAX_RETRIES_BY_HAND: Final = 5
+MAX_PROCESSES: Final = 5
 
 
-class Nemesis:
-    """The faults and the deeds of one seed."""
+class Faults:
+    """The faults and the clients' actions of one seed."""
 
     def __init__(self, simulation: Simulation) -> None:
         self._s = simulation
         self._rng = simulation.rng
         self._retries = 0
-        every: list[Blow] = [
+        every: list[Fault] = [
             self._crash, self._stall, self._ambush, self._deploy, self._outage, self._cut_some, self._cut_all,
             self._jump, self._wake, self._retry, self._cancel, self._delete, self._reschedule,
             self._pass_by_hand, self._forget_workers,
         ]  # fmt: skip
-        self._blows = [blow for blow in every if self._rng.random() < 0.4]
-        self._blows += [self._enqueue, self._enqueue]
+        self._faults = [fault for fault in every if self._rng.random() < 0.4]
+        self._faults += [self._enqueue, self._enqueue]
 
     async def run(self) -> None:
-        """Strike for a while; what lasts ends with it."""
+        """Inject faults for a while; a fault that lasts ends by itself."""
         until = self._s.loop.time() + self._rng.choice((6.0, 12.0, 24.0))
         mean = self._rng.choice((1.0, 2.0, 4.0))
         while (left := until - self._s.loop.time()) > 0:
             await asyncio.sleep(min(left, self._rng.expovariate(1 / mean)))
-            self._rng.choice(self._blows)()
+            self._rng.choice(self._faults)()
         self._s.server.on_claim = None
 
     def _later(self, seconds: float, action: Callable[[], object]) -> None:
@@ -50,7 +50,7 @@ class Nemesis:
         self._s.others.append(asyncio.create_task(wait()))
 
     def _start_another(self) -> None:
-        if self._s.made < MOST_PROCESSES:
+        if self._s.made < MAX_PROCESSES:
             self._s.others.append(asyncio.create_task(self._s.start_node()))
 
     def _some_node(self) -> Node | None:
@@ -72,7 +72,7 @@ class Nemesis:
             self._s.others.append(asyncio.create_task(self._s.stall(node, seconds)))
 
     def _ambush(self) -> None:
-        """The next that is granted a claim stands still before it hears of it, or soon after."""
+        """The next process that is granted a claim stalls before it gets the answer, or soon after."""
 
         def strike(process: Process) -> None:
             self._s.server.on_claim = None
@@ -146,7 +146,7 @@ class Nemesis:
     def _cut_all(self) -> None:
         self._s.server.cut(lambda _: True)
 
-    # -- people -----------------------------------------------------------------------------------
+    # -- clients and operators --------------------------------------------------------------------
 
     def _enqueue(self) -> None:
         if self._s.server.up:
@@ -165,9 +165,9 @@ class Nemesis:
 
     def _retry(self) -> None:
         job_id = self._some_job(*sorted(DEAD))
-        if job_id is not None and self._retries < MOST_RETRIES_BY_HAND:
+        if job_id is not None and self._retries < MAX_RETRIES_BY_HAND:
             self._retries += 1
-            self._s.as_a_person(
+            self._s.as_client(
                 *store.actions.RETRY_DEAD.bind(
                     job_id=job_id, by="me", max_errors=self._s.settings.max_error_entries
                 )
@@ -176,19 +176,19 @@ class Nemesis:
     def _cancel(self) -> None:
         job_id = self._some_job(JobStatus.PENDING, JobStatus.RUNNING)
         if job_id is not None:
-            self._s.as_a_person(*store.actions.CANCEL.bind(job_id=job_id))
+            self._s.as_client(*store.actions.CANCEL.bind(job_id=job_id))
 
     def _delete(self) -> None:
         job_id = self._some_job(*JobStatus)
         if job_id is not None:
-            self._s.as_a_person(*store.actions.DELETE.bind(job_id=job_id))
+            self._s.as_client(*store.actions.DELETE.bind(job_id=job_id))
 
     def _reschedule(self) -> None:
         job_id = self._some_job(JobStatus.PENDING, JobStatus.RUNNING)
         if job_id is not None:
             now = datetime.fromtimestamp(self._s.server.now / 1e6, UTC)
             run_at = now + timedelta(seconds=self._rng.choice((-5.0, 0.0, 10.0)))
-            self._s.as_a_person(*store.actions.RESCHEDULE.bind(job_id=job_id, run_at=run_at))
+            self._s.as_client(*store.actions.RESCHEDULE.bind(job_id=job_id, run_at=run_at))
 
 
 def _cancel(task: "asyncio.Task[None]", node: Node, simulation: Simulation) -> None:

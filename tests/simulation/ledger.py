@@ -1,4 +1,4 @@
-"""What the checker writes down: what happened, who claimed what, and what befell each process."""
+"""What the checker records: events, claims and runs, and the faults of each process."""
 
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from service.jobs import store
 from service.jobs.store.statement import Statement
 from tests.jobs.statements import BY_SQL, values_of
 from tests.simulation.clock import Process, VirtualLoop
-from tests.simulation.verdicts import Run
+from tests.simulation.invariants import Run
 
 
 def _sent(*statements: Statement) -> frozenset[str]:
@@ -52,7 +52,7 @@ class Claim:
 
 @dataclass(slots=True)
 class Watch:
-    """What is known of one process."""
+    """What is recorded of one process."""
 
     process: Process
     types: list[str]
@@ -66,7 +66,7 @@ class Watch:
     ended_at: float | None = None
     """When it crashed or began to stop."""
     seen_at: float | None = None
-    """When the server last heard that it lives; None before, and once it has stopped."""
+    """When its last heartbeat arrived; None before the first, and once it has stopped."""
     gave_up: bool = False
     """Whether it stopped with outcomes that it could not record."""
 
@@ -77,8 +77,8 @@ class Watch:
         return any(at >= since for at in self.troubles[duty])
 
 
-class Books:
-    """Everything that is written down while a simulation goes on."""
+class Ledger:
+    """Everything that is recorded while a simulation runs."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
@@ -110,7 +110,7 @@ class Books:
         return self._loop.time()
 
     def close(self) -> None:
-        """Write down no more: what is left is thrown away in an order that no seed decides."""
+        """Record no more: what is left is thrown away in an order that no seed decides."""
         self._closed = True
 
     def note(self, *event: Any) -> None:

@@ -1,4 +1,4 @@
-"""What seeds have found, told on purpose: each once broke a rule."""
+"""Scenarios that seeds have found, repeated on purpose: each once broke a rule."""
 
 import asyncio
 import random
@@ -9,14 +9,14 @@ import pytest
 
 from tests.jobs.statements import sql
 from tests.simulation.clock import Process
+from tests.simulation.fault_model import CALM, End, Fate, FaultModel
 from tests.simulation.handlers import UNSERVED_TYPE
+from tests.simulation.scenario import Simulation
 from tests.simulation.simulator import Simulator
-from tests.simulation.story import Simulation
-from tests.simulation.weather import CALM, End, Fate, Weather
 
 
-class Scripted(Weather):
-    """All is well but for the statements that are told of."""
+class Scripted(FaultModel):
+    """No faults but those of the named statements."""
 
     def __init__(self, **fates: list[Fate]) -> None:
         super().__init__(random.Random(0))
@@ -35,8 +35,8 @@ def slow(seconds: float) -> Fate:
     return Fate(seconds, 0.0, 0.0, End.WELL)
 
 
-async def one_worker(simulation: Simulation, weather: Weather) -> None:
-    simulation.server.weather = weather
+async def one_worker(simulation: Simulation, fault_model: FaultModel) -> None:
+    simulation.server.fault_model = fault_model
     await simulation.start_node(whole=True)
 
 
@@ -105,16 +105,16 @@ async def one_listing_is_slow(simulation: Simulation) -> None:
 
 
 @pytest.mark.parametrize(
-    "story",
+    "scenario",
     [
         a_give_back_that_is_cut_off_is_carried_out_late,
         a_process_stands_still_before_its_handler_begins,
         a_round_of_the_leader_is_slow,
         one_listing_is_slow,
     ],
-    ids=lambda story: story.__name__,
+    ids=lambda scenario: scenario.__name__,
 )
-def test_a_story_that_once_broke_a_rule_breaks_none(
-    simulator: Simulator, story: Callable[[Simulation], Coroutine[Any, Any, None]]
+def test_a_scenario_that_once_broke_a_rule_breaks_none(
+    simulator: Simulator, scenario: Callable[[Simulation], Coroutine[Any, Any, None]]
 ) -> None:
-    simulator.run(1, story, max_lost_leases=3)
+    simulator.run(1, scenario, max_lost_leases=3)

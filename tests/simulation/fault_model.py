@@ -1,4 +1,4 @@
-"""What goes wrong: drawn from the seed, for a while, and then no more."""
+"""How statements fail: drawn from the seed, until `over` is set."""
 
 import math
 import random
@@ -51,7 +51,7 @@ class Fate:
 
     @property
     def silent(self) -> bool:
-        """Whether its client hears nothing."""
+        """Whether its client gets no answer."""
         return self.end is End.SILENT_BEFORE or self.end is End.SILENT_AFTER
 
 
@@ -72,7 +72,7 @@ SLOW_BYTES_PER_SECOND: Final = 60_000.0
 CALM: Final = Fate(0.0005, 0.0, 0.0005, End.WELL)
 
 
-class Weather:
+class FaultModel:
     """The faults of one seed: which kinds there are, and how often each strikes."""
 
     def __init__(self, rng: random.Random) -> None:
@@ -107,7 +107,7 @@ class Weather:
         return Fate(self._delay(), self._hold(), self._delay(), end)
 
     def seconds_for(self, statement: str, args: Sequence[Any]) -> float:
-        """How long a statement takes for its size, whatever the weather: of an end, for the results."""
+        """How long a statement takes for the bytes of results that it records, beside any fault."""
         if statement != store.settle.FINISH.sql:
             return 0.0
         results = values_of(store.settle.FINISH, args)["results"]
@@ -126,7 +126,7 @@ class Weather:
         return self._rng.random() < 0.5
 
     def pick(self, choices: "tuple[type[BaseException], ...]") -> "type[BaseException]":
-        """One error of several that tell the same."""
+        """One of several errors that mean the same."""
         return self._rng.choice(choices)
 
     def _delay(self) -> float:

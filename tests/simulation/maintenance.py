@@ -1,4 +1,4 @@
-"""What workers and their leader do beside claiming and settling, statement by statement."""
+"""What workers and their leader do besides claiming and settling, statement by statement."""
 
 from collections import Counter
 from datetime import timedelta
@@ -19,8 +19,8 @@ from tests.simulation.rows import (
 )
 
 
-class House:
-    """Who works, which types are served, what nobody serves, and the gauges."""
+class Maintenance:
+    """Registers workers and served types, fails unserved jobs, and reads the gauges."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
@@ -136,6 +136,6 @@ class House:
         return [(moment(at.now).date(),)]
 
     def day_leaves(self, at: Instant) -> Answer:
-        """Those that the leader would make: there is nothing to do for it."""
+        """Every partition that the leader would make, so that it has nothing to do."""
         days = [moment(at.now) + timedelta(days=ahead) for ahead in range(3)]
         return [(f"jobs_done_{day:%Y%m%d}",) for day in days]
