@@ -10,7 +10,7 @@ Lease = tuple[JobId, LeaseToken]
 
 @dataclass(slots=True, eq=False)
 class ClaimedJob:
-    """One job under this worker's lease, as a runner needs it."""
+    """One job under this worker's lease, as far as running it needs."""
 
     id: JobId
     lease_token: LeaseToken
@@ -22,7 +22,7 @@ class ClaimedJob:
     timeout_seconds: float | None
     lost_leases: int
     due_at: float
-    """Epoch seconds of next_run_at; with the id, its place in the lane."""
+    """Epoch seconds of next_run_at; with the id, its position in the lane."""
     late_seconds: float
     """How long it had been due when it was claimed."""
     payload: str

@@ -1,4 +1,4 @@
-"""How an attempt can end, and what a handler may raise to choose it."""
+"""How an attempt can end, and what a handler may raise to choose that."""
 
 import math
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from service.jobs.core.job import JobStatus
 
 
 class PermanentError(Exception):
-    """Raised by a handler when no retry could help: the job becomes FAILED at once."""
+    """Raise it in a handler when no retry could help: the job becomes FAILED at once."""
 
 
 class RetryAfter(Exception):
-    """Raised by a handler to retry after `seconds` in place of the backoff; uses an attempt."""
+    """Raise it in a handler to be retried after `seconds` in place of the backoff. Uses an attempt."""
 
     def __init__(self, seconds: float, message: str = "") -> None:
         super().__init__(message or f"asked to be retried in {seconds:g} s")
@@ -22,7 +22,7 @@ class RetryAfter(Exception):
 
 
 class Snooze(Exception):
-    """Raised by a handler to be run again in `seconds`; uses no attempt and leaves no error."""
+    """Raise it in a handler to be run again in `seconds`. Uses no attempt and records no error."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"snoozed for {seconds:g} s")
@@ -30,10 +30,10 @@ class Snooze(Exception):
 
 
 def asked_seconds(error: RetryAfter | Snooze) -> float:
-    """In how many seconds `error` asks for another run.
+    """The delay until the next run that `error` asks for.
 
     Raises:
-        ValueError: what a class of the handler's own made of `seconds` is no finite number.
+        ValueError: `seconds` is not a finite number, in a class that the handler derived.
     """
     try:
         seconds = float(error.seconds)
@@ -45,10 +45,10 @@ def asked_seconds(error: RetryAfter | Snooze) -> float:
 
 
 def deciding(error: BaseException) -> BaseException:
-    """The error that decides what becomes of the job: of a group, the strictest in it.
+    """The error that decides the outcome; in a group, the strictest of its errors.
 
-    A PermanentError comes before all others, then the RetryAfter with the longest delay. A Snooze
-    counts only where nothing failed: where every error of the group is one.
+    A PermanentError decides before all others, then the RetryAfter with the longest delay. A Snooze
+    decides only where nothing failed: where every error of the group is one.
     """
     if not isinstance(error, BaseExceptionGroup):
         return error
@@ -135,7 +135,7 @@ class _Requeued(_Outcome):
     refund: ClassVar = 1
     """Attempts that are given back."""
     keeps_lost_leases: ClassVar = False
-    """Whether lost leases go on counting: the handler did not come to an end of its own."""
+    """Whether the count of lost leases stays: it goes back to 0 once a handler ended by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ class Released(_Requeued):
 
 @dataclass(frozen=True, slots=True)
 class Postponed(_Requeued):
-    """Not begun: it was in flight when workers died, and is to come back apart from the others."""
+    """Not started: the job ran when workers died. It comes back later, apart from the others."""
 
     event: ClassVar = "postponed"
     reason: ClassVar = "ok"

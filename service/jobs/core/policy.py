@@ -1,4 +1,4 @@
-"""What came of an attempt: how a return, an error or a cancellation turns into an outcome."""
+"""What the end of an attempt means: which outcome a return, an error or a cancellation has."""
 
 import random
 import time
@@ -33,8 +33,8 @@ from service.observability.logging import get_logger
 from service.settings import Settings
 
 FIRST_POSTPONED: Final = 2
-"""Lost leases from which on a job is put off. The first is as a rule a crash or a machine that went:
-its job runs again at once."""
+"""A job that loses its lease for this time, or a later one, is postponed. The first is usually a crash or
+a machine that was stopped: its job runs again at once."""
 
 _log = get_logger(__name__)
 
@@ -44,14 +44,14 @@ class Stop(StrEnum):
 
     TIMEOUT = "timeout"
     LEASE_LOST = "lease_lost"
-    """Another claim holds the job now: whatever this run brings is void."""
+    """Another claim holds the job now: nothing of this run is recorded."""
     LEASE_UNSURE = "lease_unsure"
     """The lease could not be extended in time; it may still hold."""
     SHUTDOWN = "shutdown"
 
 
 class HandlerTimeout(Exception):
-    """The handler did not end within its time-out."""
+    """The handler did not end within its timeout."""
 
 
 class InvalidPayload(Exception):
@@ -64,7 +64,7 @@ class TooLate(Exception):
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One attempt, as its verdict needs it."""
+    """One attempt, as far as its outcome depends on it."""
 
     job: ClaimedJob
     policy: JobTypePolicy
@@ -73,12 +73,12 @@ class Attempt:
 
     @property
     def started_at(self) -> datetime:
-        """When the handler began, by this process's clock: for people, never for a decision."""
+        """When the handler began, by this process's clock. For people to read; nothing depends on it."""
         return datetime.fromtimestamp(time.time() - (time.monotonic() - self.started), UTC)
 
 
 class OutcomePolicy:
-    """Turns the end of an attempt into an outcome; None where there is nothing to record."""
+    """Decides which outcome an attempt has; None where nothing is recorded."""
 
     def __init__(self, settings: Settings, *, worker_name: str) -> None:
         self._settings = settings
@@ -86,7 +86,7 @@ class OutcomePolicy:
         self._default_backoff = Backoff.from_settings(settings)
 
     def timeout_seconds(self, attempt: Attempt) -> float:
-        """The job's own time-out, else its type's, else the service's."""
+        """The job's own timeout, else its type's, else the service's."""
         return attempt.policy.timeout_of(attempt.job.timeout_seconds, self._settings)
 
     def is_last(self, attempt: Attempt) -> bool:
@@ -94,11 +94,11 @@ class OutcomePolicy:
         return attempt.job.attempt > self._max_retries(attempt)
 
     def unfit(self, attempt: Attempt) -> Outcome | None:
-        """What becomes of a job that lost leases, where it is not to begin now.
+        """The outcome of a job that lost leases and must not start now; None where it may.
 
-        One that lost too many has ended. One that lost its second or a later one is put off: what
-        was in flight when a worker died comes back together, and begun together again, the job
-        that kills its workers would take all the others with it. The random delay takes them apart.
+        A job that lost too many leases ends. One that lost its second or a later one is postponed by
+        a random delay. Jobs that ran when a worker died are claimed again together: started
+        together, the job that kills its workers would make all the others lose a lease as well.
         """
         job = attempt.job
         if job.lost_leases == 0:
@@ -119,7 +119,7 @@ class OutcomePolicy:
         return DeadLettered(failure, "poison" if poison else "lease_lost")
 
     def _postponed(self, job: ClaimedJob) -> Postponed:
-        """To come back within two leases, at random, and within four times that with each loss more."""
+        """A random delay of up to two leases, and up to four times that for each further loss."""
         longest = self._settings.lease_seconds * 2.0 * 4.0 ** (job.lost_leases - FIRST_POSTPONED)
         seconds = random.uniform(longest / 20, longest)  # noqa: S311 - no secret
         _log.warning(
@@ -132,7 +132,7 @@ class OutcomePolicy:
         return Postponed(seconds)
 
     def returned(self, attempt: Attempt, value: Any, stop: Stop | None) -> Outcome | None:
-        """The handler returned `value`; if it was cancelled, it swallowed that."""
+        """The outcome of a handler that returned `value`; one that was cancelled swallowed that."""
         if stop is Stop.LEASE_LOST:
             return None
         if stop is Stop.TIMEOUT:
@@ -149,7 +149,7 @@ class OutcomePolicy:
     def cancelled(
         self, attempt: Attempt, error: BaseException, stop: Stop | None
     ) -> Outcome | None:
-        """The handler was cancelled, or raised CancelledError by itself."""
+        """The outcome of a handler that was cancelled, or raised CancelledError by itself."""
         match stop:
             case Stop.LEASE_LOST:
                 return None
@@ -162,7 +162,7 @@ class OutcomePolicy:
         assert_never(stop)
 
     def raised(self, attempt: Attempt, error: BaseException, stop: Stop | None) -> Outcome | None:
-        """The handler raised `error`."""
+        """The outcome of a handler that raised `error`."""
         if stop is Stop.LEASE_LOST:
             return None
         if isinstance(error, TooLate):
@@ -170,8 +170,8 @@ class OutcomePolicy:
         if stop is Stop.TIMEOUT:
             return self._failed(attempt, error, reason="timeout")
         if stop is not None and not isinstance(deciding(error), PermanentError | Snooze):
-            # Drivers turn a cancellation in the middle of a call into an error of their own: that
-            # is our doing, not the job's.
+            # Drivers turn a cancellation in the middle of a call into an error of their own. The
+            # worker caused it, not the job.
             return Released()
         return self._by_kind(attempt, error)
 
@@ -198,22 +198,22 @@ class OutcomePolicy:
         return self._failed(attempt, error, delay_seconds=seconds, reason="retry_after")
 
     def timed_out(self, attempt: Attempt) -> Outcome:
-        """The handler did not end in time."""
+        """The outcome of a handler that did not end in time."""
         seconds = self.timeout_seconds(attempt)
-        error = HandlerTimeout(f"the handler took longer than its time-out of {seconds:g} s")
+        error = HandlerTimeout(f"the handler took longer than its timeout of {seconds:g} s")
         return self._failed(attempt, error, reason="timeout")
 
     def stuck(self, attempt: Attempt, stop: Stop | None) -> Outcome | None:
-        """The handler goes on although it was told to stop: what is recorded over its head."""
+        """What is recorded, without waiting for it, of a handler that ignores its cancellation."""
         if stop is Stop.TIMEOUT:
             return self.timed_out(attempt)
         return None if stop is Stop.LEASE_LOST else Released()
 
     def broken(self, attempt: Attempt, error: Exception) -> Outcome:
-        """What came of the attempt cannot be told, since `error` was raised in telling.
+        """The outcome of an attempt whose own outcome could not be decided: that raised `error`.
 
-        The job is FAILED, save where this process had no memory left: that says nothing of the job,
-        and its attempt has failed as any other.
+        The job becomes FAILED. Where this process ran out of memory the attempt failed like any
+        other, and may be retried: that is not the job's fault.
         """
         failure = Failure(
             attempt=attempt.job.attempt,
@@ -223,7 +223,7 @@ class OutcomePolicy:
             started_at=attempt.started_at,
             worker=self._worker_name,
         )
-        # Without the traceback: what could not be told once would not be told now.
+        # Without the traceback: what could not be formatted once cannot be formatted now.
         _log.error("outcome_broken", job_id=attempt.job.id, error=type(error).__name__)
         if not isinstance(error, MemoryError):
             return Failed(failure, "error")
@@ -270,6 +270,6 @@ class OutcomePolicy:
             try:
                 return Backoff.from_json(load_json(attempt.job.backoff))
             except (InvalidInput, TypeError, ValueError, OverflowError, RecursionError):
-                # Enqueued by plain SQL: nobody checked it.
+                # Enqueued by plain SQL, which checks nothing.
                 _log.warning("bad_backoff", job_id=attempt.job.id, job_type=attempt.job.job_type)
         return attempt.policy.backoff or self._default_backoff

@@ -1,4 +1,4 @@
-"""What a handler is told of the job it runs, beside the payload."""
+"""What a handler gets beside the payload."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -12,7 +12,7 @@ from service.observability.logging import get_logger
 
 MAX_PROGRESS_BYTES: Final = 4_096
 PROGRESS_WAIT_SECONDS: Final = 60.0
-"""Bound on a thread's wait for its progress to be written: more than the time-outs of the database."""
+"""Bound on a thread's wait for its progress to be written: more than the timeouts of the database."""
 
 
 class JobContext:
@@ -24,7 +24,7 @@ class JobContext:
         attempt: 1 for the first run.
         is_last_attempt: whether a failure of this attempt ends the job.
         lease_token: grows with every claim of any job: a fencing token for other systems.
-        cancelled: true once the handler should stop: time-out, lost lease or shutdown. Coroutines
+        cancelled: true once the handler should stop: timeout, lost lease or shutdown. Coroutines
             are cancelled as well; plain functions must look.
     """
 

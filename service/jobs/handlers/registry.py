@@ -128,7 +128,7 @@ class Registry:
 
 
 registry = Registry(policies)
-"""The process's own registry: what `register_handler` fills and workers use unless told otherwise."""
+"""The process's own registry: `register_handler` fills it, and workers use it by default."""
 
 register_handler = registry.handler
 

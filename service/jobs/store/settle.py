@@ -38,8 +38,9 @@ gone AS (
 {_ENDED}
 SELECT id, token FROM r EXCEPT ALL SELECT id, lease_token FROM kept
 """)
-"""Move ended jobs out of the live partition, fenced by their tokens. The answer tells the leases
-that were lost: as a rule none. Without a status, jobs succeeded. A job that ends for its lost leases was claimed but not run: that claim is no attempt."""
+"""Moves ended jobs out of the live partition, fenced by their tokens. Returns the leases that were
+lost: usually none. A job without a status succeeded. One that ends for its lost leases was claimed but
+did not run: that claim is not counted as an attempt."""
 
 
 REQUEUE: Final = Transition(f"""
@@ -60,9 +61,8 @@ FROM r WHERE {ID_BY_PRIMARY_KEY} AND b.lease_token = r.token AND b.status = 'RUN
 RETURNING b.id, r.token)
 SELECT id, token FROM r EXCEPT ALL SELECT id, token FROM back
 """)
-"""Retry, snooze, release and postponement: back to PENDING, fenced by the tokens. The answer tells the leases
-that were lost. The token stays until the next claim: SETTLED_BEFORE knows by it what was carried
-out. Lost leases go on counting where asked for: the handler did not come to an end of its own."""
+"""Puts jobs back to PENDING, fenced by their tokens. Returns the leases that were lost. The token
+stays until the next claim: SETTLED_BEFORE finds by it what was carried out."""
 
 
 SETTLED_BEFORE: Final = Statement("""
@@ -81,7 +81,7 @@ a small one whole for each of the batch, whatever `enable_seqscan` says.
 async def finish(
     link: Link, ended: Sequence[tuple[ClaimedJob, Ending]], *, max_errors: int
 ) -> set[Lease]:
-    """Record jobs that succeeded or ended for good; the leases that no longer held."""
+    """Record jobs that end; returns the leases that no longer held."""
     ended = sorted(ended, key=_by_id)
     rows = await link.fetch(
         *FINISH.bind(
@@ -99,7 +99,7 @@ async def finish(
 async def requeue(
     link: Link, returned: Sequence[tuple[ClaimedJob, Requeueing]], *, max_errors: int
 ) -> set[Lease]:
-    """Put jobs back to PENDING that did not end; the leases that no longer held."""
+    """Put jobs back to PENDING; returns the leases that no longer held."""
     returned = sorted(returned, key=_by_id)
     rows = await link.fetch(
         *REQUEUE.bind(
@@ -116,7 +116,7 @@ async def requeue(
 
 
 async def settled_before(link: Link, leases: Iterable[Lease]) -> set[Lease]:
-    """Which of these were settled: asked after an answer was lost."""
+    """Which of these were settled, after the answer of an earlier try was lost."""
     rows = await link.fetch(*SETTLED_BEFORE.bind(**lease_columns(leases)))
     return {(row[0], row[1]) for row in rows}
 

@@ -65,7 +65,7 @@ class Executor:
         self._policy = OutcomePolicy(settings, worker_name=worker_name)
         self._threads = HandlerThreads(settings.sync_handler_threads)
         self.runs: set[Run] = set()
-        """What is under way: handlers that have not ended, whether or not they were settled."""
+        """Handlers that have not ended, whether or not their outcome was recorded."""
         self._one_ended = asyncio.Event()
         self._timeouts = Timeouts(self.runs, lambda run: self.cancel(run, Stop.TIMEOUT))
 
@@ -105,11 +105,11 @@ class Executor:
 
     @property
     def unfinished(self) -> bool:
-        """Whether the outcome of a run is still to come."""
+        """Whether a run has no outcome yet."""
         return any(not run.ended for run in self.runs)
 
     async def wait_for_one(self) -> None:
-        """Wait for an outcome: for a handler to end, or to be given up; at once where none runs."""
+        """Wait for the next outcome: a handler ends, or is given up. Returns at once where none runs."""
         self._one_ended.clear()
         if self.unfinished:
             await self._one_ended.wait()
@@ -142,7 +142,7 @@ class Executor:
             try:
                 outcome = await self._outcome(run)
             except Exception as error:
-                # What came of it cannot be told: the row holds what no code expects.
+                # The row holds a value that no code expects.
                 outcome = self._policy.broken(run, error)
             observe_run(run.job.job_type, time.monotonic() - run.started)
             if run.ended:
@@ -216,7 +216,7 @@ class Executor:
         self._slots.release(run.job.queue)
 
     def _abandon(self, run: Run) -> None:
-        """Settle a run whose handler does not stop. It keeps its slot until it ends."""
+        """Record a run whose handler does not stop. It keeps its slot until it ends."""
         if run.ended:
             return
         HANDLERS_STUCK.inc()
@@ -230,5 +230,5 @@ class Executor:
         self._end(run, self._policy.stuck(run, run.stop))
 
     def _tasks(self) -> set[asyncio.Task[None]]:
-        """Those whose outcome is still to come: others have nothing to tell any more."""
+        """The tasks of runs that have no outcome yet."""
         return {run.task for run in self.runs if run.task is not None and not run.ended}

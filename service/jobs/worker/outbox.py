@@ -1,4 +1,4 @@
-"""Outcomes that wait to be recorded, and go out in batches that the database can take in time."""
+"""Outcomes that wait to be recorded, and are sent in batches that the database can take in time."""
 
 import asyncio
 import time
@@ -24,15 +24,15 @@ from service.observability.metrics import observe_batch, record_database_error
 from service.settings import Settings
 
 MAX_STATEMENT_BATCHES: Final = 3
-"""What gathered while the last statement ran goes out with one statement, up to so many batches:
-one round trip and one commit for all of it."""
+"""Outcomes that gathered while the last statement ran are sent together, up to so many batches with one
+statement: one round trip and one commit for all of them."""
 
 MAX_TIMEOUTS: Final = 3
-"""After so many timeouts of a large result that was sent alone, while the database answered else, its
-job ends FAILED."""
+"""A job becomes FAILED when its large result was sent alone, and timed out so often, while the database
+answered otherwise."""
 
 LARGE_BYTES: Final = 65_536
-"""A smaller result is not what takes so long: somebody locks the row, or the disk stands still."""
+"""A smaller result is not what takes so long: somebody locks the row, or the disk is stuck."""
 
 TIMED_OUT: Final = (TimeoutError, asyncpg.QueryCanceledError)
 
@@ -58,10 +58,10 @@ Recorded = Callable[[list[Settlement], set[Lease]], Awaitable[None]]
 
 
 class Outbox:
-    """Sends what waits with one statement a batch, until the database has answered each.
+    """Records outcomes with one statement a batch, and keeps each until the database has answered.
 
-    A batch that fails is halved, down to one, so that neither its size nor one value in it can keep
-    the others from being recorded.
+    A batch that fails is halved, down to one outcome, so that neither its size nor one value in it
+    keeps the others from being recorded.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Outbox:
         self._some.set()
 
     async def flushed(self) -> None:
-        """Wait until nothing waits any more."""
+        """Wait until every outcome is recorded."""
         await self._idle.wait()
 
     async def run(self) -> None:
@@ -127,8 +127,8 @@ class Outbox:
             self._idle.set()
 
     async def _flush(self) -> None:
-        """Record one batch off the front; it stays where it is if that fails."""
-        await self._link.connection()  # one that cannot be opened says nothing of the batch
+        """Record the first batch; it stays where it is if that fails."""
+        await self._link.connection()  # failing to connect is not the fault of the batch
         batch = self._next_batch()
         unsure = any(one.tried for one in batch)
         for one in batch:
@@ -170,16 +170,16 @@ class Outbox:
         return batch
 
     async def _end_instead(self, one: Settlement, error: Exception) -> set[Lease]:
-        """One outcome alone was not recorded: end its job FAILED if that is where the fault lies.
+        """Make a job FAILED whose outcome, sent alone, is what the database cannot record.
 
         Raises:
-            DATABASE_ERRORS: it may be recorded yet, and is to be tried again.
+            DATABASE_ERRORS: the outcome may still be recorded, and is tried again.
         """
         lease = one.run.job.lease
         if isinstance(error, TIMED_OUT):
             if await store.settle.settled_before(self._link, [lease]):
                 return set()
-            # The database answers, so it is this one that takes too long: others go first.
+            # The database answers, so it is this outcome that takes too long: others go first.
             one.timeouts += 1
             self.waiting.append(self.waiting.pop(0))
             if one.timeouts < MAX_TIMEOUTS or _result_bytes(one.outcome) < LARGE_BYTES:
@@ -192,7 +192,7 @@ class Outbox:
                 self._link, [(one.run.job, ended)], max_errors=self._max_errors
             )
         except REFUSED_ERRORS as refusal:
-            # Not even that: its lease will run out, and the others are not held up.
+            # Not even that is recorded. Its lease will end, and the others do not wait.
             _log.error("outcome_refused", job_id=lease[0], error=type(refusal).__name__)
             return {lease}
         one.outcome = ended

@@ -24,11 +24,11 @@ _log = get_logger(__name__)
 
 
 class Settler:
-    """Gathers outcomes for a few milliseconds and records them with one statement a kind.
+    """Gathers outcomes for a few milliseconds and records them in batches.
 
-    An outcome is kept until the database has answered: while that is away, outcomes wait here, their
-    leases go on being extended, and the claimer takes no more jobs than `backlog_full` allows. Jobs
-    that go back to PENDING do not wait behind those that end: each kind has its own connection.
+    An outcome is kept until the database has answered. While the database is away, outcomes wait
+    here, their leases are extended, and nothing is claimed once `backlog_full`. Jobs that go back to
+    PENDING do not wait behind those that end: each kind has its own statement and connection.
     """
 
     MAX_BACKLOG_BATCHES: Final = 8
@@ -49,14 +49,14 @@ class Settler:
             settings,
             link=requeue_link,
             write=store.settle.requeue,
-            recorded=self._account_returned,
+            recorded=self._account,
         )
         self.loops: Final = (
             Loop("settler", self._ends.run),
             Loop("requeuer", self._returns.run),
         )
         self.tally: Callable[[Outcome], None] | None = None
-        """Told of each outcome that was recorded."""
+        """Called with each outcome that was recorded."""
 
     @property
     def backlog_full(self) -> bool:
@@ -74,7 +74,7 @@ class Settler:
         return {one.run for one in (*self._ends.waiting, *self._returns.waiting)}
 
     def settle(self, run: Run, outcome: Outcome | None) -> None:
-        """Take what came of a run; returns at once. None: its lease is lost, nothing is recorded."""
+        """Take the outcome of a run; returns at once. None: its lease is lost, nothing is recorded."""
         if outcome is None:
             record_event("stale_settle", run.job.job_type, "lease_lost")
         elif outcome.ends_job:
@@ -92,23 +92,9 @@ class Settler:
             return False
         return True
 
-    async def _account_returned(self, batch: list[Settlement], lost: set[Lease]) -> None:
-        await self._account(batch, lost)
-        # Given back, and due at once: nobody else knows that yet.
-        lanes = {
-            Lane(one.run.job.queue, one.run.job.priority)
-            for one in batch
-            if one.outcome.is_announced and one.run.job.lease not in lost
-        }
-        if lanes:
-            try:
-                await publish_over(self._requeue_link, lanes)
-            except DATABASE_ERRORS as error:
-                record_database_error("notify")
-                _log.warning("notify_failed", error=type(error).__name__)
-
     async def _account(self, batch: list[Settlement], lost: set[Lease]) -> None:
         counts: Counter[tuple[str, str, str]] = Counter()
+        announced: set[Lane] = set()
         for one in batch:
             job, outcome = one.run.job, one.outcome
             if lost and job.lease in lost:
@@ -120,6 +106,8 @@ class Settler:
             counts[outcome.event, outcome.reason, job.job_type] += 1
             if self.tally is not None:
                 self.tally(outcome)
+            if outcome.is_announced:
+                announced.add(Lane(job.queue, job.priority))
             if outcome.ends_job and outcome.failure is not None:
                 _log.warning(
                     "job_ended",
@@ -132,3 +120,12 @@ class Settler:
                 )
         for (event, reason, job_type), count in counts.items():
             record_event(event, job_type, reason, count)
+        if announced:
+            await self._announce(announced)
+
+    async def _announce(self, lanes: set[Lane]) -> None:
+        try:
+            await publish_over(self._requeue_link, lanes)
+        except DATABASE_ERRORS as error:
+            record_database_error("notify")
+            _log.warning("notify_failed", error=type(error).__name__)

@@ -521,7 +521,7 @@ async def test_the_time_out_is_the_jobs_else_its_types_else_the_services(
     job_id = await put("mail", timeout_seconds=job)
     await start_worker(default_timeout_seconds=service)
     row = await until_ended(sql, job_id)
-    assert "time-out of 0.05 s" in row["last_error"]
+    assert "timeout of 0.05 s" in row["last_error"]
 
 
 async def test_a_plain_function_is_told_of_its_time_out(
