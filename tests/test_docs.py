@@ -106,7 +106,7 @@ def test_every_example_of_python_has_a_file_name_and_is_known_here() -> None:
     }  # fmt: skip
 
 
-async def test_the_example_of_a_child_process_leaves_none_behind_when_it_takes_too_long(
+async def test_the_example_of_a_child_process_leaves_none_behind(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     database: Database,

@@ -76,7 +76,7 @@ def test_messages_are_found() -> None:
     assert len(list(said())) > 100
 
 
-def test_every_message_is_a_sentence_with_a_period_only_where_there_are_several() -> None:
+def test_every_message_is_a_sentence() -> None:
     assert [(where, text) for where, text in said() if not _reads_well(text)] == []
 
 

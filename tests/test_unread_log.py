@@ -32,7 +32,7 @@ async def enqueue_and_await(dsn: str) -> int:
         await connection.close()
 
 
-def test_a_service_whose_log_nobody_reads_works_answers_and_stops(
+def test_a_service_whose_log_nobody_reads_keeps_working(
     environment: dict[str, str], tmp_path: Path, pg_dsn: str
 ) -> None:
     said = tmp_path / "said"

@@ -145,7 +145,7 @@ def test_the_types_reach_the_project(shell: Shell) -> None:
     assert "Success" in shell.run(mypy)
 
 
-def test_a_module_that_is_not_there_is_told_with_where_it_was_looked_for(shell: Shell) -> None:
+def test_a_missing_module_is_named_with_where_it_was_searched(shell: Shell) -> None:
     shell.run(command("migrate"))
     server = shell.start(command("serve").replace("shop.jobs", "shops.jobs"))
     server.wait_for(rf"'shops.jobs' cannot be imported.*working directory, {shell.folder}, and on")

@@ -460,7 +460,7 @@ async def test_detail_shows_the_whole_job(
 
 
 @pytest.mark.parametrize("status", ["DEAD_LETTER", "FAILED"])
-async def test_a_dead_job_is_retried_from_its_first_attempt_with_its_history_kept(
+async def test_a_dead_job_is_retried_with_its_history_kept(
     client: httpx.AsyncClient, operator: dict[str, str], put: Put, status: str
 ) -> None:
     entry = {"event": "error", "attempt": 4, "type": "OSError", "message": "down"}
@@ -720,7 +720,7 @@ async def test_every_time_of_every_answer_ends_in_z(
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
 @pytest.mark.parametrize("path", ["/admin/jobs/retry", "/admin/jobs/1x", "/jobs/retry"])
-async def test_a_word_in_place_of_an_id_is_told_as_such(
+async def test_a_word_instead_of_an_id_is_named(
     client: httpx.AsyncClient, operator: dict[str, str], path: str, method: str
 ) -> None:
     answer = await client.request(method, path, headers=operator)

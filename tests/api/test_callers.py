@@ -47,7 +47,7 @@ async def key_with(client: httpx.AsyncClient, auth: Auth, *scopes: str) -> dict[
 # -- unique keys ----------------------------------------------------------------------------------
 
 
-async def test_a_standing_job_of_another_caller_is_a_conflict_that_tells_nothing_of_it(
+async def test_a_live_job_of_another_caller_is_a_conflict_without_details(
     client: httpx.AsyncClient, auth: Auth, app: FastAPI
 ) -> None:
     squat = JOB | {"queue": "nobody-serves-this", "run_at": "2199-01-01T00:00:00Z"}
@@ -70,7 +70,7 @@ async def test_a_standing_job_of_another_caller_is_a_conflict_that_tells_nothing
     assert await jobs_in(app) == [standing.json()["id"]]
 
 
-async def test_the_same_caller_gets_its_standing_job_with_the_same_or_another_credential(
+async def test_a_caller_gets_its_live_job_with_any_of_its_credentials(
     client: httpx.AsyncClient, auth: Auth
 ) -> None:
     first = await client.post("/jobs", json=JOB, headers=auth("service", "ann"))
@@ -187,7 +187,7 @@ def sent_again(sent: object, model: object) -> IdempotencyKey:
     return IdempotencyKey.of(sent, model=model, owner="ann", key="k")
 
 
-async def test_a_release_that_adds_an_optional_field_leaves_idempotency_keys_good(
+async def test_new_optional_fields_keep_idempotency_keys_valid(
     app: FastAPI,
 ) -> None:
     today = JobIn.model_validate(JOB).model_dump()
@@ -234,7 +234,7 @@ async def test_the_version_before_knows_the_keys_of_this_one(
     assert body_hash == KEPT_BY_THE_VERSION_BEFORE
 
 
-async def test_what_the_version_before_made_of_a_key_counts_and_not_what_it_left(
+async def test_keys_written_by_the_version_before_still_count(
     client: httpx.AsyncClient, auth: Auth, app: FastAPI
 ) -> None:
     headers = auth("service", "ann") | {"Idempotency-Key": "k"}

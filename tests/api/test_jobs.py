@@ -202,7 +202,7 @@ RAW: list[Any] = [
 
 @pytest.mark.parametrize("headers", [{}, {"idempotency-key": "k"}], ids=["plain", "keyed"])
 @pytest.mark.parametrize(("body", "status", "word"), RAW)
-async def test_what_json_or_postgresql_cannot_hold_is_refused_in_plain_words(
+async def test_a_value_that_cannot_be_stored_is_refused_in_plain_words(
     client: httpx.AsyncClient,
     service: dict[str, str],
     headers: dict[str, str],
@@ -260,7 +260,7 @@ async def test_a_unique_key_is_free_again_when_its_job_has_ended(
     assert again.json()["id"] != first["id"]
 
 
-async def test_an_idempotency_key_enqueues_once_and_finds_the_job_even_when_it_has_ended(
+async def test_an_idempotency_key_enqueues_once_and_finds_an_ended_job(
     client: httpx.AsyncClient, service: dict[str, str], auth: Auth, app: FastAPI
 ) -> None:
     keyed = service | {"Idempotency-Key": "order-1"}
@@ -393,7 +393,7 @@ async def test_a_batch_with_one_bad_job_names_it_and_enqueues_none(
     assert await jobs_in(app) == []
 
 
-async def test_a_batch_with_a_held_unique_key_names_its_place_and_enqueues_none(
+async def test_a_batch_with_a_held_unique_key_names_its_position(
     client: httpx.AsyncClient, service: dict[str, str], app: FastAPI
 ) -> None:
     held = (await client.post("/jobs", json=JOB | {"unique_key": "k"}, headers=service)).json()
@@ -492,7 +492,7 @@ async def test_a_client_finds_its_jobs_by_their_unique_key(
 
 
 @pytest.mark.parametrize("way", ["single", "with an Idempotency-Key", "batch"])
-async def test_a_value_that_only_postgresql_refuses_is_answered_alike_on_each_way_in(
+async def test_a_value_that_postgresql_refuses_is_the_same_error_everywhere(
     client: httpx.AsyncClient, service: dict[str, str], app: FastAPI, way: str
 ) -> None:
     async with app.state.service.database.sessions.begin() as session:

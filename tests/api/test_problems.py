@@ -229,7 +229,7 @@ async def test_every_refused_value_is_listed_and_none_is_echoed(settings: Settin
     assert "hunter2" not in response.text
 
 
-async def test_one_refused_value_is_told_as_one(settings: Settings) -> None:
+async def test_one_refused_value_is_one_error(settings: Settings) -> None:
     async with shell_client(settings, raising(RuntimeError())) as client:
         response = await client.post("/things", json={"name": "a", "size": 12})
     problem = assert_problem(response, 422, "invalid-input")

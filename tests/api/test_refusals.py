@@ -53,7 +53,9 @@ async def test_an_unknown_filter_names_those_there_are(
     assert "status, job_type, queue" in error["message"]
 
 
-async def test_a_key_with_spaces_is_refused_in_words(client: httpx.AsyncClient, auth: Auth) -> None:
+async def test_a_key_with_spaces_is_refused_with_the_rule(
+    client: httpx.AsyncClient, auth: Auth
+) -> None:
     headers = auth("service") | {"idempotency-key": "a b"}
     error = only_error(await client.post("/jobs", json={"job_type": "m"}, headers=headers))
     assert error["field"] == "header.Idempotency-Key"
@@ -107,7 +109,7 @@ BODIES = [
 
 
 @pytest.mark.parametrize(("method", "path"), BODIES)
-async def test_of_a_body_that_is_wrong_all_over_the_first_errors_are_told(
+async def test_of_many_errors_in_a_body_the_first_are_listed(
     client: httpx.AsyncClient, auth: Auth, method: str, path: str
 ) -> None:
     body = {f"key-{number}": 1 for number in range(1000)}
@@ -126,7 +128,7 @@ async def test_of_a_query_that_is_wrong_all_over_too(client: httpx.AsyncClient, 
     assert len(assert_problem(answer, 422)["errors"]) == 50
 
 
-async def test_a_hundred_thousand_unknown_keys_cost_little_more_than_reading_them(
+async def test_a_hundred_thousand_unknown_keys_are_cheap(
     client: httpx.AsyncClient, auth: Auth
 ) -> None:
     body = json.dumps({f"k{number}": 1 for number in range(80_000)}).encode()

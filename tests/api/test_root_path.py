@@ -85,7 +85,7 @@ async def test_errors_pages_and_metrics_are_as_without_a_proxy(
 
 
 @pytest.mark.parametrize("path", ["jobs-service", "/a b", "/a?b", "//a", "/jobs", "/admin/x"])
-def test_a_path_that_could_not_be_told_apart_is_refused(
+def test_a_root_path_that_the_api_uses_is_refused(
     make_settings: Callable[..., Settings], path: str
 ) -> None:
     with pytest.raises(ValidationError, match=r"expected a path|choose another"):

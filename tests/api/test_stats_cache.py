@@ -82,7 +82,7 @@ async def test_an_answer_is_shared_for_a_second_from_the_begin_of_its_query(
     assert (await cache.get(query)).total == 1
 
 
-async def test_an_answer_begun_before_it_was_to_be_forgotten_is_given_to_none_who_ask_later(
+async def test_an_answer_begun_before_an_invalidation_is_not_reused(
     database: Database, session: AsyncSession, cache: StatsCache
 ) -> None:
     counted_once, go_on = asyncio.Event(), asyncio.Event()
@@ -130,7 +130,7 @@ async def test_a_caller_who_leaves_takes_nobodys_answer_along(
     assert (first.cancelled(), begun) == (True, 1)
 
 
-async def test_a_failure_is_told_to_those_who_waited_and_to_nobody_else(
+async def test_a_failure_reaches_those_who_waited_and_nobody_else(
     database: Database, cache: StatsCache
 ) -> None:
     fails, go_on = True, asyncio.Event()

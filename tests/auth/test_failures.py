@@ -35,7 +35,7 @@ def from_(app: FastAPI, address: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://service.test", timeout=20)
 
 
-async def test_beyond_the_bound_wrong_credentials_are_429_and_good_ones_still_pass(
+async def test_floods_of_wrong_credentials_are_429_and_good_ones_pass(
     bounded: FastAPI, auth: Auth
 ) -> None:
     before = sample("finmind_auth_failures_total", reason="limited")

@@ -212,7 +212,7 @@ async def test_the_old_keys_hold_while_the_provider_is_down(
     ],
     ids=["500", "text", "list", "keys-object", "odd-keys", "no-keys", "deep", "too-long"],
 )
-async def test_without_any_key_the_answer_is_unavailable_and_not_unauthenticated(
+async def test_without_any_signing_key_the_answer_is_503_and_not_401(
     start: Start,
     sign: Sign,
     jwks_server: JwksServer,

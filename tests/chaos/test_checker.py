@@ -92,7 +92,7 @@ def test_an_acknowledged_job_that_stands_under_another_id_is_lost(scenario: Scen
     only(check(scenario.notes, [Row(9, 1, *done(1, 5)[2:])]), "lost")
 
 
-def test_an_offer_without_an_answer_is_indeterminate_whether_it_stands_or_not(
+def test_an_offer_without_an_answer_is_indeterminate(
     scenario: Scenario,
 ) -> None:
     scenario.ran(1, 5)
@@ -168,7 +168,7 @@ def test_a_second_run_after_the_first_gave_the_job_back_is_no_duplicate(scenario
     assert (verdict.flaws, verdict.duplicated, verdict.runs) == ([], 0, 2)
 
 
-def test_a_second_run_that_begins_before_the_first_hears_that_it_gave_back_is_no_duplicate(
+def test_a_run_before_the_answer_to_a_give_back_is_no_duplicate(
     scenario: Scenario,
 ) -> None:
     scenario.ran(1, 5, end="fail")
@@ -187,7 +187,7 @@ def test_a_duplicate_that_a_fault_explains_is_counted_and_no_flaw(scenario: Scen
     assert (verdict.flaws, verdict.duplicated, verdict.in_flight_at_faults) == ([], 1, 1)
 
 
-def test_what_was_settled_when_a_fault_came_was_not_in_flight_and_a_heartbeat_settles_nothing(
+def test_a_settled_job_is_not_in_flight_and_a_heartbeat_settles_nothing(
     scenario: Scenario,
 ) -> None:
     scenario.enqueued(2)
@@ -283,7 +283,7 @@ def test_a_job_retried_by_hand_begins_anew(scenario: Scenario) -> None:
     assert check(scenario.notes, [done(1, 6)]).flaws == []
 
 
-def test_an_accepted_end_under_a_token_from_before_a_retry_by_hand_is_stale(
+def test_an_end_under_a_token_from_before_a_retry_by_hand_is_stale(
     scenario: Scenario,
 ) -> None:
     scenario.ran(1, 5, end="")

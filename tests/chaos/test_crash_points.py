@@ -28,9 +28,7 @@ RUNS: Final = {
 
 
 @pytest.mark.parametrize("crashes", CRASHES)
-async def test_a_crash_at_each_point_runs_a_job_once_or_twice_as_the_point_predicts(
-    trial: Trial, crashes: int
-) -> None:
+async def test_a_crash_at_each_point_repeats_jobs_as_predicted(trial: Trial, crashes: int) -> None:
     points = [point for _ in range(crashes) for point in Point]
     crashed: dict[int, Point] = {}
     for first in range(0, len(points), AT_ONCE):

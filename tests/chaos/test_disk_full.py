@@ -71,7 +71,7 @@ def disk(form: Form, request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_a_full_disk_is_a_503_and_never_a_false_2xx_and_all_goes_on_when_there_is_room(
+async def test_a_full_disk_is_a_503_and_never_a_false_2xx(
     disk: Path, form: Form, make_settings: Callable[..., Settings]
 ) -> None:
     handlers = Registry()

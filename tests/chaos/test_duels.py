@@ -42,7 +42,7 @@ async def doors(
 
 
 @pytest.mark.parametrize("letters", LETTERS)
-async def test_fifty_retries_of_one_dead_letter_give_one_200_and_409_for_the_rest(
+async def test_fifty_retries_of_one_dead_letter_give_one_200(
     doors: tuple[Serving, Serving], database: Database, letters: int
 ) -> None:
     sql = await database.connect()

@@ -123,7 +123,7 @@ class Watched:
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_without_a_free_connection_the_api_answers_503_and_no_running_job_is_rescued(
+async def test_no_free_connection_is_a_503_and_rescues_no_running_job(
     small: str, form: Form, make_settings: Callable[..., Settings]
 ) -> None:
     watched, hoard = Watched(), Hoard(small)

@@ -15,7 +15,7 @@ KILLS: Final = [
 
 
 @pytest.mark.parametrize(("kills", "rate", "lease_seconds"), KILLS)
-async def test_kill_9_of_random_workers_loses_nothing_and_repeats_only_what_was_in_flight(
+async def test_kill_9_of_random_workers_loses_no_job(
     trial: Trial, kills: int, rate: int, lease_seconds: int
 ) -> None:
     leases = {"LEASE_SECONDS": lease_seconds, "HEARTBEAT_SECONDS": lease_seconds / 4}

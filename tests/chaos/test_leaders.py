@@ -44,7 +44,7 @@ WHERE inhparent = 'jobs_done'::regclass"""
 
 
 @pytest.mark.parametrize(("rounds", "seconds"), ROUNDS)
-async def test_a_leader_killed_again_and_again_leaves_one_job_a_reminder_and_the_house_in_order(
+async def test_kill_9_of_leader_after_leader_leaves_one_job_a_reminder(
     trial: Trial, settings: Settings, rounds: int, seconds: float
 ) -> None:
     api, replicas = await asyncio.gather(trial.api(), trial.workers(3, **ENVIRONMENT))

@@ -103,7 +103,7 @@ def newer_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("rows", "reader_seconds"), FORMS)
-async def test_no_request_waits_for_a_migration_and_old_workers_go_on_behind_it(
+async def test_no_request_waits_for_a_migration(
     rows: int,
     reader_seconds: float,
     newer_release: Path,

@@ -300,7 +300,7 @@ def run_since(trial: Trial, since: float) -> bool:
     )
 
 
-async def test_a_leader_that_vanished_without_a_word_is_replaced(
+async def test_a_leader_that_vanished_is_replaced(
     proxy_pair: tuple[Proxy, Database, Database],
     make_settings: Callable[..., Settings],
     monkeypatch: pytest.MonkeyPatch,

@@ -28,7 +28,7 @@ SELECT count(*) FROM jobs_live WHERE status <> 'PENDING' OR attempts <> 0 OR los
 
 
 @pytest.mark.parametrize("stops", STOPS)
-async def test_sigterm_with_every_slot_full_ends_in_time_and_burns_no_attempt(
+async def test_sigterm_with_full_slots_ends_in_time_and_counts_no_attempt(
     trial: Trial, stops: int
 ) -> None:
     environment: dict[str, object] = {

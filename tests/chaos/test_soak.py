@@ -205,7 +205,7 @@ def spawn(trial: Trial, proxy: Proxy, *command: str) -> Replica:
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_through_a_long_run_of_faults_nothing_is_lost_and_nothing_grows(
+async def test_a_long_run_of_faults_loses_nothing_and_leaks_nothing(
     trial: Trial, cluster: Cluster, form: Form
 ) -> None:
     proxy = Proxy(trial.dsn)

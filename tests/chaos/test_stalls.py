@@ -33,7 +33,7 @@ SETTLES: Final = ("succeeded", "failed", "dead_lettered", "released", "retried")
 
 
 @pytest.mark.parametrize("stalls", STALLS)
-async def test_a_process_stopped_past_its_leases_records_nothing_when_it_goes_on(
+async def test_a_process_stopped_past_its_leases_records_nothing(
     trial: Trial, tmp_path: Path, settings: Settings, stalls: int
 ) -> None:
     workers = await trial.workers(2, LEASE_SECONDS=1, HEARTBEAT_SECONDS=0.3)

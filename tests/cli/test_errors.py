@@ -10,9 +10,7 @@ from tests.running import Run
 
 
 @pytest.mark.parametrize("password", ["hun#ter2", "hun@ter2", "hun/ter2", "hun?ter2"])
-def test_a_database_url_that_cannot_be_read_is_one_sentence_with_the_way_out(
-    run: Run, password: str
-) -> None:
+def test_an_invalid_database_url_is_one_sentence_with_the_way_out(run: Run, password: str) -> None:
     done = run("serve", DATABASE_URL=f"postgresql://ada:{password}@127.0.0.1:1/jobs")
     assert done.returncode == 2
     assert done.stderr.startswith("error: Bad configuration:\n  DATABASE_URL: cannot be read")

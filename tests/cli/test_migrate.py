@@ -8,7 +8,7 @@ from tests.running import Run
 
 
 @pytest.mark.parametrize("command", [("serve",), ("worker",), ("enqueue", "demo.ok")])
-def test_a_missing_schema_is_told_with_what_to_run_where_migrating_is_off(
+def test_a_missing_schema_is_one_sentence_with_what_to_run(
     run: Run, empty_dsn: str, command: tuple[str, ...]
 ) -> None:
     settings = {"DATABASE_URL": empty_dsn, "AUTO_MIGRATE": "false"}
@@ -23,7 +23,7 @@ def test_a_missing_schema_is_told_with_what_to_run_where_migrating_is_off(
     assert (left.returncode, left.stderr) == (0, "")
 
 
-def test_a_schema_that_is_behind_is_told_with_what_to_run(run: Run, empty_dsn: str) -> None:
+def test_an_outdated_schema_is_one_sentence_with_what_to_run(run: Run, empty_dsn: str) -> None:
     assert run("migrate", "--to", "0001", DATABASE_URL=empty_dsn).returncode == 0
     done = run("serve", DATABASE_URL=empty_dsn, AUTO_MIGRATE="false", LOG_LEVEL="WARNING")
     assert done.returncode == 2

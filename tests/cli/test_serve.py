@@ -48,7 +48,7 @@ def test_serve_starts_from_nothing_and_stops_without_leaving_a_process(
     assert postgres_ended(tmp_path)
 
 
-def test_the_greeting_names_the_embedded_database_for_sql_and_for_sqlalchemy(start: Start) -> None:
+def test_the_banner_names_the_embedded_database(start: Start) -> None:
     server = start("serve")
     dsn = server.wait_for(r"Database\s+(postgresql://\S+)")[1]
     url = server.wait_for(r"for SQLAlchemy\s+(postgresql\+asyncpg://\S+)")[1]
@@ -73,7 +73,7 @@ def test_the_greeting_names_the_embedded_database_for_sql_and_for_sqlalchemy(sta
 
 
 @pytest.mark.parametrize("where", ["development", "production"])
-def test_people_are_greeted_on_standard_output_and_production_is_told_in_the_log(
+def test_the_greeting_is_a_banner_or_in_production_a_log_line(
     environment: dict[str, str], tmp_path: Path, pg_dsn: str, where: str
 ) -> None:
     settings = {"ENVIRONMENT": where, "DATABASE_URL": pg_dsn, "JWT_SECRET": TEST_SECRET}

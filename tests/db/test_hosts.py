@@ -182,7 +182,7 @@ async def make_synchronous(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("standby_first", [False, True], ids=["listed-second", "listed-first"])
-async def test_a_promoted_standby_is_followed_within_five_seconds_and_nothing_is_lost(
+async def test_a_promoted_standby_is_followed_within_five_seconds(
     start: Start, pair: Pair, standby_first: bool
 ) -> None:
     await make_synchronous(pair)

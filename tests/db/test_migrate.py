@@ -162,7 +162,7 @@ async def test_the_printed_sql_builds_the_same_schema(empty: Database, database:
     assert await migrate.current_revision(empty) == migrate.head_revision()
 
 
-def test_the_printed_sql_starts_where_it_is_told() -> None:
+def test_the_printed_sql_starts_at_the_given_revision() -> None:
     first = migrate.revisions()[0]
     assert "CREATE TABLE background_jobs" not in migrate.render_sql(first)
     assert "CREATE TABLE background_jobs" in migrate.render_sql()
@@ -203,7 +203,7 @@ async def holding(database: Database, statement: str, *args: object) -> AsyncIte
 
 
 @pytest.mark.parametrize("cut", ["before the old one goes", "before the new one is named"])
-async def test_a_claim_index_that_was_built_survives_a_migration_cut_off_and_run_again(
+async def test_the_built_claim_index_survives_a_migration_run_again(
     empty: Database, settings: Settings, cut: str
 ) -> None:
     await migrate.upgrade(empty, settings, "0004")

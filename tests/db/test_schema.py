@@ -121,7 +121,7 @@ async def test_one_in_public_is_found_and_stays_there(
     assert (await tables(empty_dsn)).keys() == {"public"}
 
 
-async def test_an_application_with_our_names_and_revisions_in_public_is_left_alone(
+async def test_an_applications_tables_of_the_same_names_are_left_alone(
     made: Made, empty_dsn: str
 ) -> None:
     await databases.execute(empty_dsn, APPLICATION)
@@ -205,7 +205,7 @@ async def test_an_application_with_migrations_of_its_own_upgrades_beside_us(
         await enqueue(session, "mail")
 
 
-async def test_a_role_that_may_not_make_the_schema_is_told_what_to_do(
+async def test_a_role_that_may_not_create_the_schema_gets_the_way_out(
     made: Made, empty_dsn: str
 ) -> None:
     database = await made(migrated=False)
@@ -339,7 +339,7 @@ async def test_an_applications_session_reads_and_cancels_jobs_too(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_where_there_are_no_tables_one_sentence_says_so_and_the_transaction_goes_on(
+async def test_missing_tables_are_one_sentence_and_keep_the_transaction(
     empty_dsn: str, kind: str
 ) -> None:
     async with application(empty_dsn, kind, "public") as session:
@@ -396,7 +396,7 @@ def noting(numbers: list[int]) -> Callable[[Any], Awaitable[None]]:
     return note
 
 
-async def test_two_installations_in_one_database_have_a_leader_each_and_run_their_own_jobs(
+async def test_two_installations_in_one_database_do_not_meet(
     made: Made, empty_dsn: str, make_settings: Callable[..., Settings]
 ) -> None:
     ran: dict[str, list[int]] = {}
@@ -423,7 +423,7 @@ async def test_two_installations_in_one_database_have_a_leader_each_and_run_thei
     assert ran == {"finmind_jobs": [0], "public": [1], "other": [2]}
 
 
-async def test_while_a_process_of_an_earlier_version_leads_in_public_no_other_does(
+async def test_an_older_process_that_leads_in_public_is_the_only_leader(
     in_public: Database, make_settings: Callable[..., Settings]
 ) -> None:
     earlier = await in_public.connect()

@@ -101,7 +101,7 @@ async def commits(server_dsn: str, dsn: str) -> int:
         await connection.close()
 
 
-async def test_enqueueing_many_takes_one_statement_a_thousand_jobs_and_one_commit(
+async def test_enqueue_many_takes_one_statement_a_thousand_jobs(
     counting: StatementCounter, server_dsn: str, pg_dsn: str, settings: Settings
 ) -> None:
     database = Database(counting.dsn, settings)
@@ -124,7 +124,7 @@ async def test_enqueueing_many_takes_one_statement_a_thousand_jobs_and_one_commi
 
 
 @pytest.mark.parametrize("options", [{"worker_concurrency": 400}, {}], ids=["tuned", "default"])
-async def test_a_drain_takes_few_statements_and_commits_and_all_its_updates_are_hot(
+async def test_a_drain_takes_few_statements_and_all_updates_are_hot(
     counting: StatementCounter, server_dsn: str, pg_dsn: str, database: Database,
     handlers: Registry, make_settings: Callable[..., Settings], options: dict[str, Any],
 ) -> None:  # fmt: skip
@@ -235,7 +235,7 @@ async def full_of_dead_entries(database: Database) -> AsyncIterator[None]:
         await holder.close()
 
 
-async def test_a_job_is_found_by_the_primary_key_alone_while_that_is_full_of_dead_entries(
+async def test_jobs_are_found_by_the_primary_key_despite_dead_entries(
     database: Database,
 ) -> None:
     await make_partitions(database)

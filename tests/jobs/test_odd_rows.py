@@ -98,7 +98,7 @@ async def until_none_is_live(sql: Any) -> None:
 
 
 @pytest.mark.parametrize("column", JSON_COLUMNS)
-async def test_a_failing_job_runs_no_more_often_than_its_retries_allow_whatever_its_row_holds(
+async def test_no_row_makes_a_job_run_more_often_than_its_retries_allow(
     failing: Failing, sql: Any, start_worker: StartWorker, column: str
 ) -> None:
     jobs = [await insert(sql, **{column: value}) for value in ODD_JSON]
@@ -116,7 +116,7 @@ async def test_a_failing_job_runs_no_more_often_than_its_retries_allow_whatever_
     max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 @given(rows=st.lists(ROWS, min_size=1, max_size=8))
-def test_whatever_rows_hold_their_jobs_end_after_as_many_runs_as_they_have(
+def test_every_row_ends_after_the_runs_it_has(
     of_these_rows: Callable[[list[dict[str, Any]]], None], rows: list[dict[str, Any]]
 ) -> None:
     of_these_rows(rows)
@@ -150,7 +150,7 @@ def of_these_rows(
     return lambda rows: asyncio.run(run(rows))
 
 
-async def test_a_number_too_long_to_read_ends_its_job_failed_and_frees_its_slot(
+async def test_a_number_too_long_to_read_fails_its_job_and_frees_its_slot(
     failing: Failing, sql: Any, start_worker: StartWorker
 ) -> None:
     job_id = await insert(sql, payload=DIGITS)
@@ -162,7 +162,7 @@ async def test_a_number_too_long_to_read_ends_its_job_failed_and_frees_its_slot(
     assert worker.slots.used == 0
 
 
-async def test_a_slot_is_freed_and_the_job_failed_where_its_end_cannot_be_told(
+async def test_an_end_that_cannot_be_computed_fails_the_job_and_frees_its_slot(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
     class Unspeakable(Exception):
@@ -182,7 +182,7 @@ async def test_a_slot_is_freed_and_the_job_failed_where_its_end_cannot_be_told(
     assert worker.slots.used == 0
 
 
-async def test_a_trigger_that_refuses_an_end_has_its_job_failed_with_the_triggers_words(
+async def test_a_trigger_that_refuses_an_end_fails_its_job_with_its_words(
     handlers: Registry, sql: Any, start_worker: StartWorker
 ) -> None:
     @handlers.handler("mail")

@@ -173,7 +173,7 @@ async def test_a_pass_does_not_wait_for_a_handler_that_does_not_stop(
         go_on.set()
 
 
-async def test_passes_run_beside_one_that_takes_long_and_one_too_many_says_when_to_ask_again(
+async def test_passes_run_side_by_side_up_to_a_limit_then_503(
     database: Database, served: Registry, put: Put, sql: Any, quick: Quick,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

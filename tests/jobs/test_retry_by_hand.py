@@ -86,7 +86,7 @@ async def test_a_failed_job_can_be_retried(
         assert (await retry_dead_letter_job(session, job_id)).status == "PENDING"
 
 
-async def test_a_retry_that_meets_another_job_with_its_key_leaves_the_letter_where_it_was(
+async def test_a_retry_whose_key_is_held_leaves_the_dead_letter(
     handlers: Registry, put: Put, sql: Any, session: AsyncSession, start_worker: StartWorker
 ) -> None:
     job_id = await dead_job(handlers, put, sql, start_worker, unique_key="k")

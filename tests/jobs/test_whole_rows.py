@@ -57,7 +57,7 @@ ROWS: Final = st.lists(st.fixed_dictionaries({}, optional=COLUMNS), min_size=1, 
 @example(rows=[{"lost_leases": 32767, "status": "RUNNING"}])
 @example(rows=[{"attempts": -32768, "payload": DIGITS}])
 @example(rows=[{"next_run_at": "-infinity"}, {"next_run_at": "4713-01-01 BC"}])
-def test_whatever_whole_rows_there_are_the_jobs_of_other_lanes_are_claimed(
+def test_no_row_keeps_the_jobs_of_other_lanes_from_being_claimed(
     beside_these_rows: Callable[[list[dict[str, Any]]], None], rows: list[dict[str, Any]]
 ) -> None:
     beside_these_rows(rows)

@@ -144,7 +144,7 @@ async def test_a_missing_schema_is_unready(health: HealthChecks, database: Datab
     assert "run `migrate`" in failed(await health.readiness())["migrations"]
 
 
-async def test_a_database_that_is_not_there_is_told_without_its_address(
+async def test_a_missing_database_is_reported_without_its_address(
     settings: Settings, monitor: EventLoopMonitor
 ) -> None:
     database = Database("postgresql://nobody:hunter2@127.0.0.1:1/none", settings)

@@ -44,7 +44,7 @@ def read_until(reader: int, event: str) -> list[dict[str, Any]]:
     return lines
 
 
-def test_lines_that_nobody_reads_keep_nobody_waiting_and_are_counted(reader: int) -> None:
+def test_unread_lines_are_dropped_and_counted(reader: int) -> None:
     before = dropped()
     for number in range(LINES):
         get_logger("x").info("line", number=number, text=LINE)

@@ -61,7 +61,7 @@ async def test_three_reminder_loops_make_one_job_for_each_due_reminder(
     assert await fleet.total("finmind_reminder_events_total", event="sent") == 1400
 
 
-async def test_after_kill_9_of_the_leader_another_keeps_partitions_and_counts_right(
+async def test_after_kill_9_of_the_leader_another_takes_over_its_duties(
     fleet: Fleet, database: Database, pg_dsn: str
 ) -> None:
     replicas = await fleet.start(

@@ -48,7 +48,7 @@ async def test_every_job_of_three_replicas_succeeds_and_is_settled_once(
 
 
 @pytest.mark.parametrize("count", SIZES)
-async def test_kill_9_of_a_replica_loses_nothing_and_repeats_only_what_was_in_flight(
+async def test_kill_9_of_a_replica_loses_no_job(
     fleet: Fleet, database: Database, pg_dsn: str, count: int
 ) -> None:
     replicas = await fleet.start(
@@ -82,7 +82,7 @@ async def test_kill_9_of_a_replica_loses_nothing_and_repeats_only_what_was_in_fl
 
 
 @pytest.mark.timeout(120)
-async def test_sigterm_in_the_middle_exits_0_and_burns_no_attempt(
+async def test_sigterm_exits_0_and_counts_no_attempt(
     fleet: Fleet, database: Database, pg_dsn: str
 ) -> None:
     replicas = await fleet.start(3, pg_dsn, WORKER_CONCURRENCY=10, SHUTDOWN_GRACE_SECONDS=0.3)

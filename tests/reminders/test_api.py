@@ -193,7 +193,7 @@ async def test_who_may_do_what(
     assert (await client.post("/reminders/run", headers=headers)).status_code == run
 
 
-async def test_run_enqueues_each_due_reminder_once_and_changing_it_cancels_its_job(
+async def test_run_enqueues_once_and_a_change_cancels_the_job(
     client: httpx.AsyncClient, auth: Auth
 ) -> None:
     ada, admin = auth("user", "ada"), auth("admin")
@@ -234,7 +234,7 @@ async def test_a_cursor_holds_for_the_list_that_gave_it_alone(
     assert (await client.get("/reminders", params={"cursor": mine}, headers=ada)).is_success
 
 
-async def test_a_statement_that_takes_too_long_is_ended_and_told(
+async def test_a_slow_statement_is_ended_and_reported(
     make_settings: Callable[..., Settings], pg_dsn: str, auth: Auth
 ) -> None:
     settings = make_settings(database_url=SecretStr(pg_dsn), query_timeout_seconds=0.05)

@@ -102,7 +102,7 @@ async def test_a_failed_attempt_shows_on_the_reminder_and_is_not_taken_for_sent(
     assert (await job_of(database, waiting)).status == JobStatus.PENDING
 
 
-async def test_after_the_last_retry_it_shows_failed_and_a_retry_by_hand_delivers_it(
+async def test_a_failed_reminder_is_delivered_by_a_retry_by_hand(
     database: Database,
     mail_settings: Settings,
     mailbox: Mailbox,
@@ -269,7 +269,7 @@ async def test_twilio_is_asked_again_only_after_the_time_it_named(
     assert "hunter2" not in str(job.errors)
 
 
-async def test_a_burst_waits_its_turn_for_the_database_and_burns_no_attempt(
+async def test_a_burst_waits_for_the_database_and_uses_no_attempt(
     database: Database, pg_dsn: str, make_settings: Callable[..., Settings]
 ) -> None:
     """Two transactions of 1,000 deliveries on one connection take longer than the pool's time-out."""

@@ -11,7 +11,7 @@ from service.settings import Environment, Settings
 
 
 @pytest.mark.parametrize("environment", [Environment.DEVELOPMENT, Environment.PRODUCTION])
-async def test_words_and_recipient_are_logged_outside_production_only(
+async def test_message_and_recipient_are_logged_outside_production_only(
     make_settings: Callable[..., Settings], environment: Environment
 ) -> None:
     settings = make_settings(

@@ -78,7 +78,7 @@ async def test_a_second_run_finds_them_queued_already(
     assert len(await job_rows(database)) == 4
 
 
-async def test_eight_callers_at_once_in_their_own_connections_give_each_reminder_one_job(
+async def test_eight_scans_at_once_give_each_reminder_one_job(
     pg_dsn: str,
     settings: Settings,
     add: AddReminder,

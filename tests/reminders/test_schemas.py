@@ -95,7 +95,7 @@ def test_a_recipient_that_the_channel_cannot_reach_is_refused(channel: str, reci
     ],
 )
 @pytest.mark.parametrize("partly", [False, True])
-def test_a_value_that_breaks_a_rule_is_refused_in_a_new_reminder_and_in_a_change(
+def test_an_invalid_value_is_refused_in_new_and_changed_reminders(
     change: dict[str, Any], partly: bool
 ) -> None:
     model, body = (ReminderChange, change) if partly else (ReminderIn, GOOD | change)

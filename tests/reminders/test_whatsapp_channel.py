@@ -40,7 +40,7 @@ def channel(make_settings: MakeSettings, url: str, **overrides: object) -> Whats
     return WhatsAppChannel(make_settings(**(values | overrides)))
 
 
-async def test_a_message_is_posted_as_twilio_wants_it_with_a_key_that_stays_the_same(
+async def test_a_message_is_posted_to_twilio_with_a_stable_key(
     make_settings: MakeSettings,
 ) -> None:
     async with running_twilio(Answer(201, {"sid": "SM1", "status": "queued"})) as twilio:

@@ -165,9 +165,7 @@ async def test_a_large_head_within_the_bound_passes(impatient: Replica) -> None:
     assert answer.status_code == 200
 
 
-async def test_a_body_that_trickles_is_408_and_one_without_a_length_has_the_same_limits(
-    impatient: Replica, auth: Auth
-) -> None:
+async def test_a_slow_body_is_408_with_or_without_a_length(impatient: Replica, auth: Auth) -> None:
     token = auth("service")["authorization"].encode()
     head = (
         b"POST /jobs HTTP/1.1\r\nHost: x\r\nAuthorization: " + token + b"\r\n"
@@ -226,7 +224,7 @@ async def test_two_hundred_slow_clients_keep_nobody_waiting(impatient: Replica) 
     ],
     ids=["both-lengths", "two-lengths", "te-odd", "folded", "space", "bare-lf", "tls", "h2"],
 )
-async def test_what_two_parsers_could_read_in_two_ways_starts_no_second_request(
+async def test_ambiguous_framing_starts_no_second_request(
     impatient: Replica, request_: bytes
 ) -> None:
     smuggled = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"

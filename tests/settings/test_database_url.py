@@ -37,7 +37,7 @@ def hosts(url: str) -> list[str]:
         "postgresql://ada:hunter2@/jobs?port=5432",
     ],
 )
-def test_a_url_that_cannot_be_read_is_refused_in_one_sentence_without_being_shown(url: str) -> None:
+def test_an_invalid_url_is_refused_without_being_shown(url: str) -> None:
     with pytest.raises(ValueError, match=r"expected|whole number|names") as refusal:
         DatabaseUrl.parse(url)
     words = str(refusal.value)
@@ -88,9 +88,7 @@ def test_parameters_without_a_meaning_here_are_named() -> None:
     assert DatabaseUrl.parse(url).ignored == ("channel_binding", "pgbouncer")
 
 
-def test_of_several_hosts_the_one_that_takes_writes_is_meant_unless_the_url_says_otherwise() -> (
-    None
-):
+def test_several_hosts_mean_the_primary_unless_the_url_says_otherwise() -> None:
     assert DatabaseUrl.parse("postgresql://a,b/jobs").dsn.endswith(
         "target_session_attrs=read-write"
     )

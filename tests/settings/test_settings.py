@@ -39,7 +39,7 @@ WRONG = {
 }
 
 
-def test_whatever_is_refused_is_named_all_of_it_at_once_and_no_secret_is_shown(
+def test_all_refused_settings_are_named_at_once_without_secrets(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -329,7 +329,7 @@ ONLY_POSTGRESQL: Final = {
 """Statements that the model need not know. A `Transition` is never one of them."""
 
 
-def test_every_statement_is_played_by_the_model_or_named_as_postgresqls_alone() -> None:
+def test_every_statement_is_in_the_model_or_named_as_missing() -> None:
     known = {BY_SQL[sql] for sql in Model().known}
     assert known | ONLY_POSTGRESQL == HOME.keys()
     assert not known & ONLY_POSTGRESQL

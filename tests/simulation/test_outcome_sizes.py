@@ -31,7 +31,7 @@ BATCHES: Final = st.lists(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(batch=BATCHES)
-def test_any_batch_of_outcomes_is_recorded_within_a_bounded_number_of_tries_whatever_its_bytes(
+def test_outcomes_of_any_size_are_recorded_in_bounded_tries(
     simulator: Simulator, batch: list[str]
 ) -> None:
     async def scenario(simulation: Simulation) -> None:

@@ -68,7 +68,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("value", "words"), REFUSED)
-def test_what_json_or_postgresql_cannot_hold_is_refused_with_words(value: Any, words: str) -> None:
+def test_a_value_that_cannot_be_stored_is_refused_with_the_reason(value: Any, words: str) -> None:
     with pytest.raises(PayloadError, match=words) as caught:
         dump(value)
     assert caught.value.field == "payload"
@@ -109,7 +109,7 @@ TAKEN = [
 
 
 @pytest.mark.parametrize("value", TAKEN, ids=repr)
-def test_what_pydantic_has_a_json_form_of_is_written_as_pydantic_writes_it(value: object) -> None:
+def test_values_are_written_as_pydantic_writes_them(value: object) -> None:
     assert load_json(dump(value)) == to_jsonable_python(value)
 
 

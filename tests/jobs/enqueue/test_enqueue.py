@@ -194,7 +194,7 @@ async def test_a_payload_that_cannot_be_stored_is_refused(sql: Any, payload: Any
     assert await count(sql) == 0
 
 
-async def test_a_bad_job_is_named_by_its_place_and_none_of_its_batch_is_made(sql: Any) -> None:
+async def test_an_invalid_job_is_named_by_its_position_and_its_batch_not_made(sql: Any) -> None:
     with pytest.raises(InvalidInput, match="Job 1: priority") as caught:
         await enqueue_batch(sql, [NewJob("mail"), NewJob("mail", priority=11)])
     assert caught.value.field == "jobs.1.priority"
@@ -306,7 +306,7 @@ async def test_many_jobs_may_be_made_from_a_stream_of_the_same_transaction(
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("kind", ["session", "connection", "asyncpg"])
-async def test_an_invalid_job_among_many_is_named_and_the_transaction_stays_usable(
+async def test_an_invalid_job_among_many_keeps_the_transaction_usable(
     database: Database, sql: Any, kind: str, asynchronous: bool
 ) -> None:
     jobs = [NewJob("mail") for _ in range(15)] + [NewJob("mail", priority=77)]
@@ -410,7 +410,7 @@ async def test_a_key_given_twice_in_one_batch_makes_one_job(sql: Any) -> None:
     assert first.id == second.id != plain.id
 
 
-async def test_fifty_at_once_with_one_key_make_one_job(database: Database, sql: Any) -> None:
+async def test_fifty_enqueues_with_one_key_make_one_job(database: Database, sql: Any) -> None:
     async def one() -> tuple[int, bool]:
         connection = await database.connect()
         try:

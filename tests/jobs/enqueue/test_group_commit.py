@@ -58,9 +58,7 @@ async def test_a_refused_job_spoils_none_of_its_neighbours(intake: Intake, sql: 
     assert await sql.fetchval("SELECT count(*) FROM background_jobs") == 9
 
 
-async def test_a_value_that_only_postgresql_refuses_spoils_none_of_its_neighbours(
-    intake: Intake, sql: Any
-) -> None:
+async def test_a_value_that_postgresql_refuses_harms_no_other_job(intake: Intake, sql: Any) -> None:
     await sql.execute("ALTER TABLE jobs_live ADD CHECK (payload <> '\"refuse me\"')")
     answers = await asyncio.gather(
         *(intake.submit(NewJob("mail", "refuse me" if n == 5 else n)) for n in range(10)),
@@ -175,7 +173,7 @@ async def test_a_group_that_takes_too_long_is_stored_in_halves_each_job_once(
     assert ids == {job.id for job in stored}
 
 
-async def test_one_that_cannot_be_stored_in_time_even_alone_is_refused_and_not_stored(
+async def test_a_job_that_cannot_be_stored_in_time_is_refused(
     database: Database, make_settings: Callable[..., Settings], sql: Any, slow_disk: None
 ) -> None:
     intake = Intake(database, make_settings(query_timeout_seconds=1.0, max_payload_bytes=4_000_000))
@@ -188,7 +186,7 @@ async def test_one_that_cannot_be_stored_in_time_even_alone_is_refused_and_not_s
     assert [row["id"] for row in rows] == [answers[0].id, answers[2].id]  # type: ignore[union-attr]
 
 
-async def test_no_more_is_kept_in_memory_than_the_bound_while_the_database_hangs(
+async def test_memory_is_bounded_while_the_database_hangs(
     database: Database, intake: Intake, sql: Any
 ) -> None:
     payload = "x" * 250_000

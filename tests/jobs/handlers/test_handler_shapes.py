@@ -67,7 +67,7 @@ async def test_a_coroutine_that_comes_back_is_awaited(
     assert (job["status"], job["result"], job["last_error"]) == ("SUCCESS", result, None)
 
 
-async def test_the_time_out_holds_for_a_coroutine_that_comes_back(
+async def test_the_timeout_holds_for_a_returned_coroutine(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
     @handlers.handler("mail", max_retries=0, timeout=0.05)
@@ -81,7 +81,7 @@ async def test_the_time_out_holds_for_a_coroutine_that_comes_back(
     assert job["last_error"].startswith("HandlerTimeout")
 
 
-async def test_a_coroutine_that_comes_back_after_the_time_out_is_not_begun(
+async def test_a_coroutine_returned_after_the_timeout_is_not_started(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
     go_on = threading.Event()

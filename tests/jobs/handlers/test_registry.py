@@ -46,7 +46,7 @@ def test_what_was_said_of_a_type_is_known(handlers: Registry) -> None:
     ("function", "is_async"),
     [(handle, True), (handle_plainly, False), (partial(handle), True), (Callable(), True)],
 )
-def test_coroutine_functions_are_told_from_plain_ones(
+def test_coroutine_functions_are_distinguished_from_plain_ones(
     handlers: Registry, function: Any, is_async: bool
 ) -> None:
     handlers.handler("mail")(function)
@@ -71,7 +71,7 @@ def test_one_type_is_not_handled_by_two_functions(handlers: Registry) -> None:
         handlers.handler("mail")(handle_plainly)
 
 
-def test_one_function_may_be_registered_again_when_its_module_is_imported_again(
+def test_a_module_imported_again_may_register_its_function_again(
     handlers: Registry,
 ) -> None:
     handlers.handler("mail")(handle)

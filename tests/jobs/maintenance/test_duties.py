@@ -99,7 +99,7 @@ async def backend(maintenance: Maintainer) -> int:
     return (await maintenance.leader._link.connection()).get_server_pid()
 
 
-async def test_counts_of_many_groups_are_rewritten_only_when_there_is_something_to_fold(
+async def test_counts_are_rewritten_only_when_there_is_something_to_fold(
     sql: Any, maintenance: Maintainer
 ) -> None:
     versions = "SELECT count(*), min(xmin::text::bigint), max(xmin::text::bigint) FROM job_stats"
@@ -131,7 +131,7 @@ SELECT count(*) FROM jobs_done
 WHERE tableoid::regclass::text = 'jobs_done_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')"""
 
 
-async def test_later_days_are_made_however_many_rows_the_default_partition_holds_of_today(
+async def test_days_are_made_however_full_the_default_partition_is(
     sql: Any, hurried: Maintainer
 ) -> None:
     await sql.execute(LATE, 0, 0, 150_000, timeout=60)
@@ -155,7 +155,7 @@ async def test_a_day_that_cannot_be_made_keeps_no_other_from_being_made(
     assert await sql.fetchval(DAYS_AHEAD) == 6
 
 
-async def test_late_rows_are_seen_once_while_they_are_copied_and_a_deleted_one_stays_away(
+async def test_rows_being_copied_to_their_day_are_seen_once(
     sql: Any, maintenance: Maintainer
 ) -> None:
     await sql.execute(LATE, 0, 0, 5_000)

@@ -71,7 +71,7 @@ async def done(sql: Any, finished_at: datetime, jobs: int = 1) -> None:
 # -- leadership -----------------------------------------------------------------------------------
 
 
-async def test_of_three_one_leads_and_another_takes_over_when_its_connection_is_cut(
+async def test_one_of_three_leads_and_another_takes_over(
     database: Database, handlers: Registry, sql: Any, quick: Quick
 ) -> None:
     three = [Maintainer(database, quick(), handlers=handlers) for _ in range(3)]

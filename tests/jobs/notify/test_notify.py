@@ -184,7 +184,7 @@ def test_a_notification_that_is_not_ours_has_the_worker_look_for_itself(text: st
 @pytest.mark.parametrize(
     "text", ['{"kind": "cancel", "v": 1, "jobs": [7]}', '{"kind": "wake", "v": 9}']
 )
-def test_a_kind_that_only_a_newer_version_knows_has_the_worker_look_for_itself(text: str) -> None:
+def test_an_unknown_kind_of_message_means_look(text: str) -> None:
     assert decode(text) == Look()
 
 
@@ -216,7 +216,7 @@ async def test_what_a_stopping_worker_gives_back_wakes_another_at_once(
     assert (await until_ended(sql, job_id))["attempts"] == 1
 
 
-async def test_a_job_that_is_due_since_some_time_is_announced_like_one_that_is_due_now(
+async def test_an_overdue_job_is_announced_like_one_due_now(
     session: AsyncSession, heard: list[Lane]
 ) -> None:
     now = datetime.now(UTC)

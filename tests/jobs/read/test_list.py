@@ -173,7 +173,7 @@ async def test_jobs_of_one_name_are_never_looked_for_among_those_of_others(
                 assert removed(plan) == 0, (mode, names)
 
 
-async def test_a_count_reads_no_partition_from_end_to_end_whatever_the_planner_reckons(
+async def test_a_count_reads_no_partition_from_end_to_end(
     filled: AsyncSession,
 ) -> None:
     await listing.plan_by_index(filled)
@@ -221,7 +221,7 @@ async def test_matches_far_from_the_top_fill_the_page(filled: AsyncSession) -> N
     assert (page.total, page.total_exact) == (2, True)
 
 
-async def test_a_look_out_of_time_gives_the_page_as_it_stands_and_goes_on_from_there(
+async def test_a_page_out_of_time_comes_short_with_a_cursor(
     filled: AsyncSession,
 ) -> None:
     filters = JobFilters(error="lost 7007")

@@ -210,7 +210,7 @@ async def test_two_workers_never_run_one_job_twice(
 # -- floors ---------------------------------------------------------------------------------------
 
 
-async def test_a_claim_looks_at_nothing_below_its_floor(database: Database, sql: Any) -> None:
+async def test_a_claim_reads_nothing_below_its_watermark(database: Database, sql: Any) -> None:
     made = await enqueue_batch(sql, [NewJob("mail") for _ in range(10)])
     link = database.link()
     floor = Position(made[6].next_run_at.timestamp(), made[6].id)
@@ -223,7 +223,9 @@ async def test_a_claim_looks_at_nothing_below_its_floor(database: Database, sql:
     await link.close()
 
 
-async def test_under_a_backlog_claims_go_on_from_the_floor(database: Database, sql: Any) -> None:
+async def test_under_a_backlog_claims_go_on_from_the_watermark(
+    database: Database, sql: Any
+) -> None:
     await enqueue_batch(sql, [NewJob("mail") for _ in range(50)])
     lanes = Lanes(("*",), Slots(10))
     lanes.add([Lane("default", 2)])
@@ -254,7 +256,7 @@ async def test_a_worker_with_a_backlog_seldom_sweeps(
     assert asked.count(False) < len(asked) / 3
 
 
-async def test_a_straggler_below_the_floor_is_found_while_there_is_a_backlog(
+async def test_a_job_below_the_watermark_is_found_despite_a_backlog(
     handlers: Registry, sql: Any, start_worker: StartWorker
 ) -> None:
     order: list[Any] = []
@@ -307,7 +309,7 @@ async def test_every_claim_is_a_hot_update_that_writes_no_index_entry(
     assert await sql.fetchval(sizes) == before
 
 
-async def test_two_dear_claims_that_find_nothing_are_followed_by_a_rest_in_proportion(
+async def test_two_slow_claims_that_find_nothing_are_followed_by_a_rest(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

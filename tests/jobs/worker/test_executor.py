@@ -76,7 +76,7 @@ async def test_a_plain_function_runs_in_a_thread_of_its_own(
     assert (job["status"], job["result"]) == ("SUCCESS", False)
 
 
-async def test_a_handler_is_told_which_attempt_it_is(
+async def test_a_handler_sees_its_attempt(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
     contexts: list[JobContext] = []
@@ -306,7 +306,7 @@ class Mute(Exception):
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("plain", [False, True], ids=["async", "plain"])
-async def test_whatever_a_handler_raises_the_attempt_failed_and_the_worker_goes_on(
+async def test_whatever_a_handler_raises_fails_its_attempt_alone(
     handlers: Registry,
     put: Put,
     sql: Any,
@@ -437,7 +437,7 @@ class Blind(RetryAfter):
     ],
     ids=str,
 )
-async def test_where_the_seconds_asked_for_make_no_sense_the_backoff_applies_and_the_worker_goes_on(
+async def test_invalid_retry_after_or_snooze_seconds_fall_back_on_the_backoff(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker, error: Exception, why: str
 ) -> None:
     @handlers.handler("bad", backoff=Backoff(base_seconds=70, jitter=0))
@@ -505,7 +505,7 @@ async def test_a_handler_that_takes_too_long_is_cancelled_and_retried(
 @pytest.mark.parametrize(
     ("job", "handler", "service"), [(0.05, 60, 60), (None, 0.05, 60), (None, None, 0.05)]
 )
-async def test_the_time_out_is_the_jobs_else_its_types_else_the_services(
+async def test_the_timeout_is_the_jobs_else_its_types_else_the_services(
     handlers: Registry,
     put: Put,
     sql: Any,
@@ -524,7 +524,7 @@ async def test_the_time_out_is_the_jobs_else_its_types_else_the_services(
     assert "timeout of 0.05 s" in row["last_error"]
 
 
-async def test_a_plain_function_is_told_of_its_time_out(
+async def test_a_plain_function_sees_its_timeout(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
     stopped = threading.Event()
@@ -560,7 +560,7 @@ async def test_a_plain_function_waits_for_a_thread_on_nobodys_time(
     assert ended == ["SUCCESS"] * 4
 
 
-async def test_a_result_that_comes_after_the_time_out_does_not_count(
+async def test_a_result_after_the_timeout_does_not_count(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
     @handlers.handler("mail", timeout=0.05)
@@ -577,7 +577,7 @@ async def test_a_result_that_comes_after_the_time_out_does_not_count(
     assert job["last_error"].startswith("HandlerTimeout")
 
 
-async def test_a_handler_that_never_stops_is_recorded_without_waiting_and_keeps_its_slot(
+async def test_a_handler_that_never_stops_is_recorded_and_keeps_its_slot(
     handlers: Registry,
     put: Put,
     sql: Any,
@@ -610,7 +610,7 @@ async def test_a_handler_that_never_stops_is_recorded_without_waiting_and_keeps_
     assert (job["status"], job["result"], len(job["errors"])) == ("PENDING", None, 1)
 
 
-async def test_a_thread_that_never_stops_is_recorded_without_waiting_and_keeps_its_slot(
+async def test_a_thread_that_never_stops_is_recorded_and_keeps_its_slot(
     handlers: Registry,
     put: Put,
     sql: Any,
@@ -664,7 +664,7 @@ async def test_a_payload_is_handed_over_as_its_model(
     assert (await until_ended(sql, job_id))["result"] == "a@b"
 
 
-async def test_a_payload_that_its_model_refuses_fails_the_job_and_shows_no_value(
+async def test_an_invalid_payload_fails_the_job_and_shows_no_value(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker, events: Events
 ) -> None:
     @handlers.handler("executor.model", payload_model=Mail)
@@ -698,7 +698,7 @@ class Opaque(BaseModel):
     ],
     ids=["NaN", "NUL", "surrogate", "deep", "object", "model", "long"],
 )
-async def test_a_result_that_cannot_be_stored_fails_the_job_with_words(
+async def test_a_result_that_cannot_be_stored_fails_the_job_with_the_reason(
     handlers: Registry,
     put: Put,
     sql: Any,

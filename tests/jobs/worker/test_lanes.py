@@ -157,21 +157,21 @@ async def test_a_lane_with_a_backlog_is_kept_while_a_listing_goes_on_behind_it(
     assert lanes.known() == [behind]
 
 
-def test_a_lane_that_nothing_was_claimed_from_begins_where_its_first_job_is() -> None:
+def test_an_unclaimed_lane_begins_at_its_first_job() -> None:
     lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
     lanes.replace([LaneHead(lane, NOON - 60, NOON)])
     (request,) = lanes.requests(most=10, from_floor=True)
     assert NOON - 61 < request.floor.due_at < NOON - 60
 
 
-def test_what_comes_now_is_above_the_floor_of_a_lane_whose_first_job_is_due_later() -> None:
+def test_a_watermark_of_a_scheduled_job_hides_none_due_now() -> None:
     lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
     lanes.replace([LaneHead(lane, NOON + DAY, NOON)])
     (request,) = lanes.requests(most=10, from_floor=True)
     assert request.floor.due_at < NOON - 1  # its commit may have taken a while
 
 
-def test_a_lane_that_was_empty_keeps_its_floor() -> None:
+def test_an_empty_lane_keeps_its_watermark() -> None:
     lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
     lanes.replace([LaneHead(lane, NOON, NOON)])
     lanes.replace([])
@@ -193,7 +193,7 @@ def test_a_lane_that_only_a_wake_up_named_begins_at_what_came_lately() -> None:
     assert request.floor.due_at < NOON - DAY
 
 
-def test_a_slice_ends_where_the_claims_from_the_floor_begin() -> None:
+def test_a_slice_ends_where_the_claims_from_the_watermark_begin() -> None:
     lanes = Lanes(("*",), Slots(10))
     behind, ahead = Lane("behind", 2), Lane("ahead", 2)
     lanes.replace([LaneHead(behind, NOON - DAY, NOON), LaneHead(ahead, NOON, NOON)])
@@ -204,7 +204,7 @@ def test_a_slice_ends_where_the_claims_from_the_floor_begin() -> None:
     assert request.due_before == pytest.approx(NOON - HEAD_WINDOW_SECONDS, abs=1)
 
 
-def test_a_lane_begins_where_it_is_first_listed_whatever_was_claimed_above_before() -> None:
+def test_a_lane_begins_where_it_is_first_listed() -> None:
     lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
     lanes.saw_time(NOON)
     lanes.add([lane])
@@ -222,7 +222,7 @@ def test_a_lane_begins_where_it_is_first_listed_whatever_was_claimed_above_befor
         lanes.claimed([job], began=time.monotonic(), from_floor=True, full=False)
 
 
-def test_a_lane_whose_head_runs_for_hours_is_not_walked_from_there_time_and_again() -> None:
+def test_a_lane_whose_first_job_runs_for_hours_is_not_walked_again() -> None:
     lanes, lane, full = Lanes(("*",), Slots(10)), Lane("default", 2), Lane("full", 2)
     lanes.replace([LaneHead(each, NOON - DAY, NOON) for each in (lane, full)])
     asked = lanes.requests(most=2, from_floor=True)
@@ -240,7 +240,7 @@ def test_a_lane_whose_head_runs_for_hours_is_not_walked_from_there_time_and_agai
     assert request.floor.due_at < NOON - DAY
 
 
-def test_a_floor_lies_below_what_was_claimed_just_now_but_not_below_thousands_of_jobs() -> None:
+def test_a_watermark_lies_a_little_below_the_newest_claim() -> None:
     lanes, lane = Lanes(("*",), Slots(10_000)), Lane("default", 2)
     lanes.replace([LaneHead(lane, NOON - DAY, NOON)])
     batch = FLOOR_WINDOW_JOBS // 4
@@ -254,7 +254,7 @@ def test_a_floor_lies_below_what_was_claimed_just_now_but_not_below_thousands_of
 # -- where a new process begins -------------------------------------------------------------------
 
 
-async def test_where_the_first_listing_takes_long_a_worker_begins_where_jobs_came_recently(
+async def test_while_the_first_listing_is_slow_recent_lanes_are_claimed(
     handlers: Registry,
     put: Put,
     sql: Any,

@@ -144,7 +144,7 @@ async def test_lost_leases_that_use_up_the_attempts_end_the_job(
     assert "LeaseLost" in job["last_error"]
 
 
-async def test_a_lease_lost_before_a_good_attempt_does_not_count_towards_poison(
+async def test_an_attempt_that_ends_forgets_the_leases_lost_before_it(
     handlers: Registry, put: Put, sql: Any, database: Database, start_worker: StartWorker
 ) -> None:
     @handlers.handler("mail")
@@ -158,7 +158,7 @@ async def test_a_lease_lost_before_a_good_attempt_does_not_count_towards_poison(
     assert job["lost_leases"] == 0
 
 
-async def test_jobs_that_were_lost_together_twice_come_back_one_by_one(
+async def test_jobs_lost_together_twice_come_back_one_by_one(
     handlers: Registry, put: Put, sql: Any, database: Database, start_worker: StartWorker
 ) -> None:
     ran = []
@@ -312,7 +312,7 @@ async def test_progress_under_a_lost_lease_is_refused(
     assert await sql.fetchval("SELECT progress FROM jobs_live WHERE id = $1", job_id) is None
 
 
-async def test_a_handler_whose_lease_ended_while_the_machine_was_suspended_is_cancelled_at_once(
+async def test_a_handler_whose_lease_ended_during_a_suspend_is_cancelled(
     handlers: Registry, put: Put, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running, cancelled = asyncio.Event(), asyncio.Event()
@@ -338,7 +338,7 @@ async def test_a_handler_whose_lease_ended_while_the_machine_was_suspended_is_ca
     await occurs(cancelled, seconds=10)
 
 
-async def test_a_worker_that_cannot_extend_a_lease_cancels_its_handler_before_the_lease_ends(
+async def test_a_lease_that_cannot_be_extended_cancels_its_handler_in_time(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
     lease_seconds = 3.0
@@ -368,7 +368,7 @@ async def test_a_worker_that_cannot_extend_a_lease_cancels_its_handler_before_th
     assert job["errors"] is None
 
 
-async def test_an_attempt_interrupted_for_want_of_a_heartbeat_burns_nothing(
+async def test_an_attempt_interrupted_by_a_missing_heartbeat_does_not_count(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
     running, cancelled = asyncio.Event(), asyncio.Event()

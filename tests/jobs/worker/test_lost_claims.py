@@ -72,7 +72,7 @@ async def test_what_runs_is_not_given_back_with_it(
     assert ran == ["first", "second"]
 
 
-async def test_a_claim_that_takes_effect_after_the_first_look_for_it_is_given_back_too(
+async def test_a_lost_claim_that_takes_effect_late_is_given_back_too(
     proxy: Proxy, proxied: Database, database: Database, handlers: Registry, put: Put, sql: Any,
     start_worker: StartWorker,
 ) -> None:  # fmt: skip
@@ -110,7 +110,7 @@ async def test_a_worker_that_stops_gives_back_what_a_lost_claim_took(
     assert (row["status"], row["attempts"], row["lease_until"]) == ("PENDING", 0, None)
 
 
-async def test_a_worker_that_stops_waits_for_a_lost_claim_that_may_yet_take_effect(
+async def test_a_stop_waits_for_a_lost_claim_that_may_take_effect(
     proxy: Proxy, proxied: Database, database: Database, handlers: Registry, put: Put, sql: Any,
     start_worker: StartWorker,
 ) -> None:  # fmt: skip

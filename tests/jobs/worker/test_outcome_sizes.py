@@ -81,7 +81,7 @@ async def until_all_ended(sql: Any, *, seconds: float = 60.0) -> list[Any]:
 
 
 @pytest.mark.timeout(120)
-async def test_results_that_are_too_much_for_one_statement_are_recorded_in_several(
+async def test_results_too_large_for_one_statement_are_recorded_in_several(
     handlers: Registry, sql: Any, start_worker: StartWorker, bounded: Callable[[float], Database]
 ) -> None:
     fat = "x" * 180_000
@@ -111,7 +111,7 @@ async def test_a_batch_that_takes_too_long_is_halved_until_it_does_not(
     assert len(runs) == 40
 
 
-async def test_an_outcome_that_cannot_be_recorded_even_alone_ends_its_job_failed_with_the_reason(
+async def test_an_unrecordable_outcome_ends_its_job_failed_with_the_reason(
     handlers: Registry, sql: Any, start_worker: StartWorker, slow_disk: None,
     bounded: Callable[[float], Database], events: Events,
 ) -> None:  # fmt: skip

@@ -40,7 +40,7 @@ async def test_a_thread_of_a_coroutine_may_tell_progress_too(
     assert job["progress"]["fraction"] == 1.0
 
 
-async def test_each_kind_of_handler_is_told_which_call_is_its_own(
+async def test_the_wrong_progress_call_names_the_right_one(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
     @handlers.handler("plain", max_retries=0)

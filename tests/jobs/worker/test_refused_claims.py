@@ -23,7 +23,7 @@ async def unchecked(sql: Any) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("queue", ["default", "aside"], ids=["among the good ones", "elsewhere"])
-async def test_a_row_that_cannot_be_claimed_ends_with_the_reason_and_the_others_run(
+async def test_a_row_that_cannot_be_claimed_fails_alone(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker, events: Events, queue: str
 ) -> None:
     @handlers.handler("mail")
@@ -81,7 +81,7 @@ async def test_what_a_refused_claim_has_not_come_to_is_left_to_the_next(
 
 
 @pytest.mark.usefixtures("unchecked")
-async def test_a_refused_claim_is_counted_as_such_and_not_as_a_database_that_is_away(
+async def test_a_refused_claim_is_not_counted_as_an_outage(
     handlers: Registry, sql: Any, start_worker: StartWorker
 ) -> None:
     def counted(operation: str) -> float:

@@ -168,7 +168,7 @@ async def test_looking_up_what_was_settled_before_only_probes(database: Database
     assert not kinds & {"Hash Join", "Merge Join", "Seq Scan"}, link.explained[-1].text
 
 
-async def test_an_outcome_whose_answer_was_lost_is_recorded_once_and_not_counted_stale(
+async def test_an_outcome_whose_answer_was_lost_is_recorded_once(
     proxy: Proxy,
     proxied: Database,
     handlers: Registry,
@@ -192,7 +192,7 @@ async def test_an_outcome_whose_answer_was_lost_is_recorded_once_and_not_counted
     assert events("stale_settle", "settler.answer", "lease_lost") == 0
 
 
-async def test_a_retry_whose_answer_was_lost_is_recorded_once_and_not_counted_stale(
+async def test_a_retry_whose_answer_was_lost_is_recorded_once(
     proxy: Proxy,
     proxied: Database,
     handlers: Registry,

@@ -56,7 +56,7 @@ async def test_a_running_handler_may_finish_within_the_grace(
     assert (job["status"], job["result"]) == ("SUCCESS", "finished")
 
 
-async def test_a_handler_still_running_after_the_grace_is_given_back_and_its_attempt_not_counted(
+async def test_a_job_still_running_after_the_grace_is_given_back_uncounted(
     handlers: Registry, sql: Any, start_worker: StartWorker
 ) -> None:
     running, cancelled = asyncio.Event(), asyncio.Event()
@@ -83,7 +83,7 @@ async def test_a_handler_still_running_after_the_grace_is_given_back_and_its_att
     assert (job["lease_until"], job["lost_leases"], job["last_error"]) == (None, 0, None)
 
 
-async def test_a_stop_does_not_wait_for_the_next_look_at_slots_that_are_all_taken(
+async def test_a_stop_does_not_wait_for_a_free_slot(
     handlers: Registry, put: Put, start_worker: StartWorker
 ) -> None:
     running = endless(handlers)
@@ -95,7 +95,7 @@ async def test_a_stop_does_not_wait_for_the_next_look_at_slots_that_are_all_take
         await worker.stop()
 
 
-async def test_the_grace_begins_when_claiming_stops_and_not_when_the_stop_is_waited_for(
+async def test_the_grace_begins_when_claiming_stops(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
     running = endless(handlers)
@@ -224,7 +224,7 @@ async def interrupted(running: asyncio.Event, error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError("cut"), RetryAfter(60)], ids=lambda e: type(e).__name__)
-async def test_an_attempt_interrupted_by_a_stop_burns_nothing_whatever_its_handler_raises(
+async def test_an_attempt_interrupted_by_a_stop_does_not_count(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker, error: Exception
 ) -> None:
     running = asyncio.Event()

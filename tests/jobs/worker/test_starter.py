@@ -54,7 +54,7 @@ async def put(sql: Any, count: int, name: str = "mail") -> list[Any]:
     return list(await enqueue_batch(sql, [NewJob(name, n) for n in range(count)]))
 
 
-async def test_handlers_that_wait_for_nothing_start_ahead_of_free_slots_and_never_too_many_at_once(
+async def test_instant_handlers_are_claimed_ahead_within_the_slots(
     database: Database, handlers: Registry, sql: Any, pipeline: Pipeline
 ) -> None:
     seen: list[int] = []
@@ -75,7 +75,7 @@ async def test_handlers_that_wait_for_nothing_start_ahead_of_free_slots_and_neve
     assert max(used) == SLOTS
 
 
-async def test_what_finds_no_slot_is_given_back_at_once_with_its_attempt_and_keeps_its_place(
+async def test_a_job_without_a_slot_is_given_back_uncounted(
     database: Database, handlers: Registry, sql: Any, pipeline: Pipeline
 ) -> None:
     seen, go_on = waiting(handlers)
@@ -114,7 +114,7 @@ async def test_a_start_that_is_cancelled_leaves_no_job_behind(
     assert await sql.fetchval("SELECT count(*) FROM jobs_live WHERE attempts = 0") >= 1
 
 
-async def test_what_lost_its_leases_with_others_is_put_off_although_it_finds_no_slot(
+async def test_a_job_that_lost_leases_with_others_is_postponed_without_a_slot(
     database: Database, handlers: Registry, sql: Any, pipeline: Pipeline
 ) -> None:
     _, go_on = waiting(handlers)
@@ -135,7 +135,7 @@ async def test_what_lost_its_leases_with_others_is_put_off_although_it_finds_no_
 @pytest.mark.parametrize(
     ("kind", "ahead"), [("quick", SLOTS), ("turns", 0), ("waits", 0), ("computes", 0)]
 )
-async def test_only_handlers_that_neither_wait_nor_compute_let_a_claim_bring_more_than_fits(
+async def test_only_instant_handlers_let_a_claim_exceed_the_free_slots(
     database: Database, handlers: Registry, sql: Any, pipeline: Pipeline, kind: str, ahead: int
 ) -> None:
     _, go_on = waiting(handlers, "waits")

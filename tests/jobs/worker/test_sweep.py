@@ -24,11 +24,11 @@ def new_sweep() -> Sweep:
     return sweep
 
 
-def test_a_new_sweep_begins_with_a_slice_since_nobody_knows_yet_what_there_is() -> None:
+def test_the_first_sweep_is_a_slice() -> None:
     assert new_sweep().slice == (NOON - FIRST_SPAN_SECONDS, WHOLE)
 
 
-def test_a_cheap_sweep_takes_everything_every_time_but_in_its_first_round() -> None:
+def test_a_cheap_sweep_takes_everything_after_its_first_round() -> None:
     sweep = new_sweep()
     assert len(round_of(sweep, CHEAP)) < 18
     for _ in range(3):
@@ -36,7 +36,7 @@ def test_a_cheap_sweep_takes_everything_every_time_but_in_its_first_round() -> N
         sweep.stepped(CHEAP, full=False)
 
 
-def test_a_dear_sweep_goes_on_in_slices_from_the_newest_down() -> None:
+def test_a_slow_sweep_goes_on_in_slices_from_the_newest_down() -> None:
     sweep = new_sweep()
     round_of(sweep, CHEAP)
     sweep.stepped(DEAR, full=False)
@@ -71,14 +71,14 @@ def test_a_round_begins_as_the_last_one_did_and_not_with_the_whole() -> None:
     assert sweep.slice == (NOON - FIRST_SPAN_SECONDS / 10, WHOLE)
 
 
-def test_after_a_round_that_was_cheap_throughout_the_whole_is_taken_again() -> None:
+def test_a_cheap_round_ends_the_slices() -> None:
     sweep = new_sweep()
     round_of(sweep, DEAR)
     round_of(sweep, CHEAP)
     assert sweep.slice == (-WHOLE, WHOLE)
 
 
-def test_what_no_lane_has_anything_in_is_skipped_and_changes_nothing_else() -> None:
+def test_an_empty_stretch_is_skipped_and_changes_nothing_else() -> None:
     sweep = new_sweep()
     sweep.skip_to(NOON - 86_400)
     low, below = sweep.slice
@@ -88,7 +88,7 @@ def test_what_no_lane_has_anything_in_is_skipped_and_changes_nothing_else() -> N
     assert sweep.slice == (-WHOLE, WHOLE)
 
 
-def test_a_first_round_none_of_whose_steps_was_dear_ends_in_the_whole() -> None:
+def test_a_first_round_of_cheap_steps_ends_the_slices() -> None:
     sweep = new_sweep()
     assert len(round_of(sweep, FAIR)) < 18
     assert sweep.slice == (-WHOLE, WHOLE)
@@ -102,7 +102,7 @@ def test_a_slice_with_more_in_it_is_taken_again() -> None:
 
 
 @pytest.mark.parametrize("took", [DEAR, DEAR * 1000])
-def test_slices_shrink_while_they_are_dear_and_never_to_nothing(took: float) -> None:
+def test_slices_shrink_while_they_are_slow_and_never_to_nothing(took: float) -> None:
     sweep = new_sweep()
     for _ in range(50):
         sweep.stepped(took, full=True)

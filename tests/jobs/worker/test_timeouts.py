@@ -50,7 +50,7 @@ class Watched:
         self.deadlines.close()
 
 
-async def test_each_run_is_told_once_in_the_order_of_their_timeouts() -> None:
+async def test_runs_are_reported_once_in_the_order_of_their_timeouts() -> None:
     watched = Watched(3)
     late, early, middle = (watched.run_for(seconds) for seconds in (0.15, 0.01, 0.08))
 
@@ -59,7 +59,7 @@ async def test_each_run_is_told_once_in_the_order_of_their_timeouts() -> None:
     assert watched.told == [early, middle, late]
 
 
-async def test_a_run_that_ended_is_not_told_and_does_not_hide_later_ones() -> None:
+async def test_a_run_that_ended_is_not_reported_and_hides_no_later_one() -> None:
     watched = Watched(1)
     ended, later = watched.run_for(0.01), watched.run_for(0.05)
     watched.runs.discard(ended)
@@ -69,7 +69,7 @@ async def test_a_run_that_ended_is_not_told_and_does_not_hide_later_ones() -> No
     assert watched.told == [later]
 
 
-async def test_a_run_that_goes_on_is_not_told_again() -> None:
+async def test_a_run_that_goes_on_is_reported_once() -> None:
     watched = Watched(2)
     stubborn, last = watched.run_for(0.01), watched.run_for(0.1)
 

@@ -65,7 +65,7 @@ async def walked_by_a_claim(pipeline: Pipeline, sql: Any) -> tuple[int, int]:
 
 
 @pytest.mark.usefixtures("backlog")
-async def test_a_claim_walks_a_window_of_others_jobs_and_the_next_goes_on_behind_it(
+async def test_a_claim_walks_a_bounded_window_and_the_next_goes_on(
     pipeline: Pipeline, put: Put, sql: Any
 ) -> None:
     await put("ours")
@@ -81,7 +81,7 @@ async def test_a_claim_walks_a_window_of_others_jobs_and_the_next_goes_on_behind
 
 
 @pytest.mark.usefixtures("backlog")
-async def test_a_sweep_walks_a_window_of_others_jobs_and_the_next_goes_on_behind_it(
+async def test_a_sweep_walks_a_bounded_window_and_the_next_goes_on(
     pipeline: Pipeline, put: Put, sql: Any
 ) -> None:
     await put("ours")
