@@ -7,8 +7,16 @@ import time
 
 import asyncpg
 
-from benchmarks.scenario import PAYLOAD, Report, Scale, fresh_database, interleaved, settings
-from service.jobs import NewJob, enqueue_many, store
+from benchmarks.scenario import (
+    PAYLOAD,
+    Report,
+    Scale,
+    bare_insert,
+    fresh_database,
+    interleaved,
+    settings,
+)
+from service.jobs import NewJob, enqueue_many
 
 OURS = "bulk enqueue, enqueue_many"
 FLOOR = "bulk enqueue, the same SQL from bare asyncpg"
@@ -49,12 +57,7 @@ async def _bare(connection: "asyncpg.Connection[asyncpg.Record]", jobs: int) -> 
     started = time.perf_counter()
     async with connection.transaction():
         for _ in range(jobs // BATCH):
-            await connection.fetch(
-                store.enqueue.ENQUEUE_UNSEEN,
-                ["noop"] * BATCH,
-                [payload] * BATCH,
-                *([] for _ in range(8)),
-            )
+            await connection.fetch(*bare_insert("noop", [payload] * BATCH))
     return time.perf_counter() - started
 
 

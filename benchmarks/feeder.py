@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 
-from benchmarks.scenario import PAYLOAD
+from benchmarks.scenario import PAYLOAD, bare_insert
 from benchmarks.worker_process import JOB_TYPE, SINCE, Starts
 from service.db.engine import Database
-from service.jobs import NewJob, enqueue_batch, store
+from service.jobs import NewJob, enqueue_batch
 
 TICK_SECONDS = 0.005
 CONNECTIONS = 4
@@ -109,12 +109,7 @@ async def bare(database: Database) -> AsyncIterator[Send]:
         payloads = [json.dumps({**PAYLOAD, SINCE: moment}) for moment in moments]
         connection = await free.get()
         try:
-            await connection.fetch(
-                store.enqueue.ENQUEUE_UNSEEN,
-                [JOB_TYPE] * len(moments),
-                payloads,
-                *([] for _ in range(8)),
-            )
+            await connection.fetch(*bare_insert(JOB_TYPE, payloads))
         finally:
             free.put_nowait(connection)
 

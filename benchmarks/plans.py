@@ -18,6 +18,7 @@ from service.jobs.core.lane import LANE_START, Lane, LaneRequest
 from service.jobs.core.outcomes import SUCCEEDED_EMPTY, Retried
 from service.jobs.enqueue.insert import insert
 from service.jobs.maintenance import partitions
+from service.jobs.store.statement import Statement
 
 BATCH = 200
 OPTIONS = "ANALYZE, BUFFERS, WAL"
@@ -102,12 +103,12 @@ async def _undone(
         await transaction.rollback()
 
 
-def _name(statement: str) -> str:
+def _name(sql: str) -> str:
     for module in store.__all__:
         for name, value in vars(getattr(store, module)).items():
-            if getattr(value, "sql", value) == statement and not name.startswith("_"):
+            if isinstance(value, Statement) and value.sql == sql and not name.startswith("_"):
                 return str(name)
-    raise LookupError(f"no statement of the engine: {statement}")
+    raise LookupError(f"no statement of the engine: {sql}")
 
 
 async def run_all(link: Link) -> None:

@@ -7,7 +7,7 @@ import platform
 import statistics
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from benchmarks.proc import cpu_model
 from service.db.embedded import EmbeddedServer
 from service.db.engine import Database
 from service.db.migrate import upgrade
+from service.jobs import store
 from service.settings import Environment, Settings
 
 PAYLOAD = {"user_id": 123456, "message": "x" * 160}
@@ -34,6 +35,14 @@ SHOWN = (
     "checkpoint_timeout",
 )
 """Settings of the server that figures depend on."""
+
+
+def bare_insert(job_type: str, payloads: list[str]) -> tuple[str, *tuple[object, ...]]:
+    """What enqueues jobs as bare SQL: the arguments of asyncpg's `fetch`."""
+    statement = store.enqueue.ENQUEUE_UNSEEN
+    defaults: dict[str, Sequence[str]] = dict.fromkeys(statement.names, ())
+    given = {"job_type": [job_type] * len(payloads), "payload": payloads}
+    return statement.bind(**defaults | given)
 
 
 @dataclass(slots=True)

@@ -11,9 +11,7 @@ HOME: Final[dict[str, ModuleType]] = {
     name: module
     for module in (getattr(store, name) for name in store.__all__)
     for name, value in vars(module).items()
-    if isinstance(value, Statement | str if module is store.enqueue else Statement)
-    and not name.startswith("_")
-    and name.isupper()
+    if isinstance(value, Statement) and not name.startswith("_")
 }
 """The module of each statement."""
 
@@ -25,13 +23,7 @@ def statement(name: str) -> Statement:
     return found
 
 
-def sql(name: str) -> str:
-    """What PostgreSQL is sent."""
-    found = getattr(HOME[name], name)
-    return found if isinstance(found, str) else str(found.sql)
-
-
-BY_SQL: Final = {sql(name): name for name in HOME}
+BY_SQL: Final = {statement(name).sql: name for name in HOME}
 """The name of what PostgreSQL is sent."""
 
 
@@ -40,12 +32,6 @@ def without(fence: str, name: str) -> Statement:
     whole = statement(name)
     assert fence in whole.text
     return type(whole)(whole.text.replace(fence, ""))
-
-
-def named_values(name: str, args: Sequence[Any]) -> dict[str, Any]:
-    """The same by the statement's name."""
-    found = getattr(HOME[name], name)
-    return values_of(found, args) if isinstance(found, Statement) else {}
 
 
 def values_of(statement: Statement, args: Sequence[Any]) -> dict[str, Any]:

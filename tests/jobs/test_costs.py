@@ -118,7 +118,7 @@ async def test_enqueue_many_takes_one_statement_a_thousand_jobs(
     await enqueue(JOBS)
     await database.close()
     made = await commits(server_dsn, pg_dsn) - before
-    assert counting.executed[store.enqueue.ENQUEUE_UNSEEN] == JOBS / 1000
+    assert counting.executed[store.enqueue.ENQUEUE_UNSEEN.sql] == JOBS / 1000
     check("statements of enqueue_many per 1,000 jobs", 1000 * counting.executed.total() / JOBS)
     check("commits of enqueue_many per 1,000 jobs", 1000 * made / JOBS)
 

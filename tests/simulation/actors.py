@@ -4,7 +4,6 @@ from datetime import datetime
 from itertools import zip_longest
 from typing import Any
 
-from service.jobs.core.fields import INPUTS
 from service.jobs.core.job import DEAD, JobStatus
 from tests.simulation.rows import (
     Answer,
@@ -24,10 +23,9 @@ class Actors:
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
 
-    def enqueue(self, at: Instant, *columns: list[Any]) -> Answer:
-        names = [one.name for one in INPUTS if not one.optional]
-        rows = zip_longest(*columns)
-        made = [self._insert(at, **dict(zip(names, row, strict=True))) for row in rows]
+    def enqueue(self, at: Instant, **columns: list[Any]) -> Answer:
+        rows = zip_longest(*columns.values())
+        made = [self._insert(at, **dict(zip(columns, row, strict=True))) for row in rows]
         return [(row.id, moment(at.clock), moment(row.next_run_at)) for row in made]
 
     def _insert(

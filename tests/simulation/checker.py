@@ -11,7 +11,7 @@ from service.jobs.core.policy import FIRST_POSTPONED
 from service.jobs.handlers.context import JobContext
 from service.jobs.worker.outbox import MAX_TIMEOUTS
 from service.settings import Settings
-from tests.jobs.statements import BY_SQL, named_values
+from tests.jobs.statements import BY_SQL, statement, values_of
 from tests.simulation.clock import EPOCH, Process, VirtualLoop
 from tests.simulation.invariants import FAILED, Run, fits
 from tests.simulation.ledger import CLAIMING, CLAIMS, Claim, Ledger
@@ -38,22 +38,22 @@ class Checker(Ledger):
         self._settings = settings
 
     def carried_out(
-        self, statement: str, args: tuple[Any, ...], changes: list[Change],
+        self, sql: str, args: tuple[Any, ...], changes: list[Change],
         *, by: Process | None, now: float, late: bool = False,
     ) -> None:  # fmt: skip
         """The server carried a statement out.
 
         Args:
-            statement: which.
+            sql: which.
             args: its arguments.
             changes: what it did to jobs.
             by: the process that sent it; None for a person.
             now: its `now()`.
             late: whether that process had gone away, and never sees the answer.
         """
-        name = BY_SQL[statement]
+        name = BY_SQL[sql]
         touched = [row for change in changes if (row := change.after or change.before)]
-        if changes or statement in CLAIMING:
+        if changes or sql in CLAIMING:
             who = by.name if by else "a person"
             self.note(who, name, [(row.id, row.lease_token) for row in touched])
         self.events[name] += 1
@@ -61,9 +61,9 @@ class Checker(Ledger):
             self._step(name, change)
         rule = getattr(self, f"_{name.lower()}", None)
         if rule is not None:
-            rule(named_values(name, args), changes, by, now)
+            rule(values_of(statement(name), args), changes, by, now)
         for row in touched:
-            if late and statement in CLAIMS:
+            if late and sql in CLAIMS:
                 self.holder[row.id].unanswered_at = self.now
             expected = self.attempts[row.id]
             if row.attempts != expected:

@@ -43,7 +43,6 @@ class Model:
         self._ended_in: set[str] = set()
         """Queues in which jobs have ended: those that have counts."""
         actors, maintenance = Actors(self.tables), Maintenance(self.tables)
-        self._enqueue = actors.enqueue
         plays: dict[Statement, Callable[..., Answer]] = {
             store.lanes.LANES: self.lanes,
             store.lanes.LANES_OF: self.lanes_of,
@@ -61,6 +60,7 @@ class Model:
             store.settle.SETTLED_BEFORE: self.settled_before,
             store.leases.EXTEND: self.extend,
             store.leases.PROGRESS: self.write_progress,
+            store.enqueue.ENQUEUE: actors.enqueue,
             store.actions.RETRY_DEAD: actors.retry_dead,
             store.actions.CANCEL: actors.cancel,
             store.actions.DELETE: actors.delete,
@@ -94,7 +94,7 @@ class Model:
     @property
     def known(self) -> set[str]:
         """The statements that are played, as PostgreSQL is sent them."""
-        return {*self._plays, store.enqueue.ENQUEUE}
+        return set(self._plays)
 
     def execute(self, sql: str, args: Sequence[Any], at: Instant) -> Answer:
         """Carry one statement out; `tables.changes` tells what it did.
@@ -103,8 +103,6 @@ class Model:
             asyncpg.PostgresError: PostgreSQL would refuse it, and nothing was done.
         """
         self.tables.changes.clear()
-        if sql == store.enqueue.ENQUEUE:
-            return self._enqueue(at, *args)
         statement, play = self._plays[sql]
         answer = play(at, **values_of(statement, args))
         self._ended_in.update(

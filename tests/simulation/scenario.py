@@ -145,7 +145,7 @@ class Simulation:
         """Enqueue some jobs, and notify some of the workers."""
         jobs = [self.mix.job(self.rng) for _ in range(count)]
         encoded = encode_jobs(jobs, max_payload_bytes=100_000)
-        self.as_client(store.enqueue.ENQUEUE, *store.enqueue.arguments(encoded))
+        self.as_client(*store.enqueue.ENQUEUE.bind(**store.enqueue.arguments(encoded)))
         self.announce(sorted(encoded.lanes()))
 
     def announce(self, lanes: list[Lane]) -> None:
@@ -219,7 +219,7 @@ class Simulation:
         """Enqueue one more job without a notification; its handler returns after so many seconds."""
         job = NewJob(job_type, [("return", seconds)], queue="a", max_retries=1)
         encoded = encode_jobs([job], max_payload_bytes=100_000)
-        self.as_client(store.enqueue.ENQUEUE, *store.enqueue.arguments(encoded))
+        self.as_client(*store.enqueue.ENQUEUE.bind(**store.enqueue.arguments(encoded)))
 
     async def until_all_ended(self, seconds: float, words: str) -> None:
         until = self.loop.time() + seconds

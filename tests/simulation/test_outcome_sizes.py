@@ -40,7 +40,7 @@ def test_outcomes_of_any_size_are_recorded_in_bounded_tries(
         # All of them run at once, and end at the same moment.
         jobs = [NewJob("work", [(behaviour, 1.0)], queue="a") for behaviour in batch]
         encoded = encode_jobs(jobs, max_payload_bytes=100_000)
-        simulation.as_client(store.enqueue.ENQUEUE, *store.enqueue.arguments(encoded))
+        simulation.as_client(*store.enqueue.ENQUEUE.bind(**store.enqueue.arguments(encoded)))
         await simulation.start_node(whole=True, slots=len(batch))
         await simulation.until_all_ended(400.0, "not all outcomes were recorded")
         await simulation.stop_all()

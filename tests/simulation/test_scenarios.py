@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.statements import sql
+from tests.jobs.statements import statement
 from tests.simulation.clock import Process
 from tests.simulation.fault_model import CALM, End, Fate, FaultModel
 from tests.simulation.handlers import UNSERVED_TYPE
@@ -21,7 +21,7 @@ class Scripted(FaultModel):
     def __init__(self, **fates: list[Fate]) -> None:
         super().__init__(random.Random(0))
         self.over = True
-        self._fates = {sql(name): list(some) for name, some in fates.items()}
+        self._fates = {statement(name).sql: list(some) for name, some in fates.items()}
 
     def fate(self, statement: str) -> Fate:
         fates = self._fates.get(statement)

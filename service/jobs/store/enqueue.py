@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from service.jobs.core.encoded_jobs import EncodedJobs
 from service.jobs.core.fields import FIELDS, INPUTS, JobField
+from service.jobs.store.statement import Statement
 
 Fetch = Callable[..., Awaitable[Sequence[Any]]]
 """Runs a statement, given with its arguments, where the jobs are to be enqueued; returns its rows."""
@@ -27,20 +28,20 @@ ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL DO NOTHING
 
 
 @cache
-def _enqueue(answer: str = "", *, optional: tuple[str, ...] = ()) -> str:
+def _enqueue(answer: str = "", *, optional: tuple[str, ...] = ()) -> Statement:
     """Insert a batch; the named optional columns are left out where no job gives them.
 
     Shorter arrays are filled up with nulls: a column of defaults travels as an empty one.
     """
     inputs = [one for one in INPUTS if not one.optional or one.name in optional]
     fields = [field for field in FIELDS if field.inputs and field.inputs[0] in inputs]
-    arrays = ", ".join(f"${number}::{one.array_type}" for number, one in enumerate(inputs, 1))
-    return f"""
+    arrays = ", ".join(f":{one.name}::{one.array_type}" for one in inputs)
+    return Statement(f"""
 INSERT INTO finmind_jobs.jobs_live ({", ".join(field.name for field in fields)}, lease_token)
 SELECT {", ".join(map(_value, fields))}, {_CHECKED}
 FROM unnest({arrays})
   WITH ORDINALITY AS r({", ".join(one.name for one in inputs)}, position)
-{answer}"""
+{answer}""")
 
 
 def _value(field: JobField) -> str:
@@ -70,9 +71,9 @@ ENQUEUE_FOR_CALLERS: Final = _enqueue(_MADE, optional=("enqueued_by",))
 ENQUEUE_KEYED_FOR_CALLERS: Final = _enqueue(_KEYED, optional=("enqueued_by",))
 
 
-KEY_HOLDERS: Final = """
-SELECT id, created_at, next_run_at, unique_key FROM finmind_jobs.jobs_live WHERE unique_key = ANY ($1::text[])
-"""
+KEY_HOLDERS: Final = Statement("""
+SELECT id, created_at, next_run_at, unique_key FROM finmind_jobs.jobs_live WHERE unique_key = ANY (:keys::text[])
+""")
 
 
 async def insert(fetch: Fetch, jobs: EncodedJobs) -> Sequence[Any]:
@@ -96,19 +97,20 @@ async def insert_keyed(fetch: Fetch, jobs: EncodedJobs) -> Sequence[Any]:
 
 async def key_holders(fetch: Fetch, keys: Collection[str]) -> Sequence[Any]:
     """The live jobs that hold these keys: rows as `insert_keyed` returns them."""
-    return await fetch(KEY_HOLDERS, sorted(keys))
+    return await fetch(*KEY_HOLDERS.bind(keys=sorted(keys)))
 
 
 async def _run(fetch: Fetch, jobs: EncodedJobs, answer: str) -> Sequence[Any]:
     optional = tuple(one.name for one in INPUTS if one.optional and jobs.gives(one.name))
-    return await fetch(_enqueue(answer, optional=optional), *arguments(jobs, optional=optional))
+    statement = _enqueue(answer, optional=optional)
+    return await fetch(*statement.bind(**arguments(jobs, optional=optional)))
 
 
-def arguments(jobs: EncodedJobs, *, optional: Collection[str] = ()) -> list[Sequence[Any]]:
+def arguments(jobs: EncodedJobs, *, optional: Collection[str] = ()) -> dict[str, Sequence[Any]]:
     """The arrays of an ENQUEUE statement."""
-    return [
-        () if column.count(one.default) == len(column) else column
+    return {
+        one.name: () if column.count(one.default) == len(column) else column
         for one in INPUTS
         if not one.optional or one.name in optional
         for column in (jobs.columns[one.name],)
-    ]
+    }
