@@ -16,10 +16,6 @@ VANISHED_SECONDS: Final = 60.0
 or its network closes no connection: TCP would notice after two hours, and nobody would lead
 meanwhile. One that was merely slow leads again, or another does: each duty may be done twice."""
 
-_KEEPALIVE: Final = "SELECT 1"
-"""Sent without parameters, hence by the simple protocol: the extended one would leave a portal open
-until the next statement, and its snapshot would hold back vacuum all that time."""
-
 _log = get_logger(__name__)
 
 
@@ -49,14 +45,10 @@ class Leader:
             # Another connection: the lock went with the old one.
             self.step_down()
             connection = await self._link.connection()
-        if not connection.is_in_transaction():
-            await connection.execute("BEGIN")
-        if not await store.leadership.try_lead(connection, self._database.schema):
-            await connection.execute("ROLLBACK")
+        if not await store.leadership.take(
+            connection, schema=self._database.schema, idle_seconds=self._vanished_seconds
+        ):
             return False
-        await connection.execute(
-            f"SET LOCAL idle_in_transaction_session_timeout = {int(self._vanished_seconds * 1000)}"
-        )
         await self._keep_alive(connection)
         self.since = time.monotonic()
         WORKER_LEADER.set(1)
@@ -64,7 +56,7 @@ class Leader:
         return True
 
     async def _keep_alive(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-        await connection.execute(_KEEPALIVE)
+        await store.leadership.keep_alive(connection)
         self._next_keepalive = time.monotonic() + VANISHED_SECONDS / 4
 
     def step_down(self) -> None:
