@@ -219,7 +219,10 @@ async def test_a_drop_that_waits_for_a_reader_holds_up_nobody_else(
     try:
         await other.execute("SET lock_timeout = '500ms'")
 
-        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+        waiting = (
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
         await until(lambda: sql.fetchval(waiting))
         await other.fetch("SELECT count(*) FROM background_jobs")
         assert old in await days(sql)

@@ -21,7 +21,9 @@ LANE = Lane("lost.answers", 2)
 CLAIM = (LANE.queue.encode(), b"mail")
 """A claim alone names both a lane and a type."""
 
-HELD = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%WITH due%'"
+HELD = """
+SELECT count(*) FROM pg_stat_activity
+WHERE wait_event_type = 'Lock' AND query LIKE '%WITH due%' AND datname = current_database()"""
 LOOKED_FOR = """
 SELECT count(*) FROM pg_stat_activity
 WHERE state = 'idle' AND query LIKE '%r.worker_id = $3%' AND datname = current_database()"""
