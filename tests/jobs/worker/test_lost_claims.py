@@ -26,7 +26,7 @@ SELECT count(*) FROM pg_stat_activity
 WHERE wait_event_type = 'Lock' AND query LIKE '%WITH due%' AND datname = current_database()"""
 LOOKED_FOR = """
 SELECT count(*) FROM pg_stat_activity
-WHERE state = 'idle' AND query LIKE '%r.worker_id = $3%' AND datname = current_database()"""
+WHERE state = 'idle' AND query LIKE '%r.worker_id = $%<> ALL%' AND datname = current_database()"""
 HOLD_CLAIMS = "ALTER SEQUENCE background_job_lease_tokens CACHE 1"
 """Until its transaction ends no claim gets a token: each waits with its rows locked."""
 
