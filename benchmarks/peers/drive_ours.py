@@ -11,13 +11,13 @@ from service.observability.logging import configure_logging
 
 
 class Ours(Peer):
-    """As `make bench` runs it, history kept."""
+    """By the default configuration, history kept."""
 
     unfinished = "SELECT FROM finmind_jobs.background_jobs WHERE status IN ('PENDING', 'RUNNING')"
     kept = "SELECT FROM finmind_jobs.background_jobs WHERE status NOT IN ('PENDING', 'RUNNING')"
 
     async def open(self, url: str, handle: Handler) -> None:
-        options = settings(worker_concurrency=600, claim_batch_size=200, log_level="ERROR")
+        options = settings(log_level="ERROR")
         configure_logging(options)
         handlers = Registry()
 
