@@ -133,9 +133,9 @@ class Passes:
 async def _run_due(pipeline: Pipeline, summary: ProcessSummary, limit: int) -> None:
     """Claim and run, from as many lanes as there are."""
     while summary.processed < limit:
-        await pipeline.claimer.listing.once()
+        last = await pipeline.claimer.plan.list_lanes()
         await _run_due_of_listed(pipeline, summary, limit)
-        if pipeline.claimer.listing.complete:
+        if last:
             return
 
 
@@ -147,9 +147,9 @@ async def _run_due_of_listed(pipeline: Pipeline, summary: ProcessSummary, limit:
         summary.processed += claimed
         if claimed:
             give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
-        if pipeline.claimer.walks_on:
+        if pipeline.claimer.plan.walks_on:
             continue
-        if asked and not claimed and not (executor.unfinished and slots.withheld):
+        if asked and not claimed and not (executor.unfinished and slots.queues.at_limit):
             return
         if executor.unfinished:
             await executor.wait_for_one()

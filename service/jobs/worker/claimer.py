@@ -1,8 +1,8 @@
-"""When and what to claim: free slots, lanes and floors, wake-ups and polling."""
+"""Keep the slots of a worker filled: slots, plan, claim, admit, start; wake-ups and polling."""
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -13,14 +13,13 @@ from service.jobs.batch_limit import BatchLimit
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobId
 from service.jobs.core.lane import Lane, LaneRequest
+from service.jobs.flow.admission import Admission
 from service.jobs.handlers.registry import Registry
 from service.jobs.loops import Pause
 from service.jobs.worker import lease_clock
 from service.jobs.worker.claim_recovery import ClaimRecovery
 from service.jobs.worker.executor import Executor
-from service.jobs.worker.plan.lane_watcher import LaneWatcher
-from service.jobs.worker.plan.lanes import Lanes
-from service.jobs.worker.plan.windows import Windows
+from service.jobs.worker.plan.claim_plan import ClaimPlan
 from service.jobs.worker.refused_claims import RefusedClaims
 from service.jobs.worker.settler import Settler
 from service.jobs.worker.slots import Slots
@@ -31,18 +30,6 @@ from service.settings import Settings
 
 GATHER_SECONDS: Final = 0.003
 """While all slots are busy: how long a claim waits for more than one of them to become free."""
-
-SWEEP_SHARE: Final = 0.05
-"""Share of the time that sweeps may take: dear ones (dead index entries) come more rarely."""
-
-FIRST_LISTING_SECONDS: Final = 0.05
-"""How long a new worker waits for its first listing, before it looks where jobs came recently."""
-
-MIN_SWEEP_SECONDS: Final = 0.1
-
-DEAR_CLAIM_SECONDS: Final = 0.02
-EMPTY_CLAIM_SHARE: Final = 0.1
-"""Share of the time that dear claims may take which bring nothing."""
 
 _log = get_logger(__name__)
 
@@ -61,6 +48,7 @@ class Claimer:
         executor: Executor,
         settler: Settler,
         worker_id: Callable[[], int],
+        admission: Admission,
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -75,33 +63,22 @@ class Claimer:
             lease_seconds=settings.lease_seconds,
             held=lambda: executor.runs | settler.unsettled(),
         )
-        self._lanes = Lanes(settings.worker_queues, slots)
+        self._admission = admission
         self._woken = asyncio.Event()
-        self.listing = LaneWatcher(
-            settings,
-            link=lanes_link,
-            lanes=self._lanes,
-            wake=self._woken.set,
+        self.plan = ClaimPlan(
+            settings, link=link, lanes_link=lanes_link, queues=slots.queues, wake=self._woken.set
         )
-        self._windows, self._sweep_windows = Windows(link), Windows(link)
         self._refused = RefusedClaims(
             link,
             lanes=self._claim_lanes,
             one=self._claim_one,
             max_errors=settings.max_error_entries,
         )
-        self._next_sweep = 0.0
         self._leased_at = 0.0
         self._backlog = False
         self._ahead = 0
-        """How many jobs more than slots are free the next claim may bring."""
-        self._fastest_claim = float("inf")
-        self._empty_claim_walked = 0.0
+        """How many jobs more than slots are free the next round may bring."""
         self._stopping = asyncio.Event()
-        self.rest_seconds = 0.0
-        """How long to rest after the last claim, which walked far and found nothing."""
-        self.walks_on = False
-        """Whether the last claim came to the end of a window, and more is due behind it."""
         self.last_loop_at = time.monotonic()
         """When the loop last came round: /health/ready looks at it."""
         self._limit = BatchLimit(
@@ -110,16 +87,9 @@ class Claimer:
         self.claims_fail_since: float | None = None
         """Monotonic time of the first of the failures that no claim has come through since."""
 
-    def begin(self, now: float) -> None:
-        """The worker was entered at that time, epoch seconds by the database's clock."""
-        self._lanes.saw_time(now)
-
     def wake(self, lanes: Iterable[Lane]) -> None:
-        """Jobs were committed in these lanes (or, with none, somewhere)."""
-        known = list(lanes)
-        self._lanes.add(known)
-        if not known:
-            self.listing.ask()
+        """Jobs were committed in these lanes; with none, somewhere."""
+        self.plan.wake(list(lanes))
         self._woken.set()
 
     def stop(self) -> None:
@@ -130,8 +100,8 @@ class Claimer:
 
     async def run(self) -> None:
         """Claim until stopped."""
-        self._slots.on_limit_freed = self._woken.set
-        await self._find_first_lanes()
+        self._slots.queues.on_limit_freed = self._woken.set
+        await self.plan.find_first_lanes(self._pause)
         failures = Pause()
         pause = self._settings.poll_min_seconds
         while not self._stopping.is_set():
@@ -157,7 +127,7 @@ class Claimer:
             self.claims_fail_since = None
             self._limit.succeeded(time.monotonic() - began)
             self._backlog = claimed >= asked
-            if self._backlog or self.walks_on:
+            if self._backlog or self.plan.walks_on:
                 continue
             if claimed:
                 # Others' claims may have hidden some: look again soon.
@@ -165,107 +135,42 @@ class Claimer:
                 await self._idle(GATHER_SECONDS)
             else:
                 await self._rest()
-                until_due = self.listing.seconds_until_due() or pause
+                until_due = self.plan.seconds_until_due() or pause
                 await self._idle(min(pause, until_due, self.recovery.seconds_until_look))
                 pause = min(pause * 2, self._settings.poll_max_seconds)
 
-    async def _find_first_lanes(self) -> None:
-        """Begin where jobs came recently, if the first listing takes a while."""
-        until = time.monotonic() + FIRST_LISTING_SECONDS
-        while (left := until - time.monotonic()) > 0:
-            if self.listing.listed or self._lanes.known() or self._stopping.is_set():
-                return
+    async def _pause(self, seconds: float) -> bool:
+        """Wait for a wake-up; False when claiming is over."""
+        if not self._stopping.is_set():
             self._woken.clear()
-            await self._idle(left)
-        await self.listing.add_recent(self._link)
+            await self._idle(seconds)
+        return not self._stopping.is_set()
 
-    async def claim_once(self, most: int, *, ahead: int = 0) -> tuple[int, int]:
-        """One claim and the start of what it brought; how many came, and how many could have.
+    async def claim_once(self, limit: int, *, ahead: int = 0) -> tuple[int, int]:
+        """One round of claims and the start of what they brought.
 
-        It brings as many as slots are free, and up to `ahead` more where no sweep is due.
+        It brings as many jobs as slots are free, and up to `ahead` more where no sweep is due.
+
+        Returns:
+            How many jobs came, and how many could have.
         """
         async with self._slots.claiming:
             free = self._slots.free
-            sweeping = free > 0 and time.monotonic() >= self._next_sweep
-            asked = min(most, free + ahead if free and not sweeping else free)
-            self.rest_seconds = 0.0
-            self.walks_on = False
+            sweeping = self.plan.start_round()
+            asked = min(limit, free + ahead if free and not sweeping else free)
             claimed = 0
-            whole = False
-            if sweeping:
-                whole = self._lanes.sweeps_whole
-                claimed, complete = await self._sweep(asked)
-                whole = whole and complete
-            if claimed < asked and not whole:
-                claimed += await self._claim_from_floors(asked - claimed)
+            while claimed < asked and (step := await self.plan.next(asked - claimed)):
+                jobs, full = await self._claim(step.requests, limit=asked - claimed)
+                self.plan.returned(step, jobs, full=full)
+                # The lease began no earlier than the statement: this process's view of it ends first.
+                lease_deadline = self._leased_at + self._settings.lease_seconds
+                admitted, _ = await self._admission.admit(jobs)
+                await self._starter.start(admitted, lease_deadline=lease_deadline)
+                claimed += len(jobs)
             return claimed, asked
 
-    async def _sweep(self, most: int) -> tuple[int, bool]:
-        """Claim what lies below the floors, or a slice of it: late commits, expired leases.
-
-        How many came, and whether that was all of the slice.
-        """
-        began = time.monotonic()
-        requests = self._lanes.requests(most=most, from_floor=False)
-        if not requests:
-            self._lanes.skip_slice()
-            self._next_sweep = began + MIN_SWEEP_SECONDS
-            return 0, True
-        requests = await self._sweep_windows.narrow(requests)
-        sent = time.monotonic()
-        jobs, full = await self._claim(requests, limit=most)
-        walked = self._walked(time.monotonic() - sent)
-        complete = self._lanes.swept(requests, jobs, walked, full=full)
-        self._sweep_windows.claimed(
-            requests,
-            walked_seconds=walked,
-            full=full,
-            unknown_ahead=self._lanes.sweeps_first,
-        )
-        took = time.monotonic() - began
-        # A full sweep too: it took the floors down with it, and the rest lies above them.
-        self._next_sweep = began + min(
-            max(took / SWEEP_SHARE, MIN_SWEEP_SECONDS), self._settings.sweep_seconds
-        )
-        await self._begin(jobs, began=sent, from_floor=False, full=full)
-        return len(jobs), complete
-
-    async def _claim_from_floors(self, most: int) -> int:
-        requests = self._lanes.requests(most=most, from_floor=True)
-        if not requests:
-            return 0
-        requests = await self._windows.narrow(requests)
-        began = time.monotonic()
-        jobs, full = await self._claim(requests, limit=most)
-        walked = self._walked(time.monotonic() - began)
-        self._windows.claimed(requests, walked_seconds=walked, full=full)
-        # One that was slow says nothing: the network may have been, or this process stood still.
-        dear, self._empty_claim_walked = (
-            min(walked, self._empty_claim_walked), 0.0 if jobs else walked
-        )  # fmt: skip
-        if not jobs and dear > DEAR_CLAIM_SECONDS:
-            # They walked far: jobs of types that are served elsewhere.
-            self.rest_seconds = min(dear / EMPTY_CLAIM_SHARE, self._settings.sweep_seconds)
-        if not full:
-            self.walks_on = self._lanes.exhausted(requests, jobs, began=began)
-        await self._begin(jobs, began=began, from_floor=True, full=full)
-        return len(jobs)
-
-    def _walked(self, took_seconds: float) -> float:
-        """How long a claim walked: what the fastest of all took is the way there and back."""
-        self._fastest_claim = min(took_seconds, self._fastest_claim)
-        return took_seconds - self._fastest_claim
-
-    async def _begin(
-        self, jobs: list[ClaimedJob], *, began: float, from_floor: bool, full: bool
-    ) -> None:
-        self._lanes.claimed(jobs, began=began, from_floor=from_floor, full=full)
-        # The lease began no earlier than the statement: this process's view of it ends first.
-        lease_deadline = self._leased_at + self._settings.lease_seconds
-        await self._starter.start(jobs, lease_deadline=lease_deadline)
-
     async def _claim(
-        self, requests: list[LaneRequest], *, limit: int
+        self, requests: Sequence[LaneRequest], *, limit: int
     ) -> tuple[list[ClaimedJob], bool]:
         """Up to `limit` jobs, and whether there may be more of them in the same place."""
         self._leased_at = lease_clock.now()
@@ -286,7 +191,7 @@ class Claimer:
                 max_errors=self._settings.max_error_entries,
             )
 
-    async def _claim_lanes(self, requests: list[LaneRequest], limit: int) -> list[ClaimedJob]:
+    async def _claim_lanes(self, requests: Sequence[LaneRequest], limit: int) -> list[ClaimedJob]:
         with self.recovery.expected(requests):
             return await store.claim.take(
                 self._link,
@@ -316,9 +221,9 @@ class Claimer:
 
     async def _rest(self) -> None:
         """Rest after a claim that walked far and found nothing; no wake-up cuts it short."""
-        if self.rest_seconds:
+        if self.plan.rest_seconds:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self.rest_seconds):
+                async with asyncio.timeout(self.plan.rest_seconds):
                     await self._stopping.wait()
 
     async def _idle(self, seconds: float) -> None:

@@ -10,6 +10,7 @@ from service.db.engine import Database
 from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
 from service.jobs.core.outcomes import Outcome
+from service.jobs.flow.admission import Admission
 from service.jobs.handlers.registry import Registry, registry
 from service.jobs.loops import Loop
 from service.jobs.store.workers import WorkerEntry
@@ -44,6 +45,7 @@ class Pipeline:
         *,
         handlers: Registry = registry,
         slots: Slots | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self.settings = settings
         self.handlers = handlers
@@ -78,6 +80,7 @@ class Pipeline:
             executor=self.executor,
             settler=self.settler,
             worker_id=lambda: self.worker_id,
+            admission=admission or Admission(),
         )
         heartbeat = Heartbeat(
             settings,
@@ -104,7 +107,7 @@ class Pipeline:
             DATABASE_ERRORS: the database does not answer.
         """
         self.worker_id, now = await store.workers.register(self.link, **self._entry())
-        self.claimer.begin(now)
+        self.claimer.plan.begin(now)
         for loop in self.loops:
             loop.start()
 

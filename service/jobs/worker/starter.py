@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from service.jobs.core.claimed_job import ClaimedJob
@@ -46,7 +47,7 @@ class Starter:
         ended = self._slots.used <= self._used_before
         return self._brought if ended and time.monotonic() - began < AHEAD_SECONDS else 0
 
-    async def start(self, jobs: list[ClaimedJob], *, lease_deadline: float) -> None:
+    async def start(self, jobs: Sequence[ClaimedJob], *, lease_deadline: float) -> None:
         """Start the jobs, and give back those that no slot comes free for."""
         self._brought, self._used_before = len(jobs), self._slots.used
         if not jobs:

@@ -34,7 +34,7 @@ class Worker:
         claimer = self._pipeline.claimer
         self._claims = Loop("claimer", claimer.run)
         self._others = [
-            Loop("lanes", claimer.listing.watch),
+            Loop("lanes", claimer.plan.watch_lanes),
             Loop("maintenance", self._maintenance.run),
         ]
         if settings.database_listen:

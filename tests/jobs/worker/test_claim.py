@@ -10,10 +10,12 @@ from prometheus_client import REGISTRY
 
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, enqueue_batch, store
+from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.lane import LANE_START, Lane, LaneHead, LaneRequest, Position
-from service.jobs.worker import claimer
+from service.jobs.flow.queues import QueuePolicies
+from service.jobs.worker.plan import claim_plan
+from service.jobs.worker.plan.claim_plan import Step
 from service.jobs.worker.plan.lanes import Lanes
-from service.jobs.worker.slots import Slots
 from tests.jobs.claims import claim
 from tests.jobs.conftest import Put, StartWorker
 from tests.jobs.waiting import occurs, until, until_ended, until_true
@@ -227,13 +229,13 @@ async def test_under_a_backlog_claims_go_on_from_the_watermark(
     database: Database, sql: Any
 ) -> None:
     await enqueue_batch(sql, [NewJob("mail") for _ in range(50)])
-    lanes = Lanes(("*",), Slots(10))
+    lanes = Lanes(QueuePolicies.parse(("*",)))
     lanes.add([Lane("default", 2)])
-    (sweep,) = lanes.requests(most=10, from_floor=True)
+    (sweep,) = lanes.requests(10)
     assert sweep.floor == LANE_START
     jobs = await claim(database, ["mail"], limit=10)
-    lanes.claimed(jobs, began=time.monotonic(), from_floor=False, full=True)
-    (request,) = lanes.requests(most=10, from_floor=True)
+    lanes.swept(jobs, began=time.monotonic(), full=True)
+    (request,) = lanes.requests(10)
     assert request.floor == Position(jobs[0].due_at, jobs[0].id)
 
 
@@ -243,17 +245,17 @@ async def test_a_worker_with_a_backlog_seldom_sweeps(
     seen = recorder(handlers, "mail")
     await enqueue_batch(sql, [NewJob("mail", {"n": n}) for n in range(1_000)])
     worker = await start_worker(worker_concurrency=10, sweep_seconds=60)
-    asked = []
-    lanes = worker._pipeline.claimer._lanes
-    ask = lanes.requests
+    sweeps = []
+    plan = worker._pipeline.claimer.plan
+    returned = plan.returned
 
-    def spy(*, most: int, from_floor: bool) -> list[LaneRequest]:
-        asked.append(from_floor)
-        return ask(most=most, from_floor=from_floor)
+    def spy(step: Step, jobs: list[ClaimedJob], *, full: bool) -> None:
+        sweeps.append(step.sweeps)
+        returned(step, jobs, full=full)
 
-    lanes.requests = spy  # type: ignore[method-assign]
+    plan.returned = spy  # type: ignore[method-assign]
     await until_true(lambda: len(seen) == 1_000)
-    assert asked.count(False) < len(asked) / 3
+    assert sweeps.count(True) < len(sweeps) / 3
 
 
 async def test_a_job_below_the_watermark_is_found_despite_a_backlog(
@@ -315,40 +317,40 @@ async def test_two_slow_claims_that_find_nothing_are_followed_by_a_rest(
 ) -> None:  # fmt: skip
     recorder(handlers, "ours")
     worker = await start_worker(poll_min_seconds=10, poll_max_seconds=60)
-    engine_claimer = worker._pipeline.claimer
+    claimer = worker._pipeline.claimer
     worker.stop_claiming()
     await worker._claims.join(timeout_seconds=5)
     await put("foreign", {"n": 1})
-    await engine_claimer.listing.once()
-    engine_claimer._fastest_claim = 0.0  # as if the way to the database took nothing
-    engine_claimer._next_sweep = float("inf")
-    monkeypatch.setattr(claimer, "DEAR_CLAIM_SECONDS", 10**9)
-    assert await engine_claimer.claim_once(10) == (0, 10)
-    assert engine_claimer.rest_seconds == 0
-    monkeypatch.setattr(claimer, "DEAR_CLAIM_SECONDS", 0)
-    monkeypatch.setattr(claimer, "EMPTY_CLAIM_SHARE", 10**-9)
-    assert await engine_claimer.claim_once(10) == (0, 10)
-    assert engine_claimer.rest_seconds == 0.1  # SWEEP_SECONDS of these tests: no longer than that
-    monkeypatch.setattr(claimer, "EMPTY_CLAIM_SHARE", 1)
-    assert await engine_claimer.claim_once(10) == (0, 10)
-    assert 0 < engine_claimer.rest_seconds <= 0.1
+    await claimer.plan._watcher.once()
+    claimer.plan._fastest_claim = 0.0  # as if the way to the database took nothing
+    claimer.plan._next_sweep = float("inf")
+    monkeypatch.setattr(claim_plan, "SLOW_CLAIM_SECONDS", 10**9)
+    assert await claimer.claim_once(10) == (0, 10)
+    assert claimer.plan.rest_seconds == 0
+    monkeypatch.setattr(claim_plan, "SLOW_CLAIM_SECONDS", 0)
+    monkeypatch.setattr(claim_plan, "EMPTY_CLAIM_SHARE", 10**-9)
+    assert await claimer.claim_once(10) == (0, 10)
+    assert claimer.plan.rest_seconds == 0.1  # SWEEP_SECONDS of these tests: no longer than that
+    monkeypatch.setattr(claim_plan, "EMPTY_CLAIM_SHARE", 1)
+    assert await claimer.claim_once(10) == (0, 10)
+    assert 0 < claimer.plan.rest_seconds <= 0.1
     await put("ours", {"n": 2})
-    assert await engine_claimer.claim_once(10) == (1, 10)
-    assert engine_claimer.rest_seconds == 0
-    assert await engine_claimer.claim_once(10) == (0, 10)
-    assert engine_claimer.rest_seconds == 0  # a single one says nothing
+    assert await claimer.claim_once(10) == (1, 10)
+    assert claimer.plan.rest_seconds == 0
+    assert await claimer.claim_once(10) == (0, 10)
+    assert claimer.plan.rest_seconds == 0  # a single one says nothing
 
 
 async def test_a_worker_that_rests_stops_at_once(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(claimer, "DEAR_CLAIM_SECONDS", 0)
-    monkeypatch.setattr(claimer, "EMPTY_CLAIM_SHARE", 10**-9)
-    monkeypatch.setattr(claimer.Claimer, "_walked", lambda _, took: took)
+    monkeypatch.setattr(claim_plan, "SLOW_CLAIM_SECONDS", 0)
+    monkeypatch.setattr(claim_plan, "EMPTY_CLAIM_SHARE", 10**-9)
+    monkeypatch.setattr(claim_plan.ClaimPlan, "_walked", lambda _, took: took)
     recorder(handlers, "ours")
     await put("foreign", {"n": 1})
     worker = await start_worker(sweep_seconds=60)
-    await until_true(lambda: worker._pipeline.claimer.rest_seconds > 0)
+    await until_true(lambda: worker._pipeline.claimer.plan.rest_seconds > 0)
     async with asyncio.timeout(5):
         await worker.stop()

@@ -12,11 +12,13 @@ from service.jobs import NewJob, Registry, enqueue_batch, process_due_jobs, stor
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobId, LeaseToken
 from service.jobs.core.lane import MAX_LANES, Lane, LaneHead
+from service.jobs.flow.queues import QueuePolicies
 from service.jobs.maintenance.maintainer import Maintainer
 from service.jobs.worker.pipeline import Pipeline
-from service.jobs.worker.plan.lane_watcher import DEAR_LISTING_SECONDS
-from service.jobs.worker.plan.lanes import FLOOR_WINDOW_JOBS, HEAD_WINDOW_SECONDS, Lanes
-from service.jobs.worker.slots import Slots
+from service.jobs.worker.plan.lane_watcher import SLOW_LISTING_SECONDS
+from service.jobs.worker.plan.lanes import HEAD_WINDOW_SECONDS, Lanes
+from service.jobs.worker.plan.sweep import Sweep
+from service.jobs.worker.plan.watermark import WINDOW_JOBS
 from service.observability import metrics
 from service.observability.labels import LabelBound
 from service.observability.queue_gauges import clear_queue_gauges
@@ -102,9 +104,9 @@ async def test_a_worker_bound_to_a_queue_lists_that_alone(
     engine = Pipeline(database, quick(worker_queues="y,z:3"), handlers=handlers)
     await engine.start()
     try:
-        assert await engine.claimer.listing.once()
-        assert engine.claimer.listing.complete
-        assert set(engine.claimer._lanes.known()) == {Lane("z", 7), Lane("z", 2)}
+        assert await engine.claimer.plan._watcher.once()
+        assert engine.claimer.plan._watcher.complete
+        assert set(engine.claimer.plan._lanes.known()) == {Lane("z", 7), Lane("z", 2)}
     finally:
         await engine.stop(grace_seconds=0)
 
@@ -143,13 +145,13 @@ async def test_unserved_types_behind_a_thousand_lanes_fail(
 async def test_a_lane_with_a_backlog_is_kept_while_a_listing_goes_on_behind_it(
     database: Database, sql: Any
 ) -> None:
-    lanes = Lanes(("*",), Slots(10))
+    lanes = Lanes(QueuePolicies.parse(("*",)))
     busy, behind = Lane("default", 2), Lane("z", 2)
     await enqueue_batch(sql, [NewJob("mail") for _ in range(20)])
     lanes.replace([LaneHead(busy, NOON - 1, NOON)])
     for _ in range(3):
         jobs = await claim(database, ["mail"], limit=5)
-        lanes.claimed(jobs, began=time.monotonic(), from_floor=False, full=False)
+        lanes.swept(jobs, began=time.monotonic(), full=False)
         lanes.replace([LaneHead(behind, NOON - 1, NOON)])
         assert set(lanes.known()) == {busy, behind}
     # It brought nothing since: gone, unless it is listed.
@@ -158,96 +160,97 @@ async def test_a_lane_with_a_backlog_is_kept_while_a_listing_goes_on_behind_it(
 
 
 def test_an_unclaimed_lane_begins_at_its_first_job() -> None:
-    lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
+    lanes, lane = Lanes(QueuePolicies.parse(("*",))), Lane("default", 2)
     lanes.replace([LaneHead(lane, NOON - 60, NOON)])
-    (request,) = lanes.requests(most=10, from_floor=True)
+    (request,) = lanes.requests(10)
     assert NOON - 61 < request.floor.due_at < NOON - 60
 
 
 def test_a_watermark_of_a_scheduled_job_hides_none_due_now() -> None:
-    lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
+    lanes, lane = Lanes(QueuePolicies.parse(("*",))), Lane("default", 2)
     lanes.replace([LaneHead(lane, NOON + DAY, NOON)])
-    (request,) = lanes.requests(most=10, from_floor=True)
+    (request,) = lanes.requests(10)
     assert request.floor.due_at < NOON - 1  # its commit may have taken a while
 
 
 def test_an_empty_lane_keeps_its_watermark() -> None:
-    lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
+    lanes, lane = Lanes(QueuePolicies.parse(("*",))), Lane("default", 2)
     lanes.replace([LaneHead(lane, NOON, NOON)])
     lanes.replace([])
     assert lanes.known() == []
     lanes.add([lane])
-    (request,) = lanes.requests(most=10, from_floor=True)
+    (request,) = lanes.requests(10)
     assert request.floor.due_at > NOON - HEAD_WINDOW_SECONDS - 1
 
 
 def test_a_lane_that_only_a_wake_up_named_begins_at_what_came_lately() -> None:
-    lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
+    lanes, lane = Lanes(QueuePolicies.parse(("*",))), Lane("default", 2)
     lanes.saw_time(NOON)
     lanes.add([lane])
-    (request,) = lanes.requests(most=10, from_floor=True)
+    (request,) = lanes.requests(10)
     assert request.floor.due_at == NOON - HEAD_WINDOW_SECONDS
     # What was there before is found by the listing, and by the sweep.
     lanes.replace([LaneHead(lane, NOON - DAY, NOON)])
-    (request,) = lanes.requests(most=10, from_floor=True)
+    (request,) = lanes.requests(10)
     assert request.floor.due_at < NOON - DAY
 
 
 def test_a_slice_ends_where_the_claims_from_the_watermark_begin() -> None:
-    lanes = Lanes(("*",), Slots(10))
+    lanes = Lanes(QueuePolicies.parse(("*",)))
     behind, ahead = Lane("behind", 2), Lane("ahead", 2)
     lanes.replace([LaneHead(behind, NOON - DAY, NOON), LaneHead(ahead, NOON, NOON)])
-    assert lanes.requests(most=10, from_floor=False) == []  # the first slice is above all floors
-    lanes.skip_slice()
-    (request,) = lanes.requests(most=10, from_floor=False)
+    sweep = Sweep(lanes)
+    assert sweep.requests(10) == []  # the first slice is above all watermarks
+    sweep.skip_slice()
+    (request,) = sweep.requests(10)
     assert request.lane == ahead
     assert request.due_before == pytest.approx(NOON - HEAD_WINDOW_SECONDS, abs=1)
 
 
 def test_a_lane_begins_where_it_is_first_listed() -> None:
-    lanes, lane = Lanes(("*",), Slots(10)), Lane("default", 2)
+    lanes, lane = Lanes(QueuePolicies.parse(("*",))), Lane("default", 2)
     lanes.saw_time(NOON)
     lanes.add([lane])
     job = claimed_job(1, due_at=NOON - 1)
     before = time.monotonic()
-    lanes.claimed([job], began=before, from_floor=True, full=False)
+    lanes.claimed([job], began=before)
     for floor in (NOON - DAY, NOON - 1, NOON - 1):
         lanes.replace([LaneHead(lane, NOON - DAY, NOON)])
         # What had been sent before is answered meanwhile; a sweep finds something that came recently.
-        lanes.claimed([job], began=before, from_floor=True, full=False)
-        lanes.claimed([job], began=before, from_floor=False, full=True)
-        lanes.claimed([job], began=time.monotonic(), from_floor=False, full=False)
-        (request,) = lanes.requests(most=10, from_floor=True)
+        lanes.claimed([job], began=before)
+        lanes.swept([job], began=before, full=True)
+        lanes.swept([job], began=time.monotonic(), full=False)
+        (request,) = lanes.requests(10)
         assert request.floor.due_at == pytest.approx(floor, abs=0.1)
-        lanes.claimed([job], began=time.monotonic(), from_floor=True, full=False)
+        lanes.claimed([job], began=time.monotonic())
 
 
 def test_a_lane_whose_first_job_runs_for_hours_is_not_walked_again() -> None:
-    lanes, lane, full = Lanes(("*",), Slots(10)), Lane("default", 2), Lane("full", 2)
+    lanes, lane, full = Lanes(QueuePolicies.parse(("*",))), Lane("default", 2), Lane("full", 2)
     lanes.replace([LaneHead(each, NOON - DAY, NOON) for each in (lane, full)])
-    asked = lanes.requests(most=2, from_floor=True)
+    asked = lanes.requests(2)
     assert {request.floor.due_at < NOON - DAY for request in asked} == {True}
     jobs = [claimed_job(n, due_at=NOON - DAY, queue="full") for n in range(2)]
     lanes.exhausted(asked, jobs, began=time.monotonic())
-    floors = {each.lane: each.floor for each in lanes.requests(most=2, from_floor=True)}
+    floors = {each.lane: each.floor for each in lanes.requests(2)}
     assert floors[lane].due_at == NOON - HEAD_WINDOW_SECONDS
     assert floors[full].due_at < NOON - DAY
     # Not by a claim that was sent before the lane was listed.
     late = Lane("late", 2)
     lanes.replace([LaneHead(late, NOON - DAY, NOON)])
-    lanes.exhausted(lanes.requests(most=2, from_floor=True), [], began=0.0)
-    (request,) = (each for each in lanes.requests(most=2, from_floor=True) if each.lane == late)
+    lanes.exhausted(lanes.requests(2), [], began=0.0)
+    (request,) = (each for each in lanes.requests(2) if each.lane == late)
     assert request.floor.due_at < NOON - DAY
 
 
 def test_a_watermark_lies_a_little_below_the_newest_claim() -> None:
-    lanes, lane = Lanes(("*",), Slots(10_000)), Lane("default", 2)
+    lanes, lane = Lanes(QueuePolicies.parse(("*",))), Lane("default", 2)
     lanes.replace([LaneHead(lane, NOON - DAY, NOON)])
-    batch = FLOOR_WINDOW_JOBS // 4
+    batch = WINDOW_JOBS // 4
     for turn in range(8):
         jobs = [claimed_job(turn * batch + n, due_at=NOON + turn) for n in range(batch)]
-        lanes.claimed(jobs, began=time.monotonic(), from_floor=True, full=True)
-    (request,) = lanes.requests(most=10, from_floor=True)
+        lanes.claimed(jobs, began=time.monotonic())
+    (request,) = lanes.requests(10)
     assert request.floor == (NOON + 4, 4 * batch)
 
 
@@ -286,12 +289,12 @@ async def test_after_a_listing_that_took_long_comes_a_rest_whoever_asks(
     async def dear(*_: object, **__: object) -> list[LaneHead]:
         nonlocal listings
         listings += 1
-        await asyncio.sleep(2 * DEAR_LISTING_SECONDS)
+        await asyncio.sleep(2 * SLOW_LISTING_SECONDS)
         return []
 
     monkeypatch.setattr(store.lanes, "listed", dear)
     claimer = Pipeline(database, quick(sweep_seconds=60), handlers=handlers).claimer
-    watching = asyncio.create_task(claimer.listing.watch())
+    watching = asyncio.create_task(claimer.plan.watch_lanes())
     for _ in range(100):
         claimer.wake([])  # something came somewhere
         await asyncio.sleep(0.01)
@@ -306,4 +309,4 @@ async def test_a_worker_forgets_lanes_that_are_empty(
     worker = await start_worker()
     for n in range(20):
         await until_ended(sql, await put("mail", queue=f"q{n}"))
-    await until_true(lambda: worker._pipeline.claimer._lanes.known() == [])
+    await until_true(lambda: worker._pipeline.claimer.plan._lanes.known() == [])

@@ -74,8 +74,8 @@ async def test_what_a_refused_claim_has_not_come_to_is_left_to_the_next(
     await sql.execute("UPDATE jobs_live SET next_run_at = now() - interval '1 hour'")
     engine = Pipeline(database, quick(), handlers=handlers)
     await engine.start()
-    await engine.claimer.listing.once()
-    engine.claimer._next_sweep = float("inf")
+    await engine.claimer.plan._watcher.once()
+    engine.claimer.plan._next_sweep = float("inf")
     assert [(await engine.claimer.claim_once(10))[0] for _ in range(2)] == [0, 1]
     await engine.stop(grace_seconds=5)
 

@@ -69,8 +69,8 @@ async def test_a_claim_walks_a_bounded_window_and_the_next_goes_on(
     pipeline: Pipeline, put: Put, sql: Any
 ) -> None:
     await put("ours")
-    await pipeline.claimer.listing.once()
-    pipeline.claimer._next_sweep = float("inf")
+    await pipeline.claimer.plan._watcher.once()
+    pipeline.claimer.plan._next_sweep = float("inf")
     walks = [await walked_by_a_claim(pipeline, sql) for _ in range(OTHERS // WINDOW_JOBS + 1)]
     # Once for where the window ends, once for the claim.
     assert max(read for _, read in walks) <= 2 * WINDOW_JOBS + 10
@@ -85,8 +85,8 @@ async def test_a_sweep_walks_a_bounded_window_and_the_next_goes_on(
     pipeline: Pipeline, put: Put, sql: Any
 ) -> None:
     await put("ours")
-    await pipeline.claimer.listing.once()
-    pipeline.claimer._next_sweep = float("inf")
+    await pipeline.claimer.plan._watcher.once()
+    pipeline.claimer.plan._next_sweep = float("inf")
     while (await walked_by_a_claim(pipeline, sql))[0] == 0:
         pass
     await sql.execute(
@@ -96,7 +96,7 @@ async def test_a_sweep_walks_a_bounded_window_and_the_next_goes_on(
     )
     walks: list[tuple[int, int]] = []
     while not any(claimed for claimed, _ in walks):
-        pipeline.claimer._next_sweep = 0.0
+        pipeline.claimer.plan._next_sweep = 0.0
         walks.append(await walked_by_a_claim(pipeline, sql))
         assert len(walks) < 100
     assert max(read for _, read in walks) <= 2 * WINDOW_JOBS + 1_000
@@ -106,8 +106,8 @@ async def test_after_a_claim_that_took_too_long_the_next_walks_a_window(
     pipeline: Pipeline, put: Put, sql: Any
 ) -> None:
     await put("ours")
-    await pipeline.claimer.listing.once()
-    pipeline.claimer._next_sweep = float("inf")
+    await pipeline.claimer.plan._watcher.once()
+    pipeline.claimer.plan._next_sweep = float("inf")
     assert (await walked_by_a_claim(pipeline, sql))[
         0
     ] == 1  # all was well, so the next trusts in it

@@ -10,6 +10,7 @@ from service.db.connection import Link
 from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
 from service.jobs.core.lane import MAX_LANES, Lane
+from service.jobs.flow.queues import QueuePolicies
 from service.jobs.loops import Pause
 from service.jobs.worker.plan.lanes import HEAD_WINDOW_SECONDS, Lanes
 from service.observability.logging import get_logger
@@ -22,7 +23,7 @@ rarely."""
 
 MAX_PAUSE_SECONDS: Final = 60.0
 
-DEAR_LISTING_SECONDS: Final = 0.25
+SLOW_LISTING_SECONDS: Final = 0.25
 """After one that took longer, `SWEEP_SECONDS` pass until the next, whoever asks for it."""
 
 RECENT_QUEUES: Final = 100
@@ -48,11 +49,13 @@ class LaneWatcher:
         *,
         link: Link,
         lanes: Lanes,
+        queues: QueuePolicies,
         wake: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._link = link
         self._lanes = lanes
+        self._queues = queues
         self._wake = wake
         self._asked = asyncio.Event()
         self._up_to: Lane | None = None
@@ -84,7 +87,7 @@ class LaneWatcher:
             # One that was slow says nothing: the network may have been, or this process stood still.
             dear, last_took = min(took, last_took), took
             # But the first is taken at its word: a second is asked for as soon as LISTEN stands.
-            rests = (dear if self.listed else took) > DEAR_LISTING_SECONDS
+            rests = (dear if self.listed else took) > SLOW_LISTING_SECONDS
             rest = self._settings.sweep_seconds if rests else 0.0
             self.listed = True
             await asyncio.sleep(rest)
@@ -102,7 +105,7 @@ class LaneWatcher:
             DATABASE_ERRORS: the database did not answer.
         """
         now = time.monotonic()
-        served = self._lanes.served
+        served = self._queues.served
         if served is not None:
             heads = await store.lanes.of_queues(self._link, served)
         else:
@@ -125,7 +128,7 @@ class LaneWatcher:
         try:
             lanes = await store.lanes.recent(
                 link,
-                self._lanes.served,
+                self._queues.served,
                 within_seconds=HEAD_WINDOW_SECONDS,
                 limit=RECENT_QUEUES,
             )

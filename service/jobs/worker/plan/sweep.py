@@ -1,104 +1,82 @@
-"""How a sweep walks what lies below the floors: down the due times, a slice at a step."""
+"""What a sweep asks for: jobs below the watermarks, committed late or under leases that ended."""
 
-from typing import Final
+from collections import Counter
+from collections.abc import Iterable
 
-WHOLE: Final = float("inf")
-
-DEAR_STEP_SECONDS: Final = 0.01
-"""A step that takes longer is followed by a smaller one."""
-
-CHEAP_STEP_SECONDS: Final = 0.0025
-
-FIRST_SPAN_SECONDS: Final = 1.0
-"""The first slice of a new sweep."""
-
-DEAR_SPAN_SECONDS: Final = 60.0
-"""The first slice after the whole, or a wider one, was too dear."""
-
-MIN_SPAN_SECONDS: Final = 0.1
-MAX_SPAN_SECONDS: Final = 1e9
-"""A slice that would be wider is the whole."""
-
-DEPTH_SHARE: Final = 0.02
-"""A slice is at least this share of how far down it lies, so that 1,200 steps come to the bottom
-whatever they take."""
-
-OLDEST: Final = 0.0
-"""Nothing was due before 1970; what says so is taken by the last step."""
+from service.jobs.core.claimed_job import ClaimedJob
+from service.jobs.core.lane import SLACK_SECONDS, Lane, LaneRequest, Position
+from service.jobs.worker.plan.lanes import Lanes
+from service.jobs.worker.plan.slices import WHOLE, Slices
 
 
 class Sweep:
-    """Which due times the next step takes, from the newest down to the oldest, and so on again.
+    """Sweeps all known lanes, a slice of due times at a step."""
 
-    As a rule one step takes them all. While a long transaction keeps PostgreSQL from removing the
-    index entries of jobs that have gone, each of those is walked, hundreds of thousands after some
-    minutes: claims would wait for the sweep. Then each step takes a slice of the due times, as wide
-    as can be walked in some milliseconds. The next round begins as the last one did, unless every
-    step of that was cheap: as long as there is so much to walk, no step takes the whole. The first
-    round is of slices too: nobody knows yet what there is.
-    """
-
-    def __init__(self) -> None:
-        self._below = WHOLE
-        self._span = FIRST_SPAN_SECONDS
-        self._top_span = FIRST_SPAN_SECONDS
-        """Of the first slice of a round."""
-        self._cheap = True
-        """Whether every step of this round was cheap."""
-        self.first_round = True
-        """Whether there are due times that no step has come to."""
-        self._newest = -WHOLE
-        self._cheap_below = DEAR_STEP_SECONDS
-        """Steps that took less are cheap: until one was dear, all others; from then on few."""
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        self._slices = Slices()
+        self._unfinished: dict[Lane, Position] = {}
+        """Lanes of which the slice is not walked to its end, and where it goes on."""
 
     @property
-    def slice(self) -> tuple[float, float]:
-        """Due times of the next step, epoch seconds: from (inclusive), and up to (exclusive)."""
-        if self._span == WHOLE or self._newest == -WHOLE:
-            return -WHOLE, self._below
-        top = min(self._below, self._newest)
-        low = top - max(self._span, (self._newest - top) * DEPTH_SHARE)
-        return (low if low > OLDEST else -WHOLE), self._below
+    def takes_all(self) -> bool:
+        """Whether the next step takes all that is due, above the watermarks as below them."""
+        return self._slices.slice == (-WHOLE, WHOLE) and not self._unfinished
 
-    def saw(self, due_at: float) -> None:
-        """By the database's clock it is at least so late: a job that was due then was there, say."""
-        self._newest = max(self._newest, due_at)
+    @property
+    def first_round(self) -> bool:
+        """Whether there are due times that no step has come to yet."""
+        return self._slices.first_round
 
-    def stepped(self, walked_seconds: float, *, full: bool) -> None:
-        """A step was made; where it came back `full` there is more of the same slice.
+    def requests(self, limit: int) -> list[LaneRequest]:
+        """What the next step asks of each lane; nothing where no lane reaches into its slice."""
+        self._slices.saw(self._lanes.newest)
+        low, below = self._slices.slice
+        whole = (low, below) == (-WHOLE, WHOLE)
+        requests = []
+        for lane, jobs in self._lanes.in_order(limit):
+            if self._unfinished and lane not in self._unfinished:
+                continue
+            # What lies above the watermark is for claims from there.
+            end = WHOLE if whole else min(below, self._lanes.watermark(lane).due_at + SLACK_SECONDS)
+            start = self._unfinished.get(lane, Position(low, 0))
+            if start.due_at < end:
+                requests.append(LaneRequest(lane, start, jobs, end))
+        return requests
+
+    def returned(
+        self,
+        requests: Iterable[LaneRequest],
+        jobs: Iterable[ClaimedJob],
+        walked_seconds: float,
+        *,
+        full: bool,
+    ) -> bool:
+        """Take in what a step brought.
 
         Args:
+            requests: what it asked for.
+            jobs: what came.
             walked_seconds: how long it took, the way to the database not counted.
-            full: whether it found as many jobs as it asked for.
+            full: whether there may be more in the same slice.
+
+        Returns:
+            Whether it came to the end of its slice, in every lane.
         """
-        low, below = self.slice
-        if walked_seconds > DEAR_STEP_SECONDS:
-            narrower = self._span * max(DEAR_STEP_SECONDS / walked_seconds, 0.1)
-            self._span = min(max(narrower, MIN_SPAN_SECONDS), DEAR_SPAN_SECONDS)
-            self._cheap_below = CHEAP_STEP_SECONDS
-        elif walked_seconds < self._cheap_below:
-            wider = self._span * 4
-            self._span = wider if wider <= MAX_SPAN_SECONDS else WHOLE
-        self._cheap = self._cheap and walked_seconds < self._cheap_below
-        if below == WHOLE:
-            self._top_span = self._span
-        if full:
-            return
-        if low == -WHOLE:
-            self._begin_round()
-        else:
-            self._below = low
+        many = Counter(job.queue for job in jobs)
+        if not full:
+            self._unfinished = {
+                request.lane: request.end
+                for request in requests
+                if request.goes_on and many[request.lane.queue] < request.most
+            }
+        if not self._unfinished:
+            self._slices.stepped(walked_seconds, full=full)
+        return not self._unfinished
 
-    def skip_to(self, below: float) -> None:
-        """Go on from there, or from the end of the slice: there is nothing for a step in between."""
-        low, _ = self.slice
-        below = min(low, below)
-        if below > OLDEST:
-            self._below = below
-        else:
-            self._begin_round()
-
-    def _begin_round(self) -> None:
-        self.first_round = False
-        self._below, self._span = WHOLE, WHOLE if self._cheap else self._top_span
-        self._cheap = True
+    def skip_slice(self) -> None:
+        """Go on to the next slice that some lane reaches into."""
+        self._unfinished = {}
+        highest = self._lanes.highest_due_at()
+        if highest is not None:  # else it is not known what the slice holds
+            self._slices.skip_to(highest + SLACK_SECONDS)

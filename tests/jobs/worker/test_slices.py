@@ -4,22 +4,22 @@ from itertools import pairwise
 
 import pytest
 
-from service.jobs.worker.plan.sweep import (
-    CHEAP_STEP_SECONDS,
-    DEAR_SPAN_SECONDS,
-    DEAR_STEP_SECONDS,
+from service.jobs.worker.plan.slices import (
     FIRST_SPAN_SECONDS,
     MIN_SPAN_SECONDS,
+    QUICK_STEP_SECONDS,
+    SLOW_SPAN_SECONDS,
+    SLOW_STEP_SECONDS,
     WHOLE,
-    Sweep,
+    Slices,
 )
 
 NOON = 1_800_000_000.0
-CHEAP, FAIR, DEAR = CHEAP_STEP_SECONDS / 2, DEAR_STEP_SECONDS / 2, DEAR_STEP_SECONDS * 100
+CHEAP, FAIR, DEAR = QUICK_STEP_SECONDS / 2, SLOW_STEP_SECONDS / 2, SLOW_STEP_SECONDS * 100
 
 
-def new_sweep() -> Sweep:
-    sweep = Sweep()
+def new_sweep() -> Slices:
+    sweep = Slices()
     sweep.saw(NOON)
     return sweep
 
@@ -41,12 +41,12 @@ def test_a_slow_sweep_goes_on_in_slices_from_the_newest_down() -> None:
     round_of(sweep, CHEAP)
     sweep.stepped(DEAR, full=False)
     low, below = sweep.slice
-    assert (low, below) == (NOON - DEAR_SPAN_SECONDS, WHOLE)
+    assert (low, below) == (NOON - SLOW_SPAN_SECONDS, WHOLE)
     sweep.stepped(FAIR, full=False)
-    assert sweep.slice == (low - DEAR_SPAN_SECONDS, low)
+    assert sweep.slice == (low - SLOW_SPAN_SECONDS, low)
 
 
-def round_of(sweep: Sweep, took: float) -> list[tuple[float, float]]:
+def round_of(sweep: Slices, took: float) -> list[tuple[float, float]]:
     """The slices from the next one down to the oldest, each step of which takes so long."""
     slices: list[tuple[float, float]] = []
     while not slices or slices[-1][0] != -WHOLE:
