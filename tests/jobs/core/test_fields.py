@@ -1,14 +1,17 @@
 """Every place that knows a job's columns agrees with `core.fields`."""
 
 from dataclasses import fields
+from inspect import signature
 from typing import Any
 
 from sqlalchemy.dialects import postgresql
 
 from service.api.schemas import JobIn, JobOut, JobSummaryOut
-from service.jobs import BackgroundJob, NewJob
+from service.jobs import BackgroundJob, NewJob, enqueue, store
+from service.jobs.core.encoded_jobs import encode_jobs
 from service.jobs.core.fields import FIELDS, INPUTS, LISTED
 from service.jobs.read.list import JobSummary
+from tests.jobs.statements import BY_SQL, statement, values_of
 
 COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, NULL), pg_get_expr(d.adbin, d.adrelid), a.attnotnull
@@ -56,6 +59,42 @@ def test_a_new_job_gives_what_the_statements_take() -> None:
     given = {one.name for one in fields(NewJob)}
     assert given == {one.name for one in INPUTS} - {"enqueued_by"}
     assert given == JobIn.model_fields.keys()
+    assert given == signature(enqueue).parameters.keys() - {"session"}
+    encoded = encode_jobs([NewJob("mail")], max_payload_bytes=1_000)
+    assert encoded.columns.keys() == {one.name for one in INPUTS}
+
+
+def test_the_api_hands_on_all_that_a_client_gives() -> None:
+    body = {
+        "job_type": "mail", "payload": {"n": 1}, "queue": "letters", "priority": 1,
+        "max_retries": 1, "timeout_seconds": 1.0, "run_at": "2030-01-01T00:00:00Z",
+        "unique_key": "k", "backoff": {},
+    }  # fmt: skip
+    job = JobIn.model_validate(body).to_new_job()
+    left_out = {one.name for one in fields(NewJob) if getattr(job, one.name) is None}
+    assert left_out == {"delay_seconds"}, "not both times may be given"
+
+
+async def test_a_column_of_defaults_travels_as_an_empty_array_and_an_optional_one_not_at_all() -> (
+    None
+):
+    plain, others = [NewJob("mail"), NewJob("mail")], [NewJob("mail"), NewJob("mail", priority=1)]
+    sent: list[tuple[str, dict[str, Any]]] = []
+
+    async def note(sql: str, *arrays: Any) -> list[Any]:
+        values = values_of(statement(BY_SQL[sql]), arrays)
+        sent.append((BY_SQL[sql], {name: array for name, array in values.items() if array}))
+        return []
+
+    for jobs, caller in ((plain, None), (others, None), (plain, "ann")):
+        encoded = encode_jobs(jobs, max_payload_bytes=1_000, caller=caller)
+        await store.enqueue.insert(note, encoded)
+    types = {"job_type": ("mail", "mail")}
+    assert sent == [
+        ("ENQUEUE", types),
+        ("ENQUEUE", types | {"priority": (2, 1)}),
+        ("ENQUEUE_FOR_CALLERS", types | {"enqueued_by": ("ann", "ann")}),
+    ]
 
 
 def test_the_api_shows_columns_under_their_names() -> None:
