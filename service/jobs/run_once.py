@@ -59,8 +59,8 @@ async def process_due_jobs(
 
     Args:
         database: where the jobs are: its URL, or the `Database` of a running service.
-        limit: jobs to take, at the most.
-        settings: concurrency, time-outs and so on; from the environment where None.
+        limit: limit on the jobs to take.
+        settings: concurrency, timeouts and so on; from the environment where None.
         handlers: the process's own where nothing is said.
         slots: those of a worker of this process, so that the two share its limits.
 

@@ -14,11 +14,11 @@ _STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 _WITH_EXPONENT: Final = re.compile(r"-?(\d)(?:\.(\d+))?e([+-]\d+)")
 
 MAX_STATEMENT_BYTES: Final = 4 * 2**20
-"""What one statement carries at the most, beside its last value: a tenth of a second's work, so that
+"""Limit on what one statement carries, beside its last value: a tenth of a second's work, so that
 no batch of large values runs into a timeout that each of them alone would not."""
 
 MAX_GROWTH: Final = 55
-"""How many times as long a JSON text can be at the most where PostgreSQL writes it: `5e-324` has 6
+"""How many times as long a JSON text can be where PostgreSQL writes it: `5e-324` has 6
 characters here and 326 there."""
 
 
@@ -117,5 +117,5 @@ def load_json(text: str) -> Any:
 
 
 def bytes_bound(text: str) -> int:
-    """How many bytes a text takes as UTF-8, at the most: without encoding it."""
+    """How many bytes a text takes as UTF-8 at most, without encoding it."""
     return len(text) if text.isascii() else 4 * len(text)

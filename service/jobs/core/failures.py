@@ -54,7 +54,7 @@ class Failure:
 
     @property
     def size(self) -> int:
-        """How many bytes its texts take, at the most."""
+        """How many bytes its texts take at most."""
         return bytes_bound(self.message) + bytes_bound(self.traceback or "")
 
     def to_json(self) -> dict[str, object]:

@@ -14,7 +14,7 @@ class Lane(NamedTuple):
 
 
 class Position(NamedTuple):
-    """A place in a lane, below which a claim does not look: due time (epoch seconds) and id."""
+    """A position in a lane: due time (epoch seconds) and id."""
 
     due_at: float
     job_id: int
@@ -48,19 +48,19 @@ class LaneHead(NamedTuple):
 
 
 class LaneRequest(NamedTuple):
-    """What one claim asks of one lane: from where, how many at the most, and up to which place."""
+    """What one claim asks of one lane: from which position, up to how many jobs, up to which position."""
 
     lane: Lane
-    floor: Position
-    most: int
+    start: Position
+    limit: int
     due_before: float = float("inf")
     """Epoch seconds; beside that, only what is due."""
     id_before: int = 0
     """Of those due at that very time, only jobs below this one."""
-    goes_on: bool = False
-    """Whether that place is the end of a window: the lane holds more due jobs, from there on."""
+    continues: bool = False
+    """Whether that position ends a window: the lane holds more due jobs behind it."""
 
     @property
     def end(self) -> Position:
-        """The place up to which is looked, itself excluded."""
+        """The position up to which the claim looks, itself excluded."""
         return Position(self.due_before, self.id_before)

@@ -80,7 +80,7 @@ class JobContext:
             RuntimeError: called in a thread: a plain function calls `progress_sync`.
         """
         if _loop_here() is not self._loop:
-            # A coroutine that nobody awaits would record nothing, and say so to nobody.
+            # A coroutine that nobody awaits would record nothing, and no one would notice.
             raise RuntimeError(
                 "ctx.progress is for `async def` handlers; in a plain function or a thread call "
                 "ctx.progress_sync(fraction, message), without await"

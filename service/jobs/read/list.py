@@ -79,9 +79,9 @@ async def list_jobs(
         session: read in its transaction, the rest of which is planned by the order of indexes;
             `bound_queries` bounds each statement.
         filters: which jobs.
-        limit: jobs on the page, at the most.
+        limit: limit on the jobs of the page.
         before_id: only jobs below this id: `next_before_id` of the page before.
-        cap: rows that a count looks at, at the most.
+        cap: limit on the rows that a count looks at.
         scan_seconds: how long to look for matches that are far apart. When it is over the page is
             returned as it stands, shorter than `limit`, and the next one goes on from there.
     """

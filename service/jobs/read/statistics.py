@@ -42,7 +42,7 @@ async def get_job_stats(session: AsyncSession, *, cap: int = 10_000) -> JobStats
 
     Args:
         session: read in its transaction, the rest of which is planned by the order of indexes.
-        cap: live jobs counted, at the most. Over it `total_exact` is false, and every figure on
+        cap: limit on the live jobs counted. Over it `total_exact` is false, and every figure on
             live jobs is at least so much.
     """
     await schema_of(session)

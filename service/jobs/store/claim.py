@@ -20,26 +20,26 @@ from service.jobs.store.statement import Statement, Transition
 
 _DUE: Final = f"""
 WITH due AS MATERIALIZED (
-  SELECT j.ctid AS place, l.queue, l.most, l.turn
+  SELECT j.ctid AS place, l.queue, l.lane_limit, l.turn
   FROM unnest(:queues::text[], :priorities::smallint[], :from_at::float8[], :from_id::bigint[],
       :limits::int[], :before_at::float8[], :before_id::bigint[])
-    WITH ORDINALITY AS l(queue, priority, floor_at, floor_id, most, due_before, id_before, turn)
+    WITH ORDINALITY AS l(queue, priority, start_at, start_id, lane_limit, due_before, id_before, turn)
   CROSS JOIN LATERAL (
     SELECT b.ctid FROM finmind_jobs.jobs_live b
     WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
-      AND ({POSITION}) >= (to_timestamp(l.floor_at), l.floor_id)
+      AND ({POSITION}) >= (to_timestamp(l.start_at), l.start_id)
       AND ({POSITION}) < (to_timestamp(l.due_before), l.id_before)
       AND b.job_type = ANY (:job_types::text[])
       AND {NOT_LEASED}
-    ORDER BY {POSITION} LIMIT l.most FOR UPDATE SKIP LOCKED) j
+    ORDER BY {POSITION} LIMIT l.lane_limit FOR UPDATE SKIP LOCKED) j
   LIMIT :limit)"""
 
 
 _WITHIN_LIMITS: Final = """,
 pick AS (
   SELECT place FROM (
-    SELECT place, most, row_number() OVER (PARTITION BY queue ORDER BY turn) AS nth FROM due) d
-  WHERE nth <= most)"""
+    SELECT place, lane_limit, row_number() OVER (PARTITION BY queue ORDER BY turn) AS nth FROM due) d
+  WHERE nth <= lane_limit)"""
 
 
 def _lease(picked: str) -> str:
@@ -65,7 +65,7 @@ RETURNING b.id, b.lease_token, b.queue, b.job_type, b.priority, b.attempts, b.ma
 CLAIM: Final = Transition(_DUE + _lease("due"))
 """Take due jobs lane by lane, in the order given.
 
-No index holds a column that this changes: the update is HOT and writes no index entry. The floor
+No index holds a column that this changes: the update is HOT and writes no index entry. The start
 of a lane skips index entries that are dead but cannot be removed yet. The join is by ctid: the
 row was locked a moment ago by this very statement, and finding it again by id would cost a third
 more buffers. A plain INSERT may have made a job due at -infinity: PostgreSQL before 17 cannot
@@ -82,11 +82,11 @@ WINDOW_ENDS: Final = Statement(f"""
 SELECT l.turn, date_part('epoch', e.next_run_at), e.id
 FROM unnest(:queues::text[], :priorities::smallint[], :from_at::float8[], :from_id::bigint[],
     :before_at::float8[], :before_id::bigint[])
-  WITH ORDINALITY AS l(queue, priority, floor_at, floor_id, due_before, id_before, turn)
+  WITH ORDINALITY AS l(queue, priority, start_at, start_id, due_before, id_before, turn)
 CROSS JOIN LATERAL (
   SELECT b.next_run_at, b.id FROM finmind_jobs.jobs_live b
   WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
-    AND ({POSITION}) >= (to_timestamp(l.floor_at), l.floor_id)
+    AND ({POSITION}) >= (to_timestamp(l.start_at), l.start_id)
     AND ({POSITION}) < (to_timestamp(l.due_before), l.id_before)
   ORDER BY {POSITION} OFFSET :skip LIMIT 1) e
 """)
@@ -135,12 +135,12 @@ async def take(
     max_errors: int,
 ) -> list[ClaimedJob]:
     """Take up to `limit` due jobs, lane by lane in the order given, under a new lease."""
-    bounded = Counter(request.lane.queue for request in requests if request.most < limit)
+    bounded = Counter(request.lane.queue for request in requests if request.limit < limit)
     statement = CLAIM_WITHIN_LIMITS if any(lanes > 1 for lanes in bounded.values()) else CLAIM
     rows = await link.fetch(
         *statement.bind(
             **_lane_columns(requests),
-            limits=[request.most for request in requests],
+            limits=[request.limit for request in requests],
             job_types=job_types,
             limit=limit,
             lease_seconds=lease_seconds,
@@ -154,14 +154,16 @@ async def take(
 async def within_windows(
     link: Link, requests: Sequence[LaneRequest], *, jobs: int
 ) -> list[LaneRequest]:
-    """The same requests, each up to so many jobs of its lane at the most, whoever serves them."""
+    """The same requests, each up to at most so many jobs of its lane, whoever serves them."""
     rows = await link.fetch(*WINDOW_ENDS.bind(**_lane_columns(requests), skip=jobs))
     narrowed = list(requests)
     for turn, due_at, job_id in rows:
         request = narrowed[turn - 1]
         # Else a time that is too far off to be told to the microsecond would be walked for ever.
-        if Position(due_at, job_id) > request.floor:
-            narrowed[turn - 1] = request._replace(due_before=due_at, id_before=job_id, goes_on=True)
+        if Position(due_at, job_id) > request.start:
+            narrowed[turn - 1] = request._replace(
+                due_before=due_at, id_before=job_id, continues=True
+            )
     return narrowed
 
 
@@ -173,8 +175,8 @@ async def due_jobs(
         *DUE_JOBS.bind(
             queue=request.lane.queue,
             priority=request.lane.priority,
-            from_at=request.floor.due_at,
-            from_id=request.floor.job_id,
+            from_at=request.start.due_at,
+            from_id=request.start.job_id,
             before_at=request.due_before,
             before_id=request.id_before,
             job_types=job_types,
@@ -206,8 +208,8 @@ def _lane_columns(requests: Sequence[LaneRequest]) -> dict[str, list[object]]:
     return {
         "queues": [request.lane.queue for request in requests],
         "priorities": [request.lane.priority for request in requests],
-        "from_at": [request.floor.due_at for request in requests],
-        "from_id": [request.floor.job_id for request in requests],
+        "from_at": [request.start.due_at for request in requests],
+        "from_id": [request.start.job_id for request in requests],
         "before_at": [request.due_before for request in requests],
         "before_id": [request.id_before for request in requests],
     }

@@ -55,7 +55,7 @@ However much lies dead in a lane, only what became due so recently is walked; be
 
 
 async def listed(link: Link, *, limit: int, after: Lane | None = None) -> list[LaneHead]:
-    """The lanes that hold jobs, in order, those behind `after`, `limit` at the most."""
+    """The lanes that hold jobs, in order, those behind `after`, up to `limit`."""
     after = after or Lane("", -1)
     rows = await link.fetch(
         *LANES.bind(limit=limit, after_queue=after.queue, after_priority=after.priority)

@@ -13,18 +13,18 @@ from service.jobs.store.statement import Statement, Transition
 LOST_CLAIMS: Final = Statement(f"""
 SELECT j.id, j.lease_token
 FROM unnest(:queues::text[], :priorities::smallint[], :from_at::float8[], :from_id::bigint[])
-  AS l(queue, priority, floor_at, floor_id)
+  AS l(queue, priority, start_at, start_id)
 CROSS JOIN LATERAL (
   SELECT r.id, r.lease_token FROM (
     SELECT b.id, b.status, b.worker_id, b.lease_token FROM finmind_jobs.jobs_live b
     WHERE b.queue = l.queue AND b.priority = l.priority AND b.next_run_at <= now()
-      AND ({POSITION}) >= (to_timestamp(l.floor_at), l.floor_id)
+      AND ({POSITION}) >= (to_timestamp(l.start_at), l.start_id)
     ORDER BY {POSITION} LIMIT :walk) r
   WHERE r.status = 'RUNNING' AND r.worker_id = :worker_id AND r.lease_token <> ALL (:known::bigint[])) j
 """)
 """What a claim took whose answer never came: this worker's, under tokens that it never saw.
 
-It took the first that it could from its floor on. Only so many jobs of each lane are looked at: a
+It took the first that it could from where it began. Only so many jobs of each lane are looked at: a
 backlog of millions would take longer than a statement may, over and over.
 """
 
@@ -62,15 +62,15 @@ LOST_CLAIMS_WALK = 10_000
 
 
 async def lost_claims(
-    link: Link, floors: Mapping[Lane, Position], *, worker_id: int, known: list[LeaseToken]
+    link: Link, starts: Mapping[Lane, Position], *, worker_id: int, known: list[LeaseToken]
 ) -> list[Lease]:
-    """This worker's claims of jobs from these floors on, under other tokens than it knows."""
+    """This worker's claims of jobs from these positions on, under other tokens than it knows."""
     rows = await link.fetch(
         *LOST_CLAIMS.bind(
-            queues=[lane.queue for lane in floors],
-            priorities=[lane.priority for lane in floors],
-            from_at=[floor.due_at for floor in floors.values()],
-            from_id=[floor.job_id for floor in floors.values()],
+            queues=[lane.queue for lane in starts],
+            priorities=[lane.priority for lane in starts],
+            from_at=[start.due_at for start in starts.values()],
+            from_id=[start.job_id for start in starts.values()],
             worker_id=worker_id,
             known=known,
             walk=LOST_CLAIMS_WALK,

@@ -63,7 +63,7 @@ def driving(
     """
     free = frozenset({"statuses"}) if statuses == group else frozenset()
     if filters.unique_key is not None and group is LIVE:
-        # One at the most: to ask for an order would be to ask for the primary key, walked whole.
+        # At most one: asking for an order would mean walking the whole primary key.
         one = f"{CONDITIONS['unique_key']} AND id < :before AND id > :above"
         return Drive(one, free | {"unique_key"})
     if filters.unique_key is not None:

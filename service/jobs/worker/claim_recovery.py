@@ -56,8 +56,8 @@ class ClaimRecovery:
         except BaseException:
             self._asked_by.add(worker_id)
             for request in requests:
-                floor = self._lanes.get(request.lane, request.floor)
-                self._lanes[request.lane] = min(floor, request.floor)
+                start = self._lanes.get(request.lane, request.start)
+                self._lanes[request.lane] = min(start, request.start)
             self._until = time.monotonic() + UNSURE_SECONDS
             raise
 

@@ -46,7 +46,7 @@ class Settlement:
     run: Run
     outcome: Outcome
     size: int
-    """Bytes that recording it moves, at the most."""
+    """Limit on the bytes that recording it moves."""
     tried: bool = False
     """Whether it was sent before: the answer may have been lost."""
     timeouts: int = 0

@@ -69,11 +69,11 @@ class RefusedClaims:
         self, request: LaneRequest, job_types: list[str], *, limit: int
     ) -> list[ClaimedJob]:
         claimed: list[ClaimedJob] = []
-        most = min(request.most, limit)
+        wanted = min(request.limit, limit)
         for job_id, job_type in await store.claim.due_jobs(
             self._link, request, job_types, limit=MAX_ROWS
         ):
-            if len(claimed) >= most:
+            if len(claimed) >= wanted:
                 break
             try:
                 claimed += await self._claim_one(request, job_id)

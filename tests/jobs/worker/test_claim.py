@@ -220,7 +220,7 @@ async def test_a_claim_reads_nothing_below_its_watermark(database: Database, sql
     common: dict[str, Any] = {"limit": 100, "lease_seconds": 9, "worker_id": 1, "max_errors": 9}
     jobs = await store.claim.take(link, [request], ["mail"], **common)
     assert [job.id for job in jobs] == [job.id for job in made[6:]]
-    jobs = await store.claim.take(link, [request._replace(floor=LANE_START)], ["mail"], **common)
+    jobs = await store.claim.take(link, [request._replace(start=LANE_START)], ["mail"], **common)
     assert [job.id for job in jobs] == [job.id for job in made[:6]]
     await link.close()
 
@@ -232,11 +232,11 @@ async def test_under_a_backlog_claims_go_on_from_the_watermark(
     lanes = Lanes(QueuePolicies.parse(("*",)))
     lanes.add([Lane("default", 2)])
     (sweep,) = lanes.requests(10)
-    assert sweep.floor == LANE_START
+    assert sweep.start == LANE_START
     jobs = await claim(database, ["mail"], limit=10)
     lanes.swept(jobs, began=time.monotonic(), full=True)
     (request,) = lanes.requests(10)
-    assert request.floor == Position(jobs[0].due_at, jobs[0].id)
+    assert request.start == Position(jobs[0].due_at, jobs[0].id)
 
 
 async def test_a_worker_with_a_backlog_seldom_sweeps(

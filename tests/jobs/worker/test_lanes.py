@@ -163,14 +163,14 @@ def test_an_unclaimed_lane_begins_at_its_first_job() -> None:
     lanes, lane = Lanes(QueuePolicies.parse(("*",))), Lane("default", 2)
     lanes.replace([LaneHead(lane, NOON - 60, NOON)])
     (request,) = lanes.requests(10)
-    assert NOON - 61 < request.floor.due_at < NOON - 60
+    assert NOON - 61 < request.start.due_at < NOON - 60
 
 
 def test_a_watermark_of_a_scheduled_job_hides_none_due_now() -> None:
     lanes, lane = Lanes(QueuePolicies.parse(("*",))), Lane("default", 2)
     lanes.replace([LaneHead(lane, NOON + DAY, NOON)])
     (request,) = lanes.requests(10)
-    assert request.floor.due_at < NOON - 1  # its commit may have taken a while
+    assert request.start.due_at < NOON - 1  # its commit may have taken a while
 
 
 def test_an_empty_lane_keeps_its_watermark() -> None:
@@ -180,7 +180,7 @@ def test_an_empty_lane_keeps_its_watermark() -> None:
     assert lanes.known() == []
     lanes.add([lane])
     (request,) = lanes.requests(10)
-    assert request.floor.due_at > NOON - HEAD_WINDOW_SECONDS - 1
+    assert request.start.due_at > NOON - HEAD_WINDOW_SECONDS - 1
 
 
 def test_a_lane_that_only_a_wake_up_named_begins_at_what_came_lately() -> None:
@@ -188,11 +188,11 @@ def test_a_lane_that_only_a_wake_up_named_begins_at_what_came_lately() -> None:
     lanes.saw_time(NOON)
     lanes.add([lane])
     (request,) = lanes.requests(10)
-    assert request.floor.due_at == NOON - HEAD_WINDOW_SECONDS
+    assert request.start.due_at == NOON - HEAD_WINDOW_SECONDS
     # What was there before is found by the listing, and by the sweep.
     lanes.replace([LaneHead(lane, NOON - DAY, NOON)])
     (request,) = lanes.requests(10)
-    assert request.floor.due_at < NOON - DAY
+    assert request.start.due_at < NOON - DAY
 
 
 def test_a_slice_ends_where_the_claims_from_the_watermark_begin() -> None:
@@ -221,7 +221,7 @@ def test_a_lane_begins_where_it_is_first_listed() -> None:
         lanes.swept([job], began=before, full=True)
         lanes.swept([job], began=time.monotonic(), full=False)
         (request,) = lanes.requests(10)
-        assert request.floor.due_at == pytest.approx(floor, abs=0.1)
+        assert request.start.due_at == pytest.approx(floor, abs=0.1)
         lanes.claimed([job], began=time.monotonic())
 
 
@@ -229,10 +229,10 @@ def test_a_lane_whose_first_job_runs_for_hours_is_not_walked_again() -> None:
     lanes, lane, full = Lanes(QueuePolicies.parse(("*",))), Lane("default", 2), Lane("full", 2)
     lanes.replace([LaneHead(each, NOON - DAY, NOON) for each in (lane, full)])
     asked = lanes.requests(2)
-    assert {request.floor.due_at < NOON - DAY for request in asked} == {True}
+    assert {request.start.due_at < NOON - DAY for request in asked} == {True}
     jobs = [claimed_job(n, due_at=NOON - DAY, queue="full") for n in range(2)]
     lanes.exhausted(asked, jobs, began=time.monotonic())
-    floors = {each.lane: each.floor for each in lanes.requests(2)}
+    floors = {each.lane: each.start for each in lanes.requests(2)}
     assert floors[lane].due_at == NOON - HEAD_WINDOW_SECONDS
     assert floors[full].due_at < NOON - DAY
     # Not by a claim that was sent before the lane was listed.
@@ -240,7 +240,7 @@ def test_a_lane_whose_first_job_runs_for_hours_is_not_walked_again() -> None:
     lanes.replace([LaneHead(late, NOON - DAY, NOON)])
     lanes.exhausted(lanes.requests(2), [], began=0.0)
     (request,) = (each for each in lanes.requests(2) if each.lane == late)
-    assert request.floor.due_at < NOON - DAY
+    assert request.start.due_at < NOON - DAY
 
 
 def test_a_watermark_lies_a_little_below_the_newest_claim() -> None:
@@ -251,7 +251,7 @@ def test_a_watermark_lies_a_little_below_the_newest_claim() -> None:
         jobs = [claimed_job(turn * batch + n, due_at=NOON + turn) for n in range(batch)]
         lanes.claimed(jobs, began=time.monotonic())
     (request,) = lanes.requests(10)
-    assert request.floor == (NOON + 4, 4 * batch)
+    assert request.start == (NOON + 4, 4 * batch)
 
 
 # -- where a new process begins -------------------------------------------------------------------

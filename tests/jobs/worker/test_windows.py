@@ -167,8 +167,8 @@ async def test_windows_meet_within_one_microsecond(database: Database, sql: Any,
             link, [window], ["ours"], limit=10, lease_seconds=9, worker_id=1, max_errors=9
         )
         found.append([job.id for job in jobs])
-        if not window.goes_on:
+        if not window.continues:
             break
-        request = LANE._replace(floor=window.end)
+        request = LANE._replace(start=window.end)
     await link.close()
     assert found == [ids[:3], ids[3:6], ids[6:9], ids[9:]]

@@ -1,4 +1,4 @@
-"""Which lanes hold jobs: listed over and over, as rarely as that is dear."""
+"""Lists the lanes that hold jobs, less often when listing is slow."""
 
 import asyncio
 import time
@@ -18,8 +18,7 @@ from service.observability.metrics import record_database_error
 from service.settings import Settings
 
 LISTING_SHARE: Final = 0.02
-"""Share of the time that listing the lanes may take: dear ones (dead index entries) come more
-rarely."""
+"""Share of the time that listing may take: slow listings (dead index entries) come less often."""
 
 MAX_PAUSE_SECONDS: Final = 60.0
 
@@ -27,7 +26,7 @@ SLOW_LISTING_SECONDS: Final = 0.25
 """After one that took longer, `SWEEP_SECONDS` pass until the next, whoever asks for it."""
 
 RECENT_QUEUES: Final = 100
-"""In how many queues is looked what came recently."""
+"""Queues that are looked at for recent jobs."""
 
 SLACK_SECONDS: Final = 0.005
 """How much too early a due time may seem: the way of the answer, and timers that go off early. A
@@ -37,10 +36,10 @@ _log = get_logger(__name__)
 
 
 class LaneWatcher:
-    """Keeps what a worker knows of the lanes true to the table.
+    """Keeps what a worker knows of the lanes in line with the table.
 
-    On a connection of its own: while dead index entries cannot be removed a listing walks them, and
-    no claim shall wait for that.
+    It has a connection of its own: a listing walks dead index entries while they cannot be removed,
+    and claims do not wait for that.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class LaneWatcher:
         """Whether `watch` has listed the lanes once."""
 
     def ask(self) -> None:
-        """List them again as soon as may be: jobs came somewhere."""
+        """List them again soon: jobs came somewhere."""
         self._asked.set()
 
     async def watch(self) -> None:
@@ -85,13 +84,13 @@ class LaneWatcher:
                 self._wake()
             took = time.monotonic() - began
             # One that was slow says nothing: the network may have been, or this process stood still.
-            dear, last_took = min(took, last_took), took
+            slow, last_took = min(took, last_took), took
             # But the first is taken at its word: a second is asked for as soon as LISTEN stands.
-            rests = (dear if self.listed else took) > SLOW_LISTING_SECONDS
+            rests = (slow if self.listed else took) > SLOW_LISTING_SECONDS
             rest = self._settings.sweep_seconds if rests else 0.0
             self.listed = True
             await asyncio.sleep(rest)
-            pause = max(self._settings.poll_max_seconds, dear / LISTING_SHARE)
+            pause = max(self._settings.poll_max_seconds, slow / LISTING_SHARE)
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(pause, MAX_PAUSE_SECONDS) - rest):
                     await self._asked.wait()

@@ -150,10 +150,10 @@ class Lanes:
             if (
                 state is None
                 or state.watermark.is_newer_than(began)
-                or many[request.lane.queue] >= request.most
+                or many[request.lane.queue] >= request.limit
             ):
                 continue
-            if request.goes_on:
+            if request.continues:
                 state.watermark.walked(request.end)
                 goes_on = True
             else:

@@ -1,4 +1,4 @@
-"""How a sweep walks what lies below the floors: down the due times, a slice at a step."""
+"""The slices of due times that a sweep takes, from the newest down to the oldest."""
 
 from typing import Final
 
@@ -13,7 +13,7 @@ FIRST_SPAN_SECONDS: Final = 1.0
 """The first slice of a new sweep."""
 
 SLOW_SPAN_SECONDS: Final = 60.0
-"""The first slice after the whole, or a wider one, was too dear."""
+"""The first slice after the whole, or a wider one, was too slow."""
 
 MIN_SPAN_SECONDS: Final = 0.1
 MAX_SPAN_SECONDS: Final = 1e9
@@ -24,18 +24,17 @@ DEPTH_SHARE: Final = 0.02
 whatever they take."""
 
 OLDEST: Final = 0.0
-"""Nothing was due before 1970; what says so is taken by the last step."""
+"""Nothing is due before 1970; a job that claims to be is taken by the last step."""
 
 
 class Slices:
-    """Which due times the next step takes, from the newest down to the oldest, and so on again.
+    """Which due times the next step takes, from the newest down to the oldest, round after round.
 
     As a rule one step takes them all. While a long transaction keeps PostgreSQL from removing the
-    index entries of jobs that have gone, each of those is walked, hundreds of thousands after some
-    minutes: claims would wait for the sweep. Then each step takes a slice of the due times, as wide
-    as can be walked in some milliseconds. The next round begins as the last one did, unless every
-    step of that was cheap: as long as there is so much to walk, no step takes the whole. The first
-    round is of slices too: nobody knows yet what there is.
+    index entries of jobs that are gone, a step walks each of them, hundreds of thousands after some
+    minutes, and claims would wait for it. Then each step takes a slice, as wide as can be walked in
+    some milliseconds. A round that follows one with a slow step begins with a slice again. So does
+    the first round: nobody knows yet what there is.
     """
 
     def __init__(self) -> None:
@@ -44,12 +43,12 @@ class Slices:
         self._top_span = FIRST_SPAN_SECONDS
         """Of the first slice of a round."""
         self._quick = True
-        """Whether every step of this round was cheap."""
+        """Whether every step of this round was quick."""
         self.first_round = True
         """Whether there are due times that no step has come to."""
         self._newest = -WHOLE
         self._quick_below = SLOW_STEP_SECONDS
-        """Steps that took less are cheap: until one was dear, all others; from then on few."""
+        """Steps that took less are quick: all until one was slow, few from then on."""
 
     @property
     def slice(self) -> tuple[float, float]:
@@ -61,14 +60,14 @@ class Slices:
         return (low if low > OLDEST else -WHOLE), self._below
 
     def saw(self, due_at: float) -> None:
-        """By the database's clock it is at least so late: a job that was due then was there, say."""
+        """By the database's clock it is at least so late: a job due then was claimed, for example."""
         self._newest = max(self._newest, due_at)
 
     def stepped(self, walked_seconds: float, *, full: bool) -> None:
-        """A step was made; where it came back `full` there is more of the same slice.
+        """Take in how a step went; one that came back `full` leaves more in the same slice.
 
         Args:
-            walked_seconds: how long it took, the way to the database not counted.
+            walked_seconds: how long it took, without the way to the database and back.
             full: whether it found as many jobs as it asked for.
         """
         low, below = self.slice
@@ -90,7 +89,7 @@ class Slices:
             self._below = low
 
     def skip_to(self, below: float) -> None:
-        """Go on from there, or from the end of the slice: there is nothing for a step in between."""
+        """Go on from there, or from the end of the slice: nothing lies in between."""
         low, _ = self.slice
         below = min(low, below)
         if below > OLDEST:

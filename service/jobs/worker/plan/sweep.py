@@ -68,7 +68,7 @@ class Sweep:
             self._unfinished = {
                 request.lane: request.end
                 for request in requests
-                if request.goes_on and many[request.lane.queue] < request.most
+                if request.continues and many[request.lane.queue] < request.limit
             }
         if not self._unfinished:
             self._slices.stepped(walked_seconds, full=full)
