@@ -20,7 +20,7 @@ from service.settings import Settings
 async def within_quotas(
     request: Request, principal: Principal, jobs: Sequence[NewJob]
 ) -> AbstractAsyncContextManager[None]:
-    """Where the jobs are to be enqueued, if the quotas of the caller allow it.
+    """Count the jobs against the caller's quotas; enqueue them inside the block that this opens.
 
     Raises:
         QuotaExceeded: they would be more live jobs, or more new names, than it may have.
@@ -60,8 +60,8 @@ def check_allowed(principal: Principal, jobs: Sequence[NewJob]) -> None:
     """
     for position, job in enumerate(jobs):
         if refusal := _refusal(principal, job):
-            place = f"Job {position}: " if len(jobs) > 1 else ""
-            raise Forbidden(place + refusal, scope=Permission.JOBS_WRITE.value)
+            where = f"Job {position}: " if len(jobs) > 1 else ""
+            raise Forbidden(where + refusal, scope=Permission.JOBS_WRITE.value)
 
 
 class Named(Protocol):

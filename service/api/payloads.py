@@ -36,7 +36,7 @@ def check_payloads(jobs: Sequence[JobIn]) -> None:
         raise RequestValidationError(errors)
 
 
-def _errors(job: JobIn, place: tuple[str | int, ...]) -> list[dict[str, Any]]:
+def _errors(job: JobIn, location: tuple[str | int, ...]) -> list[dict[str, Any]]:
     model = policies.get(job.job_type, DEFAULTS).payload_model
     if model is None:
         return []
@@ -47,7 +47,7 @@ def _errors(job: JobIn, place: tuple[str | int, ...]) -> list[dict[str, Any]]:
         found = first_errors(error).errors(
             include_url=False, include_input=False, include_context=False
         )
-        return [{**one, "loc": (*place, *one["loc"])} for one in found[:MAX_ERRORS]]
+        return [{**one, "loc": (*location, *one["loc"])} for one in found[:MAX_ERRORS]]
     except Exception as error:  # of a validator: the worker records what its handler makes of it
         _log.warning("payload_not_checked", job_type=job.job_type, error=type(error).__name__)
     return []

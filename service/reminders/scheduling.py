@@ -26,7 +26,7 @@ JOB_TYPE: Final = "send_reminder"
 QUEUE: Final = "reminders"
 BATCH_SIZE: Final = 500
 MAX_BATCHES: Final = 100
-"""One run enqueues 50,000 at the most; the next scan goes on from there."""
+"""One run enqueues up to 50,000 reminders; the next scan goes on from there."""
 
 
 class SendReminder(BaseModel):
@@ -49,9 +49,9 @@ class Scan:
 async def enqueue_due(session: AsyncSession, limit: int = BATCH_SIZE) -> int:
     """Enqueue one job for each of up to `limit` due reminders; returns how many.
 
-    However many callers at once, in however many processes, a reminder gets one job: its row is
-    locked here until the job and the new status are committed together, and the job's unique key
-    would name the standing job to whoever still came second.
+    A reminder gets one job, however many callers in however many processes ask at once: its row is
+    locked until the job and the new status are committed together. Whoever still comes second finds
+    the first job by its unique key.
     """
     due = await repository.lock_due(session, limit)
     if not due:

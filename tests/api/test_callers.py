@@ -51,8 +51,8 @@ async def test_a_live_job_of_another_caller_is_a_conflict_without_details(
     client: httpx.AsyncClient, auth: Auth, app: FastAPI
 ) -> None:
     squat = JOB | {"queue": "nobody-serves-this", "run_at": "2199-01-01T00:00:00Z"}
-    standing = await client.post("/jobs", json=squat, headers=auth("service", "mallory"))
-    assert standing.status_code == 201
+    holder = await client.post("/jobs", json=squat, headers=auth("service", "mallory"))
+    assert holder.status_code == 201
     same = {name: squat[name] for name in ("job_type", "payload", "unique_key")}
     for asked in (same, same | {"payload": {"to": "bob"}}, squat):
         one = await client.post("/jobs", json=asked, headers=auth("service", "ann"))
@@ -65,9 +65,9 @@ async def test_a_live_job_of_another_caller_is_a_conflict_without_details(
         for answer in (one, keyed, batch):
             detail = assert_problem(answer, 409)["detail"]
             assert "another caller" in detail
-            for told in (f"job {standing.json()['id']}", "nobody-serves", "2199", "mallory"):
-                assert told not in detail.lower()
-    assert await jobs_in(app) == [standing.json()["id"]]
+            for words in (f"job {holder.json()['id']}", "nobody-serves", "2199", "mallory"):
+                assert words not in detail.lower()
+    assert await jobs_in(app) == [holder.json()["id"]]
 
 
 async def test_a_caller_gets_its_live_job_with_any_of_its_credentials(
@@ -99,13 +99,13 @@ async def test_a_job_enqueued_by_sql_or_python_is_everybodys(
             assert (answer.status_code, answer.json()["id"]) == (200, job_id)
 
 
-async def test_python_meets_the_standing_job_of_any_caller(
+async def test_python_finds_the_holder_of_a_key_whoever_enqueued_it(
     client: httpx.AsyncClient, auth: Auth, app: FastAPI
 ) -> None:
-    standing = await client.post("/jobs", json=JOB, headers=auth("service", "ann"))
+    holder = await client.post("/jobs", json=JOB, headers=auth("service", "ann"))
     async with app.state.service.database.sessions.begin() as session:
-        [met] = await enqueue_batch(session, [NewJob("mail", unique_key="invoice-4711")])
-    assert (met.created, met.id) == (False, standing.json()["id"])
+        [found] = await enqueue_batch(session, [NewJob("mail", unique_key="invoice-4711")])
+    assert (found.created, found.id) == (False, holder.json()["id"])
 
 
 @pytest.mark.parametrize("api_settings", [{"share_unique_keys": True}], indirect=True)
@@ -119,7 +119,7 @@ async def test_a_setting_lets_callers_share_their_unique_keys(
     assert batch.json()["ids"] == [first.json()["id"]]
 
 
-async def test_who_may_only_write_is_not_shown_what_became_of_the_standing_job(
+async def test_who_may_only_write_is_not_shown_what_became_of_the_holder_of_a_key(
     client: httpx.AsyncClient, auth: Auth, app: FastAPI
 ) -> None:
     writer = await key_with(client, auth, "jobs:write")

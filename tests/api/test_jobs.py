@@ -228,7 +228,7 @@ async def test_a_refused_job_leaves_nothing_behind(
     assert (await client.post("/jobs", json=good, headers=keyed)).status_code == 201
 
 
-async def test_a_unique_key_gives_its_standing_job(
+async def test_a_unique_key_finds_the_job_that_holds_it(
     client: httpx.AsyncClient, service: dict[str, str]
 ) -> None:
     first = await client.post("/jobs", json=JOB | {"unique_key": "k"}, headers=service)

@@ -6,7 +6,7 @@ operators' lists show (`store.listing`).
 
 A new column is one line here and its migration, and where clients give or see it a member of
 `NewJob` with a rule (`new_job`), of `BackgroundJob` and of the API's schemas.
-`tests/jobs/core/test_fields.py` names the place that was forgotten.
+`tests/jobs/core/test_fields.py` names what was forgotten.
 """
 
 from dataclasses import dataclass

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 class IdempotencyKey:
     """A request's name, chosen by its owner, and what it asks for.
 
-    Kept are two digests: of the body as this version's model reads it, defaults filled in, which is
-    all that the version before knows; and of what the client sent, which another version's defaults
-    do not change. The second covers the first: a process of the version before that takes the key
-    over, once its time is up, writes the first alone, and leaves a second that fits it no more.
+    Two digests are kept. One is of the body as this version's model reads it, with defaults filled
+    in; the version before knows no other. The second is of what the client sent, which another
+    version's defaults do not change. It covers the first: when a process of the version before
+    takes over an expired key, it writes the first alone, and the second no longer fits it.
     """
 
     owner: str

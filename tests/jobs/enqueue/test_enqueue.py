@@ -384,7 +384,7 @@ async def test_a_session_on_another_driver_is_refused(
         await enqueue(session, "mail")
 
 
-async def test_standing_keys_are_not_counted_among_many(session: AsyncSession) -> None:
+async def test_jobs_whose_keys_are_taken_are_not_counted_among_many(session: AsyncSession) -> None:
     jobs = [NewJob("mail", unique_key=f"k{n % 4}") for n in range(12)]
     async with session.begin():
         assert await enqueue_many(session, jobs, batch_size=5) == 4
@@ -393,7 +393,7 @@ async def test_standing_keys_are_not_counted_among_many(session: AsyncSession) -
 # -- unique keys ----------------------------------------------------------------------------------
 
 
-async def test_a_second_job_with_a_key_meets_the_standing_one(sql: Any, events: Events) -> None:
+async def test_a_second_job_with_a_key_finds_the_first(sql: Any, events: Events) -> None:
     first = await enqueue(sql, "enqueue.keyed", {"n": 1}, unique_key="k")
     second = await enqueue(sql, "enqueue.keyed", {"n": 2}, unique_key="k")
     assert (first.created, second.created) == (True, False)
