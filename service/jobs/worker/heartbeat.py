@@ -1,4 +1,4 @@
-"""Heartbeats: the leases of this worker's claims, extended in batches from a connection of its own."""
+"""Extends the leases of this worker's claims, in batches, over a connection of its own."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -22,10 +22,10 @@ _log = get_logger(__name__)
 
 
 class Heartbeat:
-    """Extends the lease of every claim that has neither ended nor been recorded.
+    """Extends the lease of every claim whose outcome is not recorded yet.
 
-    A claim that cannot be extended in time has its handler cancelled before the lease ends, so
-    that no job runs in two places for longer than a handler takes to stop.
+    A handler whose lease cannot be extended in time is cancelled before the lease ends, so that no
+    job runs in two places for longer than a handler takes to stop.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Heartbeat:
             await lease_clock.pause(self._seconds_to_next)
             bound = max(self._every_seconds, HEARTBEAT_RETRY_SECONDS)
             try:
-                # A beat that hangs must not make us late for the end of a lease.
+                # A beat that hangs must not delay the look at leases that are about to end.
                 async with asyncio.timeout(min(bound, self._seconds_left())):
                     await self._beat()
             except DATABASE_ERRORS as error:
@@ -71,7 +71,7 @@ class Heartbeat:
         held = self._executor.runs | self._settler.unsettled()
         due = iter([run for run in held if run.lease_deadline < soon])
         while batch := list(islice(due, BATCH)):
-            # Taken before the statement: the database's lease can only be longer.
+            # Read before the statement, so the lease in the database can only end later.
             deadline = lease_clock.now() + self._lease_seconds
             extended = await store.leases.extend(
                 self._link, [run.job.lease for run in batch], lease_seconds=self._lease_seconds

@@ -1,4 +1,4 @@
-"""How far jobs are, as their handlers tell it: written for many jobs with one statement."""
+"""Progress that handlers report, written for many jobs with one statement."""
 
 import asyncio
 from itertools import islice
@@ -28,9 +28,9 @@ class _Waiting:
 
 
 class ProgressWriter:
-    """While one statement is under way the next gathers, the latest value of each job.
+    """Writes the latest progress of each job; while one statement runs, the next batch gathers.
 
-    A database that does not answer is logged and counted, and is no reason to fail an attempt.
+    A database that does not answer is logged and counted, and fails no attempt.
     """
 
     def __init__(self, link: Link) -> None:
