@@ -143,6 +143,8 @@ class Tables:
     workers: dict[int, WorkerRow] = field(default_factory=dict)
     served: dict[str, int] = field(default_factory=dict)
     """When a leader noted last that a type has a worker."""
+    ended_in: set[str] = field(default_factory=set)
+    """Queues in which jobs have ended: those that have counts."""
     changes: list[Change] = field(default_factory=list)
     """What the statement that is being carried out has done to jobs so far."""
     last_job_id: int = 0
@@ -153,6 +155,11 @@ class Tables:
         """The row, to be changed."""
         self.changes.append(Change(copy(row), row))
         return row
+
+    def held(self, job_id: int, token: int) -> Row | None:
+        """The job, to be changed, if this claim of it holds."""
+        row = self.jobs.get(job_id)
+        return self.change(row) if row is not None and row.holds(token) else None
 
     def add(self, row: Row) -> Row:
         """A new row."""

@@ -21,8 +21,8 @@ from service.jobs.worker.run import Run
 from service.jobs.worker.settler import Settler
 from service.jobs.worker.starter import Starter
 from service.jobs.worker.timeouts import Timeouts
+from tests.simulation.claims import Claims
 from tests.simulation.maintenance import Maintenance
-from tests.simulation.model import Model
 from tests.simulation.rows import Row
 from tests.simulation.simulator import Failed, Simulator
 from tests.simulation.test_simulation import SEEDS, windows_of_one_job
@@ -35,13 +35,13 @@ def no_fence(patch: Patch) -> None:
 
 
 def leases_end_too_early(patch: Patch) -> None:
-    take = Model._take
+    take = Claims._take
 
-    def forgetful(self: Model, row: Row, *args: Any) -> None:
+    def forgetful(self: Claims, row: Row, *args: Any) -> None:
         take(self, row, *args)
         row.lease_until = (row.lease_until or 0) - 8_000_000
 
-    patch.setattr(Model, "_take", forgetful)
+    patch.setattr(Claims, "_take", forgetful)
 
 
 def lost_claims_are_not_looked_for(patch: Patch) -> None:
@@ -186,7 +186,7 @@ def the_next_time_out_is_forgotten(patch: Patch) -> None:
 
 
 def a_give_back_takes_whatever_claim_there_is(patch: Patch) -> None:
-    def release(self: Model, _at: Any, *, ids: list[int], **_: Any) -> list[tuple[int]]:
+    def release(self: Claims, _at: Any, *, ids: list[int], **_: Any) -> list[tuple[int]]:
         rows = [self.tables.jobs[job_id] for job_id in ids if job_id in self.tables.jobs]
         running = [self.tables.change(r) for r in rows if r.status is JobStatus.RUNNING]
         for row in running:
@@ -194,7 +194,7 @@ def a_give_back_takes_whatever_claim_there_is(patch: Patch) -> None:
             row.wait()
         return [(row.id,) for row in running]
 
-    patch.setattr(Model, "release_lost", release)
+    patch.setattr(Claims, "release_lost", release)
 
 
 def a_claim_goes_on_behind_what_it_has_not_walked(patch: Patch) -> None:
