@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final
@@ -118,8 +119,7 @@ def head_revision() -> str:
 
 def revisions() -> tuple[str, ...]:
     """Every revision that this code knows, oldest first."""
-    newest_first = [script.revision for script in _script_directory().walk_revisions()]
-    return tuple(reversed(newest_first))
+    return _revisions_in(_scripts_path())
 
 
 def render_sql(
@@ -292,16 +292,19 @@ def _config(
     return config
 
 
-def _script_directory() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config(DEFAULT_SCHEMA))
+@cache
+def _revisions_in(scripts: Path) -> tuple[str, ...]:
+    """Read once: to load each script takes longer than all else that a start does with them."""
+    newest_first = ScriptDirectory(str(scripts)).walk_revisions()
+    return tuple(reversed([script.revision for script in newest_first]))
 
 
 def _resolve(revision: str) -> str:
     if revision == "base":
         return revision
     known = revisions()
-    target = _script_directory().get_current_head() if revision == "head" else revision
-    if target is None or target not in known:
+    target = known[-1] if revision == "head" else revision
+    if target not in known:
         raise ConfigurationError(
             f"There is no migration {revision!r}: expected head, base or one of {', '.join(known)}"
         )
