@@ -259,7 +259,6 @@ BUGS: Final[list[Callable[[Patch], None]]] = [
     a_slot_is_forgotten_of_what_is_not_run,
     the_slot_of_a_stuck_handler_is_forgotten,
     heartbeats_skip_what_is_not_recorded_yet,
-    heartbeats_cancel_nothing,
     an_outcome_is_dropped_when_its_statement_fails,
     a_batch_that_takes_too_long_is_sent_again_as_it_is,
     a_result_too_large_to_be_recorded_is_sent_for_ever,
@@ -278,6 +277,7 @@ BUGS: Final[list[Callable[[Patch], None]]] = [
     what_finds_no_slot_has_used_an_attempt,
 ]
 RARE: Final[list[Callable[[Patch], None]]] = [
+    heartbeats_cancel_nothing,
     lost_claims_are_looked_for_once,
     what_is_cancelled_at_once_never_begins,
     a_give_back_takes_whatever_claim_there_is,
