@@ -7,9 +7,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 UV_COMPILE := $(VENV)/lock/bin/uv pip compile $(UV_FLAGS) --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 SOURCES := service tests alembic docs benchmarks
+# One more than there are cores: tests wait a lot. See docs/decisions/010-tests-in-parallel.md.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + os.cpu_count())')
+PARALLEL := -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test processes simulation chaos security audit sbom openapi check format lint types floors dockerfile lock docs bench bench-peers wheel clean python
+.PHONY: help run demo test test-fast processes simulation chaos security audit sbom openapi check format lint types floors dockerfile lock docs bench bench-peers wheel clean python
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,8 +23,15 @@ run: $(VENV)/.run ## Serve on :8000 (PORT), with an own PostgreSQL unless DATABA
 demo: $(VENV)/.run ## Enqueue a lively mix of jobs into what `make run` serves
 	@$(BIN)/python -m service demo
 
-test: $(VENV)/.dev ## Run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## Run the tests, in parallel (WORKERS=0 for one after the other, ARGS="-k claim")
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+test-fast: $(VENV)/.dev ## Run the tests that start no process and take no second: in a minute
+	$(BIN)/python -m pytest $(PARALLEL) -m "not whole and not slow and not security and not chaos" \
+		$(addprefix --ignore tests/,chaos cli processes security simulation) $(ARGS)
+
+# Else each worker, and each process that it starts, compiles everything anew.
+test test-fast: export PYTHONDONTWRITEBYTECODE =
 
 processes: $(VENV)/.dev ## Run the long tests: three replicas, 20,000 jobs, one of them killed
 	$(BIN)/python -m pytest -m slow

@@ -29,6 +29,17 @@ TEST_SECRET = "a-secret-of-the-tests-of-at-least-32-bytes"
 RELAXED = ("fsync = off", "full_page_writes = off", "autovacuum_naptime = '1h'")
 """For the session's own server only: its data need not survive the machine."""
 
+PROCESSES = frozenset({"environment", "fleet", "trial", "cluster", "wheel"})
+"""The fixtures with which a test starts processes."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test-fast` leaves out, besides what is marked by hand because it is slow."""
+    for item in items:
+        if not PROCESSES.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.whole)
+
 
 class IsolatedSettings(Settings):
     """Settings that read neither the environment nor `.env`."""

@@ -63,6 +63,7 @@ def run_example(tmp_path: Path, pg_dsn: str) -> Callable[[str], str]:
     return run
 
 
+@pytest.mark.whole
 async def test_the_examples_of_enqueueing_and_of_running_without_a_worker_run(
     run_example: Callable[[str], str], session: AsyncSession
 ) -> None:

@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from service.settings import Settings
 from tests.processes.fleet import Fleet
 
+pytestmark = pytest.mark.whole
+
 LIMIT = 5
 
 

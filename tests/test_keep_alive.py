@@ -4,8 +4,12 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
+
 from service.settings import Settings
 from tests.processes.fleet import Fleet
+
+pytestmark = pytest.mark.whole
 
 KEPT_SECONDS = 7.0
 """Longer than uvicorn's own 5 s."""

@@ -16,6 +16,8 @@ from tests.api.conftest import Auth
 from tests.api.shapes import assert_problem, jobs_in
 from tests.jobs.proxy import Proxy
 
+pytestmark = pytest.mark.whole
+
 QUERY_TIMEOUT_SECONDS: Final = 0.5
 BOUND_SECONDS: Final = QUERY_TIMEOUT_SECONDS + 1
 

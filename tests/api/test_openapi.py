@@ -7,11 +7,14 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from pydantic import SecretStr
 
+from service.app import create_app
+from service.settings import Environment
 from tests.api.conftest import Auth
 from tests.api.shapes import assert_problem
 from tests.api.test_policies import PUBLIC, TABLE
+from tests.conftest import TEST_SECRET, IsolatedSettings
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = {
@@ -32,9 +35,10 @@ OPERATIONS = {
 MINE = pytest.mark.parametrize(("path", "method"), OPERATIONS)
 
 
-@pytest.fixture
-def document(app: FastAPI) -> dict[str, Any]:
-    return app.openapi()
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    settings = IsolatedSettings(environment=Environment.TEST, jwt_secret=SecretStr(TEST_SECRET))
+    return create_app(settings, dsn="postgresql://nobody@nowhere/none").openapi()
 
 
 def test_the_version_is_the_one_that_the_project_declares(document: dict[str, Any]) -> None:

@@ -71,6 +71,7 @@ async def until_early_in(pg_dsn: str, seconds: int, at_most: int) -> None:
 # -- requests -------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 @limits(user_requests_per_minute=60)
 async def test_a_users_requests_of_a_minute_are_bounded_over_all_processes(
     processes: list[httpx.AsyncClient], auth: Auth, pg_dsn: str
@@ -103,6 +104,7 @@ async def test_every_other_caller_may_be_bounded_too(
 # -- live jobs ------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 @limits(caller_live_jobs=30)
 async def test_a_callers_live_jobs_are_bounded_over_all_processes(
     processes: list[httpx.AsyncClient], auth: Auth, pg_dsn: str
@@ -130,6 +132,7 @@ async def test_a_callers_live_jobs_are_bounded_over_all_processes(
 # -- names ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 @limits(caller_new_names_per_hour=20)
 async def test_new_queues_and_types_of_a_caller_are_bounded_over_all_processes(
     processes: list[httpx.AsyncClient], auth: Auth, pg_dsn: str
@@ -173,6 +176,7 @@ async def test_a_name_that_a_worker_serves_is_not_new(
 # -- reminders ------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 @limits(user_reminders_per_day=10)
 async def test_a_users_reminders_of_a_day_are_bounded_over_all_processes(
     processes: list[httpx.AsyncClient], auth: Auth, pg_dsn: str

@@ -192,6 +192,7 @@ def wrong_bodies() -> Iterator[tuple[str, str, dict[str, Any], str]]:
                 yield "POST", path, body | {"backoff": body["backoff"] | {name: value}}, name
 
 
+@pytest.mark.whole
 async def test_every_refusal_names_a_field_and_its_rule_and_nothing_of_ours(
     client: httpx.AsyncClient, auth: Auth
 ) -> None:

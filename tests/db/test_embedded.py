@@ -23,6 +23,8 @@ from service.db.embedded import EmbeddedServer
 from service.db.postgres_programs import Programs
 from service.errors import ConfigurationError
 
+pytestmark = pytest.mark.whole
+
 USER = """
 import sys
 from pathlib import Path

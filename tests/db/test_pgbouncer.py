@@ -20,6 +20,8 @@ from service.jobs.read.list import list_jobs
 from service.settings import Settings
 from tests.jobs.waiting import until
 
+pytestmark = pytest.mark.whole
+
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 POOLED = {"database_prepared_statements": False, "database_listen": False}
 

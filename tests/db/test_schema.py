@@ -161,6 +161,7 @@ def downgrade():
 """
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("first", ["service", "application"])
 async def test_an_application_with_migrations_of_its_own_upgrades_beside_us(
     made: Made, empty_dsn: str, tmp_path: Path, settings: Settings, first: str

@@ -112,6 +112,7 @@ async def test_no_row_makes_a_job_run_more_often_than_its_retries_allow(
     assert worker.slots.used == 0
 
 
+@pytest.mark.whole
 @hypothesis_settings(
     max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
@@ -150,6 +151,7 @@ def of_these_rows(
     return lambda rows: asyncio.run(run(rows))
 
 
+@pytest.mark.whole
 async def test_a_number_too_long_to_read_fails_its_job_and_frees_its_slot(
     failing: Failing, sql: Any, start_worker: StartWorker
 ) -> None:

@@ -371,6 +371,7 @@ def of_this_test(pg_dsn: str, make_settings: Callable[..., Settings]) -> Iterato
     harness.close()
 
 
+@pytest.mark.whole
 @pytest.mark.timeout(int(os.environ.get("STATE_MACHINE_TIMEOUT_SECONDS", "600")))
 def test_any_sequence_of_steps_leaves_the_table_as_the_rules_say(of_this_test: Harness) -> None:
     class Machine(JobMachine):

@@ -16,6 +16,8 @@ from service.settings import Settings
 from tests.jobs.test_odd_rows import DIGITS, JSON, ODD_JSON, TIME_COLUMNS, insert
 from tests.jobs.waiting import until_ended
 
+pytestmark = pytest.mark.whole
+
 SMALLINTS: Final = st.sampled_from((-32768, -32767, -5, -1, 32765, 32766, 32767)) | st.integers(
     0, 9
 )

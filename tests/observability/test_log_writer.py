@@ -44,6 +44,7 @@ def read_until(reader: int, event: str) -> list[dict[str, Any]]:
     return lines
 
 
+@pytest.mark.whole
 def test_unread_lines_are_dropped_and_counted(reader: int) -> None:
     before = dropped()
     for number in range(LINES):

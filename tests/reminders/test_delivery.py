@@ -269,6 +269,7 @@ async def test_twilio_is_asked_again_only_after_the_time_it_named(
     assert "hunter2" not in str(job.errors)
 
 
+@pytest.mark.whole
 async def test_a_burst_waits_for_the_database_and_uses_no_attempt(
     database: Database, pg_dsn: str, make_settings: Callable[..., Settings]
 ) -> None:

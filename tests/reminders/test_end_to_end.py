@@ -47,6 +47,7 @@ async def app(
         yield application
 
 
+@pytest.mark.whole
 async def test_a_reminder_is_delivered_once_after_the_mail_server_was_down(
     client: httpx.AsyncClient, auth: Auth, mailbox: Mailbox
 ) -> None:

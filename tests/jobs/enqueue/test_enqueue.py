@@ -439,6 +439,7 @@ async def test_batches_with_the_same_keys_in_opposite_order_do_not_deadlock(
     assert await count(sql) == 300
 
 
+@pytest.mark.whole
 async def test_many_large_jobs_go_out_in_statements_of_bounded_size(
     session: AsyncSession, sql: Any
 ) -> None:

@@ -144,6 +144,7 @@ async def slow_disk(sql: Any) -> None:
     )
 
 
+@pytest.mark.whole
 async def test_a_group_is_bounded_by_its_bytes(intake: Intake, sql: Any) -> None:
     payload = "x" * 180_000
     await asyncio.gather(*(intake.submit(NewJob("mail", payload)) for _ in range(500)))
@@ -153,6 +154,7 @@ async def test_a_group_is_bounded_by_its_bytes(intake: Intake, sql: Any) -> None
     assert max(counts) <= MAX_STATEMENT_BYTES / len(payload)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keyed"])
 async def test_a_group_that_takes_too_long_is_stored_in_halves_each_job_once(
     database: Database,
@@ -173,6 +175,7 @@ async def test_a_group_that_takes_too_long_is_stored_in_halves_each_job_once(
     assert ids == {job.id for job in stored}
 
 
+@pytest.mark.whole
 async def test_a_job_that_cannot_be_stored_in_time_is_refused(
     database: Database, make_settings: Callable[..., Settings], sql: Any, slow_disk: None
 ) -> None:
@@ -186,6 +189,7 @@ async def test_a_job_that_cannot_be_stored_in_time_is_refused(
     assert [row["id"] for row in rows] == [answers[0].id, answers[2].id]  # type: ignore[union-attr]
 
 
+@pytest.mark.whole
 async def test_memory_is_bounded_while_the_database_hangs(
     database: Database, intake: Intake, sql: Any
 ) -> None:

@@ -62,6 +62,7 @@ async def test_a_type_that_another_live_worker_serves_is_left(
     assert await sql.fetchval("SELECT status FROM jobs_live WHERE id = $1", job_id) == "PENDING"
 
 
+@pytest.mark.whole
 async def test_a_type_is_still_served_for_the_grace_after_its_worker_stopped(
     put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
@@ -152,6 +153,7 @@ async def statuses(sql: Any) -> dict[str, int]:
     return dict(rows)
 
 
+@pytest.mark.whole
 async def test_a_backlog_whose_workers_are_away_waits_and_is_shown(
     put: Put, sql: Any, start_worker: StartWorker, caplog: pytest.LogCaptureFixture
 ) -> None:

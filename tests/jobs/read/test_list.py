@@ -117,6 +117,7 @@ LOOKUPS = [
 ]
 
 
+@pytest.mark.whole
 async def test_no_look_up_reads_a_partition_from_end_to_end(filled: AsyncSession) -> None:
     """Every filter on every partition, as planned for its values and as planned for any."""
     for mode in ("force_custom_plan", "force_generic_plan"):
@@ -130,6 +131,7 @@ async def test_no_look_up_reads_a_partition_from_end_to_end(filled: AsyncSession
             assert all(str(name).startswith(leaves) for _, name in found), (mode, case, found)
 
 
+@pytest.mark.whole
 async def test_a_step_of_a_driven_look_up_reads_no_more_rows_than_it_returns(
     filled: AsyncSession,
 ) -> None:
@@ -158,6 +160,7 @@ def removed(plan: dict[str, Any]) -> int:
     return own + sum(removed(child) for child in plan.get("Plans", ()))
 
 
+@pytest.mark.whole
 async def test_jobs_of_one_name_are_never_looked_for_among_those_of_others(
     filled: AsyncSession,
 ) -> None:
@@ -173,6 +176,7 @@ async def test_jobs_of_one_name_are_never_looked_for_among_those_of_others(
                 assert removed(plan) == 0, (mode, names)
 
 
+@pytest.mark.whole
 async def test_a_count_reads_no_partition_from_end_to_end(
     filled: AsyncSession,
 ) -> None:
@@ -189,6 +193,7 @@ async def test_a_count_reads_no_partition_from_end_to_end(
         assert all("Index" in kind for kind, _ in found), (filters, found)
 
 
+@pytest.mark.whole
 async def test_every_job_is_on_exactly_one_page_and_newest_come_first(filled: AsyncSession) -> None:
     filters = JobFilters(queue="queue-3", priority=8)
     seen: list[int] = []
@@ -211,6 +216,7 @@ async def test_every_job_is_on_exactly_one_page_and_newest_come_first(filled: As
     assert seen == list(expected)
 
 
+@pytest.mark.whole
 async def test_matches_far_from_the_top_fill_the_page(filled: AsyncSession) -> None:
     page = await list_jobs(filled, JobFilters(error="lost 7"), limit=3)
     expected = [
@@ -221,6 +227,7 @@ async def test_matches_far_from_the_top_fill_the_page(filled: AsyncSession) -> N
     assert (page.total, page.total_exact) == (2, True)
 
 
+@pytest.mark.whole
 async def test_a_page_out_of_time_comes_short_with_a_cursor(
     filled: AsyncSession,
 ) -> None:
@@ -306,6 +313,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(child)
 
 
+@pytest.mark.whole
 async def test_a_look_by_due_time_finds_jobs_however_they_ended(filled: AsyncSession) -> None:
     """Cancelled days before they were due, or settled by a clock that was set back meanwhile."""
     ago = {"finished_at": NOW - timedelta(days=2.5), "job_type": "late"}
@@ -333,6 +341,7 @@ async def test_a_look_by_due_time_finds_jobs_however_they_ended(filled: AsyncSes
             assert found == expected, (after, names)
 
 
+@pytest.mark.whole
 async def test_a_look_by_due_time_gives_the_same_pages_in_every_way(filled: AsyncSession) -> None:
     after = NOW - timedelta(days=2, hours=30)
     await filled.execute(
@@ -357,12 +366,14 @@ async def test_a_look_by_due_time_gives_the_same_pages_in_every_way(filled: Asyn
     assert seen == expected
 
 
+@pytest.mark.whole
 async def test_a_total_that_was_never_counted_is_not_called_exact(filled: AsyncSession) -> None:
     page = await list_jobs(filled, JobFilters(statuses={JobStatus.SUCCESS}), limit=10)
     assert len(page.jobs) == 10
     assert (page.total, page.total_exact) == (11, False)
 
 
+@pytest.mark.whole
 async def test_one_job_is_found_by_primary_keys_alone(filled: AsyncSession) -> None:
     row = await filled.execute(
         text("EXPLAIN (FORMAT JSON) SELECT * FROM background_jobs WHERE id = 777")

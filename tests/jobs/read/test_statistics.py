@@ -94,6 +94,7 @@ async def test_live_jobs_over_the_cap_make_the_total_a_lower_bound(session: Asyn
     assert 49 <= capped.total <= 50
 
 
+@pytest.mark.whole
 async def test_hundreds_of_thousands_of_names_are_counted_in_time(
     session: AsyncSession,
 ) -> None:

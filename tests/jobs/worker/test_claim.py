@@ -239,6 +239,7 @@ async def test_under_a_backlog_claims_go_on_from_the_watermark(
     assert request.start == Position(jobs[0].due_at, jobs[0].id)
 
 
+@pytest.mark.whole
 async def test_a_worker_with_a_backlog_seldom_sweeps(
     handlers: Registry, sql: Any, start_worker: StartWorker
 ) -> None:
@@ -258,6 +259,7 @@ async def test_a_worker_with_a_backlog_seldom_sweeps(
     assert sweeps.count(True) < len(sweeps) / 3
 
 
+@pytest.mark.whole
 async def test_a_job_below_the_watermark_is_found_despite_a_backlog(
     handlers: Registry, sql: Any, start_worker: StartWorker
 ) -> None:

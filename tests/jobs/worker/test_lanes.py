@@ -56,6 +56,7 @@ async def crowd(sql: Any) -> None:
 # -- beside a backlog -----------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("listen", [True, False], ids=["listening", "polling"])
 async def test_a_worker_with_a_backlog_finds_what_came_into_other_queues(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker, listen: bool
@@ -84,6 +85,7 @@ async def test_a_worker_with_a_backlog_finds_what_came_into_other_queues(
 # -- beyond the first thousand --------------------------------------------------------------------
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("queues", ["*", "z"])
 async def test_a_due_job_behind_a_thousand_lanes_is_run(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker, queues: str
@@ -257,6 +259,7 @@ def test_a_watermark_lies_a_little_below_the_newest_claim() -> None:
 # -- where a new process begins -------------------------------------------------------------------
 
 
+@pytest.mark.whole
 async def test_while_the_first_listing_is_slow_recent_lanes_are_claimed(
     handlers: Registry,
     put: Put,
@@ -302,6 +305,7 @@ async def test_after_a_listing_that_took_long_comes_a_rest_whoever_asks(
     assert listings == 1
 
 
+@pytest.mark.whole
 async def test_a_worker_forgets_lanes_that_are_empty(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:

@@ -23,6 +23,7 @@ UPDATE jobs_live SET lease_token = nextval('background_job_lease_tokens'),
 """As another worker's claim does it, after this one's lease ran out."""
 
 
+@pytest.mark.whole
 async def test_heartbeats_hold_a_lease_for_longer_than_it_is(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
@@ -209,6 +210,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.whole
 async def test_the_jobs_of_a_killed_process_are_run_by_another(
     handlers: Registry, put: Put, sql: Any, pg_dsn: str, start_worker: StartWorker
 ) -> None:
@@ -338,6 +340,7 @@ async def test_a_handler_whose_lease_ended_during_a_suspend_is_cancelled(
     await occurs(cancelled, seconds=10)
 
 
+@pytest.mark.whole
 async def test_a_lease_that_cannot_be_extended_cancels_its_handler_in_time(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
@@ -368,6 +371,7 @@ async def test_a_lease_that_cannot_be_extended_cancels_its_handler_in_time(
     assert job["errors"] is None
 
 
+@pytest.mark.whole
 async def test_an_attempt_interrupted_by_a_missing_heartbeat_does_not_count(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:

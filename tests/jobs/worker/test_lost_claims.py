@@ -36,6 +36,7 @@ def assert_given_back(job: Any) -> None:
     assert job["errors"] is None
 
 
+@pytest.mark.whole
 async def test_a_claim_whose_answer_was_lost_is_given_back_and_run(
     proxy: Proxy, proxied: Database, handlers: Registry, put: Put, sql: Any,
     start_worker: StartWorker,
@@ -48,6 +49,7 @@ async def test_a_claim_whose_answer_was_lost_is_given_back_and_run(
     assert_given_back(await until_ended(sql, job_id))
 
 
+@pytest.mark.whole
 async def test_what_runs_is_not_given_back_with_it(
     proxy: Proxy, proxied: Database, handlers: Registry, put: Put, sql: Any,
     start_worker: StartWorker,
@@ -98,6 +100,7 @@ async def test_a_lost_claim_that_takes_effect_late_is_given_back_too(
     assert_given_back(await until_ended(sql, job_id))
 
 
+@pytest.mark.whole
 async def test_a_worker_that_stops_gives_back_what_a_lost_claim_took(
     proxy: Proxy, proxied: Database, handlers: Registry, put: Put, sql: Any,
     start_worker: StartWorker,
@@ -135,6 +138,7 @@ async def test_a_stop_waits_for_a_lost_claim_that_may_take_effect(
     assert (row["status"], row["attempts"], row["lease_until"]) == ("PENDING", 0, None)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("end", ["cancelled", "cut"])
 async def test_a_pass_that_ends_in_the_middle_of_a_claim_gives_its_jobs_back(
     proxy: Proxy, proxied: Database, handlers: Registry, put: Put, sql: Any, quick: Quick, end: str

@@ -15,6 +15,8 @@ from service.settings import Settings
 from tests.jobs.conftest import Events, Put, StartWorker
 from tests.jobs.waiting import occurs, until, until_ended, until_true
 
+pytestmark = pytest.mark.whole
+
 SLOW_ROWS = """
 CREATE FUNCTION slow_rows() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   PERFORM pg_sleep((SELECT sum(length(result::text)) FROM new_rows) / 1000000.0);

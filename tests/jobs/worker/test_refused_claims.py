@@ -21,6 +21,7 @@ async def unchecked(sql: Any) -> None:
     await sql.execute("SET session_replication_role = replica")
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("queue", ["default", "aside"], ids=["among the good ones", "elsewhere"])
 async def test_a_row_that_cannot_be_claimed_fails_alone(
@@ -44,6 +45,7 @@ async def test_a_row_that_cannot_be_claimed_fails_alone(
     await until_true(lambda: events("failed", "mail", "refused") == 1)
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("unchecked")
 async def test_many_bad_rows_at_the_head_of_a_lane_are_all_passed(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
@@ -60,6 +62,7 @@ async def test_many_bad_rows_at_the_head_of_a_lane_are_all_passed(
     await until(lambda: sql.fetchval("SELECT count(*) = 0 FROM jobs_live"))
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("unchecked")
 async def test_what_a_refused_claim_has_not_come_to_is_left_to_the_next(
     database: Database, handlers: Registry, put: Put, sql: Any, quick: Quick

@@ -168,6 +168,7 @@ async def test_looking_up_what_was_settled_before_only_probes(database: Database
     assert not kinds & {"Hash Join", "Merge Join", "Seq Scan"}, link.explained[-1].text
 
 
+@pytest.mark.whole
 async def test_an_outcome_whose_answer_was_lost_is_recorded_once(
     proxy: Proxy,
     proxied: Database,

@@ -145,6 +145,7 @@ async def test_a_job_given_back_is_run_by_the_next_worker_as_its_first_attempt(
     assert (job["status"], job["attempts"]) == ("SUCCESS", 1)
 
 
+@pytest.mark.whole
 async def test_a_handler_that_does_not_stop_is_given_back_all_the_same(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:

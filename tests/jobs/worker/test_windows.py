@@ -64,6 +64,7 @@ async def walked_by_a_claim(pipeline: Pipeline, sql: Any) -> tuple[int, int]:
     return claimed, await sql.fetchval(READ) - before
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("backlog")
 async def test_a_claim_walks_a_bounded_window_and_the_next_goes_on(
     pipeline: Pipeline, put: Put, sql: Any
@@ -102,6 +103,7 @@ async def test_a_sweep_walks_a_bounded_window_and_the_next_goes_on(
     assert max(read for _, read in walks) <= 2 * WINDOW_JOBS + 1_000
 
 
+@pytest.mark.whole
 async def test_after_a_claim_that_took_too_long_the_next_walks_a_window(
     pipeline: Pipeline, put: Put, sql: Any
 ) -> None:
