@@ -106,7 +106,7 @@ class Probe:
         store.leases.extend = watched
 
     def _watch_progress(self) -> None:
-        write_progress = store.leases.write_progress
+        write_progress = store.progress.write
 
         async def watched(link: Link, progress: Mapping[Lease, str]) -> set[Lease]:
             self._note(Event.TRYING, list(progress), PROGRESS)
@@ -115,7 +115,7 @@ class Probe:
             self._note(Event.REFUSED, progress.keys() - held, PROGRESS)
             return held
 
-        store.leases.write_progress = watched
+        store.progress.write = watched
 
 
 def unfence() -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from service.jobs.core.job import DEAD, LIVE, TRANSITIONS, JobId, JobStatus, LeaseToken
-from service.jobs.core.policy import FIRST_POSTPONED
+from service.jobs.core.poison import FIRST_POSTPONED
 
 SERVED = "work"
 UNSERVED = "nobody"

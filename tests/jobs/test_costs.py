@@ -258,7 +258,7 @@ async def test_what_is_dead_in_a_lane_is_walked_by_the_listing_alone(database: D
         await sql.close()
         [head] = await store.lanes.listed(link, limit=9)
         await store.lanes.recent(link, None, within_seconds=600, limit=9)
-        await store.counts.queue_gauges(link, [head], cap=1000)
+        await store.gauges.of_queues(link, [head], cap=1000)
         await store.served_types.fail_unserved(
             link, [head], ["noop"], due_seconds=0, walk=100, limit=9, max_errors=9
         )

@@ -213,7 +213,7 @@ class JobMachine(RuleBasedStateMachine):
         job = self.of(claim.id)
         holds = job is not None and job.holds(claim.lease_token)
         progress = json.dumps({"fraction": 0.5})
-        write = store.leases.write_progress(self.harness.link, {claim.lease: progress})
+        write = store.progress.write(self.harness.link, {claim.lease: progress})
         assert self.harness.do(write) == ({claim.lease} if holds else set())
         extend = store.leases.extend(self.harness.link, [claim.lease], lease_seconds=HOUR)
         assert self.harness.do(extend) == ({claim.lease} if holds else set())
@@ -325,7 +325,7 @@ class JobMachine(RuleBasedStateMachine):
     @rule(fold=st.booleans())
     def maintain(self, fold: bool) -> None:
         if fold:
-            self.harness.sql(*store.counts.FOLD_STATS.bind())
+            self.harness.sql(*store.kept_counts.FOLD_STATS.bind())
         else:
             self.harness.do(partitions.make_ahead(self.harness.link, days=0))
 

@@ -7,7 +7,7 @@ import pytest
 
 from service.db.engine import Database
 from service.db.migrate import head_revision
-from service.jobs.maintenance.counts import FOLD_ABOVE_ROWS
+from service.jobs.maintenance.kept_counts import FOLD_ABOVE_ROWS
 from service.jobs.store.partitions import PREFIX
 from tests.processes.fleet import Fleet, Replica, until
 from tests.processes.workload import all_succeed, check_each_succeeded_once, enqueue_all, flaky_jobs

@@ -7,7 +7,7 @@ ended, which attempts count.
 from typing import Any, Final
 
 from service.jobs.core.job import TRANSITIONS, JobStatus
-from service.jobs.core.policy import FIRST_POSTPONED
+from service.jobs.core.poison import FIRST_POSTPONED
 from service.jobs.handlers.context import JobContext
 from service.jobs.worker.outbox import MAX_TIMEOUTS
 from service.settings import Settings

@@ -59,7 +59,7 @@ BAD_ENDS: Final = tuple(end for end in End if end is not End.WELL)
 
 FENCED: Final = (
     store.claim.CLAIM.sql,
-    store.leases.RELEASE_LOST.sql,
+    store.lost_claims.RELEASE_LOST.sql,
     store.settle.FINISH.sql,
     store.settle.REQUEUE.sql,
     store.leases.EXTEND.sql,

@@ -21,7 +21,7 @@ HEARTBEAT: Final = _sent(store.leases.EXTEND, store.workers.WORKER_SEEN)
 SETTLE: Final = _sent(store.settle.FINISH, store.settle.REQUEUE, store.settle.SETTLED_BEFORE)
 CLAIMS: Final = _sent(store.claim.CLAIM, store.claim.CLAIM_WITHIN_LIMITS)
 CLAIMING: Final = CLAIMS | _sent(
-    store.leases.LOST_CLAIMS, store.lanes.LANES, store.lanes.LANES_OF, store.lanes.RECENT_LANES,
+    store.lost_claims.LOST_CLAIMS, store.lanes.LANES, store.lanes.LANES_OF, store.lanes.RECENT_LANES,
     store.claim.WINDOW_ENDS,
 )  # fmt: skip
 

@@ -217,15 +217,15 @@ class Player:
     async def _hold(self) -> None:
         await store.leases.extend(self._link, self._leases(), lease_seconds=LEASE_SECONDS)
         progress = dict.fromkeys(self._leases()[:2], '{"fraction": 0.5}')
-        await store.leases.write_progress(self._link, progress)
+        await store.progress.write(self._link, progress)
 
     async def _recover(self) -> None:
         known = [claim.lease_token for claim in self._some()]
         floors = {lane: self._floor() for lane in self._rng.sample(LANES, 3)}
         worker = self._rng.choice(self._workers)
-        lost = await store.leases.lost_claims(self._link, floors, worker_id=worker, known=known)
+        lost = await store.lost_claims.find(self._link, floors, worker_id=worker, known=known)
         give_back = [*lost[:2], *self._leases()[:1]]
-        await store.leases.release_lost(self._link, give_back)
+        await store.lost_claims.release(self._link, give_back)
 
     async def _operate(self) -> None:
         rng, jobs = self._rng, self._both.model.tables.jobs
@@ -273,7 +273,7 @@ class Player:
         await store.lanes.recent(
             self._link, some, within_seconds=self._rng.choice((1, 20)), limit=9
         )
-        await store.counts.queue_gauges(self._link, self._heads(LANES), cap=3)
+        await store.gauges.of_queues(self._link, self._heads(LANES), cap=3)
 
     async def _lead(self) -> None:
         alive, grace = self._rng.choice((5.0, 30.0)), self._rng.choice((0.0, 20.0))

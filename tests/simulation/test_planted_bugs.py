@@ -7,10 +7,12 @@ from typing import Any, Final
 import pytest
 
 from service.db.errors import DATABASE_ERRORS
+from service.jobs.core.attempt import Attempt, Stop
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobStatus
 from service.jobs.core.lane import LaneRequest, Position
-from service.jobs.core.policy import Attempt, OutcomePolicy, Stop
+from service.jobs.core.outcome_policy import OutcomePolicy
+from service.jobs.core.poison import PoisonPolicy
 from service.jobs.worker import claim_recovery, outbox
 from service.jobs.worker.claim_recovery import ClaimRecovery
 from service.jobs.worker.claimer import Claimer
@@ -140,12 +142,14 @@ def what_does_not_stop_is_never_recorded(patch: Patch) -> None:
 
 
 def poison_is_run_for_ever(patch: Patch) -> None:
-    patch.setattr(OutcomePolicy, "unfit", lambda *_: None)
+    patch.setattr(PoisonPolicy, "unfit", lambda *_: None)
 
 
 def retries_are_counted_one_too_many(patch: Patch) -> None:
     patch.setattr(
-        OutcomePolicy, "is_last", lambda judge, one: one.job.attempt > judge._max_retries(one) + 1
+        OutcomePolicy,
+        "is_last",
+        lambda policy, one: one.job.attempt > one.max_retries(policy._settings) + 1,
     )
 
 

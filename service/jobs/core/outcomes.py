@@ -105,7 +105,7 @@ class Succeeded(_Outcome):
 
 @dataclass(frozen=True, slots=True)
 class DeadLettered(_Outcome):
-    """The last attempt failed, or the job lost too many leases."""
+    """The last attempt failed (`outcome_policy.py`), or the job lost too many leases (`poison.py`)."""
 
     status: ClassVar = JobStatus.DEAD_LETTER
     event: ClassVar = "dead_lettered"

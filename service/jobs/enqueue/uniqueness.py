@@ -36,7 +36,7 @@ async def check_holders(
     positions = [position for position, job in enumerate(enqueued) if not job.created]
     if not positions:
         return
-    rows = await store.idempotency.compare(
+    rows = await store.uniqueness.compare(
         session,
         reader=None if settings.share_unique_keys else caller,
         positions=positions,

@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from service.jobs.core.attempt import InvalidPayload
 from service.jobs.core.encoding import load_json
-from service.jobs.core.policy import InvalidPayload
 
 
 def load_payload(text: str, model: type[BaseModel] | None) -> Any:

@@ -35,7 +35,7 @@ class CreatedJobs:
 
     async def count(self) -> None:
         """One round: one short statement, and a second one where jobs are to be counted."""
-        given, oldest_writer, next_writer = await store.counts.created_ids(self._link)
+        given, oldest_writer, next_writer = await store.created_jobs.ids(self._link)
         if self._counted is None:
             self._counted = self._given = given
             return
@@ -57,6 +57,6 @@ class CreatedJobs:
             size = MAX_COUNTED // SAMPLES
             starts = (after + total * number // SAMPLES for number in range(SAMPLES))
             stretches = [(start, start + size) for start in starts]
-        created = await store.counts.created_between(self._link, stretches)
+        created = await store.created_jobs.between(self._link, stretches)
         scale = total / sum(high - low for low, high in stretches)
         jobs_created({job_type: round(jobs * scale) for job_type, jobs in created.items()})

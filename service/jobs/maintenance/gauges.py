@@ -18,8 +18,8 @@ async def read_queue_gauges(link: Link, heads: Sequence[LaneHead], *, cap: int) 
         cap: limit on the jobs counted in each lane.
     """
     # The queues that somebody serves by name: many others may come before them in the list.
-    known_queue.reserve(await store.counts.served_queues(link, limit=MAX_LANES))
+    known_queue.reserve(await store.gauges.served_queues(link, limit=MAX_LANES))
     served = await store.lanes.of_queues(link, sorted(known_queue.reserved)[:MAX_LANES])
     lanes = list({head.lane: head for head in (*heads, *served)}.values())
-    rows = await store.counts.queue_gauges(link, lanes, cap=cap) if lanes else ()
+    rows = await store.gauges.of_queues(link, lanes, cap=cap) if lanes else ()
     set_queue_gauges(QueueReading(*row) for row in rows)

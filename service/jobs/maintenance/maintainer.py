@@ -14,8 +14,8 @@ from service.jobs.core.lane import MAX_LANES, LaneHead
 from service.jobs.handlers.registry import Registry
 from service.jobs.loops import Pause
 from service.jobs.maintenance import gauges, partitions, retention
-from service.jobs.maintenance.counts import KeptCounts
 from service.jobs.maintenance.created_jobs import CreatedJobs
+from service.jobs.maintenance.kept_counts import KeptCounts
 from service.jobs.maintenance.leader import Leader
 from service.jobs.maintenance.unserved import UnservedTypes
 from service.observability.logging import get_logger

@@ -7,9 +7,9 @@ from typing import Final
 from service.db import schema
 from service.db.engine import Database
 from service.db.errors import DATABASE_ERRORS
-from service.db.listen import listen
 from service.jobs.core.lane import Lane
 from service.jobs.loops import Pause
+from service.jobs.notify.listen import listen
 from service.jobs.notify.messages import Look, Wake, decode
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error

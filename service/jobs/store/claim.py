@@ -1,4 +1,4 @@
-"""Claim due jobs: one fenced statement."""
+"""Claim due jobs, and rescue orphans whose lease has ended: one fenced statement."""
 
 from collections import Counter
 from collections.abc import Sequence

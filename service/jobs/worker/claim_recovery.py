@@ -75,14 +75,14 @@ class ClaimRecovery:
         lost = [
             lease
             for worker_id in sorted(self._asked_by)
-            for lease in await store.leases.lost_claims(
+            for lease in await store.lost_claims.find(
                 self._link,
                 dict(sorted(self._lanes.items())),
                 worker_id=worker_id,
                 known=sorted({run.job.lease_token for run in self._held()}),
             )
         ]
-        if lost and (given_back := await store.leases.release_lost(self._link, lost)):
+        if lost and (given_back := await store.lost_claims.release(self._link, lost)):
             _log.warning("claim_given_back", jobs=given_back)
             await publish_over(self._link, self._lanes)
         if last:

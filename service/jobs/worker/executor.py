@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from service.jobs.core.attempt import Stop, TooLate
 from service.jobs.core.claimed_job import ClaimedJob
+from service.jobs.core.outcome_policy import OutcomePolicy
 from service.jobs.core.outcomes import Outcome, Released
-from service.jobs.core.policy import OutcomePolicy, Stop, TooLate
+from service.jobs.core.poison import PoisonPolicy
 from service.jobs.handlers.context import JobContext
 from service.jobs.handlers.payload import load_payload
 from service.jobs.handlers.registry import Registry
@@ -63,6 +65,7 @@ class Executor:
         self._settle = settle
         self._progress = progress
         self._policy = OutcomePolicy(settings, worker_name=worker_name)
+        self._poison = PoisonPolicy(settings, worker_name=worker_name)
         self._threads = HandlerThreads(settings.sync_handler_threads)
         self.runs: set[Run] = set()
         """Handlers that have not ended, whether or not their outcome was recorded."""
@@ -73,7 +76,7 @@ class Executor:
         """Run one claimed job; its slot is taken already."""
         run = self._run(job, lease_deadline)
         self.runs.add(run)
-        unfit = self._policy.unfit(run)
+        unfit = self._poison.unfit(run)
         if unfit is not None:
             self._end(run, unfit)
             self._free(run)
@@ -88,7 +91,7 @@ class Executor:
         """Put back one claimed job that has no slot; its attempt does not count."""
         run = self._run(job, lease_deadline)
         # One that is to come back apart from others is put off now: the next claim would not know.
-        self._end(run, self._policy.unfit(run) or Released())
+        self._end(run, self._poison.unfit(run) or Released())
 
     def cancel(self, run: Run, why: Stop) -> None:
         """Stop a handler; one that runs on is not waited for after `STUCK_AFTER_SECONDS`."""

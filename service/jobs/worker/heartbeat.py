@@ -8,7 +8,7 @@ from typing import Final
 from service.db.connection import Link
 from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
-from service.jobs.core.policy import Stop
+from service.jobs.core.attempt import Stop
 from service.jobs.worker import lease_clock
 from service.jobs.worker.executor import HEARTBEAT_RETRY_SECONDS, LEASE_MARGIN, Executor
 from service.jobs.worker.run import Run

@@ -74,7 +74,7 @@ class ProgressWriter:
         texts = {lease: waiting.text for lease, waiting in batch.items()}
         for _ in range(TRIES):
             try:
-                return await store.leases.write_progress(self._link, texts)
+                return await store.progress.write(self._link, texts)
             except DATABASE_ERRORS as error:
                 record_database_error("progress")
                 _log.warning("progress_failed", jobs=len(batch), error=type(error).__name__)

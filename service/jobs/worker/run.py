@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from service.jobs.core.policy import Attempt, Stop
+from service.jobs.core.attempt import Attempt, Stop
 from service.jobs.handlers.context import JobContext
 from service.jobs.handlers.registry import HandlerSpec
 

@@ -8,14 +8,12 @@ from typing import Final
 
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.worker.executor import Executor
+from service.jobs.worker.rescue import note_rescued
 from service.jobs.worker.slots import Slots
-from service.observability.logging import get_logger
-from service.observability.metrics import observe_batch, record_event
+from service.observability.metrics import observe_batch
 
 AHEAD_SECONDS: Final = 0.02
 """Limit on the turns that jobs are claimed ahead for: handlers that wait for nothing may compute."""
-
-_log = get_logger(__name__)
 
 
 class Starter:
@@ -53,12 +51,7 @@ class Starter:
         if not jobs:
             return
         observe_batch("claim", len(jobs))
-        for job in jobs:
-            if job.rescued:
-                record_event("rescued", job.job_type)
-                _log.warning(
-                    "job_rescued", job_id=job.id, job_type=job.job_type, lost=job.lost_leases
-                )
+        note_rescued(jobs)
         if len(jobs) > self._slots.free:  # they come in no order, and not all of them start now
             jobs = sorted(jobs, key=lambda job: (job.priority, job.due_at, job.id))
         left = deque(jobs)

@@ -10,7 +10,7 @@ import pytest
 from service.db.engine import Database
 from service.jobs import Registry
 from service.jobs.maintenance import partitions, retention
-from service.jobs.maintenance.counts import FOLD_ABOVE_ROWS
+from service.jobs.maintenance.kept_counts import FOLD_ABOVE_ROWS
 from service.jobs.maintenance.maintainer import Maintainer
 from service.jobs.maintenance.retention import BATCH
 from tests.jobs.conftest import Quick

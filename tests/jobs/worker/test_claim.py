@@ -134,7 +134,7 @@ async def test_a_job_due_at_infinity_or_since_ever_keeps_no_other_from_being_run
     )
     link = database.link()
     head = LaneHead(Lane("forever", 2), float("-inf"), 0.0)
-    [(_, due, _, age)] = await store.counts.queue_gauges(link, [head], cap=10)
+    [(_, due, _, age)] = await store.gauges.of_queues(link, [head], cap=10)
     assert (due, age) == (1, float("inf"))
     await link.close()
     await start_worker(worker_queues=queues)

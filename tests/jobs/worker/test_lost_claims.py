@@ -180,14 +180,14 @@ async def test_a_give_back_that_comes_late_leaves_alone_what_was_claimed_since(
         return job
 
     unheard = await claim()
-    lost = await store.leases.lost_claims(link, {LANE: LANE_START}, worker_id=worker_id, known=[])
+    lost = await store.lost_claims.find(link, {LANE: LANE_START}, worker_id=worker_id, known=[])
     assert lost == [unheard.lease]
-    assert await store.leases.release_lost(link, lost) == 1
+    assert await store.lost_claims.release(link, lost) == 1
     running = await claim()
     # Its first try was cut off, and the server carries it out only now.
-    assert await store.leases.release_lost(link, lost) == 0
+    assert await store.lost_claims.release(link, lost) == 0
     assert (
-        await store.leases.lost_claims(
+        await store.lost_claims.find(
             link, {LANE: LANE_START}, worker_id=worker_id, known=[running.lease_token]
         )
         == []

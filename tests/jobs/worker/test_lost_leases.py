@@ -5,8 +5,8 @@ import pytest
 
 from service.db.engine import Database
 from service.jobs import JobStatus, Registry, process_due_jobs
+from service.jobs.core.attempt import Stop
 from service.jobs.core.job import LeaseToken
-from service.jobs.core.policy import Stop
 from service.jobs.worker import lease_clock
 from service.jobs.worker.pipeline import Pipeline
 from service.settings import Settings

@@ -19,5 +19,5 @@ class KeptCounts:
     async def fold(self) -> None:
         """Fold them where it is worth it: with many types and days even folded rows are many."""
         limit = FOLD_ABOVE_ROWS + 2 * self._folded_rows
-        if await store.counts.unfolded(self._link, limit=limit) >= limit:
-            self._folded_rows = await store.counts.fold(self._link)
+        if await store.kept_counts.unfolded(self._link, limit=limit) >= limit:
+            self._folded_rows = await store.kept_counts.fold(self._link)

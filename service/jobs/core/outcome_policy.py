@@ -1,25 +1,19 @@
-"""What the end of an attempt means: which outcome a return, an error or a cancellation has."""
+"""What the end of an attempt means for its job: SUCCESS, another try, FAILED or DEAD_LETTER."""
 
-import random
-import time
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Any, Final, assert_never
+from dataclasses import replace
+from typing import Any, assert_never
 
 from service.errors import InvalidInput, PayloadError
+from service.jobs.core.attempt import Attempt, HandlerTimeout, InvalidPayload, Stop, TooLate
 from service.jobs.core.backoff import Backoff
-from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.encoding import dump_json, load_json
 from service.jobs.core.failures import MAX_MESSAGE_CHARS, Failure, clean_text
-from service.jobs.core.job_types import JobTypePolicy
 from service.jobs.core.outcomes import (
     SUCCEEDED_EMPTY,
     DeadLettered,
     Failed,
     Outcome,
     PermanentError,
-    Postponed,
     Released,
     Retried,
     RetryAfter,
@@ -32,49 +26,7 @@ from service.jobs.core.outcomes import (
 from service.observability.logging import get_logger
 from service.settings import Settings
 
-FIRST_POSTPONED: Final = 2
-"""A job that loses its lease for this time, or a later one, is postponed. The first is usually a crash or
-a machine that was stopped: its job runs again at once."""
-
 _log = get_logger(__name__)
-
-
-class Stop(StrEnum):
-    """Why a handler was cancelled."""
-
-    TIMEOUT = "timeout"
-    LEASE_LOST = "lease_lost"
-    """Another claim holds the job now: nothing of this run is recorded."""
-    LEASE_UNSURE = "lease_unsure"
-    """The lease could not be extended in time; it may still hold."""
-    SHUTDOWN = "shutdown"
-
-
-class HandlerTimeout(Exception):
-    """The handler did not end within its timeout."""
-
-
-class InvalidPayload(Exception):
-    """The handler's payload model refused the payload."""
-
-
-class TooLate(Exception):
-    """The run was told to stop, or its lease would end too soon, before its handler could begin."""
-
-
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """One attempt, as far as its outcome depends on it."""
-
-    job: ClaimedJob
-    policy: JobTypePolicy
-    started: float
-    """Monotonic time at which the handler began."""
-
-    @property
-    def started_at(self) -> datetime:
-        """When the handler began, by this process's clock. For people to read; nothing depends on it."""
-        return datetime.fromtimestamp(time.time() - (time.monotonic() - self.started), UTC)
 
 
 class OutcomePolicy:
@@ -91,45 +43,7 @@ class OutcomePolicy:
 
     def is_last(self, attempt: Attempt) -> bool:
         """Whether a failure of this attempt ends the job."""
-        return attempt.job.attempt > self._max_retries(attempt)
-
-    def unfit(self, attempt: Attempt) -> Outcome | None:
-        """The outcome of a job that lost leases and must not start now; None where it may.
-
-        A job that lost too many leases ends. One that lost its second or a later one is postponed by
-        a random delay. Jobs that ran when a worker died are claimed again together: started
-        together, the job that kills its workers would make all the others lose a lease as well.
-        """
-        job = attempt.job
-        if job.lost_leases == 0:
-            return None
-        poison = job.lost_leases >= self._settings.max_lost_leases
-        if not poison and job.attempt <= self._max_retries(attempt) + 1:
-            if job.rescued and job.lost_leases >= FIRST_POSTPONED:
-                return self._postponed(job)
-            return None
-        times = "once" if job.lost_leases == 1 else f"{job.lost_leases} times in a row"
-        failure = Failure(
-            event="lease_lost",
-            attempt=job.attempt - 1,
-            type="LeaseLost",
-            message=f"the worker stopped or stalled during this job {times}: it is not run again",
-            worker=self._worker_name,
-        )
-        return DeadLettered(failure, "poison" if poison else "lease_lost")
-
-    def _postponed(self, job: ClaimedJob) -> Postponed:
-        """A random delay of up to two leases, and up to four times that for each further loss."""
-        longest = self._settings.lease_seconds * 2.0 * 4.0 ** (job.lost_leases - FIRST_POSTPONED)
-        seconds = random.uniform(longest / 20, longest)  # noqa: S311 - no secret
-        _log.warning(
-            "job_postponed",
-            job_id=job.id,
-            job_type=job.job_type,
-            lost=job.lost_leases,
-            seconds=round(seconds, 3),
-        )
-        return Postponed(seconds)
+        return attempt.job.attempt > attempt.max_retries(self._settings)
 
     def returned(self, attempt: Attempt, value: Any, stop: Stop | None) -> Outcome | None:
         """The outcome of a handler that returned `value`; one that was cancelled swallowed that."""
@@ -261,9 +175,6 @@ class OutcomePolicy:
             started_at=attempt.started_at,
             worker=self._worker_name,
         )
-
-    def _max_retries(self, attempt: Attempt) -> int:
-        return attempt.policy.retries_of(attempt.job.max_retries, self._settings)
 
     def _backoff(self, attempt: Attempt) -> Backoff:
         if attempt.job.backoff is not None:
