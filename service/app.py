@@ -34,12 +34,12 @@ _log = get_logger(__name__)
 
 
 class Service:
-    """Everything that one process runs beside HTTP: started in order, stopped in reverse.
+    """Everything that one process runs besides HTTP: started in order, stopped in reverse.
 
         async with Service(settings, dsn=dsn):
             ...
 
-    `worker` is None where the process runs no jobs.
+    `worker` is None if the process runs no jobs.
     """
 
     def __init__(self, settings: Settings, *, dsn: str, run_worker: bool = True) -> None:
@@ -70,7 +70,7 @@ class Service:
         Raises:
             ConfigurationError: a handler module is broken, or the schema is missing or behind
                 and `AUTO_MIGRATE` is off.
-            Unavailable: another process holds up the migration.
+            Unavailable: another process blocks the migration.
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.database.close)
@@ -95,7 +95,7 @@ class Service:
         _log.info("service_started", worker=self.worker is not None)
 
     def stop_claiming(self) -> None:
-        """Claim nothing more and report not ready; what runs goes on. Safe from a signal handler."""
+        """Stop claiming and report not ready; running jobs continue. Safe in a signal handler."""
         self._stopping = True
         if self.worker is not None:
             self.worker.stop_claiming()
@@ -130,7 +130,7 @@ def create_app(
         api: whether to serve the API and its documentation; else health and metrics alone.
 
     Raises:
-        ConfigurationError: no database was named, or no token could ever hold.
+        ConfigurationError: no database is set, or no token could ever be valid.
     """
     if dsn is None:
         if settings.database_url is None:

@@ -1,4 +1,4 @@
-"""Handlers and jobs to play with: what succeeds, is slow, needs retries, or is beyond help.
+"""Demo handlers and jobs: some succeed, some are slow, some need retries, some never succeed.
 
 Importing this module registers the handlers.
 """
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.jobs import Backoff, JobContext, NewJob, PermanentError, register_handler
 
 _SOON: Final = Backoff(base_seconds=2, factor=2, cap_seconds=10)
-"""Retries that one can watch."""
+"""Retries short enough to watch."""
 
 # job type: of each twenty jobs of the mix
 MIX: Final = {
@@ -44,7 +44,7 @@ async def ok(payload: DemoPayload) -> dict[str, int]:
 
 @register_handler("demo.slow", payload_model=DemoPayload)
 async def slow(payload: DemoPayload, ctx: JobContext) -> dict[str, float]:
-    """Take `seconds`, telling how far it is."""
+    """Take `seconds`, reporting progress."""
     steps = 4
     for step in range(1, steps + 1):
         await asyncio.sleep(payload.seconds / steps)
@@ -62,20 +62,20 @@ async def flaky(payload: DemoPayload, ctx: JobContext) -> dict[str, int]:
 
 @register_handler("demo.permanent", payload_model=DemoPayload)
 async def permanent(payload: DemoPayload) -> None:
-    """Fail in a way that no retry can help: FAILED at once."""
+    """Fail in a way that a retry cannot help: FAILED at once."""
     raise PermanentError(f"number {payload.number} does not exist")
 
 
 @register_handler("demo.dies", payload_model=DemoPayload, max_retries=2, backoff=_SOON)
 async def dies(payload: DemoPayload) -> None:
-    """Fail however often it is tried: DEAD_LETTER after its retries."""
+    """Fail every time: DEAD_LETTER after its retries."""
     raise RuntimeError(f"number {payload.number} cannot be done today either")
 
 
 def mix(jobs: int, *, seed: int | None = None) -> Iterator[NewJob]:
-    """So many jobs in the proportions of `MIX`, in random order.
+    """That many jobs in the proportions of `MIX`, in random order.
 
-    Each twenty hold every kind in its share, and begin with one of each: five jobs show them all.
+    Each twenty contain every kind in its share and start with one of each: five jobs show them all.
     """
     chance = random.Random(seed)  # noqa: S311 - a lively mix, not cryptography
     for number in range(jobs):

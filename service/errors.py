@@ -66,7 +66,7 @@ class Unauthenticated(FinMindError):
 
 
 class Forbidden(FinMindError):
-    """The credential holds, but it does not carry the needed permission (`scope`)."""
+    """The credential is valid, but does not have the needed permission (`scope`)."""
 
     status = 403
     title = "Not allowed"
@@ -106,7 +106,7 @@ class TooManyFailures(FinMindError):
 
 
 class QuotaExceeded(FinMindError):
-    """The caller has used up a quota; the message names it and the setting that holds it."""
+    """The caller has used up a quota; the message names it and its setting."""
 
     status = 429
     title = "Quota exceeded"

@@ -9,10 +9,10 @@ a hundred jobs, most of which are still running then: each collection would walk
 
 
 def tune_garbage_collection() -> None:
-    """Keep the collector from walking what the imports made, and from walking too often.
+    """Keep the collector from scanning the objects of the imports, and from running too often.
 
-    The imports made some hundred thousand objects, none of which will ever be garbage, and each
-    full collection would walk them all. To be called once everything is loaded and started.
+    The imports create some hundred thousand objects that never become garbage, and each full collection
+    would scan them all. Call it once everything is loaded and started.
     """
     gc.collect()
     gc.freeze()

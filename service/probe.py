@@ -1,7 +1,7 @@
 """`python -m service.probe`: exits 0 while a service of this container answers `/health/live`.
 
-For the image's HEALTHCHECK, which does not know which command its container runs: it asks `serve`'s
-port, then a `worker`'s. It imports nothing of the service, so that a probe costs little.
+For the image's HEALTHCHECK, which does not know which command its container runs: it requests the port
+of `serve`, then that of a `worker`. It imports nothing of the service, so that a probe is cheap.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Final
 
 TIMEOUT_SECONDS: Final = 1.0
 EVERY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-"""Where a service that listens on all addresses is asked."""
+"""The address to request when the service listens on all addresses."""
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The signals that end the service: they stay its own, whatever it loads."""
+"""The signals that end the service: it keeps its handlers, whatever modules it loads."""
 
 import contextlib
 import signal
@@ -16,7 +16,7 @@ def ending() -> tuple[signal.Signals, ...]:
 
 @contextlib.contextmanager
 def kept() -> Iterator[list[str]]:
-    """Put back what is changed meanwhile; the list tells, afterwards, which signals were."""
+    """Restore handlers that are changed meanwhile; afterwards the list has the signals concerned."""
     before = {number: signal.getsignal(number) for number in ENDING}
     changed: list[str] = []
     try:

@@ -42,7 +42,7 @@ def _stats_cache(request: Request) -> StatsCache:
 
 
 async def _change(request: Request) -> AsyncIterator[AsyncSession]:
-    """The transaction of an action: once it has committed, statistics from before are forgotten."""
+    """The transaction of an action; once it has committed, earlier statistics are dropped."""
     async with transaction(request) as opened:
         yield opened
     _stats_cache(request).forget()
@@ -62,8 +62,7 @@ Change = Annotated[AsyncSession, Depends(_change, scope="function")]
 async def read_stats(request: Request, settings: AppSettings, _: Reader) -> StatsOut:
     """By status, type, queue and day. Finished jobs come from kept counts, live ones are counted.
 
-    Counts may be a second old; `as_of` tells. What an operator did through this process is in
-    every later answer of it.
+    Counts may be a second old, see `as_of`. An action through this process shows in its next answer.
     """
 
     async def query() -> JobStats:
@@ -89,8 +88,8 @@ async def read_jobs(
 ) -> JobPageOut:
     """Pages by cursor: a job appears on one page only, however many are added meanwhile.
 
-    Where matches are far apart in a large table a page may hold fewer than `limit` jobs, even
-    none, and still have a `next_cursor`: it goes on from there.
+    If matches are far apart in a large table, a page may hold fewer than `limit` jobs, even none, and
+    still have a `next_cursor`, from which the list continues.
     """
     if query.limit > settings.max_page_size:
         raise InvalidInput(
@@ -138,12 +137,12 @@ async def process_jobs(
 ) -> ProcessOut:
     """Runs them in this process and answers when their outcomes are recorded.
 
-    Safe beside workers: each job is claimed by one of them. A handler that does not stop after its
-    timeout is not waited for. Four passes at a time in a process; a fifth waits a little, then gets
-    503. A due job whose type no worker serves, or has served within `SERVED_TYPE_MEMORY_DAYS`,
-    becomes FAILED at once, without the grace that workers give.
+    Safe beside workers: each job is claimed once. It does not wait for a handler that does not stop
+    after its timeout. A process runs four passes at a time; a fifth waits briefly, then gets 503. A due
+    job whose type no worker serves, or has served within `SERVED_TYPE_MEMORY_DAYS`, becomes FAILED at
+    once, without the grace period of workers.
     """
-    # A pass takes as long as its jobs do, but a database that hangs is told of in time.
+    # A pass takes as long as its jobs do, but a database that hangs is reported in time.
     async with transaction(request):
         pass
     passes: Passes = request.app.state.service.passes
@@ -178,8 +177,8 @@ async def retry_job(
 ) -> JobDetail:
     """A DEAD_LETTER or FAILED job becomes PENDING, due now, with all its attempts before it.
 
-    Its history is kept, and tells who retried it. 409 for any other status, or while another live
-    job has its `unique_key`.
+    Its history is kept, with an entry for who retried it. 409 for any other status, or while another
+    live job has its `unique_key`.
     """
     job = await retry_dead_letter_job(
         session, JobId(job_id), by=operator.subject, max_errors=settings.max_error_entries

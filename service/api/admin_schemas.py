@@ -73,7 +73,7 @@ class ErrorEntry(BaseModel):
 
     @classmethod
     def of(cls, value: object) -> Self:
-        """The entry, whatever is there in its place."""
+        """The entry, even if its JSON is not one."""
         try:
             return cls.model_validate(value)
         except ValidationError:
@@ -141,7 +141,7 @@ class JobDetail(JobOut):
 
 
 def _numbers(backoff: object) -> dict[str, float] | None:
-    """The members of a backoff; what is no number was put there by plain SQL and has no effect."""
+    """The members of a backoff; a value that is not a number was written by plain SQL and has no effect."""
     if not isinstance(backoff, dict):
         return None
     return {

@@ -1,4 +1,4 @@
-"""API keys over HTTP: made, listed and revoked by those who may manage them."""
+"""API keys over HTTP: created, listed and revoked by callers with `keys:manage`."""
 
 from datetime import datetime
 from typing import Annotated, Final
@@ -75,7 +75,7 @@ class ApiKeyOut(BaseModel):
 
 
 class NewApiKeyOut(ApiKeyOut):
-    """A key just made. `key` is shown this once and kept nowhere."""
+    """A key just created. `key` is shown only once and is not stored."""
 
     key: str = Field(description="Send it as `X-API-Key`, or as a bearer token.")
 

@@ -1,8 +1,8 @@
 """The body of a request: read when it is first asked for, at once and within bounds.
 
-It is read as a whole, which FastAPI does anyway: so that the limits hold however it is sent, and no
-handler waits for a slow client with a database connection in its hands. Where nobody asks for it (the
-caller was refused, the route takes none) it is not read at all.
+It is read as a whole, as FastAPI does anyway: the limits hold however it is sent, and no handler waits
+for a slow client while it holds a database connection. If nothing asks for the body (the caller was
+refused, the route takes none) it is not read.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class Body:
         return self._expected and not self.gone
 
     async def receive(self) -> Message:
-        """The whole body in one message; then what the server has to say.
+        """The whole body in one message; after it the server's own messages.
 
         Raises:
             BodyRefused: it breaks a limit.
@@ -74,7 +74,7 @@ class Body:
         depth = self._settings.max_json_depth
         if deeper_than(body, depth):
             raise BodyRefused(422, f"The body is nested deeper than {depth} levels")
-        # The database is asked from here on: a slow client costs it no time.
+        # The database's time starts here: a slow client uses none of it.
         self._scope["deadline"] = new_deadline(self._settings)
         return {"type": "http.request", "body": body, "more_body": False}
 

@@ -25,7 +25,8 @@ def decode_cursor(cursor: str, filters: Mapping[str, object]) -> int:
     """The id that `cursor` stands for.
 
     Raises:
-        InvalidInput: it is none of ours, of another version, or of a list with other filters.
+        InvalidInput: it is not a cursor of this service, of another version, or of a list with other
+            filters.
     """
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
@@ -49,7 +50,7 @@ def _digest(filters: Mapping[str, object]) -> str:
 
 def _unusable(why: str) -> InvalidInput:
     return InvalidInput(
-        f"The cursor was refused: {why}; pass next_cursor as it came, with the same filters, "
+        f"The cursor was refused: {why}; pass next_cursor unchanged, with the same filters, "
         "or leave it out to start from the newest",
         field="query.cursor",
     )

@@ -81,9 +81,9 @@ async def enqueue_job(
 
     A `unique_key` held by a live job with the same type and payload answers 200 with that job;
     with another type or payload, or of another caller, 409. An `Idempotency-Key` seen before with
-    the same body answers 200 with the job that it made, even when that has ended; with another body,
-    or when the job has been deleted since, 409. Who may not read jobs gets 200 without what became
-    of it: `result`, `progress` and `last_error` are null.
+    the same body answers 200 with the job that it created, even when that has ended; with another
+    body, or when the job has been deleted since, 409. For a caller that may not read jobs `result`,
+    `progress` and `last_error` of an existing job are null.
     """
     if idempotency_key is None:
         return await _enqueue(request, body, principal)
@@ -134,7 +134,7 @@ async def enqueue_jobs(
     session: Session,
     idempotency_key: Key = None,
 ) -> BatchOut:
-    """One transaction: when one job is refused, none is enqueued; the error names its place.
+    """One transaction: if one job is refused none is enqueued, and the error names its position.
 
     A `unique_key` held by a live job with the same type and payload gives that job's id, unless
     another caller enqueued it: that is a 409.
@@ -175,7 +175,7 @@ async def _idempotency_key(
 
 
 def _as_seen_by(principal: Principal, job: JobOut) -> JobOut:
-    """What the caller asked for and where it stands; what came of it only for who may read jobs."""
+    """The job; its result, progress and error only if the caller may read jobs."""
     if may_read(principal, job):
         return job
     return job.model_copy(update={"result": None, "progress": None, "last_error": None})

@@ -103,7 +103,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def _names_nothing(request: Request) -> bool:
-    """Whether the path has a word where an id stands: `/admin/jobs/retry` is no job of any method."""
+    """Whether the path has a word instead of an id, such as `/admin/jobs/retry`."""
     return any(
         name in _NUMBERS and not value.isdecimal() for name, value in request.path_params.items()
     )
@@ -117,7 +117,7 @@ def _whole_body(error: HTTPException) -> list[dict[str, str]] | None:
 
 
 async def _on_disconnect(_request: Request, _error: Exception) -> Response:
-    # Nobody reads it; the log and the metrics tell it from a fault of ours.
+    # Nobody reads it; the log and the metrics distinguish it from an error of ours.
     return Response(status_code=499)
 
 
@@ -145,7 +145,7 @@ def _http_detail(request: Request, error: HTTPException) -> str:
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         return f"{path} does not take {request.method}"
     if error.status_code == HTTPStatus.BAD_REQUEST:
-        # FastAPI tells no more of a body that it could not read.
+        # FastAPI gives no details of a body that it could not read.
         return "The body cannot be read: send JSON in UTF-8, with numbers of at most 4,300 digits"
     return str(error.detail)
 

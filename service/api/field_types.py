@@ -1,4 +1,4 @@
-"""The types of fields that stand in many requests and answers."""
+"""The types of fields that many requests and answers share."""
 
 import re
 from datetime import UTC, datetime
@@ -37,7 +37,7 @@ def _in_utc(moment: datetime) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError:
         raise ValueError(
-            f"{moment.isoformat()} lies outside the years 1 to 9999 in UTC: give a time within them"
+            f"{moment.isoformat()} is outside the years 1 to 9999 in UTC: give a time within them"
         ) from None
 
 

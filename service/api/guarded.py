@@ -12,8 +12,8 @@ from service.auth.dependencies import RequirePermission
 class GuardedRoute(APIRoute):
     """A route whose credential is checked before its body is read.
 
-    FastAPI reads and parses a body first, and asks for the credential then: a stranger would have
-    every request's JSON parsed.
+    FastAPI reads and parses a body before it checks the credential: strangers could have any JSON
+    parsed.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -1,4 +1,4 @@
-"""What is read of a request's head before anything else, and what of it no two could read alike."""
+"""Checks the head of a request first: its method, and headers that servers could read differently."""
 
 from typing import Final
 
@@ -21,10 +21,10 @@ class HeadRefused(HTTPException):
 
 
 def declared_length(scope: Scope) -> int | None:
-    """The bytes of the body that is coming: 0 where that is not said, None where there is none.
+    """The declared bytes of the body: 0 if its length is not declared, None if there is no body.
 
     Raises:
-        HeadRefused: the head says it in two ways, or in one that is not taken.
+        HeadRefused: the head declares it twice, or in a way that is not supported.
     """
     if scope["method"] not in METHODS:
         raise HeadRefused(501, "This HTTP method is not known")
@@ -34,7 +34,7 @@ def declared_length(scope: Scope) -> int | None:
     length = _length(found.get(b"content-length"))
     if codings:
         if [coding.strip().lower() for coding in codings] != [b"chunked"]:
-            raise HeadRefused(501, "Of transfer codings `chunked` alone is known")
+            raise HeadRefused(501, "The only supported transfer coding is `chunked`")
         length = 0
     if length is not None and found.get(b"content-encoding", b"identity").lower() != b"identity":
         raise HeadRefused(415, "Send the body as it is, without Content-Encoding")

@@ -99,7 +99,7 @@ def add_metrics(app: FastAPI, settings: Settings) -> None:
     """
     registry = CollectorRegistry()
     instrumentator = Instrumentator(excluded_handlers=["^/metrics$", "^/static-offline-docs"])
-    # Two of the library's five: each costs every request, and the sizes tell nothing here.
+    # Two of the library's five: each adds to the cost of every request, and sizes are of no use here.
     instrumentator.add(http_metrics.requests(registry=registry))
     instrumentator.add(http_metrics.latency(registry=registry, should_include_status=False))
     instrumentator.instrument(app)

@@ -1,4 +1,4 @@
-"""The shell around every request, plain ASGI: request id, limits, security headers, log line."""
+"""What surrounds every request, in plain ASGI: request id, limits, security headers, log line."""
 
 import logging
 import re
@@ -52,7 +52,7 @@ class RequestShell:
         try:
             length = declared_length(scope)
         except HeadRefused as refused:
-            # What is coming cannot be told: it is read as a body of unknown length.
+            # The length cannot be known: the body is read as one of unknown length.
             request.body = Body(scope, receive, 0, self._settings)
             await request.refuse(refused.status_code, refused.detail)
             return
@@ -66,11 +66,11 @@ class RequestShell:
             if request.started:
                 raise
             await request.refuse(
-                500, "Something went wrong here; the log has it under this request id"
+                500, "An internal error occurred; the log has it under this request id"
             )
 
     def _place(self, scope: Scope) -> None:
-        """Put the path under `ROOT_PATH`, where a proxy has taken that away or left it."""
+        """Put the path under `ROOT_PATH`, whether or not a proxy has stripped that."""
         root = self._settings.root_path
         if root:
             if not f"{scope['path']}/".startswith(f"{root}/"):

@@ -37,7 +37,7 @@ _BOUNDS: Final = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusive
 
 
 def use_problem_schemas(app: FastAPI, *, root_path: str) -> None:
-    """Make the application's OpenAPI document tell of problems, on every operation."""
+    """Make the application's OpenAPI document describe problems on every operation."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -86,13 +86,13 @@ def _models(base: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 
 def _move_defaults(schema: dict[str, Any]) -> None:
-    """Tell of defaults in words: generators of clients make a member with a default a required one."""
+    """Describe defaults in words: client generators make a member with a default a required one."""
     for name, member in schema.get("properties", {}).items():
         if "default" in member:
             value = member.pop("default")
             if name not in schema.get("required", ()):
                 words = member.get("description", "")
-                member["description"] = f"{words} {json.dumps(value)} where it is left out.".strip()
+                member["description"] = f"{words} Default: {json.dumps(value)}.".strip()
 
 
 def _permissions(app: FastAPI) -> dict[str, Permission]:

@@ -29,12 +29,12 @@ _NARROW: Final = (
     "Narrow the filter (a status, a job type, a shorter period), or try again when it is less busy."
 )
 _WITH_KEY: Final = (
-    "What you asked for may or may not have been done: send the request again with the same "
-    "Idempotency-Key or unique_key; without one, look first whether it was."
+    "The change may or may not have been made: send the request again with the same "
+    "Idempotency-Key or unique_key; without one, first check whether it was."
 )
 _LOOK_FIRST: Final = (
-    "What you asked for may or may not have been done: look first whether it was, then send the "
-    "request again if not."
+    "The change may or may not have been made: first check whether it was, then send the request "
+    "again if not."
 )
 
 
@@ -51,7 +51,7 @@ def database_problem(error: BaseException, request: Request) -> Unavailable | No
 def _advice(request: Request, *, slow: bool) -> str:
     dependant = getattr(request.scope.get("route"), "dependant", None)
     if request.method in READING:
-        # Query parameters are what tells a list from the reading of one thing.
+        # Only lists have query parameters.
         filters = getattr(dependant, "query_params", ())
         return _NARROW if slow and filters else _AGAIN
     headers = {param.alias.lower() for param in getattr(dependant, "header_params", ())}

@@ -1,4 +1,4 @@
-"""The patterns that texts must fit, each with its rule in words: nobody reads a regular expression."""
+"""The patterns that texts must match, each with its rule in words for error messages."""
 
 import re
 from typing import Final

@@ -26,7 +26,7 @@ def check_payload(job: JobIn) -> None:
 
 
 def check_payloads(jobs: Sequence[JobIn]) -> None:
-    """The same for a batch: errors stand under `body.jobs.N.payload`, the first 50 of them."""
+    """The same for a batch: errors have the path `body.jobs.N.payload`; the first 50 are raised."""
     errors: list[dict[str, Any]] = []
     for position, job in enumerate(jobs):
         errors += _errors(job, ("body", "jobs", position, "payload"))

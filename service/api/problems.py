@@ -21,7 +21,7 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 shapes it."""
+    """An error in the shape of RFC 9457."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -51,7 +51,7 @@ _SLUGS: Final[dict[int, tuple[str, str]]] = {
     403: ("not-allowed", "Not allowed"),
     404: ("not-found", "Not found"),
     405: ("method-not-allowed", "Method not allowed"),
-    408: ("request-timeout", "Request time-out"),
+    408: ("request-timeout", "Request timeout"),
     409: ("conflict", "Conflict"),
     413: ("body-too-large", "Body too large"),
     415: ("unsupported-media-type", "Unsupported media type"),

@@ -1,4 +1,4 @@
-"""What is wrong with a request, value by value, in words that say what to send instead."""
+"""Describes what is wrong with a request, value by value, and what to send instead."""
 
 import email.message
 import re
@@ -59,7 +59,7 @@ FIRST_ERRORS: Final = WrapValidator(_validate_briefly)
 
 
 def field_path(field: str | None) -> str:
-    """The path of a value that the domain refused: it stands in the body unless it says otherwise."""
+    """The path of a value that the domain refused: in the body, unless it names another source."""
     if not field:
         return "body"
     return field if field.partition(".")[0] in PLACES else f"body.{field}"
@@ -112,7 +112,7 @@ def _message(request: Request, item: Mapping[str, Any]) -> str:
 
 
 def _allowed(request: Request, path: Sequence[int | str]) -> list[str]:
-    """The names that would have been known where the last one of `path` stands."""
+    """The known names at the position of the last one of `path`."""
     dependant = getattr(request.scope.get("route"), "dependant", None)
     params = list(getattr(dependant, f"{path[0]}_params", ()))
     if len(params) != 1:

@@ -221,7 +221,7 @@ class JobSummaryOut(BaseModel):
     id: JobId = Field(description="Its number.")
     job_type: str = Field(description="The name of its handler.")
     queue: str = Field(description="The queue that it waits in.")
-    status: JobStatus = Field(description="Where it stands.")
+    status: JobStatus = Field(description="Its status.")
     priority: int = Field(description="0 (most urgent) to 9.")
     attempts: int = Field(description="Attempts begun; a retry by hand starts again at 0.")
     max_retries: int | None = Field(
@@ -277,7 +277,7 @@ def row_of(job: BackgroundJob, shown: type[JobOut]) -> dict[str, Any]:
 
 
 def effective_limits(job: NewJob | BackgroundJob, settings: Settings) -> dict[str, float | None]:
-    """The limits that hold for a job, as far as this process knows its type."""
+    """The effective limits of a job, as far as this process knows its type."""
     known = policies.get(job.job_type)
     policy = known or DEFAULTS
     return {

@@ -47,8 +47,8 @@ async def transaction(
     what the request has left, or with an `own_deadline` the time of a request that begins now.
 
     Raises:
-        TimeoutError: the time was over, so that the connection was cut. Whether a commit on its
-            way was done is not known.
+        TimeoutError: the time was over and the connection was cut. A commit that was on its way may
+            or may not have been made.
     """
     settings = settings_of(request)
     deadline = new_deadline(settings) if own_deadline else deadline_of(request)
@@ -74,8 +74,8 @@ async def transaction(
 class _Cut:
     """Cuts a connection: the statement that waits on it fails at once.
 
-    To cancel its task instead would have SQLAlchemy ask a server that answers nothing to say
-    good-bye, and wait for that.
+    If its task were cancelled instead, SQLAlchemy would close the session with a server that does not
+    answer, and wait for it.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Statistics for many who ask: one query at a time, and its answer shared for a second."""
+"""Shares statistics among callers: one query at a time, its answer kept for a second."""
 
 import asyncio
 import math
@@ -9,8 +9,8 @@ from typing import Any, Final
 from service.jobs.read.statistics import JobStats
 
 KEPT_SECONDS: Final = 1.0
-"""How long before the question the query may have begun. A query takes some 20 ms, and seconds while
-a transaction is held open for long: then whoever watches keeps one connection busy."""
+"""How long before the call the query may have begun. A query takes some 20 ms, and seconds while a
+transaction is held open for long: then frequent calls keep one connection busy."""
 
 
 class StatsCache:
@@ -19,9 +19,9 @@ class StatsCache:
     A caller gets an answer whose query began after it asked, or at most `KEPT_SECONDS` before;
     never one from before the last `forget`.
 
-    The query belongs to nobody who waits for it: it goes on when a caller leaves, and it has a
-    time of its own. With the time of a caller that has waited for the query before, one moment in
-    which the database hangs would leave every caller after it too little to be answered in.
+    The query does not belong to a caller: it continues when a caller leaves, and has a timeout of its
+    own. If it used the remaining time of the caller that started it, one moment in which the database
+    hangs would leave the callers after it too little time.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -30,7 +30,7 @@ class StatsCache:
         self._began = -math.inf
 
     def forget(self) -> None:
-        """Give nobody who asks from now on an answer from before: an operator changed something."""
+        """Drop earlier answers, for all later callers: an operator changed something."""
         self._began = -math.inf
 
     async def get(
@@ -39,7 +39,7 @@ class StatsCache:
         *,
         deadline: float | None = None,
     ) -> JobStats:
-        """The statistics; `query` is called where no answer is new enough, and must end by itself.
+        """The statistics; calls `query`, which must end by itself, if no answer is new enough.
 
         Raises:
             TimeoutError: it is `deadline`, on the clock of the event loop.
@@ -58,6 +58,7 @@ class StatsCache:
         return flight.result()
 
     def _landed(self, flight: asyncio.Task[JobStats]) -> None:
-        # A failure is for those who waited. Asked for here, for they may all have left.
+        # A failure is raised to those who waited. Read it here too, for they may all have left.
+
         if flight.cancelled() or flight.exception() is not None:
             self.forget()

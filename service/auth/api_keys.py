@@ -1,7 +1,7 @@
 """API keys: `fmj_<prefix>.<secret>`, shown once, of which only a hash is kept.
 
 The secret is 256 random bits, so a plain SHA-256 of it is enough: slow hashes protect secrets that
-people choose, and no guessing gets through 2^256. A slow one would cost every request 100 ms.
+people choose, and nobody can guess 2^256. A slow hash would add 100 ms to every request.
 
 Nothing is cached: a revoked key stops working with the next request, in every process.
 """
@@ -76,7 +76,7 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """An API key as it is kept: everything but the secret."""
+    """An API key as it is stored: everything but the secret."""
 
     prefix: str
     name: str
@@ -93,7 +93,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class NewApiKey:
-    """A key just made, with its secret: the only time that it can be seen."""
+    """A key just created, with its secret, which cannot be read again."""
 
     key: str
     record: ApiKey
@@ -183,7 +183,8 @@ class ApiKeyStore:
         """The principal that the key speaks for.
 
         Raises:
-            Unauthenticated: unknown, wrong, expired or revoked. Which of the first two is not told.
+            Unauthenticated: unknown, wrong, expired or revoked. The message does not distinguish the
+                first two.
         """
         match = _KEY.fullmatch(key) if len(key) <= MAX_KEY_CHARACTERS else None
         if match is None:

@@ -42,7 +42,7 @@ class Authenticator:
         """The principal behind the values of `Authorization` and `X-API-Key`.
 
         Exactly one credential must be given: with two it would be unclear whose rights count.
-        `source` is the address that it came from. A credential that holds is taken from anywhere.
+        `source` is the address that it came from. A valid credential is accepted from any source.
 
         Raises:
             Unauthenticated: none, more than one, or one that is not valid.
@@ -63,7 +63,7 @@ class Authenticator:
         if wait > 0:
             AUTH_FAILURES.labels("limited").inc()
             raise TooManyFailures(
-                "Too many credentials from your address were refused. This one was, too.",
+                "Too many credentials from your address were refused, this one included",
                 retry_after_seconds=math.ceil(wait),
             ) from error
 
@@ -90,8 +90,8 @@ class Authenticator:
         return await self.tokens.verify(credential)
 
     async def _verify_key(self, key: str, source: str | None) -> Principal:
-        # All look-ups share one connection: who floods it with wrong keys takes one turn at a time,
-        # so that nobody else waits for more than one of them.
+        # All look-ups share one connection: a source that floods it with wrong keys gets one look-up at
+        # a time, so that nobody else waits for more than one of them.
         suspect = source is not None and self._failures.wait_seconds(source) > 0
         async with self._one_at_a_time if suspect else contextlib.nullcontext():
             return await self.api_keys.verify(key)

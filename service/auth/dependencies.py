@@ -1,4 +1,4 @@
-"""What a route declares: the permission it needs, or that it is public. There is no third way.
+"""What every route declares: the permission it needs, or that it is public.
 
 principal: Annotated[Principal, Security(require(Permission.JOBS_WRITE))]
 @router.get("/health/live", dependencies=[Depends(public)])
@@ -49,7 +49,7 @@ class RequirePermission:
 
         Raises:
             Unauthenticated: no credential, or one that is not valid.
-            Forbidden: it holds, without the permission.
+            Forbidden: the credential is valid, but lacks the permission.
         """
         return await self.authorise(request)
 
@@ -81,7 +81,7 @@ async def _principal(request: Request) -> Principal:
 
 @cache
 def require(permission: Permission) -> RequirePermission:
-    """A dependency that lets only callers with the permission pass, and gives the principal."""
+    """A dependency that admits only callers with the permission, and returns the principal."""
     return RequirePermission(permission)
 
 

@@ -1,9 +1,9 @@
-"""How often credentials of one source were refused lately: a bound, and no lock.
+"""Counts the refused credentials of each source: it limits floods and locks nobody out.
 
-There is no secret here that can be guessed: tokens are signed with 256 bits or more, API keys are as
-long. What a flood of wrong ones can do is to keep others waiting for the database, and to hide in
-the noise. So whoever fails too often is told to slow down, is counted, and has its API keys looked up
-one at a time; a credential that holds is never refused for what came from its address before.
+No secret here can be guessed: tokens are signed with 256 bits or more, and API keys are as long. A
+flood of wrong credentials can only make others wait for the database, and hide a real attack. So a
+source that fails too often gets 429, is counted, and has its API keys looked up one at a time. A valid
+credential is never refused because of earlier failures from its address.
 """
 
 import ipaddress
@@ -37,7 +37,7 @@ class FailedSignIns:
             self._buckets.popitem(last=False)
 
     def wait_seconds(self, source: str) -> float:
-        """How long this source should keep still; 0 while it is within the bound."""
+        """How many seconds this source should wait; 0 while it is within the limit."""
         if not self._most:
             return 0.0
         over = self._level(_network(source)) - self._most
@@ -49,7 +49,7 @@ class FailedSignIns:
 
 
 def _network(source: str) -> str:
-    """The address; of IPv6 the /64, for whoever has one address of it has all."""
+    """The address; for IPv6 the /64, because a client usually has all of one."""
     try:
         address = ipaddress.ip_address(source.partition("%")[0])
     except ValueError:

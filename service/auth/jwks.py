@@ -1,8 +1,8 @@
 """Public keys of the identity provider, fetched over HTTP and kept.
 
-Whatever tokens say, the provider is asked at most once per cool-down and by one request at a time:
-a flood of tokens with made-up key ids costs it nothing. When it cannot be reached the keys last
-seen go on working, and the log says so.
+The provider is asked at most once per cool-down, by one request at a time, whatever key ids tokens
+name: a flood of tokens with made-up key ids does not reach it. If it cannot be reached, the keys last
+fetched stay valid, and a warning is logged.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class Jwks:
 
         Raises:
             Unauthenticated: the provider has no such key.
-            Unavailable: no key was ever fetched, and the provider does not answer.
+            Unavailable: no key has been fetched yet, and the provider does not answer.
         """
         key = self._find(key_id)
         if key is None or self._is_stale():
@@ -141,7 +141,7 @@ def parse_jwks(document: bytes) -> dict[str | None, jwt.PyJWK]:
     must not lock everybody out.
 
     Raises:
-        JwksFetchError: it is no JWKS, or holds no usable key.
+        JwksFetchError: it is not a JWKS, or holds no usable key.
     """
     try:
         parsed = json.loads(document)

@@ -1,7 +1,7 @@
-"""The index that counts a caller's live jobs: there only where a quota needs it.
+"""The index that counts a caller's live jobs: it exists only if a quota needs it.
 
-Every job enqueued over REST would pay for it, a fifth more of WAL, and most installations bound no
-caller's live jobs.
+It would add a fifth to the WAL of every job enqueued over REST, and most installations do not limit
+live jobs per caller.
 """
 
 from typing import Final
@@ -26,7 +26,7 @@ _CREATE: Final = (
 
 
 async def ensure_live_jobs_index(database: Database, settings: Settings) -> None:
-    """Have the index where `CALLER_LIVE_JOBS` is set; build it, unless `AUTO_MIGRATE` is off.
+    """Ensure that the index exists if `CALLER_LIVE_JOBS` is set; build it unless `AUTO_MIGRATE` is off.
 
     Raises:
         ConfigurationError: it is missing, and `AUTO_MIGRATE` is off.

@@ -41,7 +41,7 @@ ROLE_PERMISSIONS: Final[dict[Role, frozenset[Permission]]] = {
 }
 
 API_KEY_SUBJECT_PREFIX: Final = "api-key:"
-"""Subjects of API keys; no token may carry such a `sub`, so that none passes for a key."""
+"""Prefix of the subjects of API keys; tokens with such a `sub` are refused, so that none poses as a key."""
 
 
 LIMITABLE: Final = frozenset({Permission.JOBS_WRITE, Permission.JOBS_READ})
@@ -96,7 +96,7 @@ def _list(allowed: Iterable[object]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The caller of one request. `role` is None for API keys, which carry scopes instead.
+    """The caller of one request. `role` is None for API keys, which have scopes instead.
 
     `expires_at` and `limits` are those of an API key; None where it has none.
     """

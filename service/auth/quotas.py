@@ -2,7 +2,7 @@
 
 A window begins at a full minute, hour or day of UTC. Requests are counted in blocks that a process
 takes from the window, so that only one request in several asks the database: together the processes
-never let more through than the limit, and a few less where a block is left over in one of them.
+never admit more than the limit, and a few less if a block is left over in one of them.
 """
 
 import asyncio
@@ -91,7 +91,7 @@ SELECT count(*) FROM (
   SELECT FROM finmind_jobs.jobs_live WHERE enqueued_by = $1 LIMIT $2) j"""
 
 UNCOUNTED_SECONDS: Final = 1.0
-"""How long nobody asks again after the database did not answer."""
+"""How long the database is not asked again after it did not answer."""
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -127,8 +127,8 @@ class Quotas:
         self._link = database.link(timeout_seconds=settings.query_timeout_seconds)
         self._turn = asyncio.Lock()
         self._uncounted_until = 0.0
-        """Monotonic time until which the database is not asked: it did not answer just now, and whoever
-        waits for a turn would wait as long again."""
+        """Monotonic time until which the database is not asked: it did not answer just now, and the
+        requests that wait for their turn would wait as long again."""
         self._requests: OrderedDict[str, _Requests] = OrderedDict()
         self._live: OrderedDict[str, _LiveJobs] = OrderedDict()
         self._known: set[Name] = set()
@@ -143,7 +143,7 @@ class Quotas:
     async def spend_request(self, principal: Principal) -> None:
         """Count one request.
 
-        A database that cannot be asked refuses nobody: it has its own way to say so.
+        If the database does not answer, the request passes uncounted; its own queries fail then.
 
         Raises:
             QuotaExceeded: the caller has used up its requests of this minute.
@@ -191,7 +191,7 @@ class Quotas:
     # -- live jobs ----------------------------------------------------------------------------
 
     def live_jobs(self, principal: Principal, jobs: int) -> AbstractAsyncContextManager[None]:
-        """Where so many jobs are to be enqueued.
+        """A block in which so many jobs may be enqueued.
 
         Raises:
             QuotaExceeded: on entering, if the caller would have too many PENDING and RUNNING jobs.
@@ -258,7 +258,7 @@ class Quotas:
 
 
 async def spend_reminder(session: CallerSession, principal: Principal, settings: Settings) -> None:
-    """Count one reminder in the caller's transaction; those who manage everybody's have no quota.
+    """Count one reminder in the caller's transaction; callers with `reminders:all` have no quota.
 
     Raises:
         QuotaExceeded: the caller has made its reminders of this day.

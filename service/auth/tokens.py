@@ -1,7 +1,7 @@
 """Bearer tokens: JWTs whose algorithm the settings fix, never the token.
 
-With a secret only HS256 holds; with a JWKS only the algorithm of the key that the token names. So
-neither `alg: none` nor a public key used as an HS256 secret gets anywhere.
+With a secret only HS256 is accepted; with a JWKS only the algorithm of the key that the token names.
+So neither `alg: none` nor a public key used as an HS256 secret is accepted.
 """
 
 import time
@@ -29,8 +29,8 @@ class TokenVerifier:
     """Turns a bearer token into a principal.
 
     A verified token is remembered for at most a minute, and never past its `exp`: a client sends
-    the same one with every request. Nothing is lost by it, for a JWT cannot be revoked; a key that
-    leaves the JWKS takes effect at the next fetch plus that minute.
+    the same one with every request. A JWT cannot be revoked anyway; a key that is removed from the JWKS
+    stops working at the next fetch plus that minute.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -39,7 +39,7 @@ class TokenVerifier:
         self._verified: OrderedDict[str, tuple[Principal, float, float]] = OrderedDict()
         self._jwks: Jwks | None = None
         if settings.jwt_jwks_url is not None:
-            # The URL replaces the secret: two ways in at once would be one too many.
+            # The URL replaces the secret: tokens are accepted in one way only.
             self._secret = None
             self._jwks = Jwks(
                 settings.jwt_jwks_url,
@@ -59,7 +59,7 @@ class TokenVerifier:
 
         Raises:
             Unauthenticated: the token is not valid; the message says what is wrong with it.
-            Unavailable: the identity provider's keys cannot be had.
+            Unavailable: the identity provider's keys cannot be fetched.
         """
         known = self._verified.get(token)
         if known is not None and time.time() < known[1] and time.monotonic() < known[2]:
@@ -71,7 +71,7 @@ class TokenVerifier:
         try:
             expires_at = float(claims["exp"])
         except OverflowError as error:
-            raise _refused("The token is not valid: its `exp` is no time") from error
+            raise _refused("The token is not valid: its `exp` is not a time") from error
         self._remember(token, principal, expires_at=expires_at)
         return principal
 
@@ -112,7 +112,7 @@ class TokenVerifier:
         except jwt.DecodeError as error:
             raise _refused("The token is not valid: it is not a complete JWT") from error
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
-            # PyJWT lets a few errors of json and int through for odd claims: `exp: Infinity`.
+            # PyJWT raises some errors of json and int as they are, for claims such as `exp: Infinity`.
             raise _refused("The token is not valid") from error
         return claims
 

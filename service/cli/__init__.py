@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     for number in signals.ending():
         if number is not signal.SIGINT:  # which raises KeyboardInterrupt
-            # Without this one would end a short command before it leaves the embedded server.
+            # Without this a signal would end a short command before it leaves the embedded server.
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         settings = load_settings()
@@ -79,7 +79,7 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _of_the_database(error: Exception) -> str:
-    """One line: what PostgreSQL refused, what is wrong with a file, or that nobody answers."""
+    """One line: what PostgreSQL refused, what is wrong with a file, or that the database is away."""
     origin = getattr(error, "orig", None) or error
     cause = origin.__cause__ or origin  # SQLAlchemy wraps the driver's error twice
     reason = (str(cause) or type(cause).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""What a long-running command says once it serves: to people a few lines, in production a log line."""
+"""What a long-running command reports once it serves: a banner, or in production a log line."""
 
 import os
 import shlex

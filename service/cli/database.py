@@ -19,9 +19,9 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def database_dsn(settings: Settings, *, says_where: bool = False) -> Iterator[str]:
-    """Where the database is; the last process that leaves the embedded server stops it.
+    """The URL of the database; the last process that leaves the embedded server stops it.
 
-    Short commands say where that is: run in another directory they would look at another one.
+    Short commands print it: in another directory they would use another database.
     """
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value()
@@ -69,8 +69,8 @@ def with_database(
 def _cancel_by_signal(received: list[int]) -> None:
     """Let a signal cancel the current task, and note it in `received`.
 
-    An exception, raised wherever the signal finds the program, can be lost in a callback of the
-    driver's. SIGINT is asyncio's own.
+    An exception raised by a signal handler can be lost in a callback of the driver. SIGINT is asyncio's
+    own.
     """
     task = asyncio.current_task()
     assert task is not None

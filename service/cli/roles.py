@@ -1,4 +1,4 @@
-"""`roles`: print the SQL that makes the database roles, without asking a database."""
+"""`roles`: print the SQL that creates the database roles, without connecting to a database."""
 
 import argparse
 from dataclasses import asdict

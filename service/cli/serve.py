@@ -53,7 +53,7 @@ def _run(settings: Settings, *, port: int, run_worker: bool = True, api: bool = 
 def _make_modules_here_importable() -> None:
     """Let `HANDLER_MODULES` name modules in the working directory, as `python -m` does.
 
-    The installed `finmind-jobs` would look beside itself instead.
+    The installed `finmind-jobs` would look in its own directory instead.
     """
     with contextlib.suppress(FileNotFoundError):  # the directory is gone
         here = str(Path.cwd())
@@ -62,7 +62,7 @@ def _make_modules_here_importable() -> None:
 
 
 def _leave(code: int) -> int:
-    """Exit even where a plain-function handler does not return: Python would wait for its thread."""
+    """Exit even if a plain-function handler does not return: Python would wait for its thread."""
     others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     if any(thread.is_alive() and not thread.daemon for thread in others):
         logging.shutdown()

@@ -38,13 +38,12 @@ def _secret(settings: Settings) -> str:
         raise ConfigurationError(
             "There is no JWT_SECRET: tokens come from the identity provider of JWT_JWKS_URL"
         )
-    # One that no server uses would make a token that no server takes.
+    # A secret that no server uses would make a token that no server accepts.
     kept = standing_secret(settings.secret_file)
     if kept is None:
         raise ConfigurationError(
-            f"No server has been started with {settings.secret_file.parent}, so that there is no "
-            "secret to sign with: call this in the directory of the server, or with its DATA_DIR "
-            "or JWT_SECRET"
+            f"No server has been started with {settings.secret_file.parent}, so there is no secret "
+            "to sign with: run this in the directory of the server, or with its DATA_DIR or JWT_SECRET"
         )
     return kept
 

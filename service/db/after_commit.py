@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 async def after_commit(session: CallerSession, call: Callable[[], None]) -> bool:
     """Have `call` called when the transaction of `session` has committed, outermost of all.
 
-    A transaction, or a savepoint, that is rolled back takes with it what was asked for in it.
+    If a transaction or savepoint is rolled back, the calls registered in it are dropped.
 
     Returns:
         False for an asyncpg connection, which has no such hook: `call` is not called.
@@ -44,8 +44,8 @@ async def after_commit(session: CallerSession, call: Callable[[], None]) -> bool
 def _hook_commits(dialect: Dialect) -> None:
     """Call what waits when a commit of this dialect has succeeded.
 
-    SQLAlchemy's own event of a connection comes before the commit, which may yet fail, and that of
-    a session tells nothing of a session inside a transaction of somebody else's.
+    SQLAlchemy's own event of a connection comes before the commit, which may still fail, and its event
+    of a session does not cover a session inside another owner's transaction.
     """
     if dialect in _hooked:
         return

@@ -1,4 +1,4 @@
-"""What alembic/env.py runs: migrations on the connection it is given, on its own, or to a text."""
+"""What alembic/env.py runs: migrations on a given connection, on one of its own, or as printed SQL."""
 
 import asyncio
 from typing import Any

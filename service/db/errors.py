@@ -15,4 +15,4 @@ REFUSED_ERRORS: Final = (
     asyncpg.ProgramLimitExceededError,
     asyncpg.PLPGSQLError,  # a trigger refuses the row
 )
-"""Those of them that say: the database is well, and a value is not. Trying again helps nothing."""
+"""Those of them that mean: the database works, and a value is invalid. Trying again does not help."""

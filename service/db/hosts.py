@@ -1,8 +1,8 @@
 """Opening connections to the servers of one URL, and following the one that takes writes.
 
-Several hosts are tried side by side. A connection to a host that froze learns nothing of it until a
-statement times out, so one connection asks its host every second. Once another host has taken over,
-the connections to the old one are cut: their owners open new ones.
+Several hosts are tried in parallel. A connection to a host that froze notices only when a statement
+times out, so one connection probes its host every second. Once another host has taken over, the
+connections to the old one are cut, and their owners open new ones.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ STAGGER_SECONDS: Final = 0.3
 AGAIN_SECONDS: Final = 1.0
 """How often a host that refused is asked again while another has not answered."""
 PROBE_SECONDS: Final = 1.0
-"""How often the host in use is asked for a sign of life."""
+"""How often the host in use is probed."""
 PROBE_TIMEOUT_SECONDS: Final = 2.0
 
 # Quoted: asyncpg.Connection is generic for the type checker only.
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class Hosts:
-    """The servers of one URL. `timeout_seconds` bounds connecting to one, if the URL sets no bound."""
+    """The servers of one URL. `timeout_seconds` limits connecting to one, unless the URL sets a limit."""
 
     def __init__(self, url: DatabaseUrl, *, timeout_seconds: float) -> None:
         self._url = url
@@ -128,7 +128,7 @@ class Hosts:
         self._open.setdefault(host, weakref.WeakSet()).add(connection)
 
     async def _follow(self) -> None:
-        """Ask the host in use for signs of life; when another one takes over, leave the old one."""
+        """Probe the host in use; when another one takes over, leave the old one."""
         options: dict[str, Any] = {"server_settings": {"application_name": "finmind-jobs hosts"}}
         probe: Connection | None = None
         lost = False

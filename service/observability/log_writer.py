@@ -1,4 +1,4 @@
-"""Log lines are written by a thread of their own: whoever logs never waits for whoever reads."""
+"""Writes log lines in a thread of its own, so that logging never waits for a reader."""
 
 import logging
 import os
@@ -17,20 +17,20 @@ LAST_LINES_SECONDS: Final = 1.0
 """How long a process that ends waits for its last lines to be read."""
 
 BUSY_SECONDS: Final = 0.05
-"""Pause where the stream is somebody's who made it non-blocking, and takes no more for now."""
+"""Pause when a stream that others made non-blocking takes no more for now."""
 
 
 class LogWriter(logging.Handler):
     """Formats lines where they are logged, and writes them to a file descriptor from a thread.
 
-    A pipe that nobody reads, a terminal that was stopped, or a full disk would hold up the event
-    loop otherwise, and with it health checks and signals. Lines that do not fit into the buffer
-    are dropped and counted, and a line says how many as soon as lines go through again.
+    Otherwise a pipe that nobody reads, a stopped terminal or a full disk would block the event loop,
+    and with it health checks and signals. Lines that do not fit into the buffer are dropped and
+    counted, and a line reports their number once lines can be written again.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
-        # A copy: the number of a stream that was closed may belong to a connection next.
+        # A copy: the number of a closed stream may be reused for a connection.
         self._descriptor = os.dup(stream.fileno())
         # The handler's own lock, which logging renews in a process that was forked.
         assert self.lock is not None
@@ -42,7 +42,7 @@ class LogWriter(logging.Handler):
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a line in; the lock is held."""
+        """Buffer a line; the lock is held."""
         try:
             line = (self.format(record) + "\n").encode(errors="backslashreplace")
         except Exception:
@@ -104,7 +104,7 @@ class LogWriter(logging.Handler):
                 self._changed.notify_all()
 
     def _write(self, data: bytes) -> bool:
-        """Write all of it, however long that takes; False where the stream is gone."""
+        """Write all of it, however long that takes; False if the stream is gone."""
         rest = memoryview(data)
         while rest:
             try:

@@ -1,8 +1,8 @@
-"""Structured logs: one line an event, JSON or for a terminal, with no secret and no payload in it.
+"""Structured logs: one line per event, JSON or for a terminal, without secrets and payloads.
 
-Everything goes one way: structlog's loggers and the standard library's (uvicorn, SQLAlchemy,
-asyncpg) end in the same handler, with the same time stamp, context and redaction. What is bound to
-the context (`request_id`, `job_id`, `attempt`, `job_type`) is on every line written under it.
+structlog's loggers and the standard library's (uvicorn, SQLAlchemy, asyncpg) share one handler, with
+the same time stamp, context and redaction. Values bound to the context (`request_id`, `job_id`,
+`attempt`, `job_type`) are on every line written in it.
 """
 
 import logging
@@ -22,7 +22,7 @@ REDACTED: Final = "[redacted]"
 NOT_LOGGED: Final = "[not logged]"
 MAX_DEPTH: Final = 5
 MAX_TEXT: Final = 20_000
-"""Characters of one value: longer ones are cut, so that no error message floods the log."""
+"""Characters of one value: longer values are cut, so that no error message floods the log."""
 
 _SECRET_KEY: Final = re.compile(
     r"passw|secret|token(?!_id)|authorization|api_?key|credential|cookie|private_?key|dsn$|database_url",
@@ -112,7 +112,7 @@ def _quiet_libraries(level: int) -> None:
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
-    # The service writes its own access line; httpx tells every URL it calls at INFO.
+    # The service writes its own access line; httpx logs every URL it calls at INFO.
     logging.getLogger("uvicorn.access").disabled = True
     for name in (
         "httpx",
@@ -133,7 +133,7 @@ def get_logger(name: str) -> FilteringBoundLogger:
 
 
 class JobFields(Protocol):
-    """The job that a task runs, as far as log lines tell of it."""
+    """The job that a task runs: the fields that log lines show."""
 
     @property
     def id(self) -> int:
@@ -165,7 +165,7 @@ def _add_job_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> E
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace secrets and payloads wherever they stand in the event."""
+    """Replace secrets and payloads anywhere in the event."""
     return {key: _clean(key, value, 0) for key, value in event.items()}
 
 

@@ -89,7 +89,7 @@ WORKER_RESTARTS: Final = Counter(
 )
 HANDLERS_STUCK: Final = Gauge(
     "finmind_handlers_stuck",
-    "Handlers that were told to stop and still run: they hold a slot or a thread.",
+    "Handlers that were cancelled and still run: they hold a slot or a thread.",
 )
 DATABASE_ERRORS_TOTAL: Final = Counter(
     "finmind_database_errors_total",
@@ -141,10 +141,10 @@ def record_event(event: str, job_type: str, reason: str = "ok", count: int = 1) 
 
 
 def expect_job_types(job_types: Iterable[str]) -> None:
-    """Name these types for ever, and show each of their events from 0 on.
+    """Always give these types labels, and show each of their events from 0 on.
 
-    A series that first appears at 60 has not increased as far as Prometheus knows: the first burst
-    of failures would set off no alert.
+    For Prometheus a series that first appears at 60 has not increased: the first burst of failures would
+    trigger no alert.
     """
     names = list(job_types)
     known_job_type.reserve(names)
@@ -211,7 +211,7 @@ def catalogue() -> list[MetricDoc]:
         elif isinstance(value, Counter | Gauge):
             (family,) = value.describe()
             name = family.name + ("_total" if family.type == "counter" else "")
-            # The library tells the names of labels nowhere else.
+            # The library has no public attribute for the names of labels.
             labels = tuple(value._labelnames)  # noqa: SLF001
             docs.append(MetricDoc(name, family.type, labels, family.documentation))
     return docs

@@ -26,10 +26,10 @@ _shown_queues: set[str] = set()
 
 
 def set_queue_gauges(rows: Iterable[QueueReading]) -> None:
-    """Show these queues and no others; those beyond the bound are summed up as `other`.
+    """Show these queues and no others; those beyond the limit are summed up as `other`.
 
-    Configured and served queues come first, then those that hold most: a crowd of names that some
-    client chose hides no queue of the service's own.
+    Configured and served queues come first, then those with most jobs: a flood of names from a client
+    hides no queue that the service serves.
     """
     named = known_queue.reserved
     readings = sorted(rows, key=lambda row: (row.queue not in named, -row.depth - row.running))
@@ -63,5 +63,5 @@ def set_waiting_gauges(jobs: Mapping[str, int]) -> None:
 
 
 def clear_queue_gauges() -> None:
-    """Show no queue: this process is no longer the leader, whose figures alone are fresh."""
+    """Show no queue: this process is no longer the leader, and only the leader's figures are current."""
     set_queue_gauges(())

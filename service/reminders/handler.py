@@ -1,8 +1,8 @@
 """The `send_reminder` job: one attempt to deliver one reminder.
 
-A reminder counts as sent when its channel has accepted it, not before. A crash between that and
-writing it down means a second delivery: it carries the same Message-ID or idempotency key, so
-that the receiver can see the repeat.
+A reminder counts as sent when its channel has accepted it, not before. A crash before that is recorded
+means a second delivery, with the same Message-ID or idempotency key, so that the receiver can recognise
+the repeat.
 """
 
 import asyncio
@@ -34,23 +34,23 @@ from service.reminders.scheduling import JOB_TYPE, QUEUE, SendReminder
 from service.settings import Settings
 
 RECORD_PAUSES_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
-"""Pauses between tries to write down that a message is out: giving up means sending it twice."""
+"""Pauses between attempts to record that a message was sent: giving up means sending it twice."""
 
 _log = get_logger(__name__)
 
 
 class ReminderSender:
-    """Delivers reminders: what the handler needs beside its payload."""
+    """Delivers reminders: what the handler needs besides its payload."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._channels: dict[ChannelName, Channel] = build_channels(settings)
-        # A pool's time-out is for requests. A burst of deliveries queues here instead, in order
-        # and as long as it takes, and leaves half of the pool to requests.
+        # The pool's timeout is for requests. A burst of deliveries queues here instead, in order and as
+        # long as it takes, and leaves half of the pool to requests.
         self._turns = asyncio.Semaphore(max(1, settings.database_pool_size // 2))
 
     async def send(self, payload: SendReminder, context: JobContext) -> dict[str, str | None]:
-        """Deliver the reminder of one job and record what came of it.
+        """Deliver the reminder of one job and record the result.
 
         Returns:
             `{"sent": <the channel's id of it>}`, or `{"skipped": <why>}` where there is nothing
@@ -59,7 +59,7 @@ class ReminderSender:
 
         Raises:
             PermanentError: the channel refuses it for good, or is not configured.
-            RetryAfter: the channel asked to be left alone that long.
+            RetryAfter: the channel asked to wait that long.
             DeliveryError: not accepted now.
         """
         reminder_id, delivery_id = ReminderId(payload.reminder_id), UUID(payload.delivery_id)
@@ -69,7 +69,7 @@ class ReminderSender:
         channel = ChannelName(reminder.channel)
         delivery = Delivery(reminder_id, delivery_id, reminder.recipient, reminder.message)
         try:
-            # No transaction is open here: the other side may take its time.
+            # No transaction is open here: sending may take long.
             accepted_as = await self._channels[channel].deliver(delivery)
         except (PermanentDeliveryError, TemporaryDeliveryError) as error:
             await self._record_failure(delivery, channel, error, context=context)
@@ -112,7 +112,7 @@ class ReminderSender:
         *,
         context: JobContext,
     ) -> None:
-        """Show the failure on the reminder. That it fails must not hide the failure itself."""
+        """Show the failure on the reminder. If that fails, the failure itself must still be raised."""
         last = isinstance(error, PermanentDeliveryError) or context.is_last_attempt
         try:
             async with self._transaction() as session:
@@ -138,13 +138,13 @@ def bind(database: Database, settings: Settings, *, to: Registry = registry) -> 
     """Register the `send_reminder` handler on this database; called at the start of a service.
 
     Raises:
-        ConfigurationError: a setting of a channel cannot be right.
+        ConfigurationError: a setting of a channel is invalid.
     """
     sender = ReminderSender(database, settings)
     slowest_channel = max(settings.smtp_timeout_seconds, settings.twilio_timeout_seconds)
     to.handler(
         JOB_TYPE,
-        # Beyond the channel's own time-out, so that its clearer words are what is recorded.
+        # Beyond the channel's own timeout, so that its clearer message is recorded.
         timeout=slowest_channel + sum(RECORD_PAUSES_SECONDS) + 30,
         max_retries=settings.default_max_retries,
         payload_model=SendReminder,

@@ -1,4 +1,4 @@
-"""The built-in scan: due reminders become jobs without anybody calling `/reminders/run`."""
+"""The built-in scan: due reminders become jobs without a call of `/reminders/run`."""
 
 import asyncio
 import random

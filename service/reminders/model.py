@@ -1,4 +1,4 @@
-"""A reminder as the database keeps it, and where it can stand.
+"""A reminder as the database stores it, and its statuses.
 
                     ┌──────── changed by its user ────────┐
     scheduled ──▶ queued ──▶ retrying ──▶ failed, cancelled
@@ -22,7 +22,7 @@ ReminderId = NewType("ReminderId", int)
 
 
 class ReminderStatus(StrEnum):
-    """Where a reminder stands, in its user's words."""
+    """The status of a reminder, in its user's terms."""
 
     SCHEDULED = "scheduled"
     """Waits for its time."""
@@ -33,13 +33,13 @@ class ReminderStatus(StrEnum):
     SENT = "sent"
     """The channel accepted it."""
     FAILED = "failed"
-    """Given up; `last_error` says why."""
+    """No more attempts; see `last_error`."""
     CANCELLED = "cancelled"
     """An operator cancelled its job."""
 
 
 AWAITING_DELIVERY: Final = (ReminderStatus.QUEUED, ReminderStatus.RETRYING)
-"""The states in which a live job is expected."""
+"""The statuses in which a live job is expected."""
 
 
 class Reminder(Base):

@@ -15,7 +15,7 @@ from service.reminders.recipients import ChannelName
 
 @dataclass(frozen=True, slots=True)
 class DueReminder:
-    """As much of a due reminder as its job needs."""
+    """What a job needs of its due reminder."""
 
     id: ReminderId
     delivery_id: UUID
@@ -33,7 +33,7 @@ async def insert(session: AsyncSession, values: dict[str, Any]) -> Reminder:
 async def find(
     session: AsyncSession, reminder_id: ReminderId, *, user_id: str | None, lock: bool = False
 ) -> Reminder | None:
-    """One reminder; None where there is none, or it is not `user_id`'s (None: anybody's).
+    """One reminder; None if it does not exist or is not `user_id`'s (None: anybody's).
 
     With `lock` its row stays locked to the end of the transaction.
     """
@@ -99,7 +99,7 @@ async def delete(session: AsyncSession, reminder: Reminder) -> None:
 async def lock_due(session: AsyncSession, limit: int) -> list[DueReminder]:
     """Up to `limit` due reminders without a job, oldest first, locked.
 
-    Those that another transaction holds are passed over: it is enqueueing or changing them.
+    Skips those that another transaction holds: it is enqueueing or changing them.
     """
     rows = await session.execute(
         select(Reminder.id, Reminder.delivery_id, Reminder.channel)
@@ -139,11 +139,11 @@ async def count_awaiting_delivery(session: AsyncSession, cap: int) -> int:
     return (await session.execute(select(func.count()).select_from(some))).scalar_one()
 
 
-# -- what became of it ----------------------------------------------------------------------------
+# -- its delivery ---------------------------------------------------------------------------------
 async def mark_sent(
     session: AsyncSession, reminder_id: ReminderId, delivery_id: UUID, *, attempt: int
 ) -> bool:
-    """Record that the channel accepted; False where the reminder is gone, changed or sent already."""
+    """Record that the channel accepted; False if the reminder is gone, changed or already sent."""
     result = await session.execute(
         update(Reminder)
         .where(

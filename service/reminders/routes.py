@@ -32,14 +32,14 @@ DEFAULT_PAGE_SIZE: Final = 50
 
 
 class RequireEither(RequirePermission):
-    """Lets those pass who hold the permission, or `reminders:all`."""
+    """Admits callers with the permission, or with `reminders:all`."""
 
     async def authorise(self, request: Request) -> Principal:
         """The caller, if they hold one of the two.
 
         Raises:
             Unauthenticated: no credential, or one that is not valid.
-            Forbidden: it holds, without either permission.
+            Forbidden: the credential is valid, but lacks both permissions.
         """
         try:
             return await super().authorise(request)
@@ -144,8 +144,8 @@ async def list_reminders(
 async def run_reminders(request: Request, settings: AppSettings, _operator: Operator) -> RunOut:
     """Enqueue one job for each due unsent reminder.
 
-    Safe to call at any time, by many at once: a reminder never gets two jobs. The service does
-    the same by itself every `REMINDER_SCAN_SECONDS`.
+    Safe to call at any time and concurrently: a reminder never gets two jobs. The service does the same
+    by itself every `REMINDER_SCAN_SECONDS`.
     """
     each = partial(transaction, request, own_deadline=True)
     scan = await scheduling.enqueue_all_due(each, settings)
@@ -188,7 +188,7 @@ async def change_reminder(
     """
     before = await repository.find(session, ReminderId(reminder_id), user_id=_scope(user))
     if before is not None and before.attempts and not before.sent:
-        # Else one reminder would try as many addresses as one likes.
+        # Otherwise one reminder could try any number of addresses.
         await spend_reminder(session, user, settings)
     reminder = await scheduling.change_reminder(
         session,

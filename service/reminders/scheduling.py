@@ -26,7 +26,7 @@ JOB_TYPE: Final = "send_reminder"
 QUEUE: Final = "reminders"
 BATCH_SIZE: Final = 500
 MAX_BATCHES: Final = 100
-"""One run enqueues up to 50,000 reminders; the next scan goes on from there."""
+"""One run enqueues up to 50,000 reminders; the next scan continues from there."""
 
 
 class SendReminder(BaseModel):
@@ -40,7 +40,7 @@ class SendReminder(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What one look for due reminders did."""
+    """What one scan for due reminders did."""
 
     enqueued: int
     already_queued: int
@@ -49,9 +49,9 @@ class Scan:
 async def enqueue_due(session: AsyncSession, limit: int = BATCH_SIZE) -> int:
     """Enqueue one job for each of up to `limit` due reminders; returns how many.
 
-    A reminder gets one job, however many callers in however many processes ask at once: its row is
-    locked until the job and the new status are committed together. Whoever still comes second finds
-    the first job by its unique key.
+    A reminder gets one job, however many callers in however many processes scan at once: its row is
+    locked until the job and the new status are committed together. A second caller finds the first job
+    by its unique key.
     """
     due = await repository.lock_due(session, limit)
     if not due:
@@ -149,9 +149,9 @@ async def _locked(
 
 
 async def _cancel_pending_job(session: AsyncSession, reminder: Reminder, *, action: str) -> None:
-    """Cancel the reminder's job if it waits; nothing where it has ended.
+    """Cancel the reminder's job if it waits; do nothing if it has ended.
 
-    A failed reminder is asked for too: an operator may have put its job back by hand.
+    A failed reminder may have a waiting job too: an operator may have retried it by hand.
     """
     if reminder.job_id is None:
         return

@@ -1,4 +1,4 @@
-"""What goes in and out of `/reminders`."""
+"""The requests and answers of `/reminders`."""
 
 from typing import Annotated, Any, Final, Self
 
@@ -21,7 +21,7 @@ def _storable(text: str) -> str:
     if "\x00" in text:
         raise ValueError("a NUL character cannot be stored")
     if not text.strip():
-        raise ValueError("expected more than white space")
+        raise ValueError("expected text, not only white space")
     return text
 
 
@@ -49,7 +49,7 @@ class ReminderIn(BaseModel):
     channel: ChannelName = Field(description="How it is sent.")
     recipient: Recipient = Field(
         description="To whom: an e-mail address, a number in E.164 form for WhatsApp, "
-        "any words for `log`."
+        "any text for `log`."
     )
 
     @model_validator(mode="after")
@@ -98,7 +98,7 @@ class ReminderChange(BaseModel):
 
 
 class ReminderOut(BaseModel):
-    """A reminder and what became of it."""
+    """A reminder and its delivery state."""
 
     model_config = ConfigDict(
         from_attributes=True,

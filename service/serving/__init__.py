@@ -21,7 +21,7 @@ def bind(host: str, port: int, *, setting: str) -> socket.socket:
     `setting` names where the port comes from.
 
     Raises:
-        ConfigurationError: the address is taken, or is none of this machine's.
+        ConfigurationError: the address is taken, or does not belong to this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -41,7 +41,7 @@ def bind(host: str, port: int, *, setting: str) -> socket.socket:
 def run_app(app: FastAPI, *, listener: socket.socket, on_ready: Callable[[], None]) -> int:
     """Serve `app` on `listener` until a signal; the exit code, 0 after a drain.
 
-    The signal begins the grace of requests and of jobs alike: neither waits for the other.
+    The signal starts the grace period of requests and jobs together: neither waits for the other.
     """
     service: Service = app.state.service
     server = _Server(_server_config(app, service.settings), on_ready=on_ready)
@@ -74,7 +74,7 @@ def _server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         ws="none",
         lifespan="off",
         access_log=False,
-        # uvicorn would believe whoever connects from loopback, and read the variable by itself.
+        # uvicorn would trust every client on loopback, and read the variable by itself.
         proxy_headers=bool(settings.forwarded_allow_ips),
         forwarded_allow_ips=list(settings.forwarded_allow_ips),
         log_config=None,

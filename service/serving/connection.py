@@ -1,8 +1,8 @@
-"""HTTP connections whose every byte is bounded, coming and going.
+"""HTTP connections with limits on everything that a client sends and on what it does not read.
 
-uvicorn bounds neither how long the head of a request (its line and headers) may take nor how large
-it may be, counts nothing of what frames a body, and waits without end for a client that does not
-read its answer. What a body holds has the limits of `service.api.body`.
+uvicorn limits neither the time nor the size of a request's head (its line and headers), does not count
+the framing of a body, and waits forever for a client that does not read its answer. The content of a
+body has the limits of `service.api.body`.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with bounds on the time and size of all that a client sends and leaves."""
+    """uvicorn's protocol with limits on the time and size of what a client sends and leaves unread."""
 
     head_seconds: ClassVar[float] = 10.0
     head_bytes: ClassVar[int] = 65_536
@@ -36,18 +36,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self._answer_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The first head is awaited from now on."""
+        """Wait for the first head from now on."""
         super().connection_made(cast("asyncio.Transport", transport))
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is awaited any more."""
+        """Wait for nothing any more."""
         self._head_is_there()
         self._stop_answer_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes in; those that are neither a complete head nor a body are counted."""
+        """Receive bytes; count those that are neither a complete head nor a body."""
         self._unread += len(data)
         super().data_received(data)
         if self.transport.is_closing():
@@ -70,7 +70,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; none comes after the head."""
         if not self._awaits_head:
-            # A trailer field. uvicorn would append it to the headers: a credential out of nowhere.
+            # A trailer field. uvicorn would append it to the headers, as a forged credential perhaps.
             self._refuse(HTTPStatus.BAD_REQUEST)
             raise ValueError("trailer fields are not taken")
         super().on_header(name, value)
@@ -89,7 +89,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of a body: it is counted by who reads it, and pays for the framing around it."""
+        """A part of a body: its reader counts it, and it raises the limit for the framing around it."""
         self._unread = max(0, self._unread - len(body) * (1 + FRAMING_PER_BODY_BYTE))
         super().on_body(body)
 
@@ -105,7 +105,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._expect_reading()
 
     def pause_writing(self) -> None:
-        """So much of an answer waits that no more is written."""
+        """So much of an answer is unread that no more is written."""
         super().pause_writing()
         if self._answer_timer is None:
             self._expect_reading()
@@ -124,7 +124,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().timeout_keep_alive_handler()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, unless it has been answered."""
+        """Answer a request that is not HTTP, unless it has been answered."""
         if not self.transport.is_closing():
             super().send_400_response(msg)
 

@@ -1,8 +1,8 @@
 """Runs the process until a signal ends it.
 
 The first SIGTERM, SIGINT or SIGHUP stops claiming at once and drains. A second one ends the process
-without waiting; the jobs that it had claimed run again when their leases end. Nothing else ends it,
-not even a `sys.exit` in a handler's task.
+without waiting; its claimed jobs run again when their leases end. Nothing else ends the process, not
+even a `sys.exit` in a handler's task.
 """
 
 import asyncio
@@ -37,14 +37,14 @@ class Signals:
         self._begin: Callable[[], object] = self.stopping.set
 
     def on_first(self, begin_to_stop: Callable[[], object]) -> None:
-        """Have `begin_to_stop` called at the first signal; at once if it came already."""
+        """Call `begin_to_stop` at the first signal, or at once if it came already."""
         self._begin = begin_to_stop
         if self.stopping.is_set():
             begin_to_stop()
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Take the signals over, for the current task."""
+        """Take over the signals for the current task."""
         loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         before = {number: signal.getsignal(number) for number in ending()}
@@ -57,7 +57,7 @@ class Signals:
                 signal.signal(number, handler)
 
     def take(self) -> None:
-        """Make the signals ours, whoever had them."""
+        """Install our signal handlers, whoever had the signals."""
         loop = asyncio.get_running_loop()
         for number in ending():
             loop.add_signal_handler(number, self._received, loop)
@@ -109,12 +109,12 @@ def _complete(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, T]) -> 
         except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
             if task.done() or loop.is_closed():
                 raise
-            # The task has ended by it: a handler that awaits it fails, and its job tells why.
+            # The exit has ended the task: a handler that awaits it fails, and its job has the reason.
             _log.error("exit_prevented", error=type(error).__name__, exc_info=error)
 
 
 async def _end_others() -> bool:
-    """Cancel what still runs; False where a task does not hear of it within a second."""
+    """Cancel what still runs; False if a task does not end within a second."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

@@ -29,7 +29,7 @@ REMINDER: Final = {
     "recipient": "ada",
 }
 KEYED: Final = "send the request again with the same Idempotency-Key or unique_key"
-LOOK: Final = "may or may not have been done: look first"
+LOOK: Final = "may or may not have been made: first check"
 REQUESTS: Final[list[tuple[str, str, Any, str]]] = [
     ("POST", "/jobs", JOB, KEYED),
     ("POST", "/jobs/batch", {"jobs": [JOB]}, KEYED),

@@ -194,7 +194,7 @@ def test_generators_make_nothing_required_that_may_be_left_out(document: dict[st
         for member in schema.get("properties", {}).values():
             assert "default" not in member
     priority = document["components"]["schemas"]["JobIn"]["properties"]["priority"]
-    assert priority["description"].endswith("2 where it is left out.")
+    assert priority["description"].endswith("Default: 2.")
 
 
 def test_no_word_of_a_schema_is_our_own(document: dict[str, Any]) -> None:

@@ -383,7 +383,7 @@ async def test_an_applications_environment_names_the_schema(
         assert (await get_job_stats(session)).total == 1
     monkeypatch.setenv("DATABASE_SCHEMA", 'other"; DROP')
     async with application(empty_dsn, "asyncpg", "public") as session:
-        with pytest.raises(ConfigurationError, match="not the name of a schema"):
+        with pytest.raises(ConfigurationError, match="not a valid schema name"):
             await enqueue(session, "mail")
 
 

@@ -435,7 +435,7 @@ async def test_every_table_sequence_and_function_is_thought_of(database: Databas
 @pytest.mark.parametrize("name", ["", "A", "a b", "a;drop", 'a"b', "a'b", "ä", "1a", "a" * 64])
 def test_a_name_that_would_be_more_than_a_name_is_refused(name: str) -> None:
     for names in (RoleNames(runtime=name), RoleNames(schema=name)):
-        with pytest.raises(ConfigurationError, match="not the name of a role"):
+        with pytest.raises(ConfigurationError, match="not a valid name of a role"):
             roles_sql(names)
     with pytest.raises(ConfigurationError, match="four names"):
         roles_sql(RoleNames(runtime="finmind_migrator"))

@@ -7,27 +7,27 @@ from typing import Any, Final
 from service.db.engine import Database
 
 PROBE_SECONDS: Final = 10.0
-"""How often the silent connection is asked for a sign of life: a half-open one looks just idle."""
+"""How often the connection is probed (keepalive): a half-open one looks just like an idle one."""
 
 
-async def listen(database: Database, channel: str, heard: Callable[[str], None]) -> None:
-    """Call `heard` with each notification's text until the connection is cut off.
+async def listen(database: Database, channel: str, on_notification: Callable[[str], None]) -> None:
+    """Call `on_notification` with each notification's text until the connection is lost.
 
-    `heard` is first called with an empty text: something may have been missed until then.
+    It is first called with an empty text: notifications may have been missed until then.
 
     Raises:
         DATABASE_ERRORS: the connection could not be made, or did not answer a probe.
     """
 
     def notified(_connection: Any, _pid: int, _channel: str, text: Any) -> None:
-        heard(str(text))
+        on_notification(str(text))
 
     gone = asyncio.Event()
     connection = await database.connect()
     try:
         connection.add_termination_listener(lambda _: gone.set())
         await connection.add_listener(channel, notified)
-        heard("")
+        on_notification("")
         while not gone.is_set():
             try:
                 async with asyncio.timeout(PROBE_SECONDS):

@@ -1,4 +1,4 @@
-"""The ways a reminder can go out: one file each, all of the shape in `delivery.py`."""
+"""The channels that send reminders: one file each, with the interface of `delivery.py`."""
 
 from service.reminders.channels.delivery import (
     Channel,
@@ -27,10 +27,10 @@ __all__ = [
 
 
 def build_channels(settings: Settings) -> dict[ChannelName, Channel]:
-    """Every channel as the settings have it; an unconfigured one says so when it is used.
+    """Every channel with its settings; one without settings raises when it is used.
 
     Raises:
-        ConfigurationError: a setting is there but cannot be right (`SMTP_URL`, `EMAIL_FROM`, …).
+        ConfigurationError: a setting is invalid (`SMTP_URL`, `EMAIL_FROM`, …).
     """
     return {
         ChannelName.EMAIL: EmailChannel(settings),

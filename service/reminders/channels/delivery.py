@@ -1,16 +1,15 @@
-"""What a channel is given, what it answers, and the two ways in which it may say no.
+"""What a channel is given, what it returns, and the errors that it raises.
 
     DeliveryError
     ├── TemporaryDeliveryError             not now: a down server, a full mailbox, a rate limit; try again
     └── PermanentDeliveryError              never: the recipient or the message is not accepted
         └── ChannelNotConfigured    the operator has not set this channel up
 
-`ChannelNotConfigured` is of the permanent kind on purpose: no retry mends a missing setting, the
-operator sees a FAILED job at once instead of ten minutes later, and a retry by hand delivers it
-once the setting is there.
+`ChannelNotConfigured` is permanent on purpose: a retry cannot supply a missing setting, the operator
+sees a FAILED job at once instead of ten minutes later, and a retry by hand delivers the reminder once
+the setting is there.
 
-Messages are read by users and operators: no credential may stand in them, nor an address of
-the servers behind them.
+Users and operators read the messages: they must not contain credentials or addresses of servers.
 """
 
 from dataclasses import dataclass
@@ -18,15 +17,15 @@ from typing import Final, Protocol
 from uuid import UUID
 
 MAX_REPLY_CHARS: Final = 300
-"""Of a remote server's own words, as much as goes into an error."""
+"""How many characters of a remote server's answer go into an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """One message to one recipient.
 
-    `delivery_id` stays the same through every retry, and changes when the user changes the
-    reminder: a receiver that sees it twice sees a repeat.
+    `delivery_id` stays the same through every retry, and changes when the user changes the reminder: a
+    receiver that gets it twice recognises a repeat.
     """
 
     reminder_id: int
@@ -41,10 +40,10 @@ class Delivery:
 
 
 class Channel(Protocol):
-    """One way to send; safe to use from many tasks at once."""
+    """Sends messages one way; safe to use from many tasks at once."""
 
     async def deliver(self, delivery: Delivery) -> str | None:
-        """Send; return once the other side has accepted, with its own name for it or None.
+        """Send; return once the other side has accepted, with its own id of the message or None.
 
         Raises:
             TemporaryDeliveryError: trying again later may help.
@@ -58,7 +57,7 @@ class DeliveryError(Exception):
 
 
 class TemporaryDeliveryError(DeliveryError):
-    """Not accepted now. `retry_after_seconds` is what the other side asked for, already bounded."""
+    """Not accepted now. `retry_after_seconds` is what the other side asked for, within our limits."""
 
     def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
@@ -66,7 +65,7 @@ class TemporaryDeliveryError(DeliveryError):
 
 
 class PermanentDeliveryError(DeliveryError):
-    """Not accepted, and never will be as it stands."""
+    """Not accepted, and a retry would not be either."""
 
 
 class ChannelNotConfigured(PermanentDeliveryError):
@@ -78,7 +77,7 @@ class ChannelNotConfigured(PermanentDeliveryError):
 
 
 def quote_reply(text: str, *, secrets: tuple[str | None, ...] = ()) -> str:
-    """A remote server's words on one line, bounded, with every secret in them blotted out."""
+    """A remote server's answer on one line, shortened, with every secret redacted."""
     for secret in secrets:
         if secret:
             text = text.replace(secret, "***")

@@ -34,7 +34,7 @@ _ANSWERS: Final = (
     (aiosmtplib.SMTPAuthenticationError, "refused the log-in", False),
     (aiosmtplib.SMTPResponseException, "would not talk", False),
 )
-"""What a server says no to, and whether that speaks of this very mail; the last fits all."""
+"""What a server refused, and whether the refusal concerns this mail; the last entry fits all."""
 
 # 7bit: every server takes it, whether or not it has 8BITMIME.
 _POLICY: Final = SMTP_POLICY.clone(cte_type="7bit")
@@ -55,8 +55,8 @@ class EmailChannel:
 
         Raises:
             PermanentDeliveryError: 5xx for the recipient or the message, or the channel is not configured.
-            TemporaryDeliveryError: anything else. A 5xx earlier in the talk (greeting, log-in, sender) speaks
-                of this service and not of the reminder: it can be mended before the last retry.
+            TemporaryDeliveryError: anything else. A 5xx earlier in the session (greeting, log-in, sender)
+                is a problem of this service, not of the reminder: it can be fixed before the last retry.
         """
         if self._server is None or self._sender is None:
             raise ChannelNotConfigured("E-mail", ["SMTP_URL", "EMAIL_FROM"])
@@ -93,7 +93,7 @@ class EmailChannel:
             username=server.username,
             password=server.password,
             use_tls=server.scheme == "smtp+ssl",
-            # Never "if offered": who strips the offer must not get the password or the mail.
+            # Never "if offered": an attacker who strips the offer must not get the password or the mail.
             start_tls=server.scheme == "smtp+starttls",
             tls_context=self._tls if secure else None,
             local_hostname=self._helo_name(),
@@ -148,7 +148,7 @@ def compose(delivery: Delivery, sender: Address) -> EmailMessage:
     """The mail: no value in it can add a header, and its Message-ID is the delivery's own.
 
     Raises:
-        PermanentDeliveryError: written out it would have other headers than these; see `_subject_words`.
+        PermanentDeliveryError: serialised, it would have other headers than these; see `_subject_words`.
     """
     message = EmailMessage(policy=_POLICY)
     message["From"] = sender

@@ -8,7 +8,7 @@ _log = get_logger(__name__)
 
 
 class LogChannel:
-    """Delivers into the log; in production neither words nor recipient, which are the user's own."""
+    """Delivers to the log; in production without message and recipient, which are private."""
 
     def __init__(self, settings: Settings) -> None:
         self._show_all = not settings.is_production

@@ -22,7 +22,7 @@ from service.settings import Settings
 
 MIN_RETRY_AFTER_SECONDS: Final = 1.0
 MAX_RETRY_AFTER_SECONDS: Final = 3600.0
-"""What we let another server tell us to wait; a day's wait would outlive the reminder's sense."""
+"""The longest Retry-After that is followed: after a day a reminder would be pointless."""
 MAX_REPLY_BYTES: Final = 65_536
 BODY_SECONDS: Final = 2.0
 """How long the body of an answer may take once its status is known."""
@@ -66,7 +66,7 @@ class WhatsAppChannel:
 
     def _client(self, sid: str, token: str) -> httpx.AsyncClient:
         # A client per message: nothing to close at shutdown, no pool to go stale between
-        # reminders that are minutes apart. The TLS context is what is dear to make, and is kept.
+        # reminders that are minutes apart. The TLS context, which is slow to create, is kept.
         if self._tls is None:
             self._tls = httpx.create_ssl_context()
         return httpx.AsyncClient(
@@ -88,7 +88,7 @@ class WhatsAppChannel:
         }
         headers = {"Idempotency-Key": delivery.key, "I-Twilio-Idempotency-Token": delivery.key}
         async with http.stream("POST", url, data=form, headers=headers) as response:
-            # The status line has decided already. A body that stalls or breaks off must not turn
+            # The status line decides. A body that stalls or breaks off must not turn
             # an accepted message into one to send again.
             body = b""
             with suppress(TimeoutError, httpx.HTTPError):
@@ -117,8 +117,8 @@ class WhatsAppChannel:
 def parse_retry_after(value: str | None, *, now: datetime | None = None) -> float | None:
     """Seconds to wait by a Retry-After header (RFC 9110 §10.2.3), kept between 1 s and 1 h.
 
-    Both forms are read: a number of seconds, and an HTTP-date. None where there is no header, or
-    one that makes no sense.
+    Both forms are read: a number of seconds, and an HTTP-date. None if there is no header, or an invalid
+    one.
     """
     if not value:
         return None
