@@ -157,7 +157,7 @@ class Claimer:
         async with self._slots.claiming:
             free = self._slots.free
             sweeping = self.plan.start_round()
-            asked = min(limit, free + ahead if free and not sweeping else free)
+            asked = min(limit, free if sweeping else free + ahead)
             claimed = 0
             while claimed < asked and (step := await self.plan.next(asked - claimed)):
                 jobs, full = await self._claim(step.requests, limit=asked - claimed)
@@ -210,8 +210,9 @@ class Claimer:
             batch = min(self._settings.claim_batch_size, max(1, self._slots.total // 4))
             if self._slots.free < batch:
                 self._ahead = await self._starter.ahead()
-            await self._slots.wait_for(batch, GATHER_SECONDS)
-        if self._slots.free == 0:
+            if not self._ahead:
+                await self._slots.wait_for(batch, GATHER_SECONDS)
+        if self._slots.free == 0 and not self._ahead:
             await self._slots.wait_for(1, self._settings.poll_max_seconds, unless=self._stopping)
             return False
         if self._settler.backlog_full:

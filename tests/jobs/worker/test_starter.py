@@ -97,6 +97,26 @@ async def test_a_job_without_a_slot_is_given_back_uncounted(
     go_on.set()
 
 
+@pytest.mark.parametrize("waits", [False, True])
+async def test_the_next_claim_does_not_wait_for_instant_handlers(
+    database: Database, handlers: Registry, sql: Any, pipeline: Pipeline, *, waits: bool
+) -> None:
+    _, go_on = waiting(handlers)
+    if not waits:
+        go_on.set()
+    allowed = []
+    for _ in range(5):  # the machine may stand still in between
+        await put(sql, 2 * SLOTS)
+        starting = await start(pipeline, await claim(database, ["mail"], limit=2 * SLOTS))
+        assert pipeline.slots.used == SLOTS
+        allowed.append(await starting.ahead())
+        if waits:
+            break
+        await until_true(lambda: pipeline.slots.used == 0)
+    assert max(allowed) == (0 if waits else 2 * SLOTS)
+    go_on.set()
+
+
 async def test_a_start_that_is_cancelled_leaves_no_job_behind(
     database: Database, handlers: Registry, sql: Any, pipeline: Pipeline
 ) -> None:
