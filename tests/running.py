@@ -24,7 +24,7 @@ class Running:
         self.seen = ""
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        """Read what it says until `pattern` is there; the test's time-out bounds it."""
+        """Read what it says until `pattern` is there; the test's timeout bounds it."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.seen += line

@@ -24,7 +24,7 @@ async def enqueue_and_await(dsn: str) -> int:
             JOBS,
         )
         ended = 0
-        while ended < JOBS:  # the test's time-out bounds it
+        while ended < JOBS:  # the test's timeout bounds it
             ended = await connection.fetchval("SELECT count(*) FROM jobs_dead")
             await asyncio.sleep(0.02)
         return ended

@@ -162,7 +162,7 @@ async def test_poison_ends_and_the_good_jobs_among_it_succeed(trial: Trial, time
         if kind == "poison.block":
             expected |= {"SUCCESS"}  # one that was not missed while it was away
         if kind in {"poison.result", "poison.payload"}:
-            expected = {"FAILED", "DEAD_LETTER"}  # the latter where its company was worse
+            expected = {"FAILED", "DEAD_LETTER"}  # the latter if it ran beside worse jobs
         assert ends[job_id] in expected, kind
     blocked = {note.pid for note in trial.ledger.of(Event.OVER) if note.detail == "block"}
     if blocked - ward.deaths.keys():  # one at least went on, and could be asked

@@ -88,7 +88,7 @@ def test_the_greeting_is_a_banner_or_in_production_a_log_line(
         )
         try:
             file, sign = (log, "listening") if where == "production" else (said, "Ctrl-C")
-            while sign not in file.read_text():  # the test's time-out bounds it
+            while sign not in file.read_text():  # the test's timeout bounds it
                 assert server.poll() is None, log.read_text()
             server.terminate()
             assert server.wait(timeout=30) == 0
@@ -112,7 +112,7 @@ def test_serve_runs_what_demo_enqueues_and_keeps_it_through_kill_9(
     second.wait_for("Ctrl-C")
     token = run("token", "--role", "viewer").stdout.strip()
     with httpx.Client(headers={"authorization": f"Bearer {token}"}, timeout=10) as client:
-        while True:  # the test's time-out bounds it
+        while True:  # the test's timeout bounds it
             stats = client.get(f"{url}/admin/jobs/stats").raise_for_status().json()
             assert stats["total"] == 30
             if stats["by_status"]["SUCCESS"] >= 15:
@@ -279,7 +279,7 @@ def job_states(dsn: str) -> list[tuple[str, int]]:
 
 
 def wait_until_running(dsn: str) -> None:
-    """Return once a worker holds a job; bounded by the time-out of the test."""
+    """Return once a worker holds a job; bounded by the timeout of the test."""
 
     async def poll() -> None:
         connection = await asyncpg.connect(dsn)

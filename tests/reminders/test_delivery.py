@@ -273,7 +273,7 @@ async def test_twilio_is_asked_again_only_after_the_time_it_named(
 async def test_a_burst_waits_for_the_database_and_uses_no_attempt(
     database: Database, pg_dsn: str, make_settings: Callable[..., Settings]
 ) -> None:
-    """Two transactions of 1,000 deliveries on one connection take longer than the pool's time-out."""
+    """Two transactions of 1,000 deliveries on one connection take longer than the pool's timeout."""
     async with database.sessions.begin() as session:
         await session.execute(
             text(

@@ -40,7 +40,7 @@ class Mix:
     unkind: float
     """Share of runs that do something else than return."""
     slow: float
-    """Share of runs that take longer than most; some of them longer than their time-out."""
+    """Share of runs that take longer than most; some of them longer than their timeout."""
     types: tuple[str, ...]
 
     @classmethod

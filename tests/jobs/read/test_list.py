@@ -164,7 +164,7 @@ def removed(plan: dict[str, Any]) -> int:
 async def test_jobs_of_one_name_are_never_looked_for_among_those_of_others(
     filled: AsyncSession,
 ) -> None:
-    """However many are asked for, and however dear the planner reckons scattered rows to be."""
+    """However many are asked for, and however expensive the planner expects scattered rows to be."""
     await listing.plan_by_index(filled)
     await filled.execute(text("SET LOCAL random_page_cost = 40"))
     for mode in ("force_custom_plan", "force_generic_plan"):

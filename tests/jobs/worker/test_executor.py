@@ -473,7 +473,7 @@ async def test_seconds_that_came_as_text_are_taken_for_what_they_say(
     assert job["last_error"] == "OwnRetryAfter: busy"
 
 
-# -- time-outs ------------------------------------------------------------------------------------
+# -- timeouts -------------------------------------------------------------------------------------
 
 
 async def forever() -> None:

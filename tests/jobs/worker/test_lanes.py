@@ -289,13 +289,13 @@ async def test_after_a_listing_that_took_long_comes_a_rest_whoever_asks(
 ) -> None:
     listings = 0
 
-    async def dear(*_: object, **__: object) -> list[LaneHead]:
+    async def slow(*_: object, **__: object) -> list[LaneHead]:
         nonlocal listings
         listings += 1
         await asyncio.sleep(2 * SLOW_LISTING_SECONDS)
         return []
 
-    monkeypatch.setattr(store.lanes, "listed", dear)
+    monkeypatch.setattr(store.lanes, "listed", slow)
     claimer = Pipeline(database, quick(sweep_seconds=60), handlers=handlers).claimer
     watching = asyncio.create_task(claimer.plan.watch_lanes())
     for _ in range(100):

@@ -1,4 +1,4 @@
-"""A sweep takes the whole of a lane in one step, or slices of it where that is dear."""
+"""A sweep takes the whole of a lane in one step, or slices of it where that is slow."""
 
 from itertools import pairwise
 
@@ -15,7 +15,7 @@ from service.jobs.worker.plan.slices import (
 )
 
 NOON = 1_800_000_000.0
-CHEAP, FAIR, DEAR = QUICK_STEP_SECONDS / 2, SLOW_STEP_SECONDS / 2, SLOW_STEP_SECONDS * 100
+CHEAP, FAIR, SLOW = QUICK_STEP_SECONDS / 2, SLOW_STEP_SECONDS / 2, SLOW_STEP_SECONDS * 100
 
 
 def new_sweep() -> Slices:
@@ -39,7 +39,7 @@ def test_a_cheap_sweep_takes_everything_after_its_first_round() -> None:
 def test_a_slow_sweep_goes_on_in_slices_from_the_newest_down() -> None:
     sweep = new_sweep()
     round_of(sweep, CHEAP)
-    sweep.stepped(DEAR, full=False)
+    sweep.stepped(SLOW, full=False)
     low, below = sweep.slice
     assert (low, below) == (NOON - SLOW_SPAN_SECONDS, WHOLE)
     sweep.stepped(FAIR, full=False)
@@ -56,7 +56,7 @@ def round_of(sweep: Slices, took: float) -> list[tuple[float, float]]:
     return slices
 
 
-@pytest.mark.parametrize("took", [CHEAP, FAIR, DEAR])
+@pytest.mark.parametrize("took", [CHEAP, FAIR, SLOW])
 def test_slices_leave_no_gap_and_come_to_the_oldest_whatever_they_take(took: float) -> None:
     slices = round_of(new_sweep(), took)
     assert slices[0][1] == WHOLE
@@ -66,14 +66,14 @@ def test_slices_leave_no_gap_and_come_to_the_oldest_whatever_they_take(took: flo
 
 def test_a_round_begins_as_the_last_one_did_and_not_with_the_whole() -> None:
     sweep = new_sweep()
-    sweep.stepped(DEAR, full=False)
+    sweep.stepped(SLOW, full=False)
     round_of(sweep, FAIR)
     assert sweep.slice == (NOON - FIRST_SPAN_SECONDS / 10, WHOLE)
 
 
 def test_a_cheap_round_ends_the_slices() -> None:
     sweep = new_sweep()
-    round_of(sweep, DEAR)
+    round_of(sweep, SLOW)
     round_of(sweep, CHEAP)
     assert sweep.slice == (-WHOLE, WHOLE)
 
@@ -101,7 +101,7 @@ def test_a_slice_with_more_in_it_is_taken_again() -> None:
     assert sweep.slice[1] == below
 
 
-@pytest.mark.parametrize("took", [DEAR, DEAR * 1000])
+@pytest.mark.parametrize("took", [SLOW, SLOW * 1000])
 def test_slices_shrink_while_they_are_slow_and_never_to_nothing(took: float) -> None:
     sweep = new_sweep()
     for _ in range(50):
