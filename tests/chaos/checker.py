@@ -1,15 +1,15 @@
-"""Holds a ledger against the table that the run left behind, and says what is wrong.
+"""Compares a ledger with the table that the run left behind, and reports what is wrong.
 
-`check` takes what was written down outside the database and the rows as they stand once everything
-has ended; it never asks the service. What it calls
+`check` takes the records made outside the database, and the rows once everything has ended; it never
+asks the service. It reports
 
-- lost: acknowledged, and no row is there, or its row has not ended;
-- lost result: a success that was accepted, or stands, without the result that its handler returned;
-- unexpected: a row or a run that nobody asked for, or an end that nobody allows for;
-- duplicated: a run that came after another of the same job which had not given it back. Each needs
-  a fault that befell the earlier one's process while it held the job; without, it is unexplained;
-- stale settle accepted: something fenced by a token was taken after the job had a newer one;
-- indeterminate: enqueues that were offered and never answered: the job may stand or not.
+- lost: acknowledged, but its row is missing or has not ended;
+- lost result: a success accepted or recorded without the result that its handler returned;
+- unexpected: a row or a run that nobody requested, or an end that is not allowed;
+- duplicated: a run after another of the same job that had not given it back. Each needs a fault that
+  hit the earlier run's process while it held the job; without one it is unexplained;
+- stale settle accepted: something fenced by a token was accepted after the job had a newer token;
+- indeterminate: enqueues that were offered and never answered: the job may exist or not.
 """
 
 from collections import defaultdict
@@ -107,13 +107,13 @@ def check(
     allowed: frozenset[str] = frozenset({"SUCCESS"}),
     results: bool = True,
 ) -> Verdict:
-    """The verdict on a run that has come to rest.
+    """The verdict on a run whose work has ended.
 
     Parameters:
         notes: the ledger, in order.
         rows: every job of the table.
-        allowed: statuses in which a job may stand at the end.
-        results: whether handlers return `{"number": …, "lease_token": …}`, so that a result tells
+        allowed: statuses that a job may have at the end.
+        results: whether handlers return `{"number": …, "lease_token": …}`, so that a result shows
             which run it is of.
     """
     verdict = Verdict()
@@ -258,7 +258,7 @@ def _in_flight(history: list[Note], fault: Fault) -> int:
 
 
 def _check_fence(job_id: int, history: list[Note], row: Row | None, verdict: Verdict) -> None:
-    """Nothing is taken under a token that was sent when the job had a newer one."""
+    """Nothing is accepted under a token that was sent when the job had a newer one."""
     newest = 0
     newest_when_sent: dict[tuple[int, str], int] = {}
     for note in history:
@@ -285,7 +285,7 @@ def _check_fence(job_id: int, history: list[Note], row: Row | None, verdict: Ver
 
 
 def _check_result(row: Row, history: list[Note], verdict: Verdict, *, results: bool) -> None:
-    """The row stands as the last accepted end left it, with the result of that very run."""
+    """The row is as the last accepted end left it, with the result of that run."""
     by_hand = max(
         (place for place, note in enumerate(history) if note.event == Event.RETRIED_BY_HAND),
         default=-1,

@@ -1,8 +1,8 @@
 """The service under the probe, in a process whose wall clock is wrong by what a file says.
 
-`python -m tests.chaos.clockwork worker`. The clock that only goes forward is right, as on a machine
-whose time is set by hand: Linux never sets that one. Where libfaketime is installed the tests use
-it, which deceives every library; this deceives what is written in Python.
+`python -m tests.chaos.clockwork worker`. The monotonic clock is right, as on a machine whose time is
+set by hand: Linux never sets that one. If libfaketime is installed the tests use it, because it affects
+every library; this module affects only Python code.
 """
 
 import datetime as dt

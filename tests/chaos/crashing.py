@@ -1,8 +1,8 @@
 """A probe that ends its process at a named point between a job's claim and its settlement.
 
-Nothing in the product knows of it: the engine's calls to the database are wrapped in this process
-alone, and the handler that crashes is the tests' own. `CRASH_AT` names the point; only jobs whose
-payload says `"crash": true` are ended at it.
+The product contains no code for it: the engine's calls to the database are wrapped in this process
+only, and the handler that crashes belongs to the tests. `CRASH_AT` names the point; only jobs with
+`"crash": true` in their payload crash there.
 """
 
 import asyncio

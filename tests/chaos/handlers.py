@@ -1,4 +1,4 @@
-"""Handlers for processes that faults befall. Each says in its result which run it is of."""
+"""Handlers for processes under faults. Each result names the run that it is of."""
 
 import asyncio
 import os
@@ -97,7 +97,7 @@ async def _stall(payload: dict[str, Any], context: JobContext) -> None:
 
 
 async def _go_on(context: JobContext) -> None:
-    """Tell progress until that is refused, and be still there when the next heartbeat is due."""
+    """Report progress until that is refused, and still run when the next heartbeat is due."""
     until = time.monotonic() + STUBBORN_SECONDS
     refused = False
     while not refused or time.monotonic() < until:

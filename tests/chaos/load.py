@@ -1,4 +1,4 @@
-"""An open-loop client: asks for jobs at a steady rate whatever comes back, and notes what did."""
+"""An open-loop client: enqueues jobs at a steady rate whatever is answered, and records the answers."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from tests.chaos.ledger import Event, Pen
 from tests.chaos.serving import bearer
 
 MAX_WAITING: Final = 500
-"""Requests under way at once; beyond it the client itself would be what is slow."""
+"""Requests in progress at once; with more the client itself would be slow."""
 REQUEST_SECONDS: Final = 15.0
 KEEPALIVE_SECONDS: Final = 2.0
 """Shorter than the server's five: it must not hang up just as the next request is sent."""

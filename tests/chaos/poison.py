@@ -1,4 +1,4 @@
-"""Handlers that do what no handler should, each in its own way; beside them the good ones."""
+"""Handlers that do what no handler should, each in its own way; and good ones beside them."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from tests.chaos.ledger import Event
 DEEP: Final = 10_000
 LONG: Final = 10_000_000
 MEMORY_BYTES: Final = psutil.Process().memory_info().vms + (600 << 20)
-"""What a process with these handlers may take: not all that the machine has."""
+"""The memory limit of a process with these handlers: less than the machine has."""
 
 resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
@@ -55,7 +55,7 @@ async def memory(_: Any, context: JobContext) -> None:
 
 @register_handler("poison.deaf", timeout=0.3, backoff=QUICK)
 async def deaf(_: Any, context: JobContext) -> None:
-    """Hear no cancellation."""
+    """Ignore every cancellation."""
     note(Event.START, context)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What a run came to, written down for docs/reliability.md before anything is asserted."""
+"""Writes the figures of a run, for docs/reliability.md, before anything is asserted."""
 
 import json
 import os

@@ -48,7 +48,7 @@ class Trial:
         self.fleet = Fleet(directory)
         self.pen = Pen(self.fleet.ledger.path)
         self.figures: dict[str, Any] = {}
-        """What the report tells beside the verdict."""
+        """What the report contains beside the verdict."""
         self._began = time.monotonic()
         self._offered = 0
 
@@ -170,7 +170,7 @@ class Trial:
         ]
 
     async def verdict(self, **options: Any) -> Verdict:
-        """Hold the ledger against the table; the report is written before anything is asserted."""
+        """Compare the ledger with the table; the report is written before anything is asserted."""
         verdict = check(self.ledger.notes(), await self.rows(), **options)
         self.report(verdict)
         assert verdict.flaws == [], f"{verdict.flaws[:20]}\n{self.fleet.said()}"
@@ -189,7 +189,7 @@ class Trial:
         }
         (folder / f"{self.name}.json").write_text(json.dumps(told, indent=2) + "\n")
 
-    # -- what the ledger tells ------------------------------------------------------------------
+    # -- what the ledger shows ------------------------------------------------------------------
 
     def orphans_restarted(self, rows: Sequence[Row]) -> list[float]:
         """Of each claim that a kill cut short: seconds from the kill to the job's next claim."""

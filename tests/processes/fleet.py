@@ -1,4 +1,4 @@
-"""Several `serve` processes on one database, and what they left behind in ledger and table."""
+"""Starts several `serve` processes on one database, and reads their ledger and table."""
 
 import asyncio
 import os

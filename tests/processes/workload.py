@@ -58,7 +58,8 @@ async def all_succeed(
 
 
 async def check_each_succeeded_once(database: Database, *, count: int) -> None:
-    """Every job stands once, as SUCCESS, and the kept counts say the same as the counted rows."""
+    """Check that every job is there once, as SUCCESS, and that the kept counts match the rows."""
+
     async with database.sessions() as session:
         stats = await get_job_stats(session)
     connection = await database.connect()

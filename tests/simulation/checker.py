@@ -1,4 +1,4 @@
-"""What must hold in every simulation: watched at the server's end and in the handlers.
+"""Checks what must hold in every simulation, at the server and in the handlers.
 
 It trusts neither the engine nor the model, only its own ledger: who claimed what, how each run
 ended, which attempts count.
@@ -21,10 +21,10 @@ RECOVERY_SECONDS: Final = 5.0
 """A claim whose answer was lost is given back within this time, if nothing more goes wrong."""
 
 SETTLE_IN_SECONDS: Final = 1.0
-"""What a process may need to see what it missed while it stood still, or what is overdue."""
+"""The time a process may need to notice what it missed during a stall, or what is overdue."""
 
 BEGIN_IN_SECONDS: Final = 0.5
-"""What is claimed begins at once: there is a slot for it, or it is given back."""
+"""A claimed job starts within this time: there is a slot for it, or it is given back."""
 
 ALIVE_SECONDS: Final = 30.0
 """A worker counts as alive for so long after it was last seen."""

@@ -1,8 +1,8 @@
-"""Virtual time: an event loop whose clock jumps to the next timer, and the processes that live on it.
+"""Virtual time: an event loop whose clock jumps to the next timer, and the processes that run on it.
 
-Everything runs in one thread and in one order, which the seed alone decides. A process is a
-context: whatever was started in it carries its name, so that its callbacks can be held back while
-it stands still, and dropped when it has been killed.
+Everything runs in one thread and in one order, which only the seed determines. A process is a context:
+everything started in it carries its name, so that its callbacks can be held back during a stall, and
+dropped when it has been killed.
 """
 
 import asyncio
@@ -26,18 +26,18 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 EPOCH: Final = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
-"""What the server's clock says when a simulation begins."""
+"""The time of the server's clock when a simulation starts."""
 
 MOST_STEPS_AT_ONCE: Final = 20_000
 MOST_STEPS: Final = 1_000_000
 
 
 class Spinning(BaseException):
-    """Callbacks follow upon each other without end while no time passes, or for far too long."""
+    """Callbacks follow each other endlessly while no time passes, or for far too long."""
 
 
 class Process:
-    """One process of the service: runs, stands still (stopped, swapped, blocked) or is dead."""
+    """One process of the service: it runs, is frozen (stopped, swapped, blocked) or is dead."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -56,7 +56,7 @@ class Process:
             self._held.append(handle)
 
     def freeze(self) -> None:
-        """Stand still from now on."""
+        """Freeze."""
         self.frozen = True
 
     def thaw(self, loop: "VirtualLoop") -> None:
@@ -68,7 +68,7 @@ class Process:
         self._held = deque()
 
     def kill(self, loop: "VirtualLoop") -> None:
-        """Run nothing any more."""
+        """Run nothing from now on."""
         self.frozen = self.dead = True
         self._held.clear()
         # Nobody else holds on to its tasks, and one that is collected complains.
@@ -79,7 +79,7 @@ class Process:
         return asyncio.Task(coroutine, loop=loop, name=name, context=self.context)
 
     def call(self, loop: "VirtualLoop", function: Callable[[*Ts], object], *args: *Ts) -> None:
-        """Have something done in this process, once it runs."""
+        """Call something in this process, once it is not frozen."""
         loop.call_soon(function, *args, context=self.context)
 
 
@@ -235,7 +235,7 @@ def _fail(future: "asyncio.Future[Any]", error: Exception) -> None:
 
 
 class Clock:
-    """Stands where modules of the engine have `time`."""
+    """Takes the place of `time` in modules of the engine."""
 
     def __init__(self) -> None:
         self.loop: VirtualLoop | None = None
@@ -256,7 +256,7 @@ class Clock:
 
 
 def install(patch: pytest.MonkeyPatch) -> Clock:
-    """Have the engine read the virtual clock, and go through its sets in one order only."""
+    """Make the engine read the virtual clock, and iterate over its sets in one order only."""
     clock = Clock()
 
     class Datetime(datetime):

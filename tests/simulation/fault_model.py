@@ -32,7 +32,7 @@ class End(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What becomes of one statement: how long each part takes, and how it ends."""
+    """The fate of one statement: how long each part takes, and how it ends."""
 
     request_seconds: float
     held_seconds: float
@@ -64,7 +64,7 @@ FENCED: Final = (
     store.settle.REQUEUE.sql,
     store.leases.EXTEND.sql,
 )
-"""Statements some of which fare worse than others in every second seed."""
+"""Statements of which some fail more often than others in every second seed."""
 
 SLOW_BYTES_PER_SECOND: Final = 60_000.0
 """How many bytes of results the server of some seeds records in a second."""
@@ -97,7 +97,7 @@ class FaultModel:
         self._refuses_connections = 0.0 if quiet else rng.choice((0.0, 0.0, 0.1, 0.4))
 
     def fate(self, statement: str) -> Fate:
-        """What becomes of the next statement."""
+        """The fate of the next statement."""
         if self.over:
             return CALM
         rng = self._rng

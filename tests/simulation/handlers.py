@@ -1,4 +1,4 @@
-"""Jobs of a simulation, and the handlers that do what their payloads say, run after run."""
+"""Jobs of a simulation, and handlers that do in each run what the payload says."""
 
 import asyncio
 import random
@@ -38,7 +38,7 @@ class Mix:
     """What the jobs of one seed are like."""
 
     unkind: float
-    """Share of runs that do something else than return."""
+    """Share of runs that do something other than return."""
     slow: float
     """Share of runs that take longer than most; some of them longer than their timeout."""
     types: tuple[str, ...]

@@ -87,7 +87,7 @@ class Ledger:
         self.digest = 0
         """Of everything that happened: the same seed gives the same."""
         self.events: Counter[str] = Counter()
-        """How often what happened: that a simulation sees enough is tested by them."""
+        """How often each event occurred: a test checks that simulations see enough of them."""
         self.claims: dict[tuple[int, int], Claim] = {}
         self.holder: dict[int, Claim] = {}
         """The newest claim of each job."""

@@ -1,4 +1,4 @@
-"""What the model keeps: rows of jobs and of workers, and the times that a statement sees."""
+"""What the model stores: rows of jobs and workers, and the times that a statement sees."""
 
 import math
 from copy import copy
@@ -87,7 +87,7 @@ class Row:
         return self.next_run_at, self.id
 
     def free(self, at: Instant) -> bool:
-        """Whether no lease of it holds."""
+        """Whether it has no valid lease."""
         return self.lease_until is None or self.lease_until < at.now
 
     def holds(self, token: int) -> bool:

@@ -22,13 +22,13 @@ from tests.simulation.server import Access, Server
 
 ALL_TYPES: Final = ["rare", "thread", "work"]
 LAST_CALM_SECONDS: Final = 400.0
-"""Everything has ended so long after the last fault."""
+"""Seconds after the last fault within which everything ends."""
 
 CANARY_SECONDS: Final = 20.0
-"""A job that comes to idle workers has ended so long after."""
+"""Seconds within which a job that comes to idle workers ends."""
 
 STOP_SECONDS: Final = 3.0
-"""What a stop may take beside the grace, while the database answers."""
+"""Seconds that a stop may take beyond the grace period while the database answers."""
 
 
 @dataclass(eq=False)
@@ -243,7 +243,7 @@ class Simulation:
         await asyncio.sleep(60.0)
 
     async def until_others_ended(self) -> None:
-        """Wait for what the faults began, and what that began in turn."""
+        """Wait for the tasks that faults started, and those that these started."""
         while others := [task for task in self.others if not task.done()]:
             await self._wait_for(others)
 

@@ -97,7 +97,7 @@ class Server:
             connection.cut()
 
     def notify(self, payload: str) -> None:
-        """Tell whoever listens."""
+        """Notify all listeners."""
         for connection, heard in self.listeners:
             connection.process.call(self.loop, heard, payload)
 
@@ -150,7 +150,7 @@ class Connection:
         self.terminate()
 
     def terminate(self) -> None:
-        """The client goes away. What was on its way may still arrive, within bounds."""
+        """The client goes away. What was on its way may still arrive within a while."""
         handle, request = self._on_its_way, self._request
         if handle is not None and request is not None and not self._closed:
             handle.cancel()
@@ -167,7 +167,7 @@ class Connection:
     # -- its other end -----------------------------------------------------------------------------
 
     def cut(self) -> None:
-        """The way to the server is cut; what was on its way may have been carried out."""
+        """The connection to the server is cut; what was on its way may have been carried out."""
         if self._closed:
             return
         if self._on_its_way is not None and self._request is not None:
@@ -304,7 +304,7 @@ def _time_out(answer: "asyncio.Future[Answer]") -> None:
 
 
 class Access:
-    """What a process has of the server: stands where the service has its `Database`."""
+    """A process's access to the server, in place of the service's `Database`."""
 
     schema = DEFAULT_SCHEMA
 

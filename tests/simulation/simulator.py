@@ -78,7 +78,7 @@ def _unhandled(checker: Checker, context: dict[str, Any]) -> None:
 
 @contextmanager
 def log_lines(checker: Checker) -> Iterator[None]:
-    """Let what the service logs stand in the trace; a loop that failed is a broken rule."""
+    """Put the service's log lines into the trace; a loop that failed breaks a rule."""
 
     def keep(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         process = PROCESS.get()
@@ -117,7 +117,7 @@ def digests(seeds: Iterable[int]) -> list[int]:
 
 
 def run_all(seeds: Sequence[int]) -> tuple[Counter[str], str | None]:
-    """How often what happened under these seeds, and what the first that failed says."""
+    """How often each event occurred under these seeds, and the report of the first failure."""
     seen: Counter[str] = Counter()
     with pytest.MonkeyPatch.context() as patch:
         simulator = Simulator(patch)
