@@ -132,7 +132,7 @@ async def process_jobs(
     request: Request,
     _: Operator,
     limit: Annotated[
-        int, Query(ge=1, le=1000, description="Jobs to take, at the most."), PLAIN_NUMBER
+        int, Query(ge=1, le=1000, description="Maximum number of jobs to take."), PLAIN_NUMBER
     ] = 50,
 ) -> ProcessOut:
     """Runs them in this process and answers when their outcomes are recorded.

@@ -59,13 +59,13 @@ class ErrorEntry(BaseModel):
 
     event: str = Field(
         "error",
-        description="`error`, `lease_lost`, `manual_retry` or `no_handler`; `unreadable` for what "
-        "plain SQL put there, with its JSON as `message`.",
+        description="`error`, `lease_lost`, `manual_retry` or `no_handler`; `unreadable` for an "
+        "entry written by plain SQL, with its JSON as `message`.",
     )
     attempt: int | None = Field(None, description="The attempt's number.")
     type: str | None = Field(None, description="Class of the error.")
     message: str | None = Field(None, description="What it said.")
-    traceback: str | None = Field(None, description="Where it was raised, shortened.")
+    traceback: str | None = Field(None, description="Its traceback, shortened.")
     started_at: MomentText = Field(None, description="When the attempt began.")
     at: MomentText = Field(None, description="When this was recorded.")
     worker: str | None = Field(None, description="The process that ran it.")
@@ -106,22 +106,23 @@ class JobDetail(JobOut):
         "`MAX_ERROR_ENTRIES`."
     )
     backoff: dict[str, float] | None = Field(
-        description="What was asked for this very job. null: what its handler says, else the "
-        "`BACKOFF_*` settings."
+        description="The requested backoff. null: that of its handler, else the `BACKOFF_*` settings."
     )
     enqueued_by: str | None = Field(
         description="The caller that enqueued it over REST. null: it was enqueued by SQL or Python."
     )
-    lost_leases: int = Field(description="Workers in a row that vanished while they ran it.")
-    lease_until: UtcTime | None = Field(description="Until when its worker holds it.")
+    lost_leases: int = Field(
+        description="How many workers in a row lost its lease while they ran it."
+    )
+    lease_until: UtcTime | None = Field(description="When its worker's lease ends.")
     worker_id: int | None = Field(description="The number of the worker that ran it last.")
     worker: str | None = Field(
-        description="That worker's name: host, process id and a random part. null: none has run it, "
-        "or it is forgotten, a day after it was last seen."
+        description="That worker's name: host, process id and a random part. null: none has run it, or "
+        "the worker was last seen more than a day ago."
     )
 
     waiting_for: str | None = Field(
-        description="`worker`: it is due, and no worker serves its type now. null: neither, or it is "
+        description="`worker`: it is due, and no worker serves its type now. null: otherwise, or it is "
         "not PENDING."
     )
 
@@ -155,7 +156,7 @@ class JobPageOut(BaseModel):
     """One page of a list, newest first."""
 
     jobs: list[JobSummaryOut] = Field(
-        description="May be fewer than `limit` while there are more, where matches are far apart."
+        description="May be fewer than `limit` although there are more, if matches are far apart."
     )
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
     total: int = Field(description="Jobs that match, on all pages.")
@@ -204,29 +205,31 @@ class StatsOut(BaseModel):
         },
     )
 
-    as_of: UtcTime = Field(description="The moment that these counts are of.")
+    as_of: UtcTime = Field(description="The time of these counts.")
     total: int = Field(description="All jobs kept.")
     total_exact: bool = Field(
-        description="False: there are more live jobs than were counted, and every figure on them "
-        "is at least so much."
+        description="False: there are more live jobs than were counted, and the figures of live jobs "
+        "are lower bounds."
     )
-    by_status: dict[JobStatus, int] = Field(description="Every status, zeros too.")
+    by_status: dict[JobStatus, int] = Field(description="Every status, zeros included.")
     by_type: dict[str, int] = Field(
-        description="The 200 job types with the most jobs; where more than 20,000 pairs of queue and type "
-        "have ended jobs, as the largest of these say: each has at least so many."
+        description="The 200 job types with the most jobs. If more than 20,000 pairs of queue and type "
+        "have ended jobs, only the largest count, and the figures are lower bounds."
     )
     by_type_rest: int = Field(description="Jobs of all other types.")
     by_queue: dict[str, int] = Field(
         description="The 200 queues with the most jobs; counted as `by_type`."
     )
     by_queue_rest: int = Field(description="Jobs of all other queues.")
-    due_now: int = Field(description="PENDING jobs whose time has come.")
+    due_now: int = Field(description="PENDING jobs that are due.")
     oldest_due_seconds: float | None = Field(
-        description="How long the job that waits longest has been due; null: none waits."
+        description="How long the longest-waiting job has been due; null: none waits."
     )
-    scheduled: int = Field(description="PENDING jobs whose time is still to come.")
+    scheduled: int = Field(description="PENDING jobs that are due later.")
     running: int = Field(description="RUNNING jobs.")
-    days: list[DayOut] = Field(description="What ended on each of the last 7 days, latest first.")
+    days: list[DayOut] = Field(
+        description="The jobs that ended on each of the last 7 days, latest first."
+    )
 
 
 class ProcessOut(BaseModel):

@@ -45,7 +45,7 @@ Key = Annotated[
         max_length=255,
         pattern=VISIBLE_ASCII,
         description="Names this request, 1 to 255 visible ASCII characters. Sent again with the "
-        "same body within `IDEMPOTENCY_KEY_HOURS` it enqueues nothing and finds what it made.",
+        "same body within `IDEMPOTENCY_KEY_HOURS` it enqueues nothing and returns the same jobs.",
         examples=["5a1f7c0e-order-4711"],
     ),
 ]

@@ -49,7 +49,10 @@ class JobQuery(BaseModel):
         None, max_length=200, description="A part of `last_error`, in any case of letters."
     )
     limit: Annotated[int, PLAIN_NUMBER] = Field(
-        50, ge=1, le=1000, description="Jobs on the page, at the most; up to `MAX_PAGE_SIZE` (200)."
+        50,
+        ge=1,
+        le=1000,
+        description="Maximum number of jobs on the page, up to `MAX_PAGE_SIZE` (200).",
     )
     cursor: Text | None = Field(
         None,

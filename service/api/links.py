@@ -26,7 +26,7 @@ LINKS: Final[dict[str, dict[str, Any]]] = {
             "inspect": _link(
                 "getJobDetail", "job_id", "/jobs/0/id", "The newest job that matches."
             ),
-            "retry": _link("retryJob", "job_id", "/jobs/0/id", "Run it again, where it is dead."),
+            "retry": _link("retryJob", "job_id", "/jobs/0/id", "Run it again, if it is dead."),
         }
     },
     "createReminder": {

@@ -48,6 +48,6 @@ def _errors(job: JobIn, location: tuple[str | int, ...]) -> list[dict[str, Any]]
             include_url=False, include_input=False, include_context=False
         )
         return [{**one, "loc": (*location, *one["loc"])} for one in found[:MAX_ERRORS]]
-    except Exception as error:  # of a validator: the worker records what its handler makes of it
+    except Exception as error:  # a bug of a validator: the worker will record it
         _log.warning("payload_not_checked", job_type=job.job_type, error=type(error).__name__)
     return []

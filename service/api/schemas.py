@@ -29,7 +29,7 @@ EXAMPLE_IN: Final[dict[str, Any]] = {
 EXAMPLES_IN: Final[dict[str, Example]] = {
     "now": {
         "summary": "Now",
-        "description": "With a `unique_key`: asked for again while it waits or runs, the job is found.",
+        "description": "With a `unique_key`: enqueued again while it waits or runs, the existing job is returned.",
         "value": EXAMPLE_IN,
     },
     "later": {
@@ -39,7 +39,7 @@ EXAMPLES_IN: Final[dict[str, Example]] = {
     },
     "patient": {
         "summary": "With its own retries",
-        "description": "Tried again after about 10, 20, 40, 60 and 60 seconds.",
+        "description": "Retried after about 10, 20, 40, 60 and 60 seconds.",
         "value": {
             "job_type": "demo.ok",
             "max_retries": 5,
@@ -48,8 +48,8 @@ EXAMPLES_IN: Final[dict[str, Example]] = {
     },
     "once": {
         "summary": "Once, however often it is sent",
-        "description": "With the header `Idempotency-Key: order-4711` a repeated request finds the "
-        "job that the first one made, even when that has ended.",
+        "description": "With the header `Idempotency-Key: order-4711` a repeated request returns "
+        "the job that the first one created, even when that has ended.",
         "value": {"job_type": "demo.ok", "payload": {"number": 4711}},
     },
 }
@@ -100,7 +100,7 @@ class BackoffIn(BaseModel):
         30.0, ge=0, le=MAX_DELAY_SECONDS, strict=True, description="Delay before the first retry."
     )
     factor: float = Field(
-        4.0, ge=1, le=100, strict=True, description="What each further delay is multiplied by."
+        4.0, ge=1, le=100, strict=True, description="Factor by which each further delay grows."
     )
     cap_seconds: float = Field(
         3600.0, ge=0, le=MAX_DELAY_SECONDS, strict=True, description="The longest delay."
@@ -119,11 +119,11 @@ class JobIn(BaseModel):
 
     job_type: Name = Field(description="The name that its handler is registered under.")
     payload: dict[str, Any] = Field(
-        default_factory=dict, description="Any JSON object; handed to the handler."
+        default_factory=dict, description="Any JSON object; passed to the handler."
     )
     queue: Name | None = Field(
         None,
-        description=f"The queue that it waits in; without it the handler's own, or `{DEFAULT_QUEUE}`.",
+        description=f"The queue that it waits in; default the handler's own, else `{DEFAULT_QUEUE}`.",
     )
     priority: Priority = Field(
         DEFAULT_PRIORITY,
@@ -131,7 +131,7 @@ class JobIn(BaseModel):
     )
     max_retries: Retries | None = Field(
         None,
-        description="Retries after the first attempt; without it what the handler says, else "
+        description="Retries after the first attempt; default those of the handler, else "
         "`DEFAULT_MAX_RETRIES` (3).",
     )
     timeout_seconds: float | None = Field(
@@ -139,13 +139,13 @@ class JobIn(BaseModel):
         gt=0,
         le=86_400,
         strict=True,
-        description="Bound on one attempt; without it what the handler says, else "
+        description="Timeout of one attempt; default that of the handler, else "
         "`DEFAULT_TIMEOUT_SECONDS` (300).",
     )
     run_at: PlannedTime | None = Field(
         None,
-        description="When it is due, with a time zone, between the years 2000 and 2200; at once without. "
-        "Not with a delay.",
+        description="When it is due, with a time zone, between the years 2000 and 2200; default now. "
+        "Not with `delay_seconds`.",
     )
     delay_seconds: float | None = Field(
         None,
@@ -159,10 +159,10 @@ class JobIn(BaseModel):
         min_length=1,
         max_length=255,
         description="At most one PENDING or RUNNING job has this key: a second request for the "
-        "same job gets the existing one.",
+        "same job returns the existing one.",
     )
     backoff: BackoffIn | None = Field(
-        None, description="Delays between attempts; without it what the handler says."
+        None, description="Delays between attempts; default those of the handler."
     )
 
     @model_validator(mode="after")
@@ -206,7 +206,7 @@ class BatchOut(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"ids": [42, 43], "created": 2}]})
 
     ids: list[JobId] = Field(
-        description="Id of each job in the order given; an existing job's where it holds the `unique_key`."
+        description="Id of each job in the order given; that of the existing job if one holds the `unique_key`."
     )
     created: int = Field(description="How many of them are new.")
 
@@ -225,15 +225,15 @@ class JobSummaryOut(BaseModel):
     priority: int = Field(description="0 (most urgent) to 9.")
     attempts: int = Field(description="Attempts begun; a retry by hand starts again at 0.")
     max_retries: int | None = Field(
-        description="What was asked for this very job. null: what its handler says where it runs, "
-        "else `DEFAULT_MAX_RETRIES` (3)."
+        description="The requested retries. null: those of its handler where it runs, else "
+        "`DEFAULT_MAX_RETRIES` (3)."
     )
     next_run_at: UtcTime = Field(description="When it is, or was last, due.")
     created_at: UtcTime = Field(description="When it was enqueued.")
     started_at: UtcTime | None = Field(description="When its latest attempt began.")
     finished_at: UtcTime | None = Field(description="When it ended.")
     unique_key: str | None = Field(description="No other live job has it.")
-    last_error: str | None = Field(description="Why its latest failed attempt failed.")
+    last_error: str | None = Field(description="The error of its latest failed attempt.")
 
 
 class JobOut(JobSummaryOut):
@@ -241,22 +241,22 @@ class JobOut(JobSummaryOut):
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_NEW]})
 
-    payload: Any = Field(description="What its handler is given.")
+    payload: Any = Field(description="What its handler gets.")
     result: Any = Field(description="What its handler returned.")
     progress: Any = Field(
-        description="What its handler reported last, and how far it came; null before that, and once it succeeded."
+        description="The progress that its handler reported last; null before that, and once it succeeded."
     )
     timeout_seconds: float | None = Field(
-        description="What was asked for this very job. null: what its handler says where it runs, "
-        "else `DEFAULT_TIMEOUT_SECONDS` (300)."
+        description="The requested timeout. null: that of its handler where it runs, else "
+        "`DEFAULT_TIMEOUT_SECONDS` (300)."
     )
     effective_max_retries: int | None = Field(
-        description="The retries that it has. null: its handler decides, which this process does not "
-        "know."
+        description="The effective retries. null: its handler determines them, and this process does "
+        "not know the handler."
     )
     effective_timeout_seconds: float | None = Field(
-        description="The bound on one attempt. null: its handler decides, which this process does not "
-        "know."
+        description="The effective timeout of one attempt. null: its handler determines it, and this "
+        "process does not know the handler."
     )
 
     @classmethod

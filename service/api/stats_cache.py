@@ -59,6 +59,5 @@ class StatsCache:
 
     def _landed(self, flight: asyncio.Task[JobStats]) -> None:
         # A failure is raised to those who waited. Read it here too, for they may all have left.
-
         if flight.cancelled() or flight.exception() is not None:
             self.forget()

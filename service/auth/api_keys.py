@@ -200,7 +200,7 @@ class ApiKeyStore:
             raise _refused("The API key has expired")
         if row["note_use"]:
             await self._note_use(prefix)
-        # A scope that a newer version gave is none here, not an error.
+        # A scope that a newer version granted is ignored here, not an error.
         scopes = frozenset(p for p in Permission if p.value in row["scopes"])
         return Principal(
             API_KEY_SUBJECT_PREFIX + prefix,

@@ -99,7 +99,6 @@ def roles_sql(names: RoleNames) -> str:
     given = (names.migrator, names.runtime, names.readonly, names.application)
     for name in (*given, names.schema):
         # They are part of the statements' text: PostgreSQL takes no parameters there.
-
         if not _NAME.fullmatch(name):
             raise ConfigurationError(
                 f"{name[:80]!r} is not a valid name of a role or schema: expected a to z, 0 to 9 and _"

@@ -59,7 +59,6 @@ async def all_succeed(
 
 async def check_each_succeeded_once(database: Database, *, count: int) -> None:
     """Check that every job is there once, as SUCCESS, and that the kept counts match the rows."""
-
     async with database.sessions() as session:
         stats = await get_job_stats(session)
     connection = await database.connect()

@@ -76,7 +76,7 @@ class EmailChannel:
         except BaseException:
             client.close()
             raise
-        # The server has taken it: whatever happens to the good-bye, the mail is sent.
+        # The server has accepted the mail: it is sent even if closing the session fails.
         with suppress(aiosmtplib.SMTPException, OSError):
             async with asyncio.timeout(2):
                 await client.quit()
