@@ -211,6 +211,7 @@ async def test_the_first_and_the_last_moment_of_all_are_times_too(
         assert answer.json()["jobs"] == []
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("query", "field"),
     [

@@ -15,6 +15,8 @@ from service.auth.principal import ROLE_PERMISSIONS, Permission
 from tests.api.conftest import Auth
 from tests.jobs.rows import add
 
+pytestmark = pytest.mark.whole
+
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 COMMANDS = [
     command

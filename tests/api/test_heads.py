@@ -7,6 +7,8 @@ from fastapi import FastAPI
 from tests.api.conftest import Auth
 from tests.api.shapes import assert_problem, jobs_in
 
+pytestmark = pytest.mark.whole
+
 JOB = b'{"job_type": "mail"}'
 
 

@@ -172,6 +172,7 @@ REFUSED: list[Any] = [
 ]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("body", "field"), REFUSED)
 async def test_a_bad_field_is_refused_by_name(
     client: httpx.AsyncClient, service: dict[str, str], body: Any, field: str
@@ -343,6 +344,7 @@ async def test_a_bad_idempotency_key_is_refused(
     assert "Idempotency-Key" in problem["errors"][0]["field"]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "headers", [{"Idempotency-Key": "once"}, {}], ids=["idempotency-key", "unique-key"]
 )

@@ -7,6 +7,8 @@ import pytest
 from service.db.engine import Database
 from tests.api.conftest import Auth
 
+pytestmark = pytest.mark.whole
+
 DIGITS = "9" * 5_000
 MOMENTS = ("infinity", "-infinity", "10000-01-01Z", "4000-01-01 BC")
 ODD = [

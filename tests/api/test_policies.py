@@ -19,6 +19,8 @@ from service.auth.principal import ROLE_PERMISSIONS, Permission, Role
 from service.settings import Settings
 from tests.api.conftest import Auth
 
+pytestmark = pytest.mark.whole
+
 PUBLIC = "public"
 TABLE: dict[tuple[str, str], str] = {
     ("POST", "/jobs"): Permission.JOBS_WRITE,

@@ -13,6 +13,8 @@ from tests import databases
 from tests.api.conftest import Auth
 from tests.api.shapes import assert_problem
 
+pytestmark = pytest.mark.whole
+
 
 def only_error(answer: httpx.Response) -> dict[str, Any]:
     (error,) = assert_problem(answer, 422)["errors"]
@@ -192,7 +194,6 @@ def wrong_bodies() -> Iterator[tuple[str, str, dict[str, Any], str]]:
                 yield "POST", path, body | {"backoff": body["backoff"] | {name: value}}, name
 
 
-@pytest.mark.whole
 async def test_every_refusal_names_a_field_and_its_rule_and_nothing_of_ours(
     client: httpx.AsyncClient, auth: Auth
 ) -> None:

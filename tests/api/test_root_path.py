@@ -10,6 +10,8 @@ from pydantic import SecretStr, ValidationError
 from service.settings import Settings
 from tests.api.conftest import Auth
 
+pytestmark = pytest.mark.whole
+
 ROOT = "/jobs-service"
 FORWARDED = pytest.mark.parametrize("prefix", ["", ROOT], ids=["taken-off", "left"])
 

@@ -20,6 +20,8 @@ from service.db.schema import lock_key
 from service.errors import ConfigurationError, Unavailable
 from service.settings import DEFAULT_SCHEMA, Settings
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).parents[2]
 LOCK_KEY = lock_key(migrate.ADVISORY_LOCK, DEFAULT_SCHEMA)
 
@@ -45,7 +47,6 @@ async def test_a_test_database_is_at_the_newest_revision(database: Database) -> 
     assert "background_jobs" in await tables(database)
 
 
-@pytest.mark.whole
 async def test_every_migration_goes_up_down_and_up_again(
     empty: Database, settings: Settings
 ) -> None:
@@ -95,7 +96,6 @@ async def test_waiting_for_another_process_that_migrates_is_bounded(
     assert await migrate.current_revision(empty) is None
 
 
-@pytest.mark.whole
 async def test_a_locked_table_makes_a_migration_give_up_without_a_trace(
     database: Database, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +170,6 @@ def test_the_printed_sql_starts_at_the_given_revision() -> None:
     assert "CREATE TABLE background_jobs" in migrate.render_sql()
 
 
-@pytest.mark.whole
 def test_the_alembic_command_migrates_too(empty_dsn: str, tmp_path: Path) -> None:
     environment = {
         "PATH": os.environ["PATH"],

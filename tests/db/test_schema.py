@@ -40,6 +40,8 @@ from service.settings import Settings
 from tests import databases
 from tests.jobs.waiting import until
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).parents[2]
 APPLICATION = """
 CREATE TABLE public.alembic_version (version_num varchar(32) PRIMARY KEY);
@@ -161,7 +163,6 @@ def downgrade():
 """
 
 
-@pytest.mark.whole
 @pytest.mark.parametrize("first", ["service", "application"])
 async def test_an_application_with_migrations_of_its_own_upgrades_beside_us(
     made: Made, empty_dsn: str, tmp_path: Path, settings: Settings, first: str

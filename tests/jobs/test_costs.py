@@ -27,6 +27,8 @@ from service.settings import Settings
 from tests import databases
 from tests.jobs.waiting import occurs, until
 
+pytestmark = pytest.mark.whole
+
 JOBS = 2_000
 UPDATES = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'jobs_live'"
 

@@ -12,6 +12,8 @@ from service.jobs.core.encoded_jobs import encode_jobs
 from service.jobs.core.job_types import DEFAULTS
 from service.settings import Settings
 
+pytestmark = pytest.mark.whole
+
 NAMES: Final = ("with space", "", "_first", "é", "a" * 101, "line\n", "semi;colon", "slash/")
 
 REFUSED: Final = [

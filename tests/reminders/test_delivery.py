@@ -27,6 +27,8 @@ from service.settings import Settings
 from .conftest import AddReminder, ReadReminder
 from .servers import Answer, Mailbox, running_mailbox, running_twilio
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture
 async def mailbox() -> AsyncIterator[Mailbox]:
@@ -269,7 +271,6 @@ async def test_twilio_is_asked_again_only_after_the_time_it_named(
     assert "hunter2" not in str(job.errors)
 
 
-@pytest.mark.whole
 async def test_a_burst_waits_for_the_database_and_uses_no_attempt(
     database: Database, pg_dsn: str, make_settings: Callable[..., Settings]
 ) -> None:

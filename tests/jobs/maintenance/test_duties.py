@@ -131,6 +131,7 @@ SELECT count(*) FROM jobs_done
 WHERE tableoid::regclass::text = 'jobs_done_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')"""
 
 
+@pytest.mark.whole
 async def test_days_are_made_however_full_the_default_partition_is(
     sql: Any, hurried: Maintainer
 ) -> None:

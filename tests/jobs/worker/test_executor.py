@@ -291,6 +291,7 @@ class Mute(Exception):
         raise RuntimeError("no words")
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "error",
     [

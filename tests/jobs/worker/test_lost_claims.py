@@ -76,6 +76,7 @@ async def test_what_runs_is_not_given_back_with_it(
     assert ran == ["first", "second"]
 
 
+@pytest.mark.whole
 async def test_a_lost_claim_that_takes_effect_late_is_given_back_too(
     proxy: Proxy, proxied: Database, database: Database, handlers: Registry, put: Put, sql: Any,
     start_worker: StartWorker,
@@ -115,6 +116,7 @@ async def test_a_worker_that_stops_gives_back_what_a_lost_claim_took(
     assert (row["status"], row["attempts"], row["lease_until"]) == ("PENDING", 0, None)
 
 
+@pytest.mark.whole
 async def test_a_stop_waits_for_a_lost_claim_that_may_take_effect(
     proxy: Proxy, proxied: Database, database: Database, handlers: Registry, put: Put, sql: Any,
     start_worker: StartWorker,
