@@ -7,7 +7,7 @@ does not know looks at the table instead: a rolling upgrade loses nothing by it.
 
 import json
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from service.jobs.core.lane import Lane
 
@@ -16,6 +16,9 @@ MAX_LANES: Final = 100
 
 MAX_NOTIFY_BYTES: Final = 7999
 """PostgreSQL refuses longer notifications."""
+
+PRIORITIES: Final = range(-(2**15), 2**15)
+"""What a `smallint` holds: plain SQL may write any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,25 @@ def encode(message: Message) -> str:
 
 
 def decode(text: str) -> Message:
-    """Read a notification; what is empty, of an unknown kind or not ours is a `Look`."""
+    """Read a notification; what is empty, of an unknown kind or not ours is a `Look`.
+
+    Any role may NOTIFY, whatever the text: a lane that no table can hold would fail every claim.
+    """
     try:
-        named = json.loads(text)
-        lanes = tuple(Lane(str(queue), int(priority)) for queue, priority in named)
-    except (ValueError, TypeError):
+        lanes = tuple(_lane(queue, priority) for queue, priority in json.loads(text))
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return Look()
     return Wake(lanes) if lanes else Look()
+
+
+def _lane(queue: object, priority: Any) -> Lane:
+    """The lane of that name.
+
+    Raises:
+        ValueError: no column of the table can hold it.
+    """
+    lane = Lane(str(queue), int(priority))
+    # A lone surrogate is not UTF-8: encoding it is a ValueError.
+    if b"\0" in lane.queue.encode() or lane.priority not in PRIORITIES:
+        raise ValueError("not a lane")
+    return lane

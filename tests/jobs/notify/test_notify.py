@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, enqueue, enqueue_batch, reschedule_job
 from service.jobs.core.lane import Lane
-from service.jobs.notify.messages import MAX_LANES, Look, Wake, decode, encode
+from service.jobs.notify.messages import MAX_LANES, MAX_NOTIFY_BYTES, Look, Wake, decode, encode
 from service.jobs.notify.subscriber import Subscription
 from tests.jobs.conftest import Put, StartWorker
 from tests.jobs.waiting import occurs, until, until_ended, until_true
@@ -178,6 +178,22 @@ def test_the_longest_notification_is_one_that_postgresql_takes() -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "null", "{}", "[1]", '["ab"]', '[["a"]]', '[["a","b"]]'])
 def test_a_notification_that_is_not_ours_has_the_worker_look_for_itself(text: str) -> None:
+    assert decode(text) == Look()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[["a", 32768]]',
+        '[["a", -32769]]',
+        '[["a", 1e400]]',
+        r'[["\u0000", 1]]',
+        r'[["\ud800", 1]]',
+        "[" * MAX_NOTIFY_BYTES,
+    ],
+)
+def test_a_lane_that_no_table_can_hold_is_not_claimed_from(text: str) -> None:
+    """One such lane would make PostgreSQL, or the driver, refuse the claims of every worker."""
     assert decode(text) == Look()
 
 
