@@ -32,7 +32,7 @@ class Starter:
         self._slots = slots
         self._executor = executor
         self._brought = 0
-        """How many jobs the last claim brought."""
+        """How many jobs the last claim brought; 0 where some of them were given back."""
         self._used_before = 0
         """How many slots were taken before those."""
         self._instant = False
@@ -69,6 +69,8 @@ class Starter:
                 self._fill_slots(left, lease_deadline)
             self._instant = instant and not left
         finally:
+            if left:  # a claim of as many again would bring these, only to give them back
+                self._brought = 0
             for job in left:
                 self._executor.give_back(job, lease_deadline=lease_deadline)
 

@@ -19,6 +19,7 @@ from tests.jobs.conftest import Quick, StartWorker
 from tests.jobs.waiting import occurs, until, until_ended, until_true
 
 SLOTS = 2
+NONE_RUNNING = "SELECT count(*) = 0 FROM jobs_live WHERE status = 'RUNNING'"
 
 
 @pytest.fixture
@@ -129,8 +130,7 @@ async def test_a_start_that_is_cancelled_leaves_no_job_behind(
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    running = "SELECT count(*) = 0 FROM jobs_live WHERE status = 'RUNNING'"
-    assert await until(lambda: sql.fetchval(running))
+    assert await until(lambda: sql.fetchval(NONE_RUNNING))
     assert await sql.fetchval("SELECT count(*) FROM jobs_live WHERE attempts = 0") >= 1
 
 
@@ -180,6 +180,25 @@ async def test_only_instant_handlers_let_a_claim_exceed_the_free_slots(
         await until_true(lambda: pipeline.slots.used == 0)
         go_on.clear()
     assert max(allowed) == ahead
+
+
+async def test_a_claim_that_gave_jobs_back_brings_nothing_ahead_of_the_next(
+    database: Database, handlers: Registry, sql: Any, pipeline: Pipeline
+) -> None:
+    """Handlers that compute a little fill some of the turns of one claim, and not all of them."""
+
+    @handlers.handler("mail")
+    async def handle(_: Any) -> None:
+        time.sleep(starter.AHEAD_SECONDS / 5)  # noqa: ASYNC251 - the point
+
+    allowed = []
+    for _ in range(5):  # a turn may take longer than jobs are claimed ahead for at all
+        await put(sql, 10 * SLOTS)
+        starting = await start(pipeline, await claim(database, ["mail"], limit=10 * SLOTS))
+        allowed.append(await starting.ahead())
+        await until_true(lambda: pipeline.slots.used == 0)
+        assert await until(lambda: sql.fetchval(NONE_RUNNING))
+    assert max(allowed) == 0
 
 
 async def test_no_job_waits_behind_a_handler_while_another_worker_is_idle(
