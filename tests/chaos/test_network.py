@@ -13,7 +13,8 @@ import pytest
 
 from service.db.engine import Database
 from service.jobs import Registry
-from service.jobs.maintenance import maintainer as duties
+from service.jobs.maintenance import leader
+from service.jobs.maintenance.maintainer import Maintainer
 from service.settings import Settings
 from tests.chaos.ledger import Event, Pen
 from tests.chaos.serving import bearer
@@ -306,10 +307,10 @@ async def test_a_leader_that_vanished_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     proxy, vanishing, standing = proxy_pair
-    monkeypatch.setattr(duties, "VANISHED_SECONDS", 1.0)
+    monkeypatch.setattr(leader, "VANISHED_SECONDS", 1.0)
     settings = make_settings(maintenance_seconds=0.1)
-    first = duties.Maintainer(vanishing, settings, handlers=Registry())
-    second = duties.Maintainer(standing, settings, handlers=Registry())
+    first = Maintainer(vanishing, settings, handlers=Registry())
+    second = Maintainer(standing, settings, handlers=Registry())
     leading = asyncio.create_task(first.run())
     await until_true(lambda: first.leader.since is not None)
     waiting = asyncio.create_task(second.run())
