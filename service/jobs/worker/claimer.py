@@ -31,6 +31,9 @@ from service.settings import Settings
 GATHER_SECONDS: Final = 0.003
 """While all slots are busy: how long a claim waits for more than one of them to become free."""
 
+GIVE_BACK_SECONDS: Final = 1.0
+"""How long claims wait for jobs to be given back, of which one may be a row that somebody locks."""
+
 _log = get_logger(__name__)
 
 
@@ -215,10 +218,21 @@ class Claimer:
         if self._slots.free == 0 and not self._ahead:
             await self._slots.wait_for(1, self._settings.poll_max_seconds, unless=self._stopping)
             return False
-        if self._settler.backlog_full:
+        if self._settler.backlog_full or self._gives_back():
             await asyncio.sleep(GATHER_SECONDS)
             return False
         return True
+
+    def _gives_back(self) -> bool:
+        """Whether jobs that found no slot are PENDING only soon: claims would pass them by.
+
+        Then only a sweep would find them again.
+        """
+        given_back = self._starter.given_back
+        if not given_back:
+            return False
+        since = time.monotonic() - GIVE_BACK_SECONDS
+        return any(run.started > since for run in given_back & self._settler.unsettled())
 
     async def _rest(self) -> None:
         """Rest after a claim that walked far and found nothing; no wake-up cuts it short."""

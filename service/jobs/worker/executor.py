@@ -87,11 +87,12 @@ class Executor:
         loop = asyncio.get_running_loop()
         run.task = asyncio.Task(self._attempt(run), loop=loop, name=f"job-{job.id}")
 
-    def give_back(self, job: ClaimedJob, *, lease_deadline: float) -> None:
+    def give_back(self, job: ClaimedJob, *, lease_deadline: float) -> Run:
         """Put back one claimed job that has no slot; its attempt does not count."""
         run = self._run(job, lease_deadline)
         # One that is to come back apart from others is put off now: the next claim would not know.
         self._end(run, self._poison.unfit(run) or Released())
+        return run
 
     def cancel(self, run: Run, why: Stop) -> None:
         """Stop a handler; one that runs on is not waited for after `STUCK_AFTER_SECONDS`."""

@@ -9,6 +9,7 @@ from typing import Final
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.worker.executor import Executor
 from service.jobs.worker.rescue import note_rescued
+from service.jobs.worker.run import Run
 from service.jobs.worker.slots import Slots
 from service.observability.metrics import observe_batch
 
@@ -35,6 +36,8 @@ class Starter:
         """How many jobs the last claim brought; 0 where some of them were given back."""
         self._used_before = 0
         """How many slots were taken before those."""
+        self.given_back: set[Run] = set()
+        """Which of those were given back."""
         self._instant = False
         """Whether those were instant, but for the last of them, which have their turn yet."""
 
@@ -71,8 +74,9 @@ class Starter:
         finally:
             if left:  # a claim of as many again would bring these, only to give them back
                 self._brought = 0
-            for job in left:
-                self._executor.give_back(job, lease_deadline=lease_deadline)
+            self.given_back = {
+                self._executor.give_back(job, lease_deadline=lease_deadline) for job in left
+            }
 
     async def _take_turn(self) -> bool:
         """Let the event loop come round once; whether all that was started ended, and soon."""

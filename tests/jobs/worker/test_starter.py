@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from service.db.engine import Database
-from service.jobs import JobStatus, NewJob, Registry, enqueue_batch
+from service.jobs import JobStatus, NewJob, Registry, enqueue_batch, store
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.worker import lease_clock, starter
 from service.jobs.worker.pipeline import Pipeline
+from service.jobs.worker.plan.watermark import WINDOW_SECONDS
 from service.jobs.worker.starter import Starter
 from tests.jobs.claims import claim
 from tests.jobs.conftest import Quick, StartWorker
@@ -231,3 +232,31 @@ async def test_no_job_waits_behind_a_handler_while_another_worker_is_idle(
     for job in made:
         row = await until_ended(sql, job.id)
         assert (row["status"], row["attempts"]) == (JobStatus.SUCCESS, 1)
+
+
+async def test_what_was_given_back_is_found_again_however_long_that_took(
+    handlers: Registry, sql: Any, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claims that go on meanwhile would leave it to a sweep, which a new worker takes in slices."""
+    requeue = store.settle.requeue
+
+    async def requeue_late(*args: Any, **options: Any) -> Any:
+        await asyncio.sleep(1.5 * WINDOW_SECONDS)
+        return await requeue(*args, **options)
+
+    monkeypatch.setattr(store.settle, "requeue", requeue_late)
+    seen: list[int] = []
+
+    @handlers.handler("quick")
+    async def quick(payload: int) -> None:
+        seen.append(payload)
+
+    @handlers.handler("slow")
+    async def slow(payload: int) -> None:
+        seen.append(payload)
+        await asyncio.sleep(WINDOW_SECONDS / 3)
+
+    kinds = [*["quick"] * 60, *["slow"] * 4] * 2
+    await enqueue_batch(sql, [NewJob(kind, n) for n, kind in enumerate(kinds)])
+    await start_worker(worker_concurrency=4, poll_max_seconds=1.0, sweep_seconds=5.0)
+    await until_true(lambda: len(seen) == len(kinds), seconds=5)
