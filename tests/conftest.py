@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,8 +170,8 @@ def server_dsn() -> Iterator[str]:
         return
     # A runner that is told to end would otherwise leave its server behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with tempfile.TemporaryDirectory(prefix="finmind-") as directory:
-        server = EmbeddedServer.start(Path(directory))
+    with databases.server_directory() as directory:
+        server = EmbeddedServer.start(directory)
         try:
             asyncio.run(_relax(server.dsn))
             yield server.dsn

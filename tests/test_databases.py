@@ -1,5 +1,10 @@
 """A database that is used again is as good as new, or is not used again."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -10,6 +15,7 @@ from service.jobs.maintenance import partitions
 from tests import databases
 from tests.conftest import Template
 from tests.jobs.rows import add
+from tests.running import ROOT
 
 LEFT = """
 SELECT (SELECT count(*) FROM background_jobs) + (SELECT count(*) FROM job_stats),
@@ -75,3 +81,25 @@ async def test_connections_that_a_test_left_open_are_ended(
     assert await databases.renew(pg_dsn, template_database.fingerprint)
     assert left_open.is_closed()
     left_open.terminate()
+
+
+@pytest.mark.whole
+def test_a_server_does_not_outlive_tests_that_are_killed() -> None:
+    program = (
+        "from service.db.embedded import EmbeddedServer; from tests import databases\n"
+        "with databases.server_directory() as directory:\n"
+        "    EmbeddedServer.start(directory); print(directory, flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        directory = Path(process.stdout.readline().strip())
+        server = psutil.Process(int((directory / "postgres/postmaster.pid").read_text().split()[0]))
+        process.kill()
+    _, alive = psutil.wait_procs([server], timeout=20)
+    assert alive == []

@@ -2,9 +2,7 @@
 
 import asyncio
 import re
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,6 +11,7 @@ from pydantic import SecretStr
 from service.db.engine import Database
 from service.db.migrate import upgrade
 from service.settings import Environment
+from tests import databases
 from tests.chaos.cluster import Cluster
 from tests.chaos.trial import Trial
 from tests.conftest import TEST_SECRET, IsolatedSettings
@@ -21,11 +20,7 @@ from tests.conftest import TEST_SECRET, IsolatedSettings
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A PostgreSQL with fsync on, which tests may stop."""
-    # Not in pytest's folder: every other pytest that starts takes the server's user out of that.
-    with (
-        tempfile.TemporaryDirectory(prefix="finmind-") as directory,
-        Cluster.running(Path(directory)) as cluster,
-    ):
+    with databases.server_directory() as directory, Cluster.running(directory) as cluster:
         yield cluster
 
 
