@@ -227,3 +227,16 @@ async def test_a_pass_that_was_cancelled_gives_its_turn_and_its_slots_back(
     assert slots.used == 0
     go_on.set()
     assert (await passes.run(5)).succeeded == 1
+
+
+async def test_a_pass_on_the_slots_of_another_serves_the_queues_of_its_own_settings(
+    database: Database, handlers: Registry, sql: Any, quick: Quick
+) -> None:
+    handlers.handler("mail")(lambda _: None)
+    await enqueue_batch(sql, [NewJob("mail", queue="ours"), NewJob("mail", queue="others")])
+    summary = await process_due_jobs(
+        database, settings=quick(worker_queues="ours"), handlers=handlers, slots=Slots(5)
+    )
+    assert summary.succeeded == 1
+    left = await sql.fetch("SELECT queue FROM background_jobs WHERE status = 'PENDING'")
+    assert [row["queue"] for row in left] == ["others"]

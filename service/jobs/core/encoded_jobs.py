@@ -119,14 +119,14 @@ def _encode(job: NewJob, max_payload_bytes: int, caller: str | None) -> Row:
         check_name("queue", queue)
     else:
         queue = policies.get(job.job_type, DEFAULTS).queue or DEFAULT_QUEUE
-    if job.run_at is not None and job.delay_seconds is not None:
-        raise InvalidInput("run_at and delay_seconds are both given: give one", field="run_at")
     values: Sequence[Any] = _defaults
     if (given := _read(job)) != _NOTHING:  # as most jobs of a large batch
         values = list(_defaults)
         for at, value in enumerate(given):
             if value is not None:
                 values[at] = _rules[at](value)
+        if job.run_at is not None and job.delay_seconds is not None:
+            raise InvalidInput("run_at and delay_seconds are both given: give one", field="run_at")
     # Last, since it is the slowest.
     payload = (
         "{}"

@@ -23,9 +23,5 @@ class Admission:
     """Admits every job: no limit holds across processes yet."""
 
     async def admit(self, jobs: Sequence[ClaimedJob]) -> Admitted:
-        """Tell which of these claimed jobs may start.
-
-        Raises:
-            DATABASE_ERRORS: the database does not answer.
-        """
+        """Tell which of these claimed jobs may start."""
         return Admitted(jobs)

@@ -11,10 +11,15 @@ ALL: Final = "*"
 class QueuePolicies:
     """Which queues a process serves, and how many jobs of each it may run at once."""
 
-    def __init__(self, served: frozenset[str], limits: dict[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        served: frozenset[str],
+        limits: dict[str, int],
+        running: Counter[str] | None = None,
+    ) -> None:
         self._served = served
-        self._limits = dict(limits or {})
-        self._running: Counter[str] = Counter()
+        self._limits = limits
+        self._running: Counter[str] = Counter() if running is None else running
         """Jobs of the queues that have a limit."""
         self.on_limit_freed: Callable[[], None] | None = None
         """Called when a queue that was at its limit is below it again."""
@@ -25,6 +30,11 @@ class QueuePolicies:
         named = [entry.partition(":") for entry in queues]
         limits = {name: int(limit) for name, _, limit in named if limit}
         return cls(frozenset(name for name, _, _ in named), limits)
+
+    def serving(self, queues: tuple[str, ...]) -> Self:
+        """The same limits and the same running jobs, for whoever serves these queues."""
+        served = frozenset(entry.partition(":")[0] for entry in queues)
+        return type(self)(served, self._limits, self._running)
 
     @property
     def served(self) -> list[str] | None:

@@ -67,8 +67,7 @@ class Maintainer:
             await asyncio.sleep(min(self._settings.maintenance_seconds, FIRST_CLAIMS_SECONDS))
             while True:
                 try:
-                    if await self.leader.lead():
-                        await self.do_duties()
+                    await self.do_round()
                     pause.reset()
                     await asyncio.sleep(self._settings.maintenance_seconds)
                 except DATABASE_ERRORS as error:
@@ -78,6 +77,13 @@ class Maintainer:
                     await pause.wait()
         finally:
             self._step_down()
+
+    async def do_round(self) -> None:
+        """Do the duties that are due, if this process leads."""
+        if await self.leader.lead():
+            await self.do_duties()
+        else:
+            self._clear_gauges()  # another process leads, perhaps since a moment ago
 
     async def prepare(self) -> None:
         """Make today's partition before the first job ends, whoever leads."""
@@ -128,6 +134,9 @@ class Maintainer:
 
     def _step_down(self) -> None:
         self.leader.step_down()
+        self._clear_gauges()
+
+    def _clear_gauges(self) -> None:
         clear_queue_gauges()
         set_waiting_gauges({})
 

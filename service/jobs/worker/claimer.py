@@ -69,7 +69,11 @@ class Claimer:
         self._admission = admission
         self._woken = asyncio.Event()
         self.plan = ClaimPlan(
-            settings, link=link, lanes_link=lanes_link, queues=slots.queues, wake=self._woken.set
+            settings,
+            link=link,
+            lanes_link=lanes_link,
+            queues=slots.queues.serving(settings.worker_queues),
+            wake=self._woken.set,
         )
         self._refused = RefusedClaims(
             link,

@@ -65,9 +65,9 @@ class Starter:
         try:
             self._fill_slots(left, lease_deadline)
             instant = bool(left)
-            while left and time.monotonic() < until:
+            while left:
                 instant = await self._take_turn() and instant
-                if not self._slots.free:
+                if not self._slots.free or time.monotonic() >= until:
                     break
                 self._fill_slots(left, lease_deadline)
             self._instant = instant and not left

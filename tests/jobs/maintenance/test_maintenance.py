@@ -125,6 +125,25 @@ async def test_a_leader_whose_connection_was_cut_leads_only_with_the_lock(
     await other.close()
 
 
+async def test_who_leads_no_more_exports_no_gauges_of_queues(
+    database: Database, handlers: Registry, sql: Any, quick: Quick, maintenance: Maintainer
+) -> None:
+    def due() -> float | None:
+        return REGISTRY.get_sample_value("finmind_queue_depth", {"queue": "default"})
+
+    await sql.execute("INSERT INTO background_jobs (job_type) VALUES ('mail')")
+    await maintenance.do_round()
+    assert due() == 1
+    other = Maintainer(database, quick(), handlers=handlers)
+    old = await maintenance.leader._link.connection()
+    await sql.execute("SELECT pg_terminate_backend($1)", old.get_server_pid())
+    await until_true(old.is_closed)
+    assert await other.leader.lead()
+    await maintenance.do_round()
+    assert due() is None
+    await other.close()
+
+
 async def test_a_leader_holds_back_no_vacuum(sql: Any, maintenance: Maintainer) -> None:
     held = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
