@@ -143,7 +143,8 @@ class Claimer:
             else:
                 await self._rest()
                 until_due = self.plan.seconds_until_due() or pause
-                await self._idle(min(pause, until_due, self.recovery.seconds_until_look))
+                until_look = min(self.recovery.seconds_until_look, self.plan.seconds_until_sweep())
+                await self._idle(min(pause, until_due, until_look))
                 pause = min(pause * 2, self._settings.poll_max_seconds)
 
     async def _pause(self, seconds: float) -> bool:

@@ -260,3 +260,32 @@ async def test_what_was_given_back_is_found_again_however_long_that_took(
     await enqueue_batch(sql, [NewJob(kind, n) for n, kind in enumerate(kinds)])
     await start_worker(worker_concurrency=4, poll_max_seconds=1.0, sweep_seconds=5.0)
     await until_true(lambda: len(seen) == len(kinds), seconds=5)
+
+
+async def test_an_idle_worker_that_came_further_starts_what_another_gave_back(
+    sql: Any, start_worker: StartWorker
+) -> None:
+    """It looks below its watermark by sweeps alone, and its first ones take a slice at a time."""
+    seen: list[int] = []
+    go_on = asyncio.Event()
+    kinds = [*["quick"] * 60, *["slow"] * 4, *["quick"] * 100]
+    for _ in range(2):
+        handlers = Registry()
+
+        @handlers.handler("quick")
+        async def quick(payload: int) -> None:
+            seen.append(payload)
+
+        @handlers.handler("slow")
+        async def slow(payload: int) -> None:
+            seen.append(payload)
+            await go_on.wait()
+
+        await start_worker(
+            handlers=handlers, worker_concurrency=4, poll_max_seconds=1.0, sweep_seconds=5.0
+        )
+    await enqueue_batch(sql, [NewJob(kind, n) for n, kind in enumerate(kinds)])
+    try:
+        await until_true(lambda: len(seen) == len(kinds), seconds=8)
+    finally:
+        go_on.set()

@@ -120,6 +120,12 @@ class ClaimPlan:
         """How long until the first job that was listed is due; 0 where it has been already."""
         return self._watcher.seconds_until_due()
 
+    def seconds_until_sweep(self) -> float:
+        """How long until the next sweep is due, in the first round of them: nobody knows what there is."""
+        if not self._sweep.first_round:
+            return float("inf")
+        return max(0.0, self._next_sweep - time.monotonic())
+
     # -- one round --------------------------------------------------------------------------------
 
     def start_round(self) -> bool:
