@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt: pure arithmetic."""
+"""How long to wait before the next attempt: arithmetic. `outcome_policy.py` says whose backoff applies."""
 
 import math
 import random

@@ -1,4 +1,7 @@
-"""What the end of an attempt means for its job: SUCCESS, another try, FAILED or DEAD_LETTER."""
+"""What the end of an attempt means for its job: SUCCESS, another try, FAILED or DEAD_LETTER.
+
+Jobs whose workers died have a policy of their own: `poison.py`.
+"""
 
 from dataclasses import replace
 from typing import Any, assert_never

@@ -1,4 +1,4 @@
-"""What each queue allows: today the limits that WORKER_QUEUES sets for one process."""
+"""What each queue allows: the limits that WORKER_QUEUES sets for one process."""
 
 from collections import Counter
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""LISTEN on a connection of its own."""
+"""LISTEN on a connection of its own. `publisher.py` sends NOTIFY, `subscriber.py` wakes workers."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,8 @@
-"""Timeouts of many runs on one timer."""
+"""Notices handlers that run past their timeout, many runs on one timer.
+
+How long a handler may run is decided in `core/job_types.py`; `executor.py` starts the clock and
+cancels the handler; what that means for the job is in `core/outcome_policy.py`.
+"""
 
 import asyncio
 import time
