@@ -1,5 +1,7 @@
 """Settings of a worker: what it serves, its concurrency, batches, polling, leases and shutdown."""
 
+from re import fullmatch
+
 from pydantic import BaseModel, Field, field_validator
 
 from service.settings.comma_separated import CommaSeparated
@@ -92,10 +94,14 @@ class WorkerSettings(BaseModel):
     @field_validator("worker_queues", mode="after")
     @classmethod
     def _queue_limits(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("it names no queue: a worker would run nothing. `*` is every queue")
         for entry in value:
             name, _, limit = entry.partition(":")
-            if not name or (limit and not (limit.isdigit() and int(limit) > 0)):
-                raise ValueError(f"{entry!r} is not `queue` or `queue:limit` with a limit above 0")
+            if not name or (limit and not fullmatch("0*[1-9][0-9]{0,8}", limit)):
+                raise ValueError(
+                    f"{entry[:100]!r} is not `queue` or `queue:limit` with a limit above 0"
+                )
             if name == "*" and limit:
                 raise ValueError(
                     f"{entry!r}: `*` takes no limit; WORKER_CONCURRENCY limits all queues together"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from service.errors import ConfigurationError
 from service.settings import Settings, load_settings
@@ -56,6 +57,14 @@ def test_all_refused_settings_are_named_at_once_without_secrets(
         "JWT_JWKS_URL must be https in production",
     }
     assert "hunter2" not in refusal.value.detail
+
+
+@pytest.mark.parametrize("queues", [" , ", "", "emails:²", "emails:" + "9" * 5000])
+def test_queues_that_no_worker_could_serve_are_refused_with_words(
+    make_settings: Make, queues: str
+) -> None:
+    with pytest.raises(ValidationError, match=r"names no queue|with a limit above 0"):
+        make_settings(worker_queues=queues)
 
 
 def test_all_queues_may_be_served_and_one_of_them_bounded(make_settings: Make) -> None:

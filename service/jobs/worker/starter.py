@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from service.jobs.core.claimed_job import ClaimedJob
+from service.jobs.core.encoding import MAX_STATEMENT_BYTES
 from service.jobs.worker.executor import Executor
 from service.jobs.worker.rescue import note_rescued
 from service.jobs.worker.run import Run
@@ -32,8 +33,8 @@ class Starter:
     def __init__(self, *, slots: Slots, executor: Executor) -> None:
         self._slots = slots
         self._executor = executor
-        self._brought = 0
-        """How many jobs the last claim brought; 0 where some of them were given back."""
+        self._next_ahead = 0
+        """How many jobs the next claim may bring ahead; 0 where some of these were given back."""
         self._used_before = 0
         """How many slots were taken before those."""
         self.given_back: set[Run] = set()
@@ -48,11 +49,11 @@ class Starter:
         """
         instant = self._instant or await self._take_turn()
         self._instant = False
-        return self._brought if instant else 0
+        return self._next_ahead if instant else 0
 
     async def start(self, jobs: Sequence[ClaimedJob], *, lease_deadline: float) -> None:
         """Start the jobs, and give back those that no slot comes free for."""
-        self._brought, self._used_before = len(jobs), self._slots.used
+        self._next_ahead, self._used_before = self._again(jobs), self._slots.used
         self._instant = False
         if not jobs:
             return
@@ -73,10 +74,20 @@ class Starter:
             self._instant = instant and not left
         finally:
             if left:  # a claim of as many again would bring these, only to give them back
-                self._brought = 0
+                self._next_ahead = 0
             self.given_back = {
                 self._executor.give_back(job, lease_deadline=lease_deadline) for job in left
             }
+
+    def _again(self, jobs: Sequence[ClaimedJob]) -> int:
+        """How many jobs the next claim may bring ahead, if these are instant.
+
+        As many as these, up to twice the slots: a crash costs each of them an attempt. None where
+        payloads are large: they wait in memory.
+        """
+        if sum(len(job.payload) for job in jobs) > MAX_STATEMENT_BYTES:
+            return 0
+        return min(len(jobs), 2 * self._slots.total)
 
     async def _take_turn(self) -> bool:
         """Let the event loop come round once; whether all that was started ended, and soon."""

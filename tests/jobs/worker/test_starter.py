@@ -11,6 +11,7 @@ import pytest
 from service.db.engine import Database
 from service.jobs import JobStatus, NewJob, Registry, enqueue_batch, store
 from service.jobs.core.claimed_job import ClaimedJob
+from service.jobs.core.job import JobId, LeaseToken
 from service.jobs.worker import lease_clock, starter
 from service.jobs.worker.pipeline import Pipeline
 from service.jobs.worker.plan.watermark import WINDOW_SECONDS
@@ -117,6 +118,31 @@ async def test_the_next_claim_does_not_wait_for_instant_handlers(
         await until_true(lambda: pipeline.slots.used == 0)
     assert max(allowed) == (0 if waits else 2 * SLOTS)
     go_on.set()
+
+
+@pytest.mark.parametrize(("jobs", "bytes_each", "ahead"), [(9, 1, 2 * SLOTS), (3, 2_000_000, 0)])
+async def test_what_is_claimed_ahead_is_limited_in_jobs_and_in_bytes(
+    handlers: Registry, pipeline: Pipeline, jobs: int, bytes_each: int, ahead: int
+) -> None:
+    handlers.handler("mail")(_nothing)
+    allowed = []
+    for _ in range(5):  # the machine may stand still in between
+        starting = await start(
+            pipeline, [_claimed(n, "x" * bytes_each) for n in range(1, jobs + 1)]
+        )
+        allowed.append(await starting.ahead())
+        await until_true(lambda: pipeline.slots.used == 0)
+    assert max(allowed) == ahead
+
+
+async def _nothing(_: Any) -> None: ...
+
+
+def _claimed(number: int, text: str) -> ClaimedJob:
+    return ClaimedJob(
+        JobId(number), LeaseToken(number), "default", "mail", 2, 1, None, None, 0, 0.0, 0.0,
+        f'"{text}"', None,
+    )  # fmt: skip
 
 
 async def test_a_start_that_is_cancelled_leaves_no_job_behind(
