@@ -90,7 +90,7 @@ docs: $(VENV)/.dev ## Write docs/configuration.md from the settings
 	$(BIN)/python docs/generate.py
 
 lock: python ## Bring the locks in line with pyproject.toml (UV_FLAGS=--upgrade for newer versions)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	test -x $(VENV)/lock/bin/uv || { $(PYTHON) -m venv $(VENV)/lock && \
 		$(VENV)/lock/bin/python -m pip install --quiet --disable-pip-version-check uv; }
 	$(UV_COMPILE) pyproject.toml --extra dev --extra embedded -o locks/dev.txt
@@ -117,7 +117,7 @@ python:
 # Two stamps, so that `make run` need not wait for the tools of the tests.
 $(VENV)/.run: locks/embedded.txt
 	@$(MAKE) --no-print-directory python
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(PIP) -r locks/embedded.txt
 	@touch $@
 
@@ -132,12 +132,12 @@ $(VENV)/.bench: locks/bench.txt $(VENV)/.dev
 # Apart from the others: what these tools need must not decide what the service gets.
 $(VENV)/.security: locks/security.txt
 	@$(MAKE) --no-print-directory python
-	test -x $(VENV)/security/bin/python || $(PYTHON) -m venv $(VENV)/security
+	$(VENV)/security/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)/security
 	$(VENV)/security/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r locks/security.txt
 	@touch $@
 
 $(VENV)/.openapi: locks/openapi.txt
 	@$(MAKE) --no-print-directory python
-	test -x $(VENV)/openapi/bin/python || $(PYTHON) -m venv $(VENV)/openapi
+	$(VENV)/openapi/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)/openapi
 	$(VENV)/openapi/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r locks/openapi.txt
 	@touch $@
