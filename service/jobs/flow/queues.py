@@ -18,7 +18,8 @@ class QueuePolicies:
         running: Counter[str] | None = None,
     ) -> None:
         self._served = served
-        self._limits = limits
+        self.limits: Final = limits
+        """How many jobs may run at once, of the queues that have a limit."""
         self._running: Counter[str] = Counter() if running is None else running
         """Jobs of the queues that have a limit."""
         self.on_limit_freed: Callable[[], None] | None = None
@@ -34,7 +35,7 @@ class QueuePolicies:
     def serving(self, queues: tuple[str, ...]) -> Self:
         """The same limits and the same running jobs, for whoever serves these queues."""
         served = frozenset(entry.partition(":")[0] for entry in queues)
-        return type(self)(served, self._limits, self._running)
+        return type(self)(served, self.limits, self._running)
 
     @property
     def served(self) -> list[str] | None:
@@ -48,23 +49,19 @@ class QueuePolicies:
     @property
     def at_limit(self) -> bool:
         """Whether some queue is at its limit: it may have due jobs although a claim found none."""
-        return any(self._running[queue] >= limit for queue, limit in self._limits.items())
+        return any(self._running[queue] >= limit for queue, limit in self.limits.items())
 
     def allows(self, queue: str, wanted: int) -> int:
         """How many of `wanted` more jobs of the queue may run."""
-        limit = self._limits.get(queue)
+        limit = self.limits.get(queue)
         return wanted if limit is None else min(wanted, limit - self._running[queue])
 
     def started(self, queue: str) -> None:
-        """Count a job of the queue as running."""
-        if queue in self._limits:
-            self._running[queue] += 1
+        """Count a job of a queue with a limit as running."""
+        self._running[queue] += 1
 
     def ended(self, queue: str) -> None:
         """Count it no longer."""
-        limit = self._limits.get(queue)
-        if limit is None:
-            return
         self._running[queue] -= 1
-        if self._running[queue] == limit - 1 and self.on_limit_freed is not None:
+        if self._running[queue] == self.limits[queue] - 1 and self.on_limit_freed is not None:
             self.on_limit_freed()

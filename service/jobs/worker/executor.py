@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from service.jobs.core.attempt import Stop, TooLate
@@ -165,7 +166,7 @@ class Executor:
             else:
                 # Waiting for a thread does not count: the timeout begins with the call.
                 value = await self._threads.call(
-                    run.handler.function, arguments, begin=lambda: self._begin(run)
+                    run.handler.function, arguments, begin=partial(self._begin, run)
                 )
             if value is not None and hasattr(value, "__await__"):
                 value = await value  # of a plain decorator around a coroutine function

@@ -39,12 +39,14 @@ class Slots:
     def take(self, queue: str) -> None:
         """Take one slot; the caller has looked that one is free."""
         self._used += 1
-        self.queues.started(queue)
+        if queue in self.queues.limits:
+            self.queues.started(queue)
 
     def release(self, queue: str) -> None:
         """Give one slot back."""
         self._used -= 1
-        self.queues.ended(queue)
+        if queue in self.queues.limits:
+            self.queues.ended(queue)
         self._freed.set()
 
     def look_again(self) -> None:

@@ -96,7 +96,8 @@ class Starter:
         return self._slots.used <= self._used_before and time.monotonic() - began < AHEAD_SECONDS
 
     def _fill_slots(self, left: deque[ClaimedJob], lease_deadline: float) -> None:
-        while left and self._slots.free:
+        take, start = self._slots.take, self._executor.start
+        for _ in range(min(len(left), self._slots.free)):
             job = left.popleft()
-            self._slots.take(job.queue)
-            self._executor.start(job, lease_deadline=lease_deadline)
+            take(job.queue)
+            start(job, lease_deadline=lease_deadline)
