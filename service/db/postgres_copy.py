@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-BASE: Final = Path("/var/tmp")  # noqa: S108 - what stands there is used only if root made it
+BASE: Final = Path("/var/tmp")  # noqa: S108  # nosec B108 - what stands there is used only if root made it
 """Kept across restarts of the machine, so that the copy is made once."""
 
 

@@ -104,7 +104,7 @@ class Programs:
         """A directory that only the server's user may enter, with a path short enough for a socket."""
         if _fits(self._pgdata):
             return self._folder  # 0700: PostgreSQL insists on it
-        for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108
+        for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108  # nosec B108 - mkdtemp
             if base and Path(base).is_dir() and _fits(Path(base) / "finmind-jobs-12345678"):
                 # New each time, under a name that nobody could know and make ahead.
                 made = Path(tempfile.mkdtemp(prefix="finmind-jobs-", dir=base))
@@ -137,7 +137,7 @@ class Programs:
         # Not through pipes: the server that pg_ctl leaves behind would hold them open.
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
             try:
-                subprocess.run(  # noqa: S603 - the package's own programs
+                subprocess.run(  # noqa: S603  # nosec B603 - the package's own programs
                     (str(self._bin / program), *arguments),
                     stdin=subprocess.DEVNULL,
                     stdout=said,

@@ -82,7 +82,7 @@ def keep_ended(changed: Mapping[str, str]) -> str:
 counted AS ({COUNT.format(sign="", source="kept")})"""
 
 
-NO_LEASE: Final = {"lease_token": "NULL", "worker_id": "NULL"}
+NO_LEASE: Final = dict.fromkeys(("lease_token", "worker_id"), "NULL")
 """Of a job that ends without an attempt."""
 
 
