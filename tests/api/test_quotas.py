@@ -76,7 +76,7 @@ async def until_early_in(pg_dsn: str, seconds: int, at_most: int) -> None:
 async def test_a_users_requests_of_a_minute_are_bounded_over_all_processes(
     processes: list[httpx.AsyncClient], auth: Auth, pg_dsn: str
 ) -> None:
-    await until_early_in(pg_dsn, 60, 45)
+    await until_early_in(pg_dsn, 60, 30)  # 120 requests take a while where others run beside
     ann, bob, service = auth("user", "ann"), auth("user", "bob"), auth("service", "cat")
     answers = await asyncio.gather(
         *(processes[n % PROCESSES].get("/reminders", headers=ann) for n in range(120))
