@@ -7,12 +7,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 UV_COMPILE := $(VENV)/lock/bin/uv pip compile $(UV_FLAGS) --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 SOURCES := service tests alembic docs benchmarks
-# One more than there are cores: tests wait a lot. See docs/decisions/010-tests-in-parallel.md.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + os.cpu_count())')
-PARALLEL := -n $(WORKERS) --dist worksteal
+# More than there are cores: tests wait a lot, the fast ones most. See docs/decisions/010-tests-in-parallel.md.
+cores_and = $(shell $(PYTHON) -c 'import os; print($(1) + os.cpu_count())')
+test: WORKERS ?= $(call cores_and,1)
+test-fast: WORKERS ?= $(call cores_and,2)
+PARALLEL = -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-fast processes simulation chaos security audit sbom openapi check format lint types floors dockerfile lock docs bench bench-peers wheel clean python
+.PHONY: help run demo test test-fast processes simulation chaos security audit sbom openapi check format lint types floors dockerfile lock docs bench bench-peers wheel clean python chromium screenshots
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,12 +25,16 @@ run: $(VENV)/.run ## Serve on :8000 (PORT), with an own PostgreSQL unless DATABA
 demo: $(VENV)/.run ## Enqueue a lively mix of jobs into what `make run` serves
 	@$(BIN)/python -m service demo
 
-test: $(VENV)/.dev ## Run the tests, in parallel (WORKERS=0 for one after the other, ARGS="-k claim")
+test: $(VENV)/.dev chromium ## Run the tests, in parallel (WORKERS=0 for one after the other, ARGS="-k claim")
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-fast: $(VENV)/.dev ## Run the tests that start no process and take no second: in a minute
 	$(BIN)/python -m pytest $(PARALLEL) -m "not whole and not slow and not security and not chaos" \
 		$(addprefix --ignore tests/,chaos cli processes security simulation) $(ARGS)
+
+# Never fails: without a browser its tests are skipped, and say why.
+chromium:
+	@tests/dashboard/chromium.sh
 
 # Else each worker, and each process that it starts, compiles everything anew.
 test test-fast: export PYTHONDONTWRITEBYTECODE =
@@ -47,11 +53,14 @@ chaos: $(VENV)/.dev ## Inject faults at length: some three hours (ARGS="-k poiso
 
 security: $(VENV)/.dev $(VENV)/.security ## Attack the service, and look for weak places in its code
 	$(VENV)/security/bin/bandit --quiet --recursive --configfile pyproject.toml service alembic
-	$(BIN)/python -m pytest -m "not slow and not chaos" tests/security tests/auth \
+	$(BIN)/python -m pytest -m "not slow and not chaos" tests/security tests/auth tests/pages tests/dashboard \
 		tests/api/test_limits.py tests/api/test_policies.py
 
 audit: $(VENV)/.security ## Look up known vulnerabilities of what is locked (asks a service on the internet)
 	$(VENV)/security/bin/pip-audit --strict --disable-pip --require-hashes -r locks/service.txt -r locks/embedded.txt
+
+screenshots: $(VENV)/.dev chromium ## Take the pictures of README and docs, of a dashboard with lively data
+	$(BIN)/python -m tests.dashboard.screenshots
 
 sbom: $(VENV)/.security ## Write dist/sbom.cdx.json: the packages of the container image, CycloneDX
 	mkdir -p dist
