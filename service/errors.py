@@ -8,6 +8,8 @@
     ├── Forbidden            403  a credential without the needed permission
     ├── NotFound             404  no such job, reminder or key
     ├── Conflict             409  the thing is in a state that does not allow this
+    ├── Outdated             412  the thing has changed since the caller read it
+    │   └── KeyHeld          409  a `unique_key` is held, and the request does not share it
     ├── TooManyFailures      429  a credential that is not valid, after too many such
     ├── QuotaExceeded        429  the caller has used up one of its quotas
     └── Unavailable          503  the database cannot answer just now; try again
@@ -91,6 +93,21 @@ class Conflict(FinMindError):
     status = 409
     title = "Conflict"
     slug = "conflict"
+
+
+class KeyHeld(Conflict):
+    """The `unique_key` of a new job is held, and what it asks for in that case is not possible."""
+
+    title = "Unique key held"
+    slug = "unique-key-held"
+
+
+class Outdated(FinMindError):
+    """The thing has changed since the caller read it, who asked for a change of that version alone."""
+
+    status = 412
+    title = "Outdated"
+    slug = "outdated"
 
 
 class TooManyFailures(FinMindError):

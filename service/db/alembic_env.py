@@ -11,6 +11,7 @@ from sqlalchemy.util import await_only
 from service.db.embedded import EmbeddedServer
 from service.db.engine import Database
 from service.db.migrate import migrating
+from service.db.roles import new_grants_sql
 from service.settings import load_settings
 
 
@@ -37,6 +38,7 @@ def _print(schema: str) -> None:
     context.get_context().impl.static_output(f'SET search_path = "{schema}";')
     with context.begin_transaction():
         context.run_migrations()
+    context.get_context().impl.static_output(f"{new_grants_sql(schema)};")
 
 
 def _run_on(connection: Connection, schema: str) -> None:
@@ -48,6 +50,7 @@ def _run_on(connection: Connection, schema: str) -> None:
     )
     with context.begin_transaction():
         context.run_migrations()
+    connection.exec_driver_sql(new_grants_sql(schema))
 
 
 def _run_from_command_line() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from service.db import schema
-from service.db.errors import DATABASE_ERRORS
+from service.db.errors import DATABASE_ERRORS, as_cut_off
 
 if TYPE_CHECKING:
     from service.db.engine import Database
@@ -18,8 +18,8 @@ class Link:
     """One connection for one duty: opened when first used, dropped when it fails, opened again.
 
     The duties of a worker (claim, settle, heartbeat, listen, maintain) each hold one, so that
-    none waits for another, or for requests. `timeout_seconds` limits a whole `fetch`, including the wait
-    for its turn and for a new connection. After `statement_seconds` PostgreSQL cancels a statement: if
+    none waits for another, or for requests. `timeout_seconds` limits a whole `fetch` or `transaction`,
+    including the wait for its turn and for a new connection. After `statement_seconds` PostgreSQL cancels a statement: if
     that comes before the client gives up, it is certain that nothing was done.
     """
 
@@ -66,23 +66,34 @@ class Link:
             try:
                 return await connection.fetch(self.render(statement), *args)
             except BaseException as error:
-                if not isinstance(error, asyncpg.PostgresError) or connection.is_closed():
-                    # Cut, timed out or cancelled in the middle: its state is unknown.
-                    self.drop()
+                self._failed(connection, error)
                 raise
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
         """Several statements, each to be rendered, in one transaction; raises as `fetch` does."""
-        async with self._lock:
+        async with asyncio.timeout(self._timeout_seconds), self._lock:
             connection = await self.connection()
             try:
                 async with connection.transaction():
                     yield connection
             except BaseException as error:
-                if not isinstance(error, asyncpg.PostgresError) or connection.is_closed():
-                    self.drop()
+                self._failed(connection, error)
                 raise
+
+    def _failed(
+        self, connection: "asyncpg.Connection[asyncpg.Record]", error: BaseException
+    ) -> None:
+        """Drop the connection unless the server merely refused the statement.
+
+        Raises:
+            asyncpg.InterfaceError: in place of an error that is asyncpg's own; see `as_cut_off`.
+        """
+        if not isinstance(error, asyncpg.PostgresError) or connection.is_closed():
+            # Cut, timed out or cancelled in the middle: its state is unknown.
+            self.drop()
+        if (cut_off := as_cut_off(error)) is not None:
+            raise cut_off from error
 
     def drop(self) -> None:
         """Cut the connection without waiting; the next use opens another."""

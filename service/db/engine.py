@@ -7,7 +7,7 @@ are the same everywhere.
 from typing import Any, Final
 
 import asyncpg
-from sqlalchemy import event
+from sqlalchemy import ExceptionContext, event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import (
 
 from service.db import schema
 from service.db.connection import Link
+from service.db.errors import as_cut_off
 from service.db.hosts import Hosts
 from service.db.json_values import read_json
 from service.errors import ConfigurationError
@@ -67,6 +68,7 @@ class Database:
             hide_parameters=True,  # an error's message is logged; its parameters are users' data
         )
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
+        event.listen(self.engine.sync_engine, "handle_error", _name_cut_off)
         self.sessions: async_sessionmaker[AsyncSession] = async_sessionmaker(
             self.engine, expire_on_commit=False
         )
@@ -153,3 +155,9 @@ def _refuse_closed(connection: Any, *_: object) -> None:
     """
     if connection.driver_connection.is_closed():
         raise DisconnectionError("closed by the server")
+
+
+def _name_cut_off(context: ExceptionContext) -> None:
+    """Raise an error of the database in place of asyncpg's own; see `as_cut_off`."""
+    if (cut_off := as_cut_off(context.original_exception)) is not None:
+        raise cut_off

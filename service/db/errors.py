@@ -16,3 +16,14 @@ REFUSED_ERRORS: Final = (
     asyncpg.PLPGSQLError,  # a trigger refuses the row
 )
 """Those of them that mean: the database works, and a value is invalid. Trying again does not help."""
+
+
+def as_cut_off(error: BaseException) -> asyncpg.InterfaceError | None:
+    """The error that asyncpg means where it stumbles over its own closed connection; None for any other.
+
+    While it looks up types that a statement needs, a timeout may close the connection; asyncpg goes on and
+    finds None in place of it: an AttributeError, which nobody takes for one of the database.
+    """
+    if isinstance(error, AttributeError) and error.obj is None and error.name == "get_settings":
+        return asyncpg.InterfaceError("the connection was closed while a statement was prepared")
+    return None

@@ -1,7 +1,7 @@
 """The SQL of the database roles with least privilege: to migrate, to run, to read, to enqueue.
 
-The runtime role writes rows and calls two functions that create and drop day partitions as the owner
-of the tables; it cannot change the schema. The read-only role sees jobs, but not the hashes of API keys
+The runtime role writes rows and calls functions that create and drop partitions as the owner of the
+tables; it cannot change the schema. The read-only role sees jobs, but not the hashes of API keys
 nor the messages and recipients of reminders. The role of applications enqueues in their own
 transactions.
 
@@ -27,16 +27,37 @@ RUNTIME: Final = {
     "jobs_done": WHOLE_ROWS,
     "jobs_done_default": WHOLE_ROWS,
     "job_stats": WHOLE_ROWS,
+    "job_rate_deltas": WHOLE_ROWS,
+    "job_rates": WHOLE_ROWS,
+    "causes": WHOLE_ROWS,
+    "cause_hours": WHOLE_ROWS,
+    "cause_deltas": WHOLE_ROWS,
+    "job_logs": WHOLE_ROWS,
+    "job_dependencies": WHOLE_ROWS,
+    "job_endings": WHOLE_ROWS,
+    "batches": WHOLE_ROWS,
     "job_workers": WHOLE_ROWS,
     "served_types": WHOLE_ROWS,
     "idempotency_keys": WHOLE_ROWS,
     "caller_usage": WHOLE_ROWS,
     "job_names": WHOLE_ROWS,
+    "queues": WHOLE_ROWS,
+    "job_permits": WHOLE_ROWS,
+    "unique_windows": WHOLE_ROWS,
+    "rate_limits": WHOLE_ROWS,
     "reminders": WHOLE_ROWS,
+    "dashboard_sessions": WHOLE_ROWS,
+    "operations": WHOLE_ROWS,
+    "operation_skips": WHOLE_ROWS,
     "api_keys": "SELECT, INSERT, UPDATE (revoked_at, last_used_at)",
+    "audit_log": "SELECT, INSERT (actor, action, subject_type, subject_id, filter, before, after,"
+    " reason, request_id, address, outcome)",
+    "audit_log_default": "SELECT",
     "alembic_version": "SELECT",
 }
-"""What the service does to each table. Days of `jobs_done` are reached through it alone."""
+"""What the service does to each table. Days of `jobs_done` and months of `audit_log` are reached
+through these alone. When an entry of `audit_log` was written, and its number, is not for the service
+to say."""
 
 READ_ONLY: Final = {
     "background_jobs": "SELECT",
@@ -45,34 +66,56 @@ READ_ONLY: Final = {
     "jobs_done": "SELECT",
     "jobs_done_default": "SELECT",
     "job_stats": "SELECT",
+    "job_rate_deltas": "SELECT",
+    "job_rates": "SELECT",
+    "causes": "SELECT",
+    "cause_hours": "SELECT",
+    "cause_deltas": "SELECT",
+    "job_logs": "SELECT",
+    "job_dependencies": "SELECT",
+    "job_endings": "SELECT",
+    "batches": "SELECT",
     "job_workers": "SELECT",
     "served_types": "SELECT",
     "caller_usage": "SELECT",
     "job_names": "SELECT",
+    "queues": "SELECT",
+    "job_permits": "SELECT",
+    "unique_windows": "SELECT",
+    "rate_limits": "SELECT",
+    "operations": "SELECT",
+    "operation_skips": "SELECT",
     "reminders": "SELECT (id, job_id, send_at, sent_at, created_at, updated_at, attempts, user_id,"
     " channel, status)",
     "api_keys": "SELECT (prefix, name, scopes, created_by, created_at, expires_at, revoked_at,"
     " last_used_at)",
+    "audit_log": "SELECT",
+    "audit_log_default": "SELECT",
     "alembic_version": "SELECT",
 }
-"""What people and dashboards may read: not `idempotency_keys`, which holds nothing of interest."""
+"""What people and dashboards may read: not `idempotency_keys`, which holds nothing of interest, nor
+`dashboard_sessions`."""
 
 _GIVEN: Final = (
     "job_type, payload, queue, priority, max_retries, timeout_seconds, next_run_at, unique_key,"
-    " backoff"
+    " backoff, concurrency_key, unique_until_start"
 )
 APPLICATION: Final = {
     "background_jobs": f"INSERT ({_GIVEN}), SELECT (id)",
-    "jobs_live": f"INSERT ({_GIVEN}, lease_token), SELECT (id, created_at, next_run_at, unique_key)",
+    "jobs_live": f"INSERT ({_GIVEN}, lease_token), SELECT (id, created_at, next_run_at,"
+    " held_due_at, unique_key, unique_until_start, status)",
+    "unique_windows": "SELECT, INSERT, UPDATE",
 }
 """The columns that an enqueue sets, and those that it reads back. No status: a job starts PENDING."""
 
-SEQUENCES: Final = ("background_job_ids", "background_job_lease_tokens")
+SEQUENCES: Final = ("background_job_ids", "background_job_lease_tokens", "audit_log_ids")
 IDS: Final = "background_job_ids"
 FUNCTIONS: Final = (
     "jobs_make_day(date)",
     "jobs_drop_day(date)",
     "jobs_copy_late(date,timestamp with time zone,bigint,integer)",
+    "audit_make_month(date)",
+    "audit_drop_month(date)",
 )
 
 
@@ -91,7 +134,7 @@ def roles_sql(names: RoleNames) -> str:
     """The SQL that creates the roles and grants what they need; safe to run again.
 
     Before the first migration it creates the roles and skips tables that do not exist yet. Run it again
-    after every migration for the grants.
+    after every migration: the migration itself gives the runtime role what it needs, and no other role.
 
     Raises:
         ConfigurationError: a name is not a plain, lower-case identifier, or two are the same.
@@ -108,6 +151,38 @@ def roles_sql(names: RoleNames) -> str:
     return "\n".join(
         (_HEAD, *map(_role, given), _schema(names), _access(names, given), _grants(names))
     )
+
+
+def new_grants_sql(schema: str) -> str:
+    """The SQL that gives the roles that run the service what they need of new tables and functions.
+
+    Migrations end with it: else a process that starts before the roles' SQL was run again could not
+    record how its jobs ended. The roles are those that may count jobs; rights that they have stay.
+    """
+    # Of constants, and of a name that is one.
+    tables = "\n".join(
+        f"  IF EXISTS (SELECT FROM pg_class c WHERE c.oid = to_regclass('{schema}.{table}') AND NOT"  # noqa: S608
+        " EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = role::regrole)) THEN\n"
+        f"    EXECUTE format('GRANT {privileges} ON {schema}.{table} TO %s', role);\n  END IF;"
+        for table, privileges in RUNTIME.items()
+    )
+    functions = "\n".join(
+        _where_there(
+            f"to_regprocedure('{schema}.{function}')",
+            f"EXECUTE format('GRANT EXECUTE ON FUNCTION {schema}.{function} TO %s', role)",
+        )
+        for function in FUNCTIONS
+    )
+    return f"""DO $do$ DECLARE role text; BEGIN
+  FOR role IN
+    SELECT DISTINCT a.grantee::regrole::text FROM pg_class c, aclexplode(c.relacl) a
+    WHERE c.oid = to_regclass('{schema}.job_stats') AND a.privilege_type = 'INSERT'
+      AND a.grantee NOT IN (0, c.relowner)
+  LOOP
+{tables}
+{functions}
+  END LOOP;
+END $do$"""  # noqa: S608
 
 
 _HEAD: Final = """\

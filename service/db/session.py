@@ -1,6 +1,7 @@
 """One way to run a statement inside a caller's transaction, whichever library holds it."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -28,6 +29,21 @@ async def fetch(session: CallerSession, statement: str, *args: object) -> Sequen
     """
     opened = await _opened(session)
     return await _fetch(opened, schema.render(statement, await _schema_of(opened)), *args)
+
+
+@asynccontextmanager
+async def together(session: CallerSession) -> AsyncIterator[None]:
+    """Have the statements of the block take effect together.
+
+    They are part of the caller's transaction. An asyncpg connection that has none opened, and would
+    commit each of them by itself, has one for the block.
+    """
+    opened = await _opened(session)
+    if isinstance(opened, AsyncConnection) or opened.is_in_transaction():
+        yield
+        return
+    async with opened.transaction():
+        yield
 
 
 async def bound_queries(session: AsyncSession, seconds: float) -> None:

@@ -1,7 +1,7 @@
 """One attempt of a job, and why its handler may be stopped."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -19,6 +19,8 @@ class Stop(StrEnum):
     LEASE_UNSURE = "lease_unsure"
     """The lease could not be extended in time; it may still hold."""
     SHUTDOWN = "shutdown"
+    CANCELLED = "cancelled"
+    """Somebody asked for the job's cancel."""
 
 
 class HandlerTimeout(Exception):
@@ -41,6 +43,8 @@ class Attempt:
     policy: JobTypePolicy
     started: float
     """Monotonic time at which the handler began."""
+    cancel_seen: float | None = field(default=None, kw_only=True)
+    """Monotonic time at which the worker heard that somebody asked for the job's cancel."""
 
     @property
     def started_at(self) -> datetime:

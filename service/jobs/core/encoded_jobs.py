@@ -1,27 +1,38 @@
 """New jobs, checked and encoded for the ENQUEUE statements."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from operator import attrgetter
 from typing import Any, Final
 
 from service.errors import InvalidInput
+from service.jobs.core.concurrency_key import key_of
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES, bytes_bound, dump_json
 from service.jobs.core.fields import INPUTS
 from service.jobs.core.job import DEFAULT_QUEUE
 from service.jobs.core.job_types import DEFAULTS, policies
 from service.jobs.core.lane import Lane
 from service.jobs.core.new_job import RULES, NewJob, check_name
+from service.jobs.core.unique_key import OPTIONS, KeyRule, uniqueness_of
 
 Row = tuple[Any, ...]
 """The values of one job, in the order of `_NAMES`."""
 
-_NAMES: Final = ("payload", "job_type", "queue", "enqueued_by", *RULES)
+_NAMES: Final = (
+    "payload",
+    "job_type",
+    "queue",
+    "enqueued_by",
+    *RULES,
+    "unique_until_start",
+    "key_rule",
+)
 _PAYLOAD: Final = 0
-_NOTHING: Final = (None,) * len(RULES)
-_read: Final = attrgetter(*RULES)
+_NOTHING: Final = (None,) * (len(RULES) + len(OPTIONS))
+_read: Final = attrgetter(*RULES, *OPTIONS)
+_UNIQUE_KEY: Final = [*RULES].index("unique_key")
 _rules: Final = tuple(RULES.values())
 _defaults: Final = tuple(
     next(given.default for given in INPUTS if given.name == name) for name in RULES
@@ -39,7 +50,7 @@ class EncodedJobs:
 
     @cached_property
     def columns(self) -> dict[str, tuple[Any, ...]]:
-        """The values of all jobs by the name of their `Input`."""
+        """The values of all jobs by the name of their `Input`, and the `KeyRule` of each."""
         return dict(zip(_NAMES, zip(*self.rows, strict=True), strict=True))
 
     def gives(self, name: str) -> bool:
@@ -114,17 +125,37 @@ def _encode_each(
 
 def _encode(job: NewJob, max_payload_bytes: int, caller: str | None) -> Row:
     check_name("job_type", job.job_type)
+    policy = policies.get(job.job_type, DEFAULTS)
     queue = job.queue
     if queue:
         check_name("queue", queue)
     else:
-        queue = policies.get(job.job_type, DEFAULTS).queue or DEFAULT_QUEUE
+        queue = policy.queue or DEFAULT_QUEUE
     values: Sequence[Any] = _defaults
+    until_start: str | None = None
+    rule: KeyRule | None = None
+    if job.concurrency_key is None and policy.concurrency_key is not None:
+        job = replace(job, concurrency_key=key_of(job.job_type, job.payload))
     if (given := _read(job)) != _NOTHING:  # as most jobs of a large batch
         values = list(_defaults)
-        for at, value in enumerate(given):
+        for at, value in enumerate(given[: len(_rules)]):
             if value is not None:
                 values[at] = _rules[at](value)
+        options = given[len(_rules) :]
+        if any(option is not None for option in options):
+            key, gives_up, rule = uniqueness_of(
+                job.unique_key, dict(zip(OPTIONS, options, strict=True)),
+                job_type=job.job_type, queue=queue,
+                payload={} if job.payload is None else job.payload,
+            )  # fmt: skip
+            values[_UNIQUE_KEY] = key
+            until_start = key if gives_up else None
+            if job.after and rule is not None and rule.on_conflict not in {"return", "reject"}:
+                raise InvalidInput(
+                    f"on_conflict is {rule.on_conflict!r}, which changes a job that waits: give no "
+                    "after with it",
+                    field="on_conflict",
+                )
         if job.run_at is not None and job.delay_seconds is not None:
             raise InvalidInput("run_at and delay_seconds are both given: give one", field="run_at")
     # Last, since it is the slowest.
@@ -133,4 +164,4 @@ def _encode(job: NewJob, max_payload_bytes: int, caller: str | None) -> Row:
         if job.payload is None
         else dump_json(job.payload, what="payload", max_bytes=max_payload_bytes)
     )
-    return (payload, job.job_type, queue, caller, *values)
+    return (payload, job.job_type, queue, caller, *values, until_start, rule)

@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator
+import secrets
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from pydantic_core import from_json, to_jsonable_python
@@ -72,6 +74,34 @@ def dump_json(value: object, *, what: str, max_bytes: int) -> str:
             "numbers, true, false, null, and what pydantic writes as these",
             field=what,
         ) from None
+    _check_size(text, size, what=what, max_bytes=max_bytes)
+    if "\\u0000" in text and _NUL.search(text):
+        raise PayloadError(
+            f"The {what} holds a NUL character (\\u0000), which PostgreSQL cannot store", field=what
+        )
+    return text
+
+
+def edit_json(text: str, edit: Callable[[Any], Any], *, what: str, max_bytes: int) -> str:
+    """A JSON text that came out of jsonb, with `edit` applied to its value.
+
+    Numbers keep all their digits: `edit` gets them as strings that only this function knows.
+
+    Raises:
+        PayloadError: as `dump_json`.
+    """
+    mark = secrets.token_hex(16)
+    try:
+        value = json.loads(text, parse_int=mark.__add__, parse_float=mark.__add__)
+    except RecursionError:
+        raise PayloadError(f"The {what} is nested too deep", field=what) from None
+    marked = dump_json(edit(value), what=what, max_bytes=sys.maxsize)
+    edited = re.sub(f'"{mark}([^"]+)"', r"\1", marked)
+    _check_size(edited, len(edited.encode()), what=what, max_bytes=max_bytes)
+    return edited
+
+
+def _check_size(text: str, size: int, *, what: str, max_bytes: int) -> None:
     if size * MAX_GROWTH > max_bytes and (size := size + _growth(text)) > max_bytes:
         raise PayloadError(
             f"The {what} takes {size} bytes as PostgreSQL writes it, where 1e308 has 309 digits; at "
@@ -79,11 +109,6 @@ def dump_json(value: object, *, what: str, max_bytes: int) -> str:
             "a reference",
             field=what,
         )
-    if "\\u0000" in text and _NUL.search(text):
-        raise PayloadError(
-            f"The {what} holds a NUL character (\\u0000), which PostgreSQL cannot store", field=what
-        )
-    return text
 
 
 def _encoded(value: object) -> str:

@@ -97,6 +97,16 @@ FIELDS: Final = (
     _given("backoff", "jsonb"),
     JobField("errors", "jsonb"),
     _given("enqueued_by", "text", optional=True),
+    JobField("fingerprint", "text", Kept.UNTIL_RETRIED),
+    _given("concurrency_key", "text", listed=True, optional=True),
+    JobField("permits", "text[]", Kept.WHILE_LIVE),
+    JobField("held_for", "text", Kept.WHILE_LIVE, listed=True),
+    JobField("held_since", "timestamptz", Kept.WHILE_LIVE),
+    JobField("held_due_at", "timestamptz", Kept.WHILE_LIVE),
+    JobField("has_children", "boolean"),
+    JobField("cancel", "jsonb", Kept.UNTIL_RETRIED),
+    _given("batch_id", "bigint", listed=True, optional=True),
+    _given("unique_until_start", "text", optional=True),
 )
 """In the order of the table."""
 

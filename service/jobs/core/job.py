@@ -6,6 +6,7 @@ from typing import Any, Final, NewType
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     ColumnElement,
     DateTime,
     Double,
@@ -16,8 +17,8 @@ from sqlalchemy import (
     case,
     literal_column,
 )
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column
 
 from service.settings import DEFAULT_SCHEMA
 
@@ -53,7 +54,7 @@ DONE: Final = frozenset({JobStatus.SUCCESS, JobStatus.CANCELLED})
 
 TRANSITIONS: Final[dict[JobStatus, frozenset[JobStatus]]] = {
     JobStatus.PENDING: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED, JobStatus.FAILED}),
-    JobStatus.RUNNING: frozenset({JobStatus.PENDING, JobStatus.SUCCESS} | DEAD),
+    JobStatus.RUNNING: frozenset({JobStatus.PENDING} | DONE | DEAD),
     JobStatus.SUCCESS: frozenset(),
     JobStatus.CANCELLED: frozenset(),
     JobStatus.DEAD_LETTER: frozenset({JobStatus.PENDING}),
@@ -115,3 +116,26 @@ class BackgroundJob(Base):
     backoff: Mapped[Any | None] = mapped_column(JSONB)
     errors: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB)
     enqueued_by: Mapped[str | None] = mapped_column(Text)
+    fingerprint: Mapped[str | None] = mapped_column(Text)
+    concurrency_key: Mapped[str | None] = mapped_column(Text)
+    permits: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    held_for: Mapped[str | None] = mapped_column(Text)
+    held_since: Mapped[datetime | None] = mapped_column(Moment)
+    held_due_at: Mapped[datetime | None] = mapped_column(Moment)
+    has_children: Mapped[bool | None] = mapped_column(Boolean)
+    cancel: Mapped[Any | None] = mapped_column(JSONB)
+    batch_id: Mapped[int | None] = mapped_column(BigInteger)
+    unique_until_start: Mapped[str | None] = mapped_column(Text)
+
+    version: Mapped[str] = column_property(literal_column("xmin::text", Text), deferred=True)
+    """The transaction that wrote the row: another one after each change. Loaded by `get_job`."""
+
+    @property
+    def own_key(self) -> str | None:
+        """Its unique key, also if it had that until it started."""
+        return self.unique_key or self.unique_until_start
+
+    @property
+    def due_at(self) -> datetime:
+        """When it is due; what holds it back makes no difference."""
+        return self.held_due_at or self.next_run_at

@@ -1,9 +1,10 @@
 """What is set for a job type, apart from the function that handles it."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from re import fullmatch
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from pydantic import BaseModel
 
@@ -11,6 +12,9 @@ from service.errors import ConfigurationError
 from service.jobs.core.backoff import Backoff
 from service.jobs.core.job import NAME_PATTERN
 from service.settings import Settings
+
+ConcurrencyKey: TypeAlias = str | Callable[[Any], str | None]
+"""How a concurrency key is made of a payload; see `core/concurrency_key.py`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,9 @@ class JobTypePolicy:
         payload_model: the pydantic model that checks payloads; any JSON where None.
         queue: the queue of jobs that name none.
         internal: whether clients of the API may not enqueue such jobs.
+        concurrency_key: the key of jobs that name none: made of the payload (of its model's instance,
+            if there is one), or a template of its fields, `customer:{payload.customer_id}`.
+        max_running_per_key: how many jobs with one key may run at once, over all processes.
     """
 
     timeout_seconds: float | None = None
@@ -32,6 +39,8 @@ class JobTypePolicy:
     payload_model: type[BaseModel] | None = None
     queue: str | None = None
     internal: bool = False
+    concurrency_key: ConcurrencyKey | None = None
+    max_running_per_key: int | None = None
 
     def retries_of(self, asked: int | None, settings: Settings) -> int:
         """Retries after the first attempt: the job's own, else its type's, else the service's."""
@@ -59,6 +68,7 @@ class JobTypePolicy:
             ("max_retries", self.max_retries, (int,)),
             ("backoff", self.backoff, (Backoff,)),
             ("queue", self.queue, (str,)),
+            ("max_running_per_key", self.max_running_per_key, (int,)),
         ):
             if value is not None and not isinstance(value, kind):
                 expected = " or ".join(one.__name__ for one in kind)
@@ -71,6 +81,14 @@ class JobTypePolicy:
         if self.timeout_seconds is not None and not self.timeout_seconds > 0:
             timeout = f"timeout is {self.timeout_seconds!r}, expected seconds above 0"
             raise _refused(job_type, timeout)
+        if self.max_running_per_key is not None and self.max_running_per_key < 1:
+            limit = f"max_running_per_key is {self.max_running_per_key!r}, expected 1 or more"
+            raise _refused(job_type, limit)
+        rule = self.concurrency_key
+        if rule is not None and not isinstance(rule, str) and not callable(rule):
+            raise _refused(
+                job_type, f"concurrency_key is {rule!r}, expected a function or a template"
+            )
         if self.max_retries is not None and not 0 <= self.max_retries <= 1000:
             retries = f"max_retries is {self.max_retries!r}, expected 0 to 1000"
             raise _refused(job_type, retries)

@@ -59,8 +59,29 @@ class LaneRequest(NamedTuple):
     """Of those due at that very time, only jobs below this one."""
     continues: bool = False
     """Whether that position ends a window: the lane holds more due jobs behind it."""
+    unkeyed: bool = False
+    """Whether only jobs without a concurrency key are wanted, and those of dead workers: the keys of
+    its queue take turns."""
 
     @property
     def end(self) -> Position:
         """The position up to which the claim looks, itself excluded."""
         return Position(self.due_before, self.id_before)
+
+
+class KeysRequest(NamedTuple):
+    """What one claim asks of the concurrency keys of one lane, which take turns."""
+
+    lane: Lane
+    after_key: str
+    """It begins with the key behind this one, and goes round."""
+    limit: int
+
+
+class KeysWalk(NamedTuple):
+    """How far such a claim went."""
+
+    last_key: str
+    """The last key that it looked at."""
+    whole: bool
+    """Whether it came to every key of the lane."""

@@ -1,7 +1,7 @@
 """A job to be enqueued, and the rules for its values."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -9,7 +9,8 @@ from typing import Any, Final
 from service.errors import InvalidInput
 from service.jobs.core.backoff import Backoff
 from service.jobs.core.encoding import dump_json
-from service.jobs.core.job import HIGHEST_PRIORITY, LOWEST_PRIORITY, NAME_PATTERN, JobId
+from service.jobs.core.job import HIGHEST_PRIORITY, LOWEST_PRIORITY, MAX_ID, NAME_PATTERN, JobId
+from service.jobs.core.unique_key import OnConflict, UniqueScope
 
 DEFAULT_MAX_PAYLOAD_BYTES: Final = 262_144
 """What `Settings.max_payload_bytes` starts from; callers outside the service have no settings."""
@@ -39,6 +40,21 @@ class NewJob:
         delay_seconds: in how many seconds it is due, by the database's clock; not with `run_at`.
         unique_key: at most one PENDING or RUNNING job has this key.
         backoff: delays between attempts; the handler's where None.
+        concurrency_key: jobs with the same key share a limit on how many of them run at once; the
+            handler's rule where None.
+        on_conflict: what to do where another live job has the `unique_key`: `return` that job (also
+            where None); `reject` this one; `replace` that one's payload, queue, priority, due time,
+            retries and timeout by this one's while it is PENDING; `extend` its time until it is due;
+            `keep_latest`: replace it while it waits, and wait for its end while it runs.
+        unique_scope: `live`, the job has its key until it has ended (also where None), or
+            `until_started`.
+        unique_for_seconds: for how long from now the key is held, even after the job has ended.
+        debounce_max_seconds: how long after its creation `extend` may make a job due; 3600 where None.
+        after: ids of jobs that must have ended before this one may start.
+        on_parent_failure: what becomes of it when one of those does not succeed: `cancel` (where
+            None), `run` or `hold`.
+        batch_id: the batch that it becomes a member of.
+        unique_by: what the key is made of instead: `queue`, `payload.customer_id`; the type always.
     """
 
     job_type: str
@@ -51,11 +67,25 @@ class NewJob:
     delay_seconds: float | None = None
     unique_key: str | None = None
     backoff: Backoff | None = None
+    concurrency_key: str | None = None
+    on_conflict: OnConflict | None = None
+    unique_scope: UniqueScope | None = None
+    unique_for_seconds: float | None = None
+    debounce_max_seconds: float | None = None
+    after: Sequence[int] | None = None
+    on_parent_failure: str | None = None
+    batch_id: int | None = None
+    unique_by: Sequence[str] | None = None
+
+    @property
+    def is_ruled(self) -> bool:
+        """Whether more is done with it than inserting it: it takes a transaction of several statements."""
+        return self.on_conflict not in {None, "return"} or self.unique_for_seconds is not None
 
 
 @dataclass(frozen=True, slots=True)
 class EnqueuedJob:
-    """What became of a `NewJob`: a row of its own, or the live job that holds its `unique_key`."""
+    """What became of a `NewJob`: a row of its own, or the job that holds its `unique_key`."""
 
     id: JobId
     created: bool
@@ -119,13 +149,16 @@ def _timeout(value: float) -> float:
     return value
 
 
-def _unique_key(value: object) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= 255 or not value.isprintable():
-        raise InvalidInput(
-            f"unique_key is {str(value)[:120]!r}: expected 1 to 255 printable characters",
-            field="unique_key",
-        )
-    return value
+def _key(name: str) -> Callable[[Any], str]:
+    def check(value: object) -> str:
+        if not isinstance(value, str) or not 1 <= len(value) <= 255 or not value.isprintable():
+            raise InvalidInput(
+                f"{name} is {str(value)[:120]!r}: expected 1 to 255 printable characters",
+                field=name,
+            )
+        return value
+
+    return check
 
 
 def _delay(value: float) -> float:
@@ -150,10 +183,12 @@ RULES: Final[dict[str, Callable[[Any], Any]]] = {
     ),
     "max_retries": _integer("max_retries", 0, 1000, low_words="0"),
     "timeout_seconds": _timeout,
-    "unique_key": _unique_key,
+    "unique_key": _key("unique_key"),
     "run_at": checked_moment,
     "delay_seconds": _delay,
     "backoff": _backoff,
+    "concurrency_key": _key("concurrency_key"),
+    "batch_id": _integer("batch_id", 1, MAX_ID, low_words="1"),
 }
 """Each takes a value that was given, refuses it with `InvalidInput` or returns what is stored.
 

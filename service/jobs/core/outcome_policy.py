@@ -1,4 +1,4 @@
-"""What the end of an attempt means for its job: SUCCESS, another try, FAILED or DEAD_LETTER.
+"""What the end of an attempt means for its job: SUCCESS, another try, FAILED, DEAD_LETTER or CANCELLED.
 
 Jobs whose workers died have a policy of their own: `poison.py`.
 """
@@ -13,8 +13,10 @@ from service.jobs.core.encoding import dump_json, load_json
 from service.jobs.core.failures import MAX_MESSAGE_CHARS, Failure, clean_text
 from service.jobs.core.outcomes import (
     SUCCEEDED_EMPTY,
+    Cancelled,
     DeadLettered,
     Failed,
+    HowCancelled,
     Outcome,
     PermanentError,
     Released,
@@ -54,6 +56,8 @@ class OutcomePolicy:
             return None
         if stop is Stop.TIMEOUT:
             return self.timed_out(attempt)
+        if stop is Stop.CANCELLED:
+            return Cancelled(HowCancelled.RETURNED, attempt.cancel_seen)
         if value is None:
             return SUCCEEDED_EMPTY
         try:
@@ -74,6 +78,8 @@ class OutcomePolicy:
                 return self.timed_out(attempt)
             case Stop.SHUTDOWN | Stop.LEASE_UNSURE:
                 return Released()
+            case Stop.CANCELLED:
+                return Cancelled(HowCancelled.STOPPED, attempt.cancel_seen)
             case None:
                 return self._failed(attempt, error, reason="cancelled_itself")
         assert_never(stop)
@@ -82,6 +88,10 @@ class OutcomePolicy:
         """The outcome of a handler that raised `error`."""
         if stop is Stop.LEASE_LOST:
             return None
+        if stop is Stop.CANCELLED:
+            began = not isinstance(error, TooLate)
+            how = HowCancelled.STOPPED if began else HowCancelled.NOT_STARTED
+            return Cancelled(how, attempt.cancel_seen)
         if isinstance(error, TooLate):
             return Released()
         if stop is Stop.TIMEOUT:
@@ -124,6 +134,8 @@ class OutcomePolicy:
         """What is recorded, without waiting for it, of a handler that ignores its cancellation."""
         if stop is Stop.TIMEOUT:
             return self.timed_out(attempt)
+        if stop is Stop.CANCELLED:
+            return Cancelled(HowCancelled.IGNORED, attempt.cancel_seen)
         return None if stop is Stop.LEASE_LOST else Released()
 
     def broken(self, attempt: Attempt, error: Exception) -> Outcome:

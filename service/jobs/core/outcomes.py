@@ -2,7 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from enum import StrEnum
+from typing import ClassVar, Final, assert_never
 
 from service.jobs.core.backoff import MAX_DELAY_SECONDS
 from service.jobs.core.failures import Failure, causes_of, words_of
@@ -125,6 +126,47 @@ class Failed(_Outcome):
     reason: str
 
 
+class HowCancelled(StrEnum):
+    """What became of the handler of a job that was cancelled."""
+
+    NOT_STARTED = "not_started"
+    """It did not run, or not again: the job waited, or its worker had died."""
+    STOPPED = "stopped"
+    RETURNED = "returned"
+    """It returned before it could be stopped, or went on to its end; its result is not kept."""
+    FAILED = "failed"
+    """It failed before it could be stopped."""
+    IGNORED = "ignored"
+    """It ran on when its grace was over, and was not waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled(_Outcome):
+    """Somebody asked for the job's cancel, and its run has ended since, however it did."""
+
+    status: ClassVar = JobStatus.CANCELLED
+    event: ClassVar = "cancelled"
+    result: ClassVar = None
+    reason: HowCancelled
+    seen: float | None = None
+    """Monotonic time at which the worker heard of it."""
+    failure: Failure | None = None
+
+    @classmethod
+    def in_place_of(cls, outcome: "Outcome", seen: float | None) -> "Cancelled":
+        """What a run comes to that had another outcome, and was not told of the cancel in time."""
+        match outcome:
+            case Cancelled():
+                return outcome
+            case Succeeded() | Snoozed():
+                return cls(HowCancelled.RETURNED, seen)
+            case Released() | Postponed():
+                return cls(HowCancelled.STOPPED, seen)
+            case DeadLettered() | Failed() | Retried():
+                return cls(HowCancelled.FAILED, seen, outcome.failure)
+        assert_never(outcome)
+
+
 class _Requeued(_Outcome):
     """The same, where the job stays PENDING."""
 
@@ -182,7 +224,7 @@ class Postponed(_Requeued):
     delay_seconds: float
 
 
-Ending = Succeeded | DeadLettered | Failed
+Ending = Succeeded | DeadLettered | Failed | Cancelled
 Requeueing = Retried | Snoozed | Released | Postponed
 Outcome = Ending | Requeueing
 

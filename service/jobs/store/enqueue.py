@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from service.jobs.core.encoded_jobs import EncodedJobs
 from service.jobs.core.fields import FIELDS, INPUTS, JobField
+from service.jobs.core.holds import UNIQUE
 from service.jobs.store.statement import Statement
 
 Fetch = Callable[..., Awaitable[Sequence[Any]]]
@@ -28,17 +29,27 @@ ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL DO NOTHING
 
 
 @cache
-def _enqueue(answer: str = "", *, optional: tuple[str, ...] = ()) -> Statement:
+def _enqueue(
+    answer: str = "", *, optional: tuple[str, ...] = (), held_for: str | None = None
+) -> Statement:
     """Insert a batch; the named optional columns are left out where no job gives them.
 
-    Shorter arrays are filled up with nulls: a column of defaults travels as an empty one.
+    What is `held_for` something is due once that lets it go. Shorter arrays are filled up with nulls: a column of defaults travels as an empty one.
     """
     inputs = [one for one in INPUTS if not one.optional or one.name in optional]
     fields = [field for field in FIELDS if field.inputs and field.inputs[0] in inputs]
     arrays = ", ".join(f":{one.name}::{one.array_type}" for one in inputs)
+    values = {field.name: _value(field) for field in fields} | {"lease_token": str(_CHECKED)}
+    if held_for is not None:
+        values |= {
+            "held_for": f"'{held_for}'",
+            "held_since": "clock_timestamp()",
+            "held_due_at": values["next_run_at"],
+            "next_run_at": "'infinity'",
+        }
     return Statement(f"""
-INSERT INTO finmind_jobs.jobs_live ({", ".join(field.name for field in fields)}, lease_token)
-SELECT {", ".join(map(_value, fields))}, {_CHECKED}
+INSERT INTO finmind_jobs.jobs_live ({", ".join(values)})
+SELECT {", ".join(values.values())}
 FROM unnest({arrays})
   WITH ORDINALITY AS r({", ".join(one.name for one in inputs)}, position)
 {answer}""")
@@ -64,11 +75,28 @@ ENQUEUE: Final = _enqueue(_MADE)
 ENQUEUE_KEYED: Final = _enqueue(_KEYED)
 
 
+_TURN: Final = ("unique_until_start",)
+_WAITING: Final = _KEYED.replace("next_run_at", "held_due_at")
+
+
+ENQUEUE_WAITING: Final = _enqueue(_WAITING, optional=_TURN, held_for=UNIQUE)
+"""One job that is held until it is known whether another one with its key runs."""
+
+
 ENQUEUE_FOR_CALLERS: Final = _enqueue(_MADE, optional=("enqueued_by",))
 """The same for callers of the REST API."""
 
 
+ENQUEUE_LIMITED: Final = _enqueue(_MADE, optional=("concurrency_key",))
+"""The same for jobs with concurrency keys."""
+
+
 ENQUEUE_KEYED_FOR_CALLERS: Final = _enqueue(_KEYED, optional=("enqueued_by",))
+
+
+ENQUEUE_WAITING_FOR_CALLERS: Final = _enqueue(
+    _WAITING, optional=("enqueued_by", *_TURN), held_for=UNIQUE
+)
 
 
 KEY_HOLDERS: Final = Statement("""
@@ -95,14 +123,21 @@ async def insert_keyed(fetch: Fetch, jobs: EncodedJobs) -> Sequence[Any]:
     return await _run(fetch, jobs, _KEYED)
 
 
+async def insert_waiting(fetch: Fetch, jobs: EncodedJobs) -> Sequence[Any]:
+    """The same, held until `unique_turns.start_next` lets them go."""
+    return await _run(fetch, jobs, _WAITING, held_for=UNIQUE)
+
+
 async def key_holders(fetch: Fetch, keys: Collection[str]) -> Sequence[Any]:
     """The live jobs that hold these keys: rows as `insert_keyed` returns them."""
     return await fetch(*KEY_HOLDERS.bind(keys=sorted(keys)))
 
 
-async def _run(fetch: Fetch, jobs: EncodedJobs, answer: str) -> Sequence[Any]:
+async def _run(
+    fetch: Fetch, jobs: EncodedJobs, answer: str, *, held_for: str | None = None
+) -> Sequence[Any]:
     optional = tuple(one.name for one in INPUTS if one.optional and jobs.gives(one.name))
-    statement = _enqueue(answer, optional=optional)
+    statement = _enqueue(answer, optional=optional, held_for=held_for)
     return await fetch(*statement.bind(**arguments(jobs, optional=optional)))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from service.db.connection import Link
+from service.jobs.core.holds import QUEUE
 from service.jobs.core.lane import LaneHead
 from service.jobs.store.fragments import POSITION
 from service.jobs.store.lanes import head_columns
@@ -31,6 +32,30 @@ GROUP BY l.queue
 """)
 """Due and running jobs of each queue and the age of the oldest due one; each lane's look is capped,
 and begins where its first job was listed: not at what is dead before it."""
+
+
+HELD: Final = Statement("""
+SELECT split_part(held_for, ':', 1), count(*)
+FROM (SELECT held_for FROM finmind_jobs.jobs_live WHERE held_for IS NOT NULL ORDER BY held_for LIMIT :cap) h
+GROUP BY 1
+""")
+
+
+PERMIT_GAUGES: Final = Statement(f"""
+SELECT q.name, q.max_running, COALESCE(p.running, 0)
+FROM finmind_jobs.queues q LEFT JOIN finmind_jobs.job_permits p ON p.key = '{QUEUE}' || q.name
+WHERE q.max_running IS NOT NULL
+""")
+
+
+async def permits(link: Link) -> dict[str, tuple[int, int]]:
+    """Of each queue with a limit on running jobs the limit, and how many permits are in use."""
+    return {row[0]: (row[1], row[2]) for row in await link.fetch(*PERMIT_GAUGES.bind())}
+
+
+async def held(link: Link, *, cap: int) -> dict[str, int]:
+    """Held jobs by the first word of what they are held for; `cap` of them are counted."""
+    return {row[0]: row[1] for row in await link.fetch(*HELD.bind(cap=cap))}
 
 
 async def served_queues(link: Link, *, limit: int) -> list[str]:

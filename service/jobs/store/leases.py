@@ -5,21 +5,21 @@ from typing import Final
 
 from service.db.connection import Link
 from service.jobs.core.claimed_job import Lease
-from service.jobs.store.fragments import ID_BY_PRIMARY_KEY
+from service.jobs.store.fragments import LEASE_HOLDS
 from service.jobs.store.statement import Transition
 
 EXTEND: Final = Transition(f"""
 UPDATE finmind_jobs.jobs_live b SET lease_until = now() + make_interval(secs => :lease_seconds)
 FROM unnest(:ids::bigint[], :tokens::bigint[]) AS r(id, token)
-WHERE {ID_BY_PRIMARY_KEY} AND b.lease_token = r.token AND b.status = 'RUNNING'
-RETURNING b.id, b.lease_token
+WHERE {LEASE_HOLDS}
+RETURNING b.id, b.lease_token, b.cancel IS NOT NULL
 """)
 
 
-async def extend(link: Link, leases: Iterable[Lease], *, lease_seconds: float) -> set[Lease]:
-    """Extend leases; those that still held."""
+async def extend(link: Link, leases: Iterable[Lease], *, lease_seconds: float) -> dict[Lease, bool]:
+    """Extend leases; those that still held, each with whether somebody asked for the job's cancel."""
     rows = await link.fetch(*EXTEND.bind(**lease_columns(leases), lease_seconds=lease_seconds))
-    return {(row[0], row[1]) for row in rows}
+    return {(row[0], row[1]): row[2] for row in rows}
 
 
 def lease_columns(leases: Iterable[Lease]) -> dict[str, list[int]]:

@@ -9,7 +9,7 @@ Names of columns and statuses are constants of this file; every value is bound.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -18,16 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.jobs.core.fields import LISTED
 from service.jobs.core.filters import JobFilters
-from service.jobs.core.job import DONE, FIRST_MOMENT, LAST_MOMENT, MAX_ID, JobStatus
-from service.jobs.store.listing_index import CONDITIONS, by_id, driving, touched
+from service.jobs.core.job import DONE, MAX_ID, JobStatus
+from service.jobs.store.fragments import readable
+from service.jobs.store.listing_index import by_id, conditions, driving, touched
 
-_SHOWN: Final = ", ".join(
-    f"CASE WHEN {name} < {FIRST_MOMENT} THEN {FIRST_MOMENT}"
-    f" WHEN {name} > {LAST_MOMENT} THEN {LAST_MOMENT} ELSE {name} END AS {name}"
-    if name.endswith("_at")
-    else name
-    for name in LISTED
-)
+_SHOWN: Final = ", ".join(map(readable, LISTED))
 """What a list shows, with times as Python can hold them."""
 
 Bound = dict[str, Any]
@@ -46,6 +41,8 @@ _COLUMN_OF: Final = {
     "finished_before": "finished_at",
     "worker": "worker_id",
     "error": "last_error",
+    "ids": "id",
+    "idempotency_key": "id",
 }
 """The column that a filter reads, where it has another name."""
 
@@ -53,6 +50,9 @@ ORDER_SLACK: Final = timedelta(hours=1)
 """How far the order of moments may differ from that of events, where clocks are set back."""
 
 DAY: Final = timedelta(days=1)
+
+KEPT: Final = frozenset({"statuses", "job_type", "queue"})
+"""Filters that the kept counts answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,9 @@ _FIRST_ID_FROM: Final = text("""
     SELECT low FROM probe ORDER BY step DESC LIMIT 1""")
 
 
+_NEWEST_ID: Final = text("SELECT id FROM finmind_jobs.background_jobs ORDER BY id DESC LIMIT 1")
+
+
 async def plan_by_index(session: AsyncSession) -> None:
     """Have the transaction's further statements planned by the order of indexes; see `_BY_INDEX`."""
     await session.execute(_BY_INDEX)
@@ -121,10 +124,12 @@ async def look(
     return Looked([row for row in rows if row.id is not None], rows[0].looked, rows[0].lowest)
 
 
-async def count_newest(session: AsyncSession, filters: JobFilters, *, scan: int) -> tuple[int, int]:
-    """How many of the newest `scan` rows match, and how many rows there were."""
+async def count_newest(
+    session: AsyncSession, filters: JobFilters, *, scan: int, above: int = -1
+) -> tuple[int, int]:
+    """How many of the newest `scan` rows above the id `above` match, and how many rows there were."""
     statement, values = count_sql(filters)
-    step = {"before": MAX_ID, "above": -1, "scan": scan}
+    step = {"before": MAX_ID, "above": above, "scan": scan}
     row = (await session.execute(statement, values | step)).one()
     return row.matching, row.looked
 
@@ -136,6 +141,33 @@ async def kept_count(session: AsyncSession, filters: JobFilters) -> int:
     return total
 
 
+_BY_STATUS: Final = """
+    SELECT status, sum(jobs)::bigint AS jobs, sum(looked)::bigint AS looked FROM (
+      SELECT status, count(*) AS jobs, 0 AS looked FROM (
+        SELECT status, queue, job_type FROM finmind_jobs.background_jobs
+        WHERE status IN ('PENDING', 'RUNNING') ORDER BY id DESC LIMIT :scan - 1
+      ) AS live WHERE {conditions} GROUP BY status
+      UNION ALL
+      SELECT NULL, 0, count(*) FROM (
+        SELECT FROM finmind_jobs.background_jobs
+        WHERE status IN ('PENDING', 'RUNNING') LIMIT :scan) AS live
+      UNION ALL
+      SELECT status, sum(jobs), 0 FROM finmind_jobs.job_stats WHERE {conditions} GROUP BY status
+    ) AS counts GROUP BY status"""
+
+
+async def count_by_status(
+    session: AsyncSession, filters: JobFilters, *, scan: int
+) -> tuple[dict[str, int], int]:
+    """Jobs by status, and the live ones looked at; type and queue are the only filters read."""
+    narrow = replace(filters, statuses=None)
+    values = {name: value for name, value in _bound(narrow).items() if name in KEPT}
+    statement = _BY_STATUS.format(conditions=conditions(narrow, KEPT))
+    rows = (await session.execute(text(statement), values | {"scan": scan})).all()
+    counts = {row.status: row.jobs for row in rows if row.status is not None}
+    return counts, next(row.looked for row in rows if row.status is None)
+
+
 async def first_id_from(session: AsyncSession, moment: datetime) -> int:
     """About the first id created at `moment` or later, by bisection over the primary keys.
 
@@ -143,6 +175,12 @@ async def first_id_from(session: AsyncSession, moment: datetime) -> int:
     """
     found: int = (await session.execute(_FIRST_ID_FROM, {"moment": moment})).scalar_one()
     return found
+
+
+async def newest_id(session: AsyncSession) -> int:
+    """The highest id of a job; 0 where there is none."""
+    found: int | None = (await session.execute(_NEWEST_ID)).scalar_one_or_none()
+    return found or 0
 
 
 def look_sql(filters: JobFilters) -> tuple[TextClause, Bound]:
@@ -154,10 +192,10 @@ def look_sql(filters: JobFilters) -> tuple[TextClause, Bound]:
     those.
     """
     statement = f"""
-        WITH looked AS MATERIALIZED ({_candidates(filters, ", ".join(LISTED))}),
+        WITH looked AS MATERIALIZED ({_candidates(filters, ", ".join(_looked_at(filters)))}),
         edge AS (SELECT count(*) AS looked, min(id) AS lowest FROM looked)
         SELECT edge.looked, edge.lowest, page.* FROM edge LEFT JOIN (
-          SELECT {_SHOWN} FROM looked WHERE {_conditions(filters)} ORDER BY id DESC LIMIT :want
+          SELECT {_SHOWN} FROM looked WHERE {conditions(filters)} ORDER BY id DESC LIMIT :want
         ) AS page ON true ORDER BY page.id DESC"""
     return text(statement), _bound(filters)
 
@@ -165,23 +203,28 @@ def look_sql(filters: JobFilters) -> tuple[TextClause, Bound]:
 def count_sql(filters: JobFilters) -> tuple[TextClause, Bound]:
     """The statement that counts matches among the newest `scan` rows: `matching`, `looked`."""
     # Only the columns that conditions read: what is counted whole is then read of an index alone.
-    read = {_COLUMN_OF.get(name, name) for name in filters.active()}
+    read = {_COLUMN_OF.get(name, name) for name in filters.active()} - {"id"}
+    if "next_run_at" in read:
+        read.add("held_due_at")
     statement = f"""
-        SELECT count(*) FILTER (WHERE {_conditions(filters)}) AS matching, count(*) AS looked
+        SELECT count(*) FILTER (WHERE {conditions(filters)}) AS matching, count(*) AS looked
         FROM ({_candidates(filters, ", ".join(["id", *sorted(read)]))}) AS looked"""
     return text(statement), _bound(filters)
 
 
 def _kept_sql(filters: JobFilters) -> tuple[TextClause, Bound]:
     """The statement that sums the kept counts of finished jobs; status, type and queue only."""
-    names = filters.active() & {"statuses", "job_type", "queue"}
-    conditions = " AND ".join(CONDITIONS[name] for name in sorted(names)) or "true"
+    names = filters.active() & KEPT
+    kept = conditions(filters, names)
     return (
-        text(
-            f"SELECT coalesce(sum(jobs), 0)::bigint FROM finmind_jobs.job_stats WHERE {conditions}"
-        ),
+        text(f"SELECT coalesce(sum(jobs), 0)::bigint FROM finmind_jobs.job_stats WHERE {kept}"),
         {name: value for name, value in _bound(filters).items() if name in names},
     )
+
+
+def _looked_at(filters: JobFilters) -> tuple[str, ...]:
+    """What a list shows or makes of (`readable`), and what a filter reads: large payloads are slow to fetch."""
+    return (*LISTED, "held_due_at", *sorted(filters.active() & {"payload", "fingerprint"}))
 
 
 def _candidates(filters: JobFilters, columns: str) -> str:
@@ -240,12 +283,13 @@ def slackened(moment: datetime, slack: timedelta) -> datetime:
         return moment
 
 
-def _conditions(filters: JobFilters) -> str:
-    return " AND ".join(CONDITIONS[name] for name in sorted(filters.active())) or "true"
-
-
 def _bound(filters: JobFilters) -> Bound:
-    values: Bound = {name: getattr(filters, name) for name in filters.active()}
+    values: Bound = {name: getattr(filters, name) for name in filters.active() - {"payload"}}
+    for number, field in enumerate(filters.payload or ()):
+        values[f"payload_path_{number}"] = list(field.path)
+        values[f"payload_forms_{number}"] = field.forms
+    if filters.ids is not None:
+        values["ids"] = sorted(filters.ids)
     if filters.statuses is not None:
         values["statuses"] = sorted(str(status) for status in filters.statuses)
     if filters.due_after is not None and _skips_days(filters):

@@ -7,7 +7,12 @@ from service.db.connection import Link
 from service.jobs.core.claimed_job import Lease
 from service.jobs.core.job import LeaseToken
 from service.jobs.core.lane import Lane, Position
-from service.jobs.store.fragments import ID_BY_PRIMARY_KEY, POSITION
+from service.jobs.store.fragments import (
+    ID_BY_PRIMARY_KEY,
+    POSITION,
+    free_permits,
+    held_permits,
+)
 from service.jobs.store.leases import lease_columns
 from service.jobs.store.statement import Statement, Transition
 
@@ -34,15 +39,17 @@ backlog of millions would take longer than a statement may, over and over.
 
 
 RELEASE_LOST: Final = Transition(f"""
+WITH r AS (SELECT * FROM unnest(:ids::bigint[], :tokens::bigint[]) AS r(id, token)),
+{held_permits("r")},
+{free_permits("was")}
 UPDATE finmind_jobs.jobs_live b SET
   status = 'PENDING', attempts = b.attempts - 1, lease_until = NULL, worker_id = NULL,
-  started_at = NULL
-FROM unnest(:ids::bigint[], :tokens::bigint[]) AS r(id, token)
-WHERE {ID_BY_PRIMARY_KEY} AND b.lease_token = r.token AND b.status = 'RUNNING'
+  started_at = NULL, permits = NULL
+FROM was r WHERE {ID_BY_PRIMARY_KEY}
 RETURNING b.id
 """)
 """Give those back, by their tokens: cut off and carried out late, it must not meet what the worker
-has claimed since."""
+has claimed since. Those that were rescued may hold permits."""
 
 
 async def find(

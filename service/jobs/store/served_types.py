@@ -1,9 +1,12 @@
 """Find the job types that workers serve, and the due jobs that no worker serves."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from service.db.connection import Link
+from service.db.session import fetch
 from service.jobs.core.lane import LaneHead
 from service.jobs.store.fragments import NO_HANDLER_ENTRY, POSITION, failed_unrun
 from service.jobs.store.lanes import head_columns
@@ -35,6 +38,24 @@ ORDER BY 1
 
 FORGET_SERVED_TYPES: Final = Statement("""
 DELETE FROM finmind_jobs.served_types WHERE served_at < now() - make_interval(days => :days)
+""")
+
+
+PUBLISH_SCHEMAS: Final = Statement("""
+WITH cleared AS (
+  UPDATE finmind_jobs.served_types SET payload_schema = NULL
+  WHERE job_type = ANY (:without::text[]) AND payload_schema IS NOT NULL)
+INSERT INTO finmind_jobs.served_types AS s (job_type, served_at, payload_schema)
+SELECT t.job_type, now(), t.schema::jsonb
+FROM unnest(:job_types::text[], :schemas::text[]) AS t(job_type, schema) ORDER BY 1
+ON CONFLICT (job_type) DO UPDATE SET payload_schema = EXCLUDED.payload_schema
+WHERE s.payload_schema IS DISTINCT FROM EXCLUDED.payload_schema
+""")
+"""Once a worker starts: as a rule nothing differs, and nothing is written."""
+
+
+_OFFERED: Final = Statement("""
+SELECT job_type, payload_schema::text FROM finmind_jobs.served_types ORDER BY 1 LIMIT :limit
 """)
 
 
@@ -81,6 +102,24 @@ async def remember(link: Link) -> None:
 async def forget(link: Link, *, days: int) -> None:
     """Forget the types that no worker has served for so long."""
     await link.fetch(*FORGET_SERVED_TYPES.bind(days=days))
+
+
+async def publish(link: Link, schemas: Mapping[str, str | None]) -> None:
+    """Note the JSON schemas of types' payloads; None: a type has none."""
+    told = {job_type: schema for job_type, schema in sorted(schemas.items()) if schema is not None}
+    await link.fetch(
+        *PUBLISH_SCHEMAS.bind(
+            without=sorted(schemas.keys() - told.keys()),
+            job_types=list(told),
+            schemas=list(told.values()),
+        )
+    )
+
+
+async def offered(session: AsyncSession, *, limit: int) -> list[tuple[str, str | None]]:
+    """The types that some worker has served within the days remembered, with their schemas."""
+    rows = await fetch(session, *_OFFERED.bind(limit=limit))
+    return [(row[0], row[1]) for row in rows]
 
 
 async def served(link: Link, *, alive_seconds: float, grace_seconds: float) -> set[str]:

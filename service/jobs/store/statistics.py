@@ -24,7 +24,7 @@ DAYS: Final = 7
 # One statement, hence one snapshot: a job that ends meanwhile is counted once.
 _COUNTS: Final = text("""
     WITH live AS MATERIALIZED (
-      SELECT queue, job_type, status, next_run_at FROM finmind_jobs.background_jobs
+      SELECT queue, job_type, status, next_run_at, held_for FROM finmind_jobs.background_jobs
       WHERE status IN ('PENDING', 'RUNNING') ORDER BY id DESC LIMIT :cap + 1
     ), ended AS MATERIALIZED (
       SELECT status, day, sum(jobs) AS jobs FROM finmind_jobs.job_stats GROUP BY 1, 2
@@ -43,18 +43,19 @@ _COUNTS: Final = text("""
       FROM named
     )
     SELECT 'status' AS kind, status AS name, CAST(NULL AS date) AS day,
-      sum(jobs)::bigint AS jobs, sum(due)::bigint AS due, sum(live)::bigint AS live
+      sum(jobs)::bigint AS jobs, sum(due)::bigint AS due, sum(held)::bigint AS held,
+      sum(live)::bigint AS live
     FROM (
       SELECT status, count(*) AS jobs,
         count(*) FILTER (WHERE status = 'PENDING' AND next_run_at <= now()) AS due,
-        count(*) AS live
+        count(held_for) AS held, count(*) AS live
       FROM live GROUP BY status
-      UNION ALL SELECT status, sum(jobs), 0, 0 FROM ended GROUP BY status
+      UNION ALL SELECT status, sum(jobs), 0, 0, 0 FROM ended GROUP BY status
     ) AS both_kinds GROUP BY status
     UNION ALL
-    SELECT kind, name, NULL, jobs::bigint, 0, 0 FROM ranked WHERE place <= :names
+    SELECT kind, name, NULL, jobs::bigint, 0, 0, 0 FROM ranked WHERE place <= :names
     UNION ALL
-    SELECT 'day', status, day, jobs::bigint, 0, 0 FROM ended
+    SELECT 'day', status, day, jobs::bigint, 0, 0, 0 FROM ended
     WHERE day > (now() AT TIME ZONE 'UTC')::date - CAST(:days AS integer)
       AND day <= (now() AT TIME ZONE 'UTC')::date + 1  -- by the clock of whoever wrote it
     ORDER BY kind, jobs DESC, name""")
@@ -85,7 +86,7 @@ _MAX_LANES: Final = 2000
 
 
 async def counts(session: AsyncSession, *, cap: int) -> Sequence[Row[Any]]:
-    """Rows of `kind`, `name`, `day`, `jobs`, `due`, `live`; live jobs are counted up to `cap`."""
+    """Rows of `kind`, `name`, `day`, `jobs`, `due`, `held`, `live`; live jobs are counted up to `cap`."""
     limits = {
         "cap": cap,
         "names": MAX_NAMES,

@@ -1,6 +1,6 @@
 """Register workers, and note that they live."""
 
-from datetime import datetime
+from collections.abc import Collection
 from typing import Final, TypedDict, Unpack
 
 from sqlalchemy import text
@@ -10,8 +10,8 @@ from service.db.connection import Link
 from service.jobs.store.statement import Statement
 
 REGISTER_WORKER: Final = Statement("""
-INSERT INTO finmind_jobs.job_workers (name, queues, job_types, concurrency)
-VALUES (:name, :queues::text[], :job_types::text[], :concurrency)
+INSERT INTO finmind_jobs.job_workers (name, queues, job_types, concurrency, version)
+VALUES (:name, :queues::text[], :job_types::text[], :concurrency, :version)
 RETURNING id, extract(epoch FROM now())::float8
 """)
 
@@ -21,8 +21,8 @@ WITH seen AS (
   UPDATE finmind_jobs.job_workers SET seen_at = now(), job_types = :job_types::text[]
   WHERE id = :worker_id AND name = :name RETURNING id),
 entered AS (
-  INSERT INTO finmind_jobs.job_workers (name, queues, job_types, concurrency)
-  SELECT :name, :queues::text[], :job_types::text[], :concurrency
+  INSERT INTO finmind_jobs.job_workers (name, queues, job_types, concurrency, version)
+  SELECT :name, :queues::text[], :job_types::text[], :concurrency, :version
   WHERE NOT EXISTS (SELECT FROM seen) RETURNING id)
 SELECT id FROM seen UNION ALL SELECT id FROM entered
 """)
@@ -45,6 +45,7 @@ class WorkerEntry(TypedDict):
     queues: list[str]
     job_types: list[str]
     concurrency: int
+    version: str
 
 
 async def register(link: Link, **entry: Unpack[WorkerEntry]) -> tuple[int, float]:
@@ -69,11 +70,6 @@ async def stopped(link: Link, worker_id: int, *, forget: bool) -> None:
 
 _NAME_OF: Final = text("SELECT name FROM finmind_jobs.job_workers WHERE id = :id")
 
-_NONE_SERVES: Final = text("""
-    SELECT CAST(:due_at AS timestamptz) <= now() AND NOT EXISTS (
-      SELECT FROM finmind_jobs.job_workers w WHERE :job_type = ANY (w.job_types)
-        AND w.stopped_at IS NULL AND w.seen_at > now() - make_interval(secs => :alive))""")
-
 
 async def name_of(session: AsyncSession, worker_id: int) -> str | None:
     """The name of a worker; None where it is forgotten."""
@@ -81,9 +77,27 @@ async def name_of(session: AsyncSession, worker_id: int) -> str | None:
     return name
 
 
-async def none_serves(
-    session: AsyncSession, job_type: str, *, due_at: datetime, alive_seconds: float
-) -> bool:
-    """Whether that time has come and no worker, seen within `alive_seconds`, serves the type."""
-    values = {"job_type": job_type, "due_at": due_at, "alive": alive_seconds}
-    return bool(await session.scalar(_NONE_SERVES, values))
+_UNSERVED: Final = text("""
+    SELECT asked.job_type, asked.queue, EXISTS (
+      SELECT FROM finmind_jobs.job_workers w WHERE asked.job_type = ANY (w.job_types)
+        AND w.stopped_at IS NULL AND w.seen_at > now() - make_interval(secs => :alive)
+    ) AS type_is_served
+    FROM unnest(CAST(:types AS text[]), CAST(:queues AS text[])) AS asked (job_type, queue)
+    WHERE NOT EXISTS (
+      SELECT FROM finmind_jobs.job_workers w WHERE asked.job_type = ANY (w.job_types)
+        AND EXISTS (SELECT FROM unnest(w.queues) q WHERE split_part(q, ':', 1) IN ('*', asked.queue))
+        AND w.stopped_at IS NULL AND w.seen_at > now() - make_interval(secs => :alive))""")
+
+
+async def unserved(
+    session: AsyncSession, pairs: Collection[tuple[str, str]], *, alive_seconds: float
+) -> dict[tuple[str, str], bool]:
+    """Which pairs of job type and queue no worker serves, seen within `alive_seconds`.
+
+    True: some worker serves the type, in other queues.
+    """
+    types, queues = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    rows = await session.execute(
+        _UNSERVED, {"types": types, "queues": queues, "alive": alive_seconds}
+    )
+    return {(row.job_type, row.queue): row.type_is_served for row in rows}
