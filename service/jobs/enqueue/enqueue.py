@@ -7,13 +7,16 @@ from functools import partial
 from itertools import islice
 
 from service.db.after_commit import after_commit
-from service.db.session import CallerSession, fetch
+from service.db.session import CallerSession, fetch, together
 from service.errors import InvalidInput
 from service.jobs.core.backoff import Backoff
 from service.jobs.core.encoded_jobs import EncodedJobs, encode_in_parts, encode_jobs
 from service.jobs.core.new_job import DEFAULT_MAX_PAYLOAD_BYTES, EnqueuedJob, NewJob
+from service.jobs.core.unique_key import OnConflict, UniqueScope
+from service.jobs.enqueue.dependencies import MayName, check_parents, link_in, waits
 from service.jobs.enqueue.insert import Inserted, insert
-from service.jobs.notify.publisher import publish_after_commit
+from service.jobs.enqueue.members import count_in, hold_open
+from service.jobs.notify.publisher import publish_after_commit, publish_endings_after_commit
 
 
 async def enqueue(
@@ -29,6 +32,15 @@ async def enqueue(
     delay_seconds: float | None = None,
     unique_key: str | None = None,
     backoff: Backoff | None = None,
+    concurrency_key: str | None = None,
+    on_conflict: OnConflict | None = None,
+    unique_scope: UniqueScope | None = None,
+    unique_for_seconds: float | None = None,
+    debounce_max_seconds: float | None = None,
+    after: Sequence[int] | None = None,
+    on_parent_failure: str | None = None,
+    batch_id: int | None = None,
+    unique_by: Sequence[str] | None = None,
 ) -> EnqueuedJob:
     """Enqueue one job in the caller's transaction: it exists if and when that commits.
 
@@ -44,10 +56,21 @@ async def enqueue(
         delay_seconds: in how many seconds it is due.
         unique_key: at most one live job has it.
         backoff: delays between attempts.
+        concurrency_key: jobs with the same key share a limit on how many of them run at once.
+        on_conflict: what to do where another live job has the key: `return`, `reject`, `replace`, `extend`,
+            `keep_latest`.
+        unique_scope: whether it has the key until it has ended, or `until_started`.
+        unique_for_seconds: for how long the key is held, even after its job has ended.
+        debounce_max_seconds: how long after its creation `extend` may make a job due.
+        after: ids of jobs that must have ended before it starts.
+        on_parent_failure: what becomes of it when one of those does not succeed.
+        batch_id: the batch that it becomes a member of.
+        unique_by: what the key is made of instead.
 
     Raises:
         InvalidInput: a field breaks a rule; it is named.
         PayloadError: the payload is not storable JSON.
+        KeyHeld: the key is held, and `on_conflict` does not allow it, or the holder cannot be changed.
     """
     job = NewJob(
         job_type,
@@ -60,6 +83,15 @@ async def enqueue(
         delay_seconds=delay_seconds,
         unique_key=unique_key,
         backoff=backoff,
+        concurrency_key=concurrency_key,
+        on_conflict=on_conflict,
+        unique_scope=unique_scope,
+        unique_for_seconds=unique_for_seconds,
+        debounce_max_seconds=debounce_max_seconds,
+        after=after,
+        on_parent_failure=on_parent_failure,
+        batch_id=batch_id,
+        unique_by=unique_by,
     )
     return (await enqueue_batch(session, [job]))[0]
 
@@ -74,6 +106,7 @@ async def enqueue_batch(
 
     Raises:
         InvalidInput: a job breaks a rule: its position and field are named, and none is enqueued.
+        KeyHeld: a key is held; the position is named. What was stored is for the caller to roll back.
     """
     return await enqueue_for(session, jobs, caller=None, max_payload_bytes=max_payload_bytes)
 
@@ -83,20 +116,45 @@ async def enqueue_for(
     jobs: Sequence[NewJob],
     *,
     caller: str | None,
+    reader: str | None = None,
+    may_name: MayName | None = None,
     max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES,
 ) -> list[EnqueuedJob]:
-    """The same for a caller of the REST API, whose jobs they become; for nobody where None."""
+    """The same for a caller of the REST API, whose jobs they become; for nobody where None.
+
+    An error tells `reader` of its own jobs alone; of all where None.
+    They wait only for jobs that it `may_name`; for any where None.
+    """
     if not jobs:
         return []
     encoded = encode_jobs(jobs, max_payload_bytes=max_payload_bytes, caller=caller)
-    return (await _insert_in(session, encoded)).jobs
+    if not any(map(waits, jobs)):
+        return (await insert_in(session, encoded, reader=reader)).jobs
+    async with together(session):
+        links = await check_parents(partial(fetch, session), jobs, may_name=may_name)
+        enqueued = (await insert_in(session, encoded, reader=reader)).jobs
+        await link_in(session, enqueued, links)
+    return enqueued
 
 
-async def _insert_in(
-    session: CallerSession, jobs: EncodedJobs, *, unseen: bool = False
+async def insert_in(
+    session: CallerSession, jobs: EncodedJobs, *, unseen: bool = False, reader: str | None = None
 ) -> Inserted:
     """Insert in the caller's transaction, to be counted and published once that has committed."""
-    inserted = await insert(partial(fetch, session), jobs, unseen=unseen)
+    run = partial(fetch, session)
+    in_batch, ruled = jobs.gives("batch_id"), jobs.gives("key_rule")
+    if in_batch or ruled:
+        async with together(session):
+            if in_batch:
+                await hold_open(run, jobs)
+            inserted = await insert(run, jobs, unseen=unseen and not ruled, reader=reader)
+            if in_batch:
+                await count_in(run, jobs, inserted.jobs)
+    else:
+        inserted = await insert(run, jobs, unseen=unseen, reader=reader)
+    if any(rule and rule.on_conflict == "keep_latest" for rule in jobs.columns["key_rule"]):
+        # What it waits for may end before this commits.
+        await publish_endings_after_commit(session)
     if inserted.lanes:
         await publish_after_commit(session, inserted.lanes)
     if not await after_commit(session, inserted.count):
@@ -162,7 +220,7 @@ def _add_stored(error: InvalidInput, stored: int) -> None:
 
 async def _store(session: CallerSession, jobs: EncodedJobs) -> int:
     """Store one batch of many; how many jobs were made."""
-    return (await _insert_in(session, jobs, unseen=True)).made.total()
+    return (await insert_in(session, jobs, unseen=True)).made.total()
 
 
 async def _encoded(
@@ -170,6 +228,11 @@ async def _encoded(
 ) -> AsyncIterator[EncodedJobs]:
     seen = 0
     async for batch in _batches(jobs, batch_size):
+        if any(job.after for job in batch):
+            raise InvalidInput(
+                "enqueue_many takes no jobs with `after`: enqueue those with enqueue_batch",
+                field="after",
+            )
         for part in encode_in_parts(
             batch, max_payload_bytes=max_payload_bytes, first_position=seen
         ):

@@ -74,10 +74,13 @@ class Intake:
 
         Raises:
             InvalidInput: a field breaks a rule; it is named.
+            ValueError: it has an `on_conflict`, which takes a transaction of its own.
             Unavailable: the database did not answer: the job may or may not have been enqueued.
         """
         # Checked here and alone, so that a bad job cannot spoil its neighbours' commit.
         encoded = encode_jobs((job,), max_payload_bytes=self._max_payload_bytes, caller=caller)
+        if encoded.gives("key_rule"):
+            raise ValueError("on_conflict takes several statements: enqueue the job by `enqueue`")
         groups = self._plain if job.unique_key is None else self._keyed
         return await groups.submit(encoded)
 

@@ -1,7 +1,8 @@
 """Enqueueing for clients of the REST API, who may repeat a request with its `Idempotency-Key`."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from sqlalchemy.exc import DBAPIError
@@ -11,7 +12,8 @@ from service.errors import Conflict
 from service.jobs import store
 from service.jobs.core.idempotency_key import IdempotencyKey
 from service.jobs.core.job import JobId
-from service.jobs.core.new_job import NewJob
+from service.jobs.core.new_job import EnqueuedJob, NewJob
+from service.jobs.enqueue.dependencies import MayName
 from service.jobs.enqueue.enqueue import enqueue_for
 from service.jobs.enqueue.insert import refusal
 from service.jobs.enqueue.uniqueness import check_holders
@@ -35,6 +37,8 @@ async def submit(
     *,
     caller: str,
     settings: Settings,
+    may_name: MayName | None = None,
+    enqueue: Callable[..., Awaitable[list[EnqueuedJob]]] = enqueue_for,
     key: IdempotencyKey | None = None,
 ) -> Submission:
     """Enqueue jobs as the caller's, all or none; with a key that was used, find those that it made.
@@ -47,17 +51,27 @@ async def submit(
         jobs: what the request asks for.
         caller: who enqueues them.
         settings: of the service.
+        may_name: whether they may wait for a job.
+        enqueue: how: as separate jobs, or with `chain_for` one after the other.
         key: names the request, for IDEMPOTENCY_KEY_HOURS.
 
     Raises:
         InvalidInput: a job breaks a rule, or PostgreSQL refuses a value.
         Conflict: the key was used with another body, or a `unique_key` is held by another job.
     """
+    make = partial(
+        _submit,
+        session,
+        jobs,
+        partial(enqueue, may_name=may_name),
+        caller=caller,
+        settings=settings,
+    )
     if key is None:
-        return await _submit(session, jobs, caller=caller, settings=settings)
+        return await make()
     for _ in range(_MAX_ROUNDS):
         if await store.idempotency.take(session, key, hours=settings.idempotency_key_hours):
-            made = await _submit(session, jobs, caller=caller, settings=settings)
+            made = await make()
             await store.idempotency.keep(session, key, made.ids)
             return made
         used = await store.idempotency.find(session, key)
@@ -75,11 +89,20 @@ async def submit(
 
 
 async def _submit(
-    session: AsyncSession, jobs: Sequence[NewJob], *, caller: str, settings: Settings
+    session: AsyncSession,
+    jobs: Sequence[NewJob],
+    enqueue: Callable[..., Awaitable[list[EnqueuedJob]]],
+    *,
+    caller: str,
+    settings: Settings,
 ) -> Submission:
     try:
-        enqueued = await enqueue_for(
-            session, jobs, caller=caller, max_payload_bytes=settings.max_payload_bytes
+        enqueued = await enqueue(
+            session,
+            jobs,
+            caller=caller,
+            reader=None if settings.share_unique_keys else caller,
+            max_payload_bytes=settings.max_payload_bytes,
         )
     except DBAPIError as error:
         field = "payload" if len(jobs) == 1 else "jobs"

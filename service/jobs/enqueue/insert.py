@@ -12,6 +12,7 @@ from service.jobs import store
 from service.jobs.core.encoded_jobs import EncodedJobs
 from service.jobs.core.lane import Lane
 from service.jobs.core.new_job import EnqueuedJob
+from service.jobs.enqueue.key_rules import insert_by_rule, ruled
 from service.jobs.store.enqueue import Fetch
 from service.observability.metrics import record_event
 
@@ -35,19 +36,25 @@ class Inserted:
             record_event("enqueued", job_type, count=count)
 
 
-async def insert(fetch: Fetch, jobs: EncodedJobs, *, unseen: bool = False) -> Inserted:
+async def insert(
+    fetch: Fetch, jobs: EncodedJobs, *, unseen: bool = False, reader: str | None = None
+) -> Inserted:
     """Insert jobs, and find the live jobs that hold the keys which are taken.
 
     Args:
         fetch: runs a statement in the transaction that the jobs belong to.
         jobs: at least one.
         unseen: whether nobody asks what became of each job, which is cheaper without keys.
+        reader: the caller who may be told of its own jobs alone, where one holds a key; None: of all.
 
     Raises:
+        KeyHeld: a job may not be stored, since its key is held.
         Conflict: a key was taken and freed again and again meanwhile.
         DBAPIError | asyncpg.PostgresError | …: as `fetch` raises them; see `refusal`.
     """
-    if jobs.gives("unique_key"):
+    if jobs.gives("key_rule"):
+        enqueued = await _insert_ruled(fetch, jobs, reader=reader)
+    elif jobs.gives("unique_key"):
         enqueued = await _insert_keyed(fetch, jobs)
     elif unseen:
         await store.enqueue.insert_unseen(fetch, jobs)
@@ -58,6 +65,17 @@ async def insert(fetch: Fetch, jobs: EncodedJobs, *, unseen: bool = False) -> In
     pairs = zip(jobs.columns["job_type"], enqueued, strict=True)
     made = Counter(job_type for job_type, job in pairs if job.created)
     return Inserted(enqueued, made, jobs.lanes())
+
+
+async def _insert_ruled(
+    fetch: Fetch, jobs: EncodedJobs, *, reader: str | None
+) -> list[EnqueuedJob]:
+    positions = ruled(jobs)
+    made = await insert_by_rule(fetch, jobs, positions, reader=reader)
+    if others := [at for at in range(len(jobs)) if at not in made]:
+        rest = EncodedJobs([jobs.rows[at] for at in others])
+        made |= zip(others, (await insert(fetch, rest)).jobs, strict=True)
+    return [made[at] for at in range(len(jobs))]
 
 
 async def _insert_keyed(fetch: Fetch, jobs: EncodedJobs) -> list[EnqueuedJob]:

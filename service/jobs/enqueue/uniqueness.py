@@ -1,5 +1,6 @@
 """Requests for jobs whose `unique_key` a live job holds already."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -24,7 +25,8 @@ async def check_holders(
     Args:
         session: holds the caller's transaction.
         jobs: what the caller asked for.
-        enqueued: what became of each; those that were created are not checked.
+        enqueued: what became of each; those that were created are not checked, nor those that a later
+            one of the batch replaced.
         caller: who must have enqueued a holder, unless nobody of the REST API did;
             SHARE_UNIQUE_KEYS allows any caller.
         settings: of the service.
@@ -33,7 +35,12 @@ async def check_holders(
         Conflict: a holder has another type or payload, or is another caller's; then nothing is
             said of it.
     """
-    positions = [position for position, job in enumerate(enqueued) if not job.created]
+    replaced = _replaced(jobs)
+    positions = [
+        position
+        for position, job in enumerate(enqueued)
+        if not job.created and position not in replaced
+    ]
     if not positions:
         return
     rows = await store.uniqueness.compare(
@@ -52,8 +59,19 @@ async def check_holders(
                 f"{held} a job of another caller: use a key that begins with a name of your own"
             )
         if not same:
-            why = "with another job_type or payload" if found else "that is just being removed"
+            why = "with another job_type or payload" if found else "that has been removed"
             raise Conflict(f"{held} job {enqueued[position].id} {why}")
+
+
+def _replaced(jobs: Sequence[NewJob]) -> set[int]:
+    by_key: dict[str, list[int]] = defaultdict(list)
+    replaced: set[int] = set()
+    for position, job in enumerate(jobs):
+        if job.unique_key is not None:
+            if job.on_conflict in {"replace", "keep_latest"}:
+                replaced.update(by_key.pop(job.unique_key, ()))
+            by_key[job.unique_key].append(position)
+    return replaced
 
 
 def _payload_text(payload: object) -> str:

@@ -8,9 +8,15 @@ from structlog.typing import FilteringBoundLogger
 
 from service.jobs.core.encoding import dump_json
 from service.jobs.core.job import JobId, LeaseToken
+from service.jobs.core.log_line import Level
+from service.jobs.handlers.job_log import JobLog
+from service.jobs.handlers.parents import ParentJob
 from service.observability.logging import get_logger
 
 MAX_PROGRESS_BYTES: Final = 4_096
+PARENTS_WAIT_SECONDS: Final = 60.0
+"""Bound on a thread's wait for its parents: more than the timeouts of the database."""
+
 PROGRESS_WAIT_SECONDS: Final = 60.0
 """Bound on a thread's wait for its progress to be written: more than the timeouts of the database."""
 
@@ -24,12 +30,15 @@ class JobContext:
         attempt: 1 for the first run.
         is_last_attempt: whether a failure of this attempt ends the job.
         lease_token: grows with every claim of any job: a fencing token for other systems.
-        cancelled: true once the handler should stop: timeout, lost lease or shutdown. Coroutines
-            are cancelled as well; plain functions must look.
+        cancelled: true once the handler should stop: timeout, lost lease, shutdown, or somebody cancelled
+            its job. Coroutines are cancelled as well; plain functions must look.
     """
 
     __slots__ = (
+        "_job_log",
         "_loop",
+        "_open_log",
+        "_read_parents",
         "_write",
         "attempt",
         "cancelled",
@@ -48,6 +57,8 @@ class JobContext:
         is_last_attempt: bool,
         lease_token: LeaseToken,
         write: Callable[[str], Coroutine[Any, Any, bool]],
+        open_log: Callable[[JobId, LeaseToken, int], JobLog],
+        read_parents: Callable[[JobId, int], Coroutine[Any, Any, list[ParentJob]]],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.job_id = job_id
@@ -57,11 +68,64 @@ class JobContext:
         self.lease_token = lease_token
         self.cancelled = False
         self._write = write
+        self._open_log = open_log
+        self._read_parents = read_parents
+        self._job_log: JobLog | None = None
 
     @property
     def logger(self) -> FilteringBoundLogger:
-        """A logger; job id, type and attempt are on every line of it."""
+        """A logger of the service's own log; job id, type and attempt are on every line of it."""
         return get_logger(f"job.{self.job_type}")
+
+    def log(self, message: str, *, level: Level = "info", **fields: Any) -> None:
+        """Log a line about the job, for operators to see: `ctx.log("sent", recipients=3)`.
+
+        Returns at once, in coroutines and in threads. Lines are written a moment later, whatever
+        becomes of the attempt; those of the last moment of a process that is killed are lost.
+        An attempt keeps `JOB_LOG_LINES` lines and `JOB_LOG_BYTES` bytes. Log no secrets.
+
+        Args:
+            message: 4,000 characters are kept.
+            level: `debug`, `info`, `warning` or `error`.
+            fields: values beside the message, written as JSON, or as text where JSON has no form for
+                them; long ones are cut.
+
+        Raises:
+            ValueError: there is no such level.
+        """
+        if self._job_log is None:
+            self._job_log = self._open_log(self.job_id, self.lease_token, self.attempt)
+        self._job_log.write(level, message, fields)
+
+    def parents(self, *, after_id: int = 0) -> Coroutine[Any, Any, list[ParentJob]]:
+        """Read what became of the jobs in `after`, with their results: `await ctx.parents()`.
+
+        Args:
+            after_id: where the page begins. A page has 1,000 parents at most, by id, and about 16 MB of
+                results: of more ask again with the id of the last, until nothing comes.
+
+        Raises:
+            RuntimeError: called in a thread: a plain function calls `parents_sync`.
+            DATABASE_ERRORS: awaited, the database did not answer: let the attempt fail.
+        """
+        if _loop_here() is not self._loop:
+            raise RuntimeError(
+                "ctx.parents is for `async def` handlers; in a plain function or a thread call "
+                "ctx.parents_sync(), without await"
+            )
+        return self._read_parents(self.job_id, after_id)
+
+    def parents_sync(self, *, after_id: int = 0) -> list[ParentJob]:
+        """The same for handlers that are plain functions.
+
+        Raises:
+            RuntimeError: called on the event loop, which it would block: `await ctx.parents`.
+            DATABASE_ERRORS: the database did not answer.
+        """
+        if _loop_here() is not None:
+            raise RuntimeError("ctx.parents_sync would block the event loop: await ctx.parents")
+        reading = self._read_parents(self.job_id, after_id)
+        return asyncio.run_coroutine_threadsafe(reading, self._loop).result(PARENTS_WAIT_SECONDS)
 
     def progress(self, fraction: float, message: str = "") -> Coroutine[Any, Any, bool]:
         """Record how far the job is, for operators to see: `await ctx.progress(0.5, "half")`.

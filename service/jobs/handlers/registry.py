@@ -10,8 +10,9 @@ from pydantic import BaseModel
 
 from service.errors import ConfigurationError
 from service.jobs.core.backoff import Backoff
+from service.jobs.core.concurrency_key import check_template
 from service.jobs.core.job import NAME_PATTERN, NAME_RULE
-from service.jobs.core.job_types import JobTypePolicy, policies
+from service.jobs.core.job_types import ConcurrencyKey, JobTypePolicy, policies
 
 Handler = Callable[..., Awaitable[Any]] | Callable[..., Any]
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
@@ -50,6 +51,8 @@ class Registry:
         payload_model: type[BaseModel] | None = None,
         queue: str | None = None,
         internal: bool = False,
+        concurrency_key: ConcurrencyKey | None = None,
+        max_running_per_key: int | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
         """Register the decorated function for `job_type`.
 
@@ -66,6 +69,9 @@ class Registry:
                 it refuses makes the job FAILED.
             queue: the queue of jobs of this type that name none.
             internal: whether clients of the API may not enqueue such jobs.
+            concurrency_key: the key of jobs that name none: a function of the payload, or a template
+                of its fields, `"customer:{payload.customer_id}"`.
+            max_running_per_key: how many jobs with one key may run at once, over all processes.
 
         Raises:
             ConfigurationError: the name, a limit or the signature breaks a rule, or the type is
@@ -92,6 +98,8 @@ class Registry:
                         payload_model=payload_model,
                         queue=queue,
                         internal=internal,
+                        concurrency_key=concurrency_key,
+                        max_running_per_key=max_running_per_key,
                     ),
                 )
             )
@@ -105,6 +113,8 @@ class Registry:
         if not fullmatch(NAME_PATTERN, name):
             raise ConfigurationError(f"Job type {name!r}: expected {NAME_RULE}")
         spec.policy.check(name)
+        if isinstance(spec.policy.concurrency_key, str):
+            check_template(name, spec.policy.concurrency_key)
         standing = self._specs.get(name)
         if standing is not None and _origin(standing.function) != _origin(spec.function):
             raise ConfigurationError(
@@ -121,6 +131,14 @@ class Registry:
     def job_types(self) -> list[str]:
         """Every job type with a handler here, sorted."""
         return sorted(self._specs)
+
+    def limits_per_key(self) -> dict[str, int]:
+        """The job types that limit how many jobs with one concurrency key run at once, and to how many."""
+        return {
+            name: spec.policy.max_running_per_key
+            for name, spec in self._specs.items()
+            if spec.policy.max_running_per_key is not None
+        }
 
     def queues(self) -> set[str]:
         """The queues that handlers name for their jobs."""

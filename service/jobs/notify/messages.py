@@ -9,10 +9,14 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from service.jobs.core.job import MAX_ID, JobId
 from service.jobs.core.lane import Lane
 
 MAX_LANES: Final = 100
 """Limit on the lanes that one message names; with more, the reader looks for itself."""
+
+MAX_CANCELS: Final = 300
+"""Limit on the jobs that one message names: of the largest ids so many fit into a notification."""
 
 MAX_NOTIFY_BYTES: Final = 7999
 """PostgreSQL refuses longer notifications."""
@@ -29,15 +33,57 @@ class Wake:
 
 
 @dataclass(frozen=True, slots=True)
+class Policies:
+    """An operator changed what a queue allows: read it before the next claim."""
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """Something happened: look at the table."""
 
 
-Message: TypeAlias = Wake | Look
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Somebody has a dashboard open: say `Changed` for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Jobs changed: what a dashboard shows is outdated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endings:
+    """Jobs ended that others wait for: see what becomes of those."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Somebody asked for the cancel of these running jobs; none: of more than a message has room for."""
+
+    ids: tuple[JobId, ...]
+
+
+Message: TypeAlias = Wake | Policies | Look | Watch | Changed | Endings | Cancel
+
+_KINDS: Final[dict[tuple[str, int], Message]] = {
+    ("policies", 1): Policies(),
+    ("watch", 1): Watch(),
+    ("changed", 1): Changed(),
+    ("endings", 1): Endings(),
+}
+_CANCEL: Final = ("cancel", 1)
+_NAMES: Final = {message: name for name, message in _KINDS.items()}
 
 
 def encode(message: Message) -> str:
     """The text of a notification; a `Wake` that is too long to name its lanes becomes a `Look`."""
+    if isinstance(message, Cancel):
+        ids = message.ids if len(message.ids) <= MAX_CANCELS else ()
+        return json.dumps({"kind": "cancel", "v": 1, "ids": ids})
+    if name := _NAMES.get(message):
+        kind, version = name
+        return json.dumps({"kind": kind, "v": version})
     if isinstance(message, Wake) and len(message.lanes) <= MAX_LANES:
         text = json.dumps(sorted(message.lanes))
         if len(text) <= MAX_NOTIFY_BYTES:
@@ -51,10 +97,26 @@ def decode(text: str) -> Message:
     Any role may NOTIFY, whatever the text: a lane that no table can hold would fail every claim.
     """
     try:
-        lanes = tuple(_lane(queue, priority) for queue, priority in json.loads(text))
-    except (ValueError, TypeError, OverflowError, RecursionError):
+        value = json.loads(text)
+        if isinstance(value, dict):
+            kind = value["kind"], value["v"]
+            return _cancel(value["ids"]) if kind == _CANCEL else _KINDS.get(kind, Look())
+        lanes = tuple(_lane(queue, priority) for queue, priority in value)
+    except (LookupError, ValueError, TypeError, OverflowError, RecursionError):
         return Look()
     return Wake(lanes) if lanes else Look()
+
+
+def _cancel(ids: Any) -> Cancel:
+    """The cancel of these jobs.
+
+    Raises:
+        ValueError: no column of the table can hold one of the ids.
+    """
+    numbers = tuple(JobId(int(one)) for one in ids)
+    if any(not 0 < number <= MAX_ID for number in numbers):
+        raise ValueError("not a job")
+    return Cancel(numbers)
 
 
 def _lane(queue: object, priority: Any) -> Lane:

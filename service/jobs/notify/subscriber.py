@@ -1,16 +1,16 @@
 """Receive notifications: of this process's own commits at once, of others' by LISTEN."""
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 from service.db import schema
 from service.db.engine import Database
 from service.db.errors import DATABASE_ERRORS
-from service.jobs.core.lane import Lane
 from service.jobs.loops import Pause
+from service.jobs.notify.changes import Changes
 from service.jobs.notify.listen import listen
-from service.jobs.notify.messages import Look, Wake, decode
+from service.jobs.notify.messages import Changed, Message, Watch, decode
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
 
@@ -21,9 +21,9 @@ _subscriptions: weakref.WeakSet["Subscription"] = weakref.WeakSet()
 
 
 class Subscription:
-    """Calls a worker of this process back with the lanes that have new jobs."""
+    """Calls a worker of this process back with what its own process publishes."""
 
-    def __init__(self, callback: Callable[[Iterable[Lane]], None]) -> None:
+    def __init__(self, callback: Callable[[Message], None]) -> None:
         self.callback = callback
         _subscriptions.add(self)
 
@@ -32,30 +32,36 @@ class Subscription:
         _subscriptions.discard(self)
 
 
-def wake_local(lanes: Iterable[Lane]) -> bool:
-    """Wake the workers of this process; whether there was one."""
+def notify_local(message: Message) -> bool:
+    """Notify the workers of this process; whether there was one."""
     subscriptions = list(_subscriptions)
     for subscription in subscriptions:
-        subscription.callback(lanes)
+        subscription.callback(message)
     return bool(subscriptions)
 
 
-async def subscribe(database: Database, wake: Callable[[Iterable[Lane]], None]) -> None:
-    """Call `wake` for each notification until cancelled; listens again whenever it is cut off.
+async def subscribe(
+    database: Database, notified: Callable[[Message], None], changes: Changes
+) -> None:
+    """Pass each notification on until cancelled; listens again whenever it is cut off.
 
     Args:
         database: where to listen.
-        wake: takes the lanes with new jobs; none of them means: look.
+        notified: takes what concerns a worker.
+        changes: of this process; it learns that a dashboard is open, and that jobs changed.
     """
     pause = Pause(longest_seconds=RECONNECT_LONGEST_SECONDS)
 
     def received(text: str) -> None:
         pause.reset()
         match decode(text):
-            case Wake(lanes):
-                wake(lanes)
-            case Look():
-                wake(())
+            case Watch():
+                changes.watch()
+            case Changed():
+                changes.heard()
+            case message:
+                notified(message)
+                changes.heard()
 
     while True:
         try:
