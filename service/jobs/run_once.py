@@ -12,7 +12,7 @@ from service.jobs.core.lane import MAX_LANES, Lane
 from service.jobs.core.outcomes import Outcome
 from service.jobs.handlers.registry import Registry, registry
 from service.jobs.maintenance import unserved
-from service.jobs.worker.pipeline import Pipeline
+from service.jobs.worker.pipeline import SETTLE_GRACE_SECONDS, Pipeline
 from service.jobs.worker.slots import Slots
 from service.settings import Settings, load_settings
 
@@ -55,7 +55,7 @@ async def process_due_jobs(
 
     Safe beside workers: a job is claimed by one of them. A due job whose type neither this process
     nor any live worker serves becomes FAILED at once, unless a worker served it within
-    `SERVED_TYPE_MEMORY_DAYS`.
+    `SERVED_TYPE_MEMORY_DAYS`. Jobs of paused queues are left alone.
 
     Args:
         database: where the jobs are: its URL, or the `Database` of a running service.
@@ -84,7 +84,11 @@ async def _pass(pipeline: Pipeline, limit: int) -> ProcessSummary:
     pipeline.tally(summary.count)
     try:
         await pipeline.start()
-        await _run_due(pipeline, summary, limit)
+        releases = -1
+        while releases < pipeline.endings.releases and summary.processed < limit:
+            releases = pipeline.endings.releases
+            await _run_due(pipeline, summary, limit)
+            await _release_children(pipeline)
         if summary.processed < limit:
             await _fail_unserved(pipeline, summary, limit)
         while pipeline.executor.unfinished:
@@ -139,6 +143,14 @@ async def _run_due(pipeline: Pipeline, summary: ProcessSummary, limit: int) -> N
             return
 
 
+async def _release_children(pipeline: Pipeline) -> None:
+    """Wait for what runs, and act on what others wait for."""
+    while pipeline.executor.unfinished:
+        await pipeline.executor.wait_for_one()
+    await pipeline.settler.flushed(SETTLE_GRACE_SECONDS)
+    await pipeline.endings.act_on_all()
+
+
 async def _run_due_of_listed(pipeline: Pipeline, summary: ProcessSummary, limit: int) -> None:
     slots, executor = pipeline.slots, pipeline.executor
     give_up_at = time.monotonic() + SLOT_WAIT_SECONDS
@@ -166,11 +178,12 @@ async def _fail_unserved(pipeline: Pipeline, summary: ProcessSummary, limit: int
     served = await unserved.find_served(
         pipeline.link, pipeline.settings, own_types=pipeline.handlers.job_types(), grace_seconds=0.0
     )
+    paused = await store.queues.paused(pipeline.link)
     while (left := limit - summary.processed) > 0:
         heads = await store.lanes.listed(pipeline.link, limit=MAX_LANES, after=after)
         failed = await unserved.fail_unserved(
             pipeline.link,
-            heads,
+            [head for head in heads if head.lane.queue not in paused],
             served,
             grace_seconds=0.0,
             max_errors=pipeline.settings.max_error_entries,

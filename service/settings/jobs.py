@@ -46,6 +46,18 @@ class JobsSettings(BaseModel):
         le=16_777_216,
         description="Largest payload or result of a job, measured as the JSON that PostgreSQL writes: a space after each comma and colon, and 1e308 as 309 digits.",
     )
+    job_log_lines: int = Field(
+        1000,
+        ge=0,
+        le=100_000,
+        description="Lines that `ctx.log` keeps of one attempt; 0 keeps none. A job keeps those of the newest three attempts that logged.",
+    )
+    job_log_bytes: int = Field(
+        262_144,
+        ge=4096,
+        le=16_777_216,
+        description="Bytes that `ctx.log` keeps of one attempt.",
+    )
     max_error_entries: int = Field(
         20,
         ge=1,

@@ -18,6 +18,7 @@ from service.errors import ConfigurationError
 from service.kept_secret import kept_secret
 from service.settings import rules
 from service.settings.auth import AuthSettings
+from service.settings.dashboard import DashboardSettings
 from service.settings.database import DatabaseSettings
 from service.settings.http import HTTPSettings
 from service.settings.jobs import JobsSettings
@@ -31,6 +32,7 @@ from service.settings.worker import WorkerSettings
 # docs/configuration.md and of the lines in an error.
 class Settings(
     RemindersSettings,
+    DashboardSettings,
     AuthSettings,
     HTTPSettings,
     MaintenanceSettings,

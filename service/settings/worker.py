@@ -19,7 +19,7 @@ class WorkerSettings(BaseModel):
     )
     worker_queues: CommaSeparated = Field(
         ("*",),
-        description="Queues that this worker serves, comma-separated; `*` means all. `emails:5` runs at most 5 jobs of `emails` at once in this process; `*,emails:5` does so and serves all other queues without a limit of their own.",
+        description="Queues that this worker serves, comma-separated; `*` means all. `emails:5` runs at most 5 jobs of `emails` at once in this process; `*,emails:5` does so and serves all other queues without a limit of their own. Limits over all processes are set at run time: docs/queues.md.",
     )
     worker_concurrency: int = Field(
         100, ge=1, le=10_000, description="Jobs that one process runs at the same time."
@@ -54,6 +54,12 @@ class WorkerSettings(BaseModel):
         le=60,
         description="How often a busy worker claims from the start of each queue and priority, where it finds jobs that were committed late and jobs whose lease expired.",
     )
+    priority_ageing_seconds: float = Field(
+        300.0,
+        ge=0,
+        le=86_400,
+        description="How long a due job may wait behind more urgent jobs of its queue. One claim in ten then begins with such jobs, until there are none. 0 lets jobs of lower priorities wait for as long as more urgent ones are due.",
+    )
     lease_seconds: float = Field(
         30.0,
         ge=1,
@@ -77,6 +83,12 @@ class WorkerSettings(BaseModel):
         ge=0,
         le=3600,
         description="How long after SIGTERM requests and running handlers may continue. Then requests are cut, handlers are cancelled and their jobs return to PENDING. The process exits about 3 s later at the latest.",
+    )
+    cancel_grace_seconds: float = Field(
+        10.0,
+        ge=0,
+        le=3600,
+        description="How long a handler may take to stop once somebody asked for its job's cancel. Then the job is CANCELLED without waiting for it, and the handler keeps its slot until it ends.",
     )
     unknown_type_grace_seconds: float = Field(
         60.0,

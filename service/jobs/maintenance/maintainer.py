@@ -7,24 +7,38 @@ from typing import Final
 
 import asyncpg
 
+from service.audit import months
 from service.db.engine import Database
 from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
 from service.jobs.core.lane import MAX_LANES, LaneHead
+from service.jobs.flow import unique_turns
 from service.jobs.handlers.registry import Registry
 from service.jobs.loops import Pause
-from service.jobs.maintenance import gauges, partitions, retention
+from service.jobs.maintenance import gauges, partitions, permits, retention
+from service.jobs.maintenance.causes import Causes
 from service.jobs.maintenance.created_jobs import CreatedJobs
+from service.jobs.maintenance.dependencies import Dependencies
 from service.jobs.maintenance.kept_counts import KeptCounts
 from service.jobs.maintenance.leader import Leader
+from service.jobs.maintenance.rates import KeptRates
 from service.jobs.maintenance.unserved import UnservedTypes
+from service.observability.cause_gauges import clear_cause_gauges
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
-from service.observability.queue_gauges import clear_queue_gauges, set_waiting_gauges
+from service.observability.queue_gauges import (
+    clear_queue_gauges,
+    set_held_gauges,
+    set_paused_gauges,
+    set_permit_gauges,
+    set_waiting_gauges,
+)
+from service.observability.rate_gauges import clear_rate_gauges
 from service.settings import Settings
 
 WALK_SHARE: Final = 0.02
-"""Share of the time that walking the lanes may take: for unserved types, and for the gauges."""
+"""Share of the time that walking the lanes may take: for unserved types, and for the gauges. The same for
+comparing permits with live jobs."""
 
 MAX_WALK_PAUSE_SECONDS: Final = 60.0
 
@@ -49,15 +63,21 @@ class Maintainer:
         self.leader = Leader(database, settings)
         self._link = database.link()
         self._kept_counts = KeptCounts(self._link)
+        self._rates = KeptRates(self._link, settings)
+        self._causes = Causes(self._link, settings)
         self._created_jobs = CreatedJobs(self._link)
+        self._dependencies = Dependencies(self._link, settings)
         self._unserved_types = UnservedTypes(self._link, settings, handlers)
         self._leads_since: float | None = None
         """As the last round of duties found it."""
         self._next_slow = 0.0
+        self._next_repair = 0.0
         self._next_walk = 0.0
         self._walk_took = 0.0
         self._heads: list[LaneHead] = []
         """The first lanes, as this round of duties listed them."""
+        self._paused: frozenset[str] = frozenset()
+        """The paused queues, as this round of duties read them."""
 
     async def run(self) -> None:
         """Lead, or wait to lead, until cancelled."""
@@ -112,9 +132,30 @@ class Maintainer:
             # One that was slow says nothing: the network may have been, or this process stood still.
             slow, self._walk_took = min(took, self._walk_took), took
             self._next_walk = began + min(slow / WALK_SHARE, MAX_WALK_PAUSE_SECONDS)
-        await self._each(self._fold_stats, self._count_created)
+        await self._each(
+            self._fold_stats,
+            self._fold_rates,
+            self._fold_causes,
+            self._mark_dead_letters,
+            self._count_created,
+            self._start_next,
+            self._act_on_endings,
+            self._look_at_batches,
+        )
         if began >= self._next_slow:
-            await self._each(self._make_partitions, self._drop_days, self._apply_retention)
+            await self._each(
+                self._make_partitions,
+                self._drop_days,
+                self._apply_retention,
+                self._drop_rates,
+                self._drop_causes,
+                self._look_at_parents,
+                self._find_lost_members,
+                self._drop_dependencies,
+                self._repair_permits,
+                self._drop_permits,
+            )
+            await self._each(self._make_audit_months, self._drop_audit_months)
             self._next_slow = began + SLOW_DUTY_SECONDS
 
     async def _each(self, *duties: Callable[[], Awaitable[None]]) -> None:
@@ -138,25 +179,67 @@ class Maintainer:
 
     def _clear_gauges(self) -> None:
         clear_queue_gauges()
+        set_held_gauges({})
+        set_paused_gauges(())
+        set_permit_gauges({})
+        clear_cause_gauges()
+        clear_rate_gauges()
         set_waiting_gauges({})
 
     # Their names are the `duty` of the log line above.
 
     async def _list_lanes(self) -> None:
         self._heads = []
+        self._paused = await store.queues.paused(self._link)
         self._heads = await store.lanes.listed(self._link, limit=MAX_LANES)
 
     async def _fail_unserved_types(self) -> None:
-        await self._unserved_types.look(self._heads, leads_since=self.leader.since)
+        await self._unserved_types.look(
+            self._heads, paused=self._paused, leads_since=self.leader.since
+        )
 
     async def _read_gauges(self) -> None:
+        set_paused_gauges(self._paused)
         await gauges.read_queue_gauges(self._link, self._heads, cap=self._settings.count_cap)
+        await gauges.read_held_gauges(self._link, cap=self._settings.count_cap)
+        await gauges.read_permit_gauges(self._link)
 
     async def _fold_stats(self) -> None:
         await self._kept_counts.fold()
 
+    async def _fold_rates(self) -> None:
+        await self._rates.fold()
+        await self._rates.show()
+
+    async def _drop_rates(self) -> None:
+        await self._rates.drop_old()
+
+    async def _fold_causes(self) -> None:
+        await self._causes.fold()
+
+    async def _mark_dead_letters(self) -> None:
+        await self._causes.mark()
+
+    async def _drop_causes(self) -> None:
+        await self._causes.drop_old()
+
     async def _count_created(self) -> None:
         await self._created_jobs.count()
+
+    async def _act_on_endings(self) -> None:
+        await self._dependencies.act_on_endings()
+
+    async def _look_at_batches(self) -> None:
+        await self._dependencies.look_at_batches()
+
+    async def _look_at_parents(self) -> None:
+        await self._dependencies.look_at_parents()
+
+    async def _find_lost_members(self) -> None:
+        await self._dependencies.find_lost_members()
+
+    async def _drop_dependencies(self) -> None:
+        await self._dependencies.drop_old()
 
     async def _make_partitions(self) -> None:
         await partitions.make_ahead(self._link, days=self._settings.partition_days_ahead)
@@ -164,5 +247,26 @@ class Maintainer:
     async def _drop_days(self) -> None:
         await retention.drop_days(self._link, self._settings)
 
+    async def _start_next(self) -> None:
+        await unique_turns.look(self._link, max_errors=self._settings.max_error_entries)
+
     async def _apply_retention(self) -> None:
         await retention.drop_old(self._link, self._settings)
+
+    async def _repair_permits(self) -> None:
+        began = time.monotonic()
+        if began < self._next_repair:
+            return
+        try:
+            await permits.repair(self._link)
+        finally:  # it reads all live jobs: of millions less often
+            self._next_repair = began + (time.monotonic() - began) / WALK_SHARE
+
+    async def _drop_permits(self) -> None:
+        await permits.drop_idle(self._link)
+
+    async def _make_audit_months(self) -> None:
+        await months.make_months(self._link)
+
+    async def _drop_audit_months(self) -> None:
+        await months.drop_months(self._link, keep_days=self._settings.audit_retention_days)

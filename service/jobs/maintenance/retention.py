@@ -1,13 +1,12 @@
 """Drop what is older than its retention, in batches."""
 
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from functools import partial
 from typing import Final
 
 from service.db.connection import Link
 from service.jobs import store
 from service.jobs.maintenance import partitions
+from service.jobs.store.statement import Statement
 from service.settings import Settings
 
 BATCH: Final = 1000
@@ -20,32 +19,39 @@ USAGE_DAYS: Final = 2
 NAME_DAYS: Final = 30
 """How long a name counts as known that no caller of the API uses any more."""
 
+WINDOW_HOURS: Final = 1
+"""How long a window of `unique_for_seconds` is kept that is over: its key may be used again soon."""
+
 
 async def drop_days(link: Link, settings: Settings) -> None:
     """Drop the days of finished jobs that are over their retention."""
     days = settings.retention_days
     # A day takes its counts along: what never got into its partition must have gone before.
-    if await _repeat(partial(store.retention.drop_late, link, days=days)):
+    if await _repeat(link, store.retention.DROP_DEFAULT_BEFORE, days):
         today = await store.partitions.today(link)
         await partitions.drop_before(link, today - timedelta(days=days))
 
 
 async def drop_old(link: Link, settings: Settings) -> None:
-    """Drop dead letters, idempotency keys, usage, names and workers that are over theirs."""
-    retention = store.retention
-    await _repeat(partial(retention.drop_dead, link, days=settings.dead_retention_days))
-    await _repeat(
-        partial(retention.drop_idempotency_keys, link, hours=settings.idempotency_key_hours)
-    )
-    await _repeat(partial(retention.drop_caller_usage, link, days=USAGE_DAYS))
-    await _repeat(partial(retention.drop_job_names, link, days=NAME_DAYS))
-    await retention.drop_old_workers(link)
+    """Drop dead letters, idempotency keys, usage, names, log lines, batches, operations and workers that are over theirs."""
+    for statement, age in (
+        (store.retention.DROP_DEAD_BEFORE, settings.dead_retention_days),
+        (store.retention.DROP_IDEMPOTENCY_KEYS, settings.idempotency_key_hours),
+        (store.retention.DROP_CALLER_USAGE, USAGE_DAYS),
+        (store.retention.DROP_JOB_NAMES, NAME_DAYS),
+        (store.retention.DROP_JOB_LOGS, settings.job_log_days),
+        (store.retention.DROP_BATCHES, settings.batch_retention_days),
+        (store.retention.DROP_UNIQUE_WINDOWS, WINDOW_HOURS),
+        (store.retention.DROP_OPERATIONS, settings.operation_retention_days),
+    ):
+        await _repeat(link, statement, age)
+    await store.retention.drop_old_workers(link)
     await store.served_types.forget(link, days=settings.served_type_memory_days)
 
 
-async def _repeat(drop: Callable[..., Awaitable[int]]) -> bool:
+async def _repeat(link: Link, statement: Statement, age: int) -> bool:
     """Drop batch after batch; False where more is left than one round may drop."""
     for _ in range(MAX_BATCHES):
-        if await drop(limit=BATCH) < BATCH:
+        if await store.retention.drop(link, statement, age=age, limit=BATCH) < BATCH:
             return True
     return False

@@ -23,6 +23,14 @@ WALK_ROWS: Final = 2000
 """Due jobs of a lane that one look for unserved types walks."""
 
 
+def alive_seconds(settings: Settings) -> float:
+    """A worker seen within so many seconds counts as alive.
+
+    It is seen once a heartbeat, a third of the lease at most: one missed is no absence.
+    """
+    return max(settings.lease_seconds, MIN_ALIVE_SECONDS)
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """Which job types have a worker."""
@@ -43,11 +51,14 @@ class UnservedTypes:
         self._looked_up_to: Lane | None = None
         """The last lane looked at, while there are more than one look takes."""
 
-    async def look(self, heads: list[LaneHead], *, leads_since: float | None) -> None:
+    async def look(
+        self, heads: list[LaneHead], *, paused: frozenset[str], leads_since: float | None
+    ) -> None:
         """Look at these lanes, or at the next ones where there are more.
 
         Args:
             heads: the first lanes.
+            paused: queues of which no job is looked at: they wait for no worker.
             leads_since: when (monotonic) this process began to lead: until the grace is over a
                 worker that serves the type may just be starting.
         """
@@ -58,6 +69,7 @@ class UnservedTypes:
         if self._looked_up_to is not None:
             heads = await store.lanes.listed(self._link, limit=MAX_LANES, after=self._looked_up_to)
         self._looked_up_to = heads[-1].lane if len(heads) == MAX_LANES else None
+        heads = [head for head in heads if head.lane.queue not in paused]
         served = await find_served(
             self._link, self._settings, own_types=self._handlers.job_types(), grace_seconds=grace
         )
@@ -86,10 +98,10 @@ async def find_served(
         own_types: what the caller's process serves.
         grace_seconds: a type counts as served that long after its last worker stopped.
     """
-    # A worker is seen once a heartbeat, a third of the lease at most: one missed is no absence.
-    alive_seconds = max(grace_seconds, settings.lease_seconds, MIN_ALIVE_SECONDS)
     now = await store.served_types.served(
-        link, alive_seconds=alive_seconds, grace_seconds=grace_seconds
+        link,
+        alive_seconds=max(grace_seconds, alive_seconds(settings)),
+        grace_seconds=grace_seconds,
     )
     now.update(own_types)
     lately = await store.served_types.remembered(link, days=settings.served_type_memory_days)

@@ -2,25 +2,28 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
 from service.db.connection import Link
-from service.db.errors import DATABASE_ERRORS, REFUSED_ERRORS
-from service.jobs import store
+from service.db.errors import DATABASE_ERRORS
 from service.jobs.batch_limit import BatchLimit
 from service.jobs.core.claimed_job import ClaimedJob
-from service.jobs.core.job import JobId
-from service.jobs.core.lane import Lane, LaneRequest
+from service.jobs.core.lane import LANE_START, Lane, LaneRequest
 from service.jobs.flow.admission import Admission
+from service.jobs.flow.queue_settings import MAX_AGE_SECONDS
 from service.jobs.handlers.registry import Registry
 from service.jobs.loops import Pause
+from service.jobs.notify.changes import Changes
+from service.jobs.notify.messages import Look, Message, Policies, Wake
 from service.jobs.worker import lease_clock
 from service.jobs.worker.claim_recovery import ClaimRecovery
+from service.jobs.worker.claims import Claims
 from service.jobs.worker.executor import Executor
+from service.jobs.worker.hand_over import HandOver
 from service.jobs.worker.plan.claim_plan import ClaimPlan
-from service.jobs.worker.refused_claims import RefusedClaims
 from service.jobs.worker.settler import Settler
 from service.jobs.worker.slots import Slots
 from service.jobs.worker.starter import Starter
@@ -30,6 +33,9 @@ from service.settings import Settings
 
 GATHER_SECONDS: Final = 0.003
 """While all slots are busy: how long a claim waits for more than one of them to become free."""
+
+LANES_FIRST_ROUNDS: Final = 4
+"""In one round of so many held jobs leave half of the free slots to others."""
 
 GIVE_BACK_SECONDS: Final = 1.0
 """How long claims wait for jobs to be given back, of which one may be a row that somebody locks."""
@@ -51,22 +57,33 @@ class Claimer:
         executor: Executor,
         settler: Settler,
         worker_id: Callable[[], int],
-        admission: Admission,
+        changes: Changes,
     ) -> None:
         self._settings = settings
-        self._registry = registry
         self._link = link
         self._slots = slots
         self._starter = Starter(slots=slots, executor=executor)
         self._settler = settler
-        self._worker_id = worker_id
         self.recovery = ClaimRecovery(
             link,
             worker_id=worker_id,
             lease_seconds=settings.lease_seconds,
             held=lambda: executor.runs | settler.unsettled(),
         )
-        self._admission = admission
+        self._hand_over = HandOver(
+            settings, link=link, registry=registry, queues=slots.queues.serving(settings.worker_queues),
+            worker_id=worker_id,
+        )  # fmt: skip
+        self._admission = Admission(
+            link,
+            queues=slots.queues,
+            registry=registry,
+            on_held=self._hand_over.held,
+            max_errors=settings.max_error_entries,
+        )
+        settler.on_permits_freed = self._permits_freed
+        self._changes = changes
+        self._queue_settings = slots.queues.settings
         self._woken = asyncio.Event()
         self.plan = ClaimPlan(
             settings,
@@ -75,14 +92,18 @@ class Claimer:
             queues=slots.queues.serving(settings.worker_queues),
             wake=self._woken.set,
         )
-        self._refused = RefusedClaims(
-            link,
-            lanes=self._claim_lanes,
-            one=self._claim_one,
-            max_errors=settings.max_error_entries,
+        self._claims = Claims(
+            settings,
+            link=link,
+            registry=registry,
+            queue_settings=slots.queues.settings,
+            limits=self._admission.limits,
+            recovery=self.recovery,
+            worker_id=worker_id,
         )
         self._leased_at = 0.0
         self._backlog = False
+        self._rounds = 0
         self._ahead = 0
         """How many jobs more than slots are free the next round may bring."""
         self._stopping = asyncio.Event()
@@ -98,6 +119,18 @@ class Claimer:
         """Jobs were committed in these lanes; with none, somewhere."""
         self.plan.wake(list(lanes))
         self._woken.set()
+
+    def notified(self, message: Message) -> None:
+        """A notification came, of this process or of another."""
+        match message:
+            case Wake(lanes):
+                self.wake(lanes)
+            case Look():
+                self.wake(())
+            case Policies():  # the next claim reads them, and comes at once
+                self._queue_settings.forget()
+                self._hand_over.forget()
+                self._woken.set()
 
     def stop(self) -> None:
         """Claim no more; what is claimed goes on."""
@@ -143,7 +176,13 @@ class Claimer:
             else:
                 await self._rest()
                 until_due = self.plan.seconds_until_due() or pause
-                until_look = min(self.recovery.seconds_until_look, self.plan.seconds_until_sweep())
+                until_look = min(
+                    self.recovery.seconds_until_look,
+                    self.plan.seconds_until_sweep(),
+                    self._hand_over.seconds_until_look,
+                )
+                if self._queue_settings.paused:  # its resumption may not be told
+                    until_look = min(until_look, MAX_AGE_SECONDS)
                 await self._idle(min(pause, until_due, until_look))
                 pause = min(pause * 2, self._settings.poll_max_seconds)
 
@@ -163,53 +202,62 @@ class Claimer:
             How many jobs came, and how many could have.
         """
         async with self._slots.claiming:
+            await self._queue_settings.renew(self._link)
+            await self._hand_over.look()
+            free = min(limit, self._slots.free)
+            # Now and then they leave the rest to the lanes, however many of them could start.
+            self._rounds += 1
+            leave_some = self._rounds % LANES_FIRST_ROUNDS == 0
+            claimed = await self._claim_held(free // 2 if leave_some else free)
             free = self._slots.free
             sweeping = self.plan.start_round()
-            asked = min(limit, free if sweeping else free + ahead)
-            claimed = 0
+            asked = claimed + min(limit, free if sweeping else free + ahead)
             while claimed < asked and (step := await self.plan.next(asked - claimed)):
-                jobs, full = await self._claim(step.requests, limit=asked - claimed)
-                self.plan.returned(step, jobs, full=full)
-                # The lease began no earlier than the statement: this process's view of it ends first.
-                lease_deadline = self._leased_at + self._settings.lease_seconds
-                admitted, _ = await self._admission.admit(jobs)
-                await self._starter.start(admitted, lease_deadline=lease_deadline)
+                self._leased_at = lease_clock.now()
+                jobs, full, walk = await self._claims.take(step, limit=asked - claimed)
+                self.plan.returned(step, jobs, full=full, walk=walk)
+                await self._start(jobs)
                 claimed += len(jobs)
+            claimed += await self._claim_held(min(asked - claimed, self._slots.free))
+            if claimed:
+                self._changes.happened()
             return claimed, asked
 
-    async def _claim(
-        self, requests: Sequence[LaneRequest], *, limit: int
-    ) -> tuple[list[ClaimedJob], bool]:
-        """Up to `limit` jobs, and whether there may be more of them in the same place."""
+    async def _claim_held(self, limit: int) -> int:
+        """Claim held jobs and start those that are admitted; how many came."""
+        if not self._hand_over.waiting or limit <= 0:
+            return 0
         self._leased_at = lease_clock.now()
+        # They come from lanes that only the database knows.
+        anywhere = [LaneRequest(lane, LANE_START, limit) for lane in self.plan.known_lanes()]
+        with self.recovery.expected(anywhere):
+            jobs = await self._hand_over.claim(limit)
+        within, beyond = self._hand_over.within_own_limits(jobs)
+        await self._start(within, handed_over=True)
+        self._starter.give_back(
+            beyond, lease_deadline=self._leased_at + self._settings.lease_seconds
+        )
+        return len(within)
+
+    async def _start(self, jobs: Sequence[ClaimedJob], *, handed_over: bool = False) -> None:
+        """Start what may start of the jobs that the last claim brought."""
+        # The lease began no earlier than the statement: this process's view of it ends first.
+        lease_deadline = self._leased_at + self._settings.lease_seconds
         try:
-            jobs = await self._claim_lanes(requests, limit)
-        except REFUSED_ERRORS:
-            types = self._registry.job_types()
-            return await self._refused.narrow(requests, types, limit=limit), True
-        return jobs, len(jobs) >= limit
+            admitted, unsure = await self._admission.admit(jobs, handed_over=handed_over)
+        except asyncio.CancelledError:
+            # The worker stops, and the database did not answer: nobody else knows of these.
+            leased = [job for job in jobs if job.held_for is None]
+            for job in leased:
+                job.permits = () if job.permits is None else job.permits
+            self._starter.give_back(leased, lease_deadline=lease_deadline)
+            raise
+        await self._starter.start(admitted, lease_deadline=lease_deadline)
+        self._starter.give_back(unsure, lease_deadline=lease_deadline)
 
-    async def _claim_one(self, request: LaneRequest, job_id: JobId) -> list[ClaimedJob]:
-        with self.recovery.expected([request]):
-            return await store.claim.take_one(
-                self._link,
-                job_id,
-                lease_seconds=self._settings.lease_seconds,
-                worker_id=self._worker_id(),
-                max_errors=self._settings.max_error_entries,
-            )
-
-    async def _claim_lanes(self, requests: Sequence[LaneRequest], limit: int) -> list[ClaimedJob]:
-        with self.recovery.expected(requests):
-            return await store.claim.take(
-                self._link,
-                requests,
-                self._registry.job_types(),
-                limit=limit,
-                lease_seconds=self._settings.lease_seconds,
-                worker_id=self._worker_id(),
-                max_errors=self._settings.max_error_entries,
-            )
+    def _permits_freed(self, permits: Counter[str]) -> None:
+        self._hand_over.freed(permits)
+        self._woken.set()
 
     async def _slots_ready(self) -> bool:
         """Wait for free slots, and for room among the unsettled; False to look again."""

@@ -6,16 +6,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from service.db.connection import Link
 from service.jobs.core.attempt import Stop, TooLate
 from service.jobs.core.claimed_job import ClaimedJob
+from service.jobs.core.histogram import timing_of
 from service.jobs.core.outcome_policy import OutcomePolicy
-from service.jobs.core.outcomes import Outcome, Released
+from service.jobs.core.outcomes import Cancelled, HowCancelled, Outcome, Released
 from service.jobs.core.poison import PoisonPolicy
+from service.jobs.flow.unique_turns import give_up_key
 from service.jobs.handlers.context import JobContext
+from service.jobs.handlers.parents import ParentReader
 from service.jobs.handlers.payload import load_payload
 from service.jobs.handlers.registry import Registry
 from service.jobs.worker import lease_clock
 from service.jobs.worker.handler_threads import HandlerThreads
+from service.jobs.worker.log_lines import LogLines
 from service.jobs.worker.progress import ProgressWriter
 from service.jobs.worker.run import Run
 from service.jobs.worker.slots import Slots
@@ -54,17 +59,24 @@ class Executor:
         slots: Slots,
         settle: Callable[[Run, Outcome | None], None],
         progress: ProgressWriter,
+        log_lines: LogLines,
+        parents: ParentReader,
+        keys_link: Link,
         worker_name: str,
     ) -> None:
         self._registry = registry
+        self._keys_link = keys_link
         # A heartbeat that began before the run may take so long to fail, and extends no lease of it.
         self._least_lease_seconds = (
             max(settings.heartbeat_seconds, HEARTBEAT_RETRY_SECONDS)
             + settings.lease_seconds * LEASE_MARGIN
         )
+        self._cancel_grace_seconds = settings.cancel_grace_seconds
         self._slots = slots
         self._settle = settle
         self._progress = progress
+        self._log_lines = log_lines
+        self._parents = parents
         self._policy = OutcomePolicy(settings, worker_name=worker_name)
         self._poison = PoisonPolicy(settings, worker_name=worker_name)
         self._threads = HandlerThreads(settings.sync_handler_threads)
@@ -77,7 +89,7 @@ class Executor:
         """Run one claimed job; its slot is taken already."""
         run = self._run(job, lease_deadline)
         self.runs.add(run)
-        unfit = self._poison.unfit(run)
+        unfit = self._unfit(run)
         if unfit is not None:
             self._end(run, unfit)
             self._free(run)
@@ -92,11 +104,17 @@ class Executor:
         """Put back one claimed job that has no slot; its attempt does not count."""
         run = self._run(job, lease_deadline)
         # One that is to come back apart from others is put off now: the next claim would not know.
-        self._end(run, self._poison.unfit(run) or Released())
+        self._end(run, self._unfit(run) or Released())
         return run
 
     def cancel(self, run: Run, why: Stop) -> None:
-        """Stop a handler; one that runs on is not waited for after `STUCK_AFTER_SECONDS`."""
+        """Stop a handler; one that runs on is not waited for after `STUCK_AFTER_SECONDS`.
+
+        After `CANCEL_GRACE_SECONDS` where somebody asked for the job's cancel.
+        """
+        asked = why is Stop.CANCELLED
+        if asked and not run.ended and run.cancel_seen is None:
+            run.cancel_seen = time.monotonic()
         if run.ended or run.stop is not None or run.task is None:
             return
         run.stop = why
@@ -106,7 +124,8 @@ class Executor:
         # Not at once: a task that is cancelled before its first step never takes one, and its slot
         # would not come back.
         loop.call_soon(run.task.cancel)
-        run.abandon_timer = loop.call_later(STUCK_AFTER_SECONDS, self._abandon, run)
+        grace = self._cancel_grace_seconds if asked else STUCK_AFTER_SECONDS
+        run.abandon_timer = loop.call_later(grace, self._abandon, run)
 
     @property
     def unfinished(self) -> bool:
@@ -139,6 +158,12 @@ class Executor:
         assert handler is not None, "claims ask for registered types only"
         return Run(job, handler.policy, time.monotonic(), handler, lease_deadline)
 
+    def _unfit(self, run: Run) -> Outcome | None:
+        """The outcome of a job that must not start; None where it may."""
+        if run.job.cancel_asked:
+            return Cancelled(HowCancelled.NOT_STARTED)
+        return self._poison.unfit(run)
+
     # -- one attempt --------------------------------------------------------------------------
 
     async def _attempt(self, run: Run) -> None:
@@ -149,10 +174,12 @@ class Executor:
             except Exception as error:
                 # The row holds a value that no code expects.
                 outcome = self._policy.broken(run, error)
-            observe_run(run.job.job_type, time.monotonic() - run.started)
+            seconds = time.monotonic() - run.started
+            observe_run(run.job.job_type, seconds)
             if run.ended:
                 HANDLERS_STUCK.dec()
             else:
+                run.job.timing = timing_of(run.job.late_seconds, seconds)
                 self._end(run, outcome)
         finally:
             self._free(run)
@@ -160,6 +187,8 @@ class Executor:
     async def _outcome(self, run: Run) -> Outcome | None:
         try:
             arguments = self._arguments(run)
+            if run.job.unique_until_start is not None:
+                await give_up_key(self._keys_link, run.job)
             if run.handler.is_async:
                 self._begin(run)
                 value = await run.handler.function(*arguments)
@@ -205,6 +234,8 @@ class Executor:
             is_last_attempt=self._policy.is_last(run),
             lease_token=job.lease_token,
             write=lambda text: self._progress.write(job, text),
+            open_log=self._log_lines.open,
+            read_parents=self._parents.page,
         )
 
     # -- its end ------------------------------------------------------------------------------
@@ -232,6 +263,7 @@ class Executor:
             attempt=run.job.attempt,
             why=run.stop,
         )
+        run.job.timing = timing_of(run.job.late_seconds, time.monotonic() - run.started)
         self._end(run, self._policy.stuck(run, run.stop))
 
     def _tasks(self) -> set[asyncio.Task[None]]:

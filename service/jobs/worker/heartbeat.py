@@ -1,7 +1,7 @@
 """Extends the leases of this worker's claims, in batches, over a connection of its own."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from itertools import islice
 from typing import Final
 
@@ -71,16 +71,27 @@ class Heartbeat:
         held = self._executor.runs | self._settler.unsettled()
         due = iter([run for run in held if run.lease_deadline < soon])
         while batch := list(islice(due, BATCH)):
-            # Read before the statement, so the lease in the database can only end later.
-            deadline = lease_clock.now() + self._lease_seconds
-            extended = await store.leases.extend(
-                self._link, [run.job.lease for run in batch], lease_seconds=self._lease_seconds
-            )
-            for run in batch:
-                if run.job.lease in extended:
-                    run.lease_deadline = deadline
-                elif run.task is not None and not run.ended:
-                    self._lost(run)
+            await self.extend(batch)
+
+    async def extend(self, runs: Collection[Run]) -> None:
+        """Extend the leases of these runs, and stop those that lost theirs or are to be cancelled.
+
+        Raises:
+            DATABASE_ERRORS: the database does not answer.
+        """
+        # Read before the statement, so the lease in the database can only end later.
+        deadline = lease_clock.now() + self._lease_seconds
+        extended = await store.leases.extend(
+            self._link, [run.job.lease for run in runs], lease_seconds=self._lease_seconds
+        )
+        for run in runs:
+            cancel_asked = extended.get(run.job.lease)
+            if cancel_asked is not None:
+                run.lease_deadline = deadline
+            elif run.task is not None and not run.ended:
+                self._lost(run)
+            if cancel_asked:
+                self._executor.cancel(run, Stop.CANCELLED)
 
     def _lost(self, run: Run) -> None:
         record_event("stale_heartbeat", run.job.job_type, "lease_lost")

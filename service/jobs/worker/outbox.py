@@ -16,7 +16,7 @@ from service.jobs.batch_limit import BatchLimit
 from service.jobs.core.claimed_job import ClaimedJob, Lease
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES, bytes_bound
 from service.jobs.core.failures import Failure, clean_text
-from service.jobs.core.outcomes import Failed, Outcome
+from service.jobs.core.outcomes import Cancelled, Failed, Outcome
 from service.jobs.loops import Pause
 from service.jobs.worker.run import Run
 from service.observability.logging import get_logger
@@ -71,10 +71,12 @@ class Outbox:
         *,
         link: Link,
         write: Callable[..., Awaitable[set[Lease]]],
+        cancel: Callable[..., Awaitable[set[Lease]]],
         recorded: Recorded,
     ) -> None:
         self._link = link
         self._write = write
+        self._cancel = cancel
         self._operation = operation
         self._recorded = recorded
         self._batch_size = settings.settle_batch_size
@@ -136,6 +138,8 @@ class Outbox:
         began = time.monotonic()
         try:
             lost = await self._write(self._link, _settled(batch), max_errors=self._max_errors)
+            if lost:
+                lost = await self._end_cancelled(batch, lost)
         except DATABASE_ERRORS as error:
             if len(batch) > 1:
                 self._limit.failed(len(batch))
@@ -169,6 +173,20 @@ class Outbox:
                 break
         return batch
 
+    async def _end_cancelled(self, batch: list[Settlement], lost: set[Lease]) -> set[Lease]:
+        """End those of them whose cancel somebody asked for; the leases that were truly lost."""
+        asked = {
+            one: Cancelled.in_place_of(one.outcome, one.run.cancel_seen)
+            for one in batch
+            if one.run.job.lease in lost
+        }
+        ended = [(one.run.job, outcome) for one, outcome in asked.items()]
+        lost = await self._cancel(self._link, ended, max_errors=self._max_errors)
+        for one, outcome in asked.items():
+            if one.run.job.lease not in lost:
+                one.outcome = outcome
+        return lost
+
     async def _end_instead(self, one: Settlement, error: Exception) -> set[Lease]:
         """Make a job FAILED whose outcome, sent alone, is what the database cannot record.
 
@@ -196,7 +214,7 @@ class Outbox:
             _log.error("outcome_refused", job_id=lease[0], error=type(refusal).__name__)
             return {lease}
         one.outcome = ended
-        return lost
+        return await self._end_cancelled([one], lost) if lost else lost
 
 
 def _settled(batch: list[Settlement]) -> list[tuple[ClaimedJob, Outcome]]:

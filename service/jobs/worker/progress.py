@@ -8,6 +8,7 @@ from service.db.connection import Link
 from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
 from service.jobs.core.claimed_job import ClaimedJob, Lease
+from service.jobs.notify.changes import Changes
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error, record_event
 
@@ -33,8 +34,9 @@ class ProgressWriter:
     A database that does not answer is logged and counted, and fails no attempt.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, changes: Changes) -> None:
         self._link = link
+        self._changes = changes
         self._waiting: dict[Lease, _Waiting] = {}
         self._some = asyncio.Event()
         self._stopped = False
@@ -64,6 +66,7 @@ class ProgressWriter:
                     for lease in batch:
                         del self._waiting[lease]
                     _answer(batch, await self._write(batch))
+                    self._changes.happened()
         finally:
             self._stopped = True
             _answer(batch | self._waiting, None)

@@ -8,7 +8,7 @@ from service.db.errors import DATABASE_ERRORS, REFUSED_ERRORS
 from service.jobs import store
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobId
-from service.jobs.core.lane import LaneRequest
+from service.jobs.core.lane import LANE_START, KeysRequest, KeysWalk, LaneRequest
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error, record_event
 
@@ -19,6 +19,7 @@ _log = get_logger(__name__)
 
 ClaimLanes = Callable[[list[LaneRequest], int], Awaitable[list[ClaimedJob]]]
 ClaimOne = Callable[[LaneRequest, JobId], Awaitable[list[ClaimedJob]]]
+ClaimByKeys = Callable[[KeysRequest], Awaitable[tuple[list[ClaimedJob], KeysWalk]]]
 
 
 class RefusedClaims:
@@ -29,9 +30,18 @@ class RefusedClaims:
     the lane that is refused job by job. The guilty job becomes FAILED, with what PostgreSQL said.
     """
 
-    def __init__(self, link: Link, *, lanes: ClaimLanes, one: ClaimOne, max_errors: int) -> None:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        lanes: ClaimLanes,
+        by_keys: ClaimByKeys,
+        one: ClaimOne,
+        max_errors: int,
+    ) -> None:
         self._link = link
         self._claim_lanes = lanes
+        self._claim_by_keys = by_keys
         self._claim_one = one
         self._max_errors = max_errors
 
@@ -56,6 +66,49 @@ class RefusedClaims:
                     raise
                 break  # what was claimed before is to be run
         return claimed
+
+    async def narrow_keys(
+        self, request: KeysRequest, job_types: list[str]
+    ) -> tuple[list[ClaimedJob], KeysWalk]:
+        """Jobs of the keys of a lane, one at a time, and how far it went.
+
+        Raises:
+            DATABASE_ERRORS: the database fails otherwise.
+        """
+        record_database_error("claim_refused")
+        claimed: list[ClaimedJob] = []
+        walk = KeysWalk(request.after_key, whole=False)
+        for _ in range(min(request.limit, MAX_ROWS)):
+            one = request._replace(after_key=walk.last_key, limit=1)
+            try:
+                jobs, walk = await self._of_next_key(one, job_types)
+            except DATABASE_ERRORS:
+                if not claimed:
+                    raise
+                break  # what was claimed before is to be run
+            claimed += jobs
+            if walk.whole:
+                break
+        return claimed, walk
+
+    async def _of_next_key(
+        self, request: KeysRequest, job_types: list[str]
+    ) -> tuple[list[ClaimedJob], KeysWalk]:
+        """The first job of the next key that has one; if it is refused it is ended, and the key is next again."""
+        try:
+            return await self._claim_by_keys(request)
+        except REFUSED_ERRORS as refused:
+            stays = KeysWalk(request.after_key, whole=False)
+            found = await store.claim_by_keys.first(self._link, request, job_types)
+            if found is None:
+                raise
+            job_id, job_type = found
+            try:
+                lane = LaneRequest(request.lane, LANE_START, 1)
+                return await self._claim_one(lane, job_id), stays
+            except REFUSED_ERRORS:
+                await self._fail(job_id, job_type, refused)
+                return [], stays
 
     async def _of_one_lane(
         self, request: LaneRequest, job_types: list[str], *, limit: int

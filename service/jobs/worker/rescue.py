@@ -1,7 +1,8 @@
 """The rescue of orphans: RUNNING jobs whose worker died or stalled, so that their lease has ended.
 
-Nobody looks for them apart: a claim takes them like jobs that are due (`store/claim.py`), and sweeps
-reach them below the watermarks (`plan/sweep.py`). What becomes of one that loses lease after lease is
+A claim takes them like jobs that are due (`store/claim.py`), and sweeps reach them below the watermarks
+(`plan/sweep.py`). Those of queues with limits, of which claims may take nothing, are looked for apart
+(`plan/orphans.py`). What becomes of one that loses lease after lease is
 decided in `core/poison.py`.
 """
 

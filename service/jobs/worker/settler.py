@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from service.db.connection import Link
@@ -12,7 +13,9 @@ from service.jobs.core.claimed_job import Lease
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES
 from service.jobs.core.lane import Lane
 from service.jobs.core.outcomes import Outcome
+from service.jobs.flow.unique_turns import start_next
 from service.jobs.loops import Loop
+from service.jobs.notify.changes import Changes
 from service.jobs.notify.publisher import publish_over
 from service.jobs.worker.outbox import Outbox, Settlement
 from service.jobs.worker.run import Run
@@ -34,14 +37,26 @@ class Settler:
     MAX_BACKLOG_BATCHES: Final = 8
     MAX_BACKLOG_BYTES: Final = 16 * MAX_STATEMENT_BYTES
 
-    def __init__(self, settings: Settings, *, link: Link, requeue_link: Link) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        link: Link,
+        requeue_link: Link,
+        changes: Changes,
+        told: Callable[[], None] | None = None,
+    ) -> None:
         self._max_backlog = settings.settle_batch_size * self.MAX_BACKLOG_BATCHES
+        self._max_errors = settings.max_error_entries
         self._requeue_link = requeue_link
+        self._changes = changes
+        cancel = partial(store.cancel.end, told=told)
         self._ends = Outbox(
             "settle",
             settings,
             link=link,
-            write=store.settle.finish,
+            write=partial(store.settle.finish, told=told),
+            cancel=cancel,
             recorded=self._account,
         )
         self._returns = Outbox(
@@ -49,12 +64,15 @@ class Settler:
             settings,
             link=requeue_link,
             write=store.settle.requeue,
+            cancel=cancel,
             recorded=self._account,
         )
         self.loops: Final = (
             Loop("settler", self._ends.run),
             Loop("requeuer", self._returns.run),
         )
+        self.on_permits_freed: Callable[[Counter[str]], None] | None = None
+        """Called with how many permits of each limit came free."""
         self.tally: Callable[[Outcome], None] | None = None
         """Called with each outcome that was recorded."""
 
@@ -95,6 +113,7 @@ class Settler:
     async def _account(self, batch: list[Settlement], lost: set[Lease]) -> None:
         counts: Counter[tuple[str, str, str]] = Counter()
         announced: set[Lane] = set()
+        freed: Counter[str] = Counter()
         for one in batch:
             job, outcome = one.run.job, one.outcome
             if lost and job.lease in lost:
@@ -104,6 +123,8 @@ class Settler:
                 )
                 continue
             counts[outcome.event, outcome.reason, job.job_type] += 1
+            if job.permits:
+                freed.update(job.permits)
             if self.tally is not None:
                 self.tally(outcome)
             if outcome.is_announced:
@@ -120,8 +141,28 @@ class Settler:
                 )
         for (event, reason, job_type), count in counts.items():
             record_event(event, job_type, reason, count)
+        self._changes.happened()
+        if freed and self.on_permits_freed is not None:
+            self.on_permits_freed(freed)
+        announced |= await self._start_next(batch, lost)
         if announced:
             await self._announce(announced)
+
+    async def _start_next(self, batch: list[Settlement], lost: set[Lease]) -> set[Lane]:
+        """Let the jobs go that waited for these because of their unique keys: their lanes."""
+        settled = [
+            one
+            for one in batch
+            if one.run.job.unique_until_start is not None and one.run.job.lease not in lost
+        ]
+        if not settled:
+            return set()
+        return await start_next(
+            self._requeue_link,
+            {one.run.job.unique_until_start or "" for one in settled},
+            supersede=not all(one.outcome.ends_job for one in settled),
+            max_errors=self._max_errors,
+        )
 
     async def _announce(self, lanes: set[Lane]) -> None:
         try:

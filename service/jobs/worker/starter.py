@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from service.jobs.core.claimed_job import ClaimedJob
@@ -60,7 +60,7 @@ class Starter:
         observe_batch("claim", len(jobs))
         note_rescued(jobs)
         if len(jobs) > self._slots.free:  # they come in no order, and not all of them start now
-            jobs = sorted(jobs, key=lambda job: (job.priority, job.due_at, job.id))
+            jobs = _in_order(jobs)
         left = deque(jobs)
         until = time.monotonic() + AHEAD_SECONDS
         try:
@@ -78,6 +78,12 @@ class Starter:
             self.given_back = {
                 self._executor.give_back(job, lease_deadline=lease_deadline) for job in left
             }
+
+    def give_back(self, jobs: Iterable[ClaimedJob], *, lease_deadline: float) -> None:
+        """Give back jobs that cannot start here."""
+        self.given_back |= {
+            self._executor.give_back(job, lease_deadline=lease_deadline) for job in jobs
+        }
 
     def _again(self, jobs: Sequence[ClaimedJob]) -> int:
         """How many jobs the next claim may bring ahead, if these are instant.
@@ -101,3 +107,16 @@ class Starter:
             job = left.popleft()
             take(job.queue)
             start(job, lease_deadline=lease_deadline)
+
+
+def _in_order(jobs: Sequence[ClaimedJob]) -> list[ClaimedJob]:
+    """Those of each queue in order, and queues in turn: what comes last may find no slot."""
+    order = sorted(jobs, key=lambda job: (job.priority, job.due_at, job.id))
+    if len({job.queue for job in order}) == 1:
+        return order
+    before = Counter[str]()
+    turns: list[tuple[int, int]] = []
+    for place, job in enumerate(order):
+        turns.append((before[job.queue], place))
+        before[job.queue] += 1
+    return [order[place] for _, place in sorted(turns)]

@@ -3,9 +3,11 @@
 import time
 
 from service.db.engine import Database
+from service.jobs.handlers.published import publish_schemas
 from service.jobs.handlers.registry import Registry, registry
 from service.jobs.loops import Loop
 from service.jobs.maintenance.maintainer import Maintainer
+from service.jobs.notify.publisher import publisher_for
 from service.jobs.notify.subscriber import Subscription, subscribe
 from service.jobs.worker.pipeline import Pipeline
 from service.jobs.worker.slots import Slots
@@ -38,7 +40,10 @@ class Worker:
             Loop("maintenance", self._maintenance.run),
         ]
         if settings.database_listen:
-            self._others.append(Loop("listener", lambda: subscribe(database, claimer.wake)))
+            changes = publisher_for(database.engine).changes
+            self._others.append(
+                Loop("listener", lambda: subscribe(database, self._pipeline.notified, changes))
+            )
 
     @property
     def name(self) -> str:
@@ -74,7 +79,8 @@ class Worker:
         await self._pipeline.open()
         await self._pipeline.start()
         await self._maintenance.prepare()
-        self._subscription = Subscription(self._pipeline.claimer.wake)
+        await publish_schemas(self._pipeline.link, self._pipeline.handlers)
+        self._subscription = Subscription(self._pipeline.notified)
         self._claims.start()
         for loop in self._others:
             loop.start()

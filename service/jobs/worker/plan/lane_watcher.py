@@ -12,6 +12,7 @@ from service.jobs import store
 from service.jobs.core.lane import MAX_LANES, Lane
 from service.jobs.flow.queues import QueuePolicies
 from service.jobs.loops import Pause
+from service.jobs.worker.plan.ageing import Ageing
 from service.jobs.worker.plan.lanes import HEAD_WINDOW_SECONDS, Lanes
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
@@ -48,12 +49,14 @@ class LaneWatcher:
         *,
         link: Link,
         lanes: Lanes,
+        ageing: Ageing,
         queues: QueuePolicies,
         wake: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._link = link
         self._lanes = lanes
+        self._ageing = ageing
         self._queues = queues
         self._wake = wake
         self._asked = asyncio.Event()
@@ -115,6 +118,7 @@ class LaneWatcher:
             self._up_to = heads[-1].lane if more else None
         waits = [head.due_in_seconds for head in heads]
         self._next_due = now + min((wait for wait in waits if wait > 0), default=float("inf"))
+        self._ageing.listed(heads)
         return self._lanes.replace(heads)
 
     @property

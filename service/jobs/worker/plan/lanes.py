@@ -1,21 +1,24 @@
 """The lanes that a worker knows to hold jobs, and where claims of each begin."""
 
-import random
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 from typing import Final
 
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.lane import LANE_START, MAX_LANES, Lane, LaneHead, LaneRequest, Position
 from service.jobs.flow.queues import QueuePolicies
+from service.jobs.worker.plan.queue_shares import QueueShares
 from service.jobs.worker.plan.watermark import Watermark
 
 HEAD_WINDOW_SECONDS: Final = 5.0
 """A listing does not see jobs that were due before and are committed later: those whose commit takes
 no longer than this are above the watermark all the same. So are those of lanes that are known before
 any listing."""
+
+_PRIORITY: Final = attrgetter("priority")
 
 
 @dataclass(slots=True)
@@ -31,6 +34,7 @@ class Lanes:
 
     def __init__(self, queues: QueuePolicies) -> None:
         self._queues = queues
+        self.shares: Final = QueueShares(queues)
         self._known: dict[Lane, _Known] = {}
         self._gone: dict[Lane, _Known] = {}
         """Lanes that were empty when they were last listed, the last `MAX_LANES` of them: a job that
@@ -82,14 +86,31 @@ class Lanes:
             self._known[lane] = state
         return state
 
-    def in_order(self, limit: int) -> list[tuple[Lane, int]]:
-        """The lanes to ask for, the most urgent priority first, and up to how many jobs of each.
+    def in_order(self, limit: int, among: Iterable[Lane] | None = None) -> list[tuple[Lane, int]]:
+        """The lanes to ask for, queue by queue as their turn is, and up to how many jobs of each.
 
-        Queues of one priority come in a random order, so that none starves.
+        Those of a queue come together, the most urgent first; the number is for all of them.
+
+        Args:
+            limit: how many jobs the claim may bring.
+            among: of these lanes alone.
         """
-        order = sorted(self._known, key=lambda lane: (lane.priority, random.random()))  # noqa: S311
-        allowed = ((lane, self._queues.allows(lane.queue, limit)) for lane in order)
-        return [(lane, jobs) for lane, jobs in allowed if jobs > 0]
+        lanes_of = _by_queue(self._known if among is None else among)
+        shares = self.shares.of_claim(lanes_of, limit)
+        return [(lane, jobs) for queue, jobs in shares for lane in lanes_of[queue]]
+
+    def of_limited_queues(self, limit: int) -> list[tuple[Lane, int]]:
+        """The lanes of which claims may leave orphans alone, and how many of each queue may run here."""
+        limited = [lane for lane in self._known if self._queues.may_leave_orphans(lane.queue)]
+        if not limited:
+            return []
+        allowed = {lane.queue: self._queues.allows_here(lane.queue, limit) for lane in limited}
+        return [
+            (lane, allowed[queue])
+            for queue, lanes in _by_queue(limited).items()
+            if allowed[queue] > 0
+            for lane in lanes
+        ]
 
     def highest_due_at(self) -> float | None:
         """The highest due time of a watermark, of the lanes below their limits; None without one."""
@@ -106,10 +127,20 @@ class Lanes:
         """Where claims of a known lane begin."""
         return self._known[lane].watermark.position
 
+    @property
+    def some_keys_take_turns(self) -> bool:
+        """Whether there may be a lane whose keys take turns."""
+        return bool(self._queues.settings.fair)
+
+    def keys_take_turns(self, lane: Lane) -> bool:
+        """Whether claims of a lane leave jobs with a key to those by keys."""
+        return lane.queue in self._queues.settings.fair
+
     def requests(self, limit: int) -> list[LaneRequest]:
         """What a claim from the watermarks asks of each lane."""
         return [
-            LaneRequest(lane, self.watermark(lane), jobs) for lane, jobs in self.in_order(limit)
+            LaneRequest(lane, self.watermark(lane), jobs, unkeyed=self.keys_take_turns(lane))
+            for lane, jobs in self.in_order(limit)
         ]
 
     def claimed(self, jobs: Iterable[ClaimedJob], *, began: float) -> None:
@@ -159,6 +190,14 @@ class Lanes:
             else:
                 state.watermark.found_nothing(self._recent)
         return goes_on
+
+
+def _by_queue(lanes: Iterable[Lane]) -> dict[str, list[Lane]]:
+    """The lanes of each queue, the most urgent first."""
+    lanes_of: dict[str, list[Lane]] = {}
+    for lane in sorted(lanes, key=_PRIORITY):
+        lanes_of.setdefault(lane.queue, []).append(lane)
+    return lanes_of
 
 
 def _firsts(jobs: Iterable[ClaimedJob]) -> dict[Lane, tuple[Position, int]]:

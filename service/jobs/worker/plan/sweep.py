@@ -33,16 +33,22 @@ class Sweep:
         self._slices.saw(self._lanes.newest)
         low, below = self._slices.slice
         whole = (low, below) == (-WHOLE, WHOLE)
-        requests = []
-        for lane, jobs in self._lanes.in_order(limit):
+        spans: dict[Lane, tuple[Position, float]] = {}
+        for lane in self._lanes.known():
             if self._unfinished and lane not in self._unfinished:
                 continue
+            start = self._unfinished.get(lane, Position(low, 0))
             # What lies above the watermark is for claims from there.
             end = WHOLE if whole else min(below, self._lanes.watermark(lane).due_at + SLACK_SECONDS)
-            start = self._unfinished.get(lane, Position(low, 0))
             if start.due_at < end:
-                requests.append(LaneRequest(lane, start, jobs, end))
-        return requests
+                spans[lane] = start, end
+        return [
+            LaneRequest(
+                lane, spans[lane][0], jobs, spans[lane][1],
+                unkeyed=self._lanes.keys_take_turns(lane),
+            )
+            for lane, jobs in self._lanes.in_order(limit, spans)
+        ]  # fmt: skip
 
     def returned(
         self,
