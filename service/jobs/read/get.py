@@ -2,11 +2,12 @@
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import undefer
 
 from service.db.session import schema_of
 from service.errors import NotFound
 from service.jobs import store
-from service.jobs.core.job import BackgroundJob, JobId, JobStatus
+from service.jobs.core.job import BackgroundJob, JobId
 
 
 async def get_job(session: AsyncSession, job_id: JobId) -> BackgroundJob:
@@ -16,7 +17,8 @@ async def get_job(session: AsyncSession, job_id: JobId) -> BackgroundJob:
         NotFound: there is no such job; it may have been deleted, or its retention may be over.
     """
     await schema_of(session)
-    query = select(BackgroundJob).where(BackgroundJob.id == job_id)
+    whole = select(BackgroundJob).options(undefer(BackgroundJob.version))
+    query = whole.where(BackgroundJob.id == job_id)
     # The session may have seen the row before a raw statement changed it.
     job = (await session.execute(query, execution_options={"populate_existing": True})).scalar()
     if job is None:
@@ -29,12 +31,3 @@ async def worker_name(session: AsyncSession, worker_id: int | None) -> str | Non
     if worker_id is None:
         return None
     return await store.workers.name_of(session, worker_id)
-
-
-async def waits_for_worker(session: AsyncSession, job: BackgroundJob, *, alive: float) -> bool:
-    """Whether the job is due and no worker, seen within `alive` seconds, serves its type."""
-    if job.status != JobStatus.PENDING:
-        return False
-    return await store.workers.none_serves(
-        session, job.job_type, due_at=job.next_run_at, alive_seconds=alive
-    )

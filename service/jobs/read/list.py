@@ -15,9 +15,6 @@ from service.jobs.store import listing
 from service.jobs.store.listing import ORDER_SLACK, slackened
 from service.jobs.store.listing_index import is_driven, is_scattered
 
-KEPT: Final = frozenset({"statuses", "job_type", "queue"})
-"""Filters that the kept counts answer."""
-
 FIRST_STEP: Final = 250
 LARGEST_STEP: Final = 16_000
 STEP_GROWTH: Final = 4
@@ -48,6 +45,9 @@ class JobSummary:
     finished_at: datetime | None
     unique_key: str | None
     last_error: str | None
+    concurrency_key: str | None
+    held_for: str | None
+    batch_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,10 @@ class JobPage:
     total: int
     total_exact: bool
     """Whether `total` is all there is; if not, there are at least so many."""
+    looked: int
+    """Rows looked at, matching or not."""
+    complete: bool
+    """False: `scan_seconds` were over before the page was full, and older jobs may match."""
 
 
 async def list_jobs(
@@ -86,9 +90,10 @@ async def list_jobs(
             returned as it stands, shorter than `limit`, and the next one goes on from there.
     """
     await listing.plan_by_index(session)
-    found, next_before_id = await _find(
+    finding = await _find(
         session, filters, limit=limit, before_id=before_id, scan_seconds=scan_seconds
     )
+    found, next_before_id = finding.jobs, finding.next_before_id
     total, exact = await _count(session, filters, cap=cap)
     if before_id is None and next_before_id is None:
         # This page is all there is: no count can know better.
@@ -96,7 +101,47 @@ async def list_jobs(
     elif total <= len(found) == limit and next_before_id is not None:
         # Rows that the kept counts were never told of: put in by hand.
         total, exact = len(found) + 1, False
-    return JobPage(found, next_before_id, max(total, len(found)), exact)
+    return JobPage(
+        found,
+        next_before_id,
+        max(total, len(found)),
+        exact,
+        looked=finding.looked,
+        complete=finding.complete,
+    )
+
+
+async def count_newer(
+    session: AsyncSession, filters: JobFilters, than_id: JobId, *, cap: int
+) -> tuple[int, bool]:
+    """How many of the newest `cap` jobs above `than_id` match; false: there were more to look at."""
+    await listing.plan_by_index(session)
+    matching, looked = await listing.count_newest(session, filters, scan=cap + 1, above=than_id)
+    return min(matching, cap), looked <= cap
+
+
+async def count_by_status(
+    session: AsyncSession, filters: JobFilters, *, cap: int
+) -> dict[JobStatus, tuple[int, bool]] | None:
+    """How many jobs of each status match, whatever status `filters` ask for; false: at least so many.
+
+    None where other filters than status, type and queue are set: only those are counted as jobs end.
+    """
+    if not filters.active() <= listing.KEPT:
+        return None
+    counts, live = await listing.count_by_status(session, filters, scan=cap + 1)
+    return {
+        status: (max(0, counts.get(status, 0)), status not in LIVE or live <= cap)
+        for status in JobStatus
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    jobs: list[JobSummary]
+    next_before_id: JobId | None
+    looked: int
+    complete: bool = True
 
 
 async def _find(
@@ -106,7 +151,7 @@ async def _find(
     limit: int,
     before_id: JobId | None,
     scan_seconds: float,
-) -> tuple[list[JobSummary], JobId | None]:
+) -> _Found:
     scan = limit + 1 if is_driven(filters) else max(FIRST_STEP, limit + 1)
     before, above = MAX_ID if before_id is None else int(before_id), -1
     began = time.monotonic()
@@ -121,18 +166,18 @@ async def _find(
             scan=scan,
             want=limit + 1 - len(found),
         )
-        found += _summaries(step.rows)
+        found += summaries(step.rows)
         looked += step.looked
         if len(found) > limit:
-            return found[:limit], found[limit - 1].id
+            return _Found(found[:limit], found[limit - 1].id, looked)
         if step.looked < scan:
-            return found, None
+            return _Found(found, None, looked)
         before = step.lowest
         took = time.monotonic() - began
         # No step is begun that would end late, as fast as they have been until now.
         in_time = int(looked * (scan_seconds - took) / took)
         if in_time < FIRST_STEP:
-            return found, JobId(before)
+            return _Found(found, JobId(before), looked, complete=False)
         if looked >= JUMP_AFTER and not jumped:
             before, above = await _narrow(session, filters, before=before, above=above)
             jumped = True
@@ -155,7 +200,7 @@ async def _narrow(
 async def _count(session: AsyncSession, filters: JobFilters, *, cap: int) -> tuple[int, bool]:
     kept = 0
     counted = filters
-    if filters.active() <= KEPT:
+    if filters.active() <= listing.KEPT:
         kept = max(0, await listing.kept_count(session, filters))
         wanted = LIVE if filters.statuses is None else LIVE & frozenset(filters.statuses)
         if not wanted:
@@ -167,7 +212,8 @@ async def _count(session: AsyncSession, filters: JobFilters, *, cap: int) -> tup
     return kept + min(matching, cap), looked <= cap
 
 
-def _summaries(rows: Sequence[Row[Any]]) -> list[JobSummary]:
+def summaries(rows: Sequence[Row[Any]]) -> list[JobSummary]:
+    """Rows of `LISTED` columns as a list shows them."""
     return [
         JobSummary(
             id=JobId(row.id),
@@ -183,6 +229,9 @@ def _summaries(rows: Sequence[Row[Any]]) -> list[JobSummary]:
             finished_at=row.finished_at,
             unique_key=row.unique_key,
             last_error=row.last_error,
+            concurrency_key=row.concurrency_key,
+            held_for=row.held_for,
+            batch_id=row.batch_id,
         )
         for row in rows
     ]

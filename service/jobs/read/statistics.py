@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.db.session import schema_of
 from service.jobs import store
 from service.jobs.core.job import JobStatus
+from service.jobs.read import rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,14 @@ class JobStats:
     by_queue_rest: int
     due_now: int
     oldest_due_seconds: float | None
+    held: int
+    """PENDING jobs that wait for a limit, a rate or other jobs."""
     scheduled: int
+    """PENDING jobs that wait for their time."""
     running: int
     days: list[DayCounts]
+    last_hour: rates.Rates
+    """What ended in the last hour, from the counts kept by minute."""
 
 
 async def get_job_stats(session: AsyncSession, *, cap: int = 10_000) -> JobStats:
@@ -57,6 +63,7 @@ async def get_job_stats(session: AsyncSession, *, cap: int = 10_000) -> JobStats
     }
     live = sum(row.live for row in statuses.values())
     due = sum(row.due for row in statuses.values())
+    held = sum(row.held for row in statuses.values())
     by_type = {row.name: row.jobs for row in rows if row.kind == "type"}
     by_queue = {row.name: row.jobs for row in rows if row.kind == "queue"}
     total = sum(by_status.values())
@@ -75,7 +82,9 @@ async def get_job_stats(session: AsyncSession, *, cap: int = 10_000) -> JobStats
         by_queue_rest=max(0, total - sum(by_queue.values())),
         due_now=due,
         oldest_due_seconds=oldest_due_seconds,
-        scheduled=by_status[JobStatus.PENDING] - due,
+        held=held,
+        scheduled=by_status[JobStatus.PENDING] - due - held,
         running=by_status[JobStatus.RUNNING],
+        last_hour=await rates.total(session, since=rates.Window.HOUR.since(datetime.now(UTC))),
         days=[DayCounts(day, days[day]) for day in sorted(days, reverse=True)],
     )
