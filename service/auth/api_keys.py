@@ -17,16 +17,18 @@ from typing import Final, TypeVar
 
 import asyncpg
 
+from service import audit
+from service.audit import Actor
+from service.auth.key_rules import check_new_key
 from service.auth.principal import (
     API_KEY_SUBJECT_PREFIX,
-    LIMITABLE,
     KeyLimits,
     Permission,
     Principal,
 )
 from service.db.engine import Database
 from service.db.errors import DATABASE_ERRORS
-from service.errors import InvalidInput, NotFound, Unauthenticated
+from service.errors import NotFound, Unauthenticated
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
 
@@ -34,7 +36,6 @@ KEY_PREFIX: Final = "fmj_"
 PREFIX_BYTES: Final = 5
 SECRET_BYTES: Final = 32
 MAX_KEY_CHARACTERS: Final = 128
-MAX_NAME_CHARACTERS: Final = 100
 MAX_LISTED: Final = 1000
 
 _PREFIX: Final = re.compile(r"[a-z0-9]{8,12}", re.ASCII)
@@ -56,7 +57,7 @@ RETURNING {_COLUMNS}"""  # noqa: S608
 _LIST: Final = f"SELECT {_COLUMNS} FROM finmind_jobs.api_keys ORDER BY created_at DESC, prefix LIMIT {MAX_LISTED}"  # noqa: S608
 _REVOKE: Final = f"""
 UPDATE finmind_jobs.api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE prefix = $1
-RETURNING {_COLUMNS}"""  # noqa: S608
+RETURNING {_COLUMNS}, revoked_at = now() AS changed"""  # noqa: S608
 _REVOKE_MADE_BY: Final = """
 UPDATE finmind_jobs.api_keys SET revoked_at = now()
 WHERE revoked_at IS NULL AND created_by = ANY ($1::text[]) RETURNING prefix"""
@@ -122,8 +123,9 @@ class ApiKeyStore:
         created_by: str,
         expires_at: datetime | None = None,
         limits: KeyLimits | None = None,
+        actor: Actor | None = None,
     ) -> NewApiKey:
-        """Make a key.
+        """Make a key; in the audit log as made by `actor`, or else by `created_by`.
 
         Raises:
             InvalidInput: the name or the scopes are empty, the expiry has no time zone or is past, or
@@ -131,33 +133,45 @@ class ApiKeyStore:
             Unauthenticated: the key that makes it was revoked meanwhile.
         """
         granted = sorted({Permission(scope).value for scope in scopes})
-        _check(name, granted, expires_at)
-        if limits is not None:
-            _check_limitable(granted)
+        check_new_key(name, granted, expires_at, limits)
         prefix = secrets.token_hex(PREFIX_BYTES)
         secret = secrets.token_urlsafe(SECRET_BYTES)
-        rows = await self._link.fetch(
-            _INSERT,
-            prefix,
-            _hash(secret),
-            name,
-            granted,
-            created_by,
-            expires_at,
-            *_limit_columns(limits),
-            _prefix_of(created_by),
-        )
-        if not rows:
-            raise _refused("The API key was revoked")
+        async with self._link.transaction() as connection:
+            rows = await connection.fetch(
+                self._link.render(_INSERT),
+                prefix,
+                _hash(secret),
+                name,
+                granted,
+                created_by,
+                expires_at,
+                *_limit_columns(limits),
+                _prefix_of(created_by),
+            )
+            if not rows:
+                raise _refused("The API key was revoked")
+            made = _record(rows[0])
+            await audit.record(
+                connection,
+                actor or Actor(created_by),
+                "api_key.create",
+                subject_type="api_key",
+                subject_id=prefix,
+                after=_described(made),
+            )
         _log.info("api_key_created", prefix=prefix, scopes=granted, by=created_by)
-        return NewApiKey(f"{KEY_PREFIX}{prefix}.{secret}", _record(rows[0]))
+        return NewApiKey(f"{KEY_PREFIX}{prefix}.{secret}", made)
 
     async def list(self) -> list[ApiKey]:
         """Every key, newest first, revoked ones too."""
         return [_record(row) for row in await self._link.fetch(_LIST)]
 
-    async def revoke(self, prefix: str, *, by: str) -> ApiKey:
+    async def revoke(
+        self, prefix: str, *, by: str, actor: Actor | None = None, reason: str | None = None
+    ) -> ApiKey:
         """Revoke a key at once, and the keys that it made; revoking it again changes nothing.
+
+        In the audit log as done by `actor`, or else by `by`, for the `reason`.
 
         Raises:
             NotFound: no key has this prefix.
@@ -174,10 +188,23 @@ class ApiKeyStore:
                 # Each a statement of its own, which sees what was made while it waited.
                 found = await connection.fetch(self._link.render(_REVOKE_MADE_BY), subjects)
                 made_by = [row["prefix"] for row in found]
-        if not rows:
-            raise NotFound("No API key has this prefix")
+            if not rows:
+                raise NotFound("No API key has this prefix")
+            key = _record(rows[0])
+            if rows[0]["changed"] or revoked[1:]:
+                ended = {"revoked_at": key.revoked_at, "with_keys": revoked[1:]}
+                await audit.record(
+                    connection,
+                    actor or Actor(by),
+                    "api_key.revoke",
+                    subject_type="api_key",
+                    subject_id=prefix,
+                    before=_described(key) | {"revoked_at": None},
+                    after=_described(key) | ended,
+                    reason=reason,
+                )
         _log.info("api_key_revoked", prefix=prefix, with_keys=revoked[1:], by=by)
-        return _record(rows[0])
+        return key
 
     async def verify(self, key: str) -> Principal:
         """The principal that the key speaks for.
@@ -240,31 +267,6 @@ def _refused(detail: str) -> Unauthenticated:
     return Unauthenticated(detail, credential_given=True)
 
 
-def _check(name: str, scopes: list[str], expires_at: datetime | None) -> None:
-    if not name.strip() or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
-        raise InvalidInput(
-            f"name: expected 1 to {MAX_NAME_CHARACTERS} printable characters", field="name"
-        )
-    if not scopes:
-        raise InvalidInput("scopes: expected at least one permission", field="scopes")
-    if expires_at is None:
-        return
-    if expires_at.tzinfo is None:
-        raise InvalidInput("expires_at: expected a time zone", field="expires_at")
-    if expires_at <= datetime.now(expires_at.tzinfo):
-        raise InvalidInput("expires_at: expected a time to come", field="expires_at")
-
-
-def _check_limitable(scopes: list[str]) -> None:
-    unbound = sorted(set(scopes) - LIMITABLE)
-    if unbound:
-        raise InvalidInput(
-            f"scopes: {', '.join(unbound)} would not be bound by queues, job_types or priorities: a "
-            f"key with those may have {' and '.join(sorted(LIMITABLE))} alone",
-            field="scopes",
-        )
-
-
 def _prefix_of(subject: str) -> str | None:
     """The prefix of the key that this subject is; None for a person or the command line."""
     prefix = subject.removeprefix(API_KEY_SUBJECT_PREFIX)
@@ -282,6 +284,18 @@ def _limit_columns(limits: KeyLimits | None) -> tuple[Sequence[object] | None, .
 
 def _optional(values: Sequence[T] | None) -> tuple[T, ...] | None:
     return None if values is None else tuple(values)
+
+
+def _described(key: ApiKey) -> dict[str, object]:
+    """What the audit log keeps of a key: what it may do, and until when."""
+    return {
+        "name": key.name,
+        "scopes": key.scopes,
+        "queues": key.queues,
+        "job_types": key.job_types,
+        "priorities": key.priorities,
+        "expires_at": key.expires_at,
+    }
 
 
 def _record(row: asyncpg.Record) -> ApiKey:

@@ -14,6 +14,8 @@ class Permission(StrEnum):
     JOBS_READ = "jobs:read"
     ADMIN_READ = "admin:read"
     ADMIN_OPERATE = "admin:operate"
+    ADMIN_DELETE = "admin:delete"
+    """Delete many jobs at once; one job needs `admin:operate` alone."""
     KEYS_MANAGE = "keys:manage"
     METRICS_READ = "metrics:read"
     REMINDERS_OWN = "reminders:own"

@@ -158,6 +158,15 @@ def _principal(claims: dict[str, Any]) -> Principal:
     return Principal(subject, role, ROLE_PERMISSIONS[role], "token")
 
 
+def expiry_of(token: str) -> datetime:
+    """When a token that was verified before expires; the calendar's last moment where it has none."""
+    claims = jwt.decode(token, options={"verify_signature": False})
+    try:
+        return datetime.fromtimestamp(float(claims["exp"]), UTC)
+    except (OverflowError, ValueError):
+        return datetime.max.replace(tzinfo=UTC)
+
+
 def make_token(
     secret: str,
     role: Role,

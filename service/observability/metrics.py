@@ -5,6 +5,7 @@ a second, so the children of labels are kept in plain dicts and histograms are p
 read when scraped. All of them are called from the event loop's thread only.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -34,6 +35,10 @@ JOB_EVENTS: Final = Counter(
     "finmind_job_events_total",
     f"Events in the life of jobs: {', '.join(REASONS_BY_EVENT)}; `status` is `ok` or the reason.",
     ["event", "job_type", "status"],
+)
+PERMITS_REPAIRED: Final = Counter(
+    "finmind_permits_repaired_total",
+    "Counts of running jobs under a limit that did not agree with the jobs, and were set right. It stays 0 but for plain SQL and for upgrades from a version without limits.",
 )
 JOBS_CREATED: Final = Counter(
     "finmind_jobs_created_total",
@@ -73,7 +78,47 @@ WAITING_FOR_WORKER: Final = Gauge(
     "Due jobs whose type no worker serves now, and one did lately; of each queue and priority the first 2000 are counted.",
     ["job_type"],
 )
+JOBS_HELD: Final = Gauge(
+    "finmind_jobs_held",
+    "Jobs that wait for a limit on running jobs (`concurrency`), a rate (`rate_limit`) or other jobs (`dependencies`); counted up to `COUNT_CAP`.",
+    ["waiting_for"],
+)
 QUEUE_RUNNING: Final = Gauge("finmind_queue_running", "Jobs that are running.", ["queue"])
+QUEUE_MAX_RUNNING: Final = Gauge(
+    "finmind_queue_max_running",
+    "Jobs of the queue that may run at once, over all processes; of the first 500 queues with such a limit, by name.",
+    ["queue"],
+)
+QUEUE_PERMITS: Final = Gauge(
+    "finmind_queue_permits_used",
+    "Jobs that run under that limit.",
+    ["queue"],
+)
+QUEUE_PAUSED: Final = Gauge(
+    "finmind_queue_paused", "1 for each queue that an operator paused.", ["queue"]
+)
+
+# -- what ended in the last five minutes: set by the maintenance leader only ----------------------
+FAILURE_SHARE: Final = Gauge(
+    "finmind_failure_share",
+    "Attempts that failed among all that ended in the last five minutes, from 0 to 1. NaN: none ended, or another process leads.",
+)
+FAILURE_SHARE.set(math.nan)
+RECENT_ATTEMPTS: Final = Gauge(
+    "finmind_recent_attempts",
+    "Attempts that ended in the last five minutes: `succeeded`, `retried`, `dead_lettered`, `failed`; and jobs that were `cancelled`. Shown by the leader alone.",
+    ["outcome"],
+)
+RECENT_START_DELAY: Final = Gauge(
+    "finmind_start_delay_seconds",
+    "How long attempts of the last five minutes waited after they were due: quantiles `0.5`, `0.95`, `0.99`, off by less than a factor of 1.26. Shown by the leader alone.",
+    ["quantile"],
+)
+RECENT_RUN_TIME: Final = Gauge(
+    "finmind_run_time_seconds",
+    "How long handlers ran in the last five minutes, by the same quantiles. Shown by the leader alone.",
+    ["quantile"],
+)
 
 # -- worker ---------------------------------------------------------------------------------------
 WORKER_UP: Final = Gauge("finmind_worker_up", "1 while this process claims jobs.")
@@ -86,6 +131,16 @@ WORKER_RESTARTS: Final = Counter(
     "finmind_worker_restarts_total",
     "Times that a loop of the worker failed and was started again.",
     ["loop"],
+)
+DEAD_LETTER_GROUPS: Final = Gauge(
+    "finmind_dead_letter_groups",
+    "Causes that have dead letters, by state: `unresolved`, `resolved`, `ignored`. Shown by the leader alone.",
+    ["state"],
+)
+JOB_LOG_LINES: Final = Counter(
+    "finmind_job_log_lines_total",
+    "Lines that handlers logged by `ctx.log`: `written`; `dropped`, since the database was away or too slow; `refused` by it.",
+    ["outcome"],
 )
 HANDLERS_STUCK: Final = Gauge(
     "finmind_handlers_stuck",
@@ -103,6 +158,16 @@ REMINDER_EVENTS: Final = Counter(
     "Events in the life of reminders: created, enqueued, sent, retried, failed, cancelled; `status` is `ok` or the reason.",
     ["event", "channel", "status"],
 )
+OPERATION_JOBS: Final = Counter(
+    "finmind_operation_jobs_total",
+    "Jobs that operations on many jobs have met, by action: `changed` or `skipped`.",
+    ["action", "outcome"],
+)
+OPERATION_ENDS: Final = Counter(
+    "finmind_operation_ends_total",
+    "Operations on many jobs that came to an end here: `done`, or `stopped` by their canary.",
+    ["state"],
+)
 LOG_LINES_DROPPED: Final = Counter(
     "finmind_log_lines_dropped_total",
     "Log lines that were dropped, since nobody read the log or its disk was full.",
@@ -112,9 +177,24 @@ EVENT_LOOP_LAG: Final = Gauge(
 )
 AUTH_FAILURES: Final = Counter(
     "finmind_auth_failures_total",
-    "Requests refused for their credential: `missing`, `refused`, and of those `limited`, answered 429 since too many from their address were refused before.",
+    "Requests refused for their credential: `missing`, `refused`, and of those `limited`, answered 429 since too many from their address were refused before; `other_site`: a form of the dashboard that did not come from one of its pages.",
     ["reason"],
 )
+DASHBOARD_STREAMS: Final = Gauge(
+    "finmind_dashboard_streams", "Pages of the dashboard that this process keeps live."
+)
+DASHBOARD_STREAMS_REFUSED: Final = Counter(
+    "finmind_dashboard_streams_refused_total",
+    "Pages that were not kept live, beyond DASHBOARD_MAX_STREAMS or five of a session: they look "
+    "every few seconds.",
+)
+AUDIT_UNRECORDED: Final = Counter(
+    "finmind_audit_refusals_unrecorded_total",
+    "Answers 403 that left no entry in the audit log: `failed`, the database did not take it; `limited`, this process had written a hundred within a minute.",
+    ["reason"],
+)
+for _reason in ("failed", "limited"):
+    AUDIT_UNRECORDED.labels(_reason)
 QUOTA_REFUSALS: Final = Counter(
     "finmind_quota_refusals_total",
     "Requests refused since their caller had used up a quota: `requests`, `live_jobs`, `new_names`, `reminders`.",

@@ -5,8 +5,12 @@ from dataclasses import dataclass
 
 from service.observability.labels import MAX_LABEL_VALUES, OTHER, known_queue
 from service.observability.metrics import (
+    JOBS_HELD,
     QUEUE_DEPTH,
+    QUEUE_MAX_RUNNING,
     QUEUE_OLDEST_DUE,
+    QUEUE_PAUSED,
+    QUEUE_PERMITS,
     QUEUE_RUNNING,
     WAITING_FOR_WORKER,
 )
@@ -53,6 +57,29 @@ def set_queue_gauges(rows: Iterable[QueueReading]) -> None:
         QUEUE_RUNNING.labels(name).set(reading.running)
     _shown_queues.clear()
     _shown_queues.update(merged)
+
+
+def set_paused_gauges(queues: Iterable[str]) -> None:
+    """Show that these queues are paused, and no others; those beyond the limit are not shown."""
+    QUEUE_PAUSED.clear()
+    for queue in sorted(queues)[:MAX_LABEL_VALUES]:
+        QUEUE_PAUSED.labels(queue).set(1)
+
+
+def set_held_gauges(jobs: Mapping[str, int]) -> None:
+    """Show how many jobs are held, by what they wait for, and nothing else."""
+    JOBS_HELD.clear()
+    for reason, count in jobs.items():
+        JOBS_HELD.labels(reason).set(count)
+
+
+def set_permit_gauges(queues: Mapping[str, tuple[int, int]]) -> None:
+    """Show the limit on running jobs of these queues and its permits in use, and of no others."""
+    QUEUE_MAX_RUNNING.clear()
+    QUEUE_PERMITS.clear()
+    for queue, (limit, used) in sorted(queues.items())[:MAX_LABEL_VALUES]:
+        QUEUE_MAX_RUNNING.labels(queue).set(limit)
+        QUEUE_PERMITS.labels(queue).set(used)
 
 
 def set_waiting_gauges(jobs: Mapping[str, int]) -> None:
