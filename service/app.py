@@ -6,15 +6,37 @@ from typing import Self
 
 from fastapi import FastAPI
 
-from service.api import admin, api_keys, enqueue, health, jobs
+from service.api import (
+    admin,
+    api_keys,
+    audit,
+    batches,
+    dead_letters,
+    dependencies,
+    enqueue,
+    explain,
+    health,
+    job_changes,
+    job_logs,
+    jobs,
+    own_jobs,
+    queues,
+    rates,
+    workers,
+)
 from service.api.docs import add_docs
 from service.api.error_handlers import register_problem_handlers
 from service.api.middleware import RequestShell
 from service.api.openapi import DESCRIPTION, TAGS, use_problem_schemas
 from service.api.stats_cache import StatsCache
+from service.audit.refused_attempts import RefusedAttempts
 from service.auth.authenticator import Authenticator
 from service.auth.live_jobs_index import ensure_live_jobs_index
 from service.auth.quotas import Quotas
+from service.auth.sessions import SessionStore
+from service.auth.sign_in_link import SignInLink
+from service.dashboard.dashboard import add_dashboard
+from service.dashboard.live import Live
 from service.db.engine import Database
 from service.db.migrate import prepare
 from service.errors import ConfigurationError
@@ -24,6 +46,8 @@ from service.jobs.run_once import Passes
 from service.jobs.worker.worker import Worker
 from service.observability.health import EventLoopMonitor, HealthChecks
 from service.observability.logging import get_logger
+from service.operations import routes as operations
+from service.operations.runner import bind as bind_operations
 from service.reminders import routes as reminders
 from service.reminders.handler import bind
 from service.reminders.loop import ReminderLoop
@@ -48,10 +72,15 @@ class Service:
         self.database = Database(dsn, settings)
         self.authenticator = Authenticator(settings, self.database)
         self.quotas = Quotas(self.database, settings)
+        self.refused_attempts = RefusedAttempts(self.database)
+        self.sessions = SessionStore(self.database, settings)
         self.intake = Intake(self.database, settings)
         self.worker: Worker | None = Worker(self.database, settings) if run_worker else None
         slots = self.worker.slots if self.worker is not None else None
         self.passes = Passes(self.database, settings, slots=slots)
+        self.live = Live(
+            self.database, settings, worker_listens=run_worker and settings.database_listen
+        )
         self.reminder_loop = ReminderLoop(self.database, settings) if run_worker else None
         self.monitor = EventLoopMonitor()
         self.health = HealthChecks(
@@ -77,7 +106,10 @@ class Service:
             stack.push_async_callback(self.health.close)
             stack.push_async_callback(self.authenticator.close)
             stack.push_async_callback(self.quotas.close)
+            stack.push_async_callback(self.refused_attempts.close)
+            stack.push_async_callback(self.sessions.close)
             bind(self.database, self.settings)
+            bind_operations(self.database, self.settings)
             load_handlers(self.settings)
             await prepare(self.database, self.settings)
             await ensure_live_jobs_index(self.database, self.settings)
@@ -88,6 +120,8 @@ class Service:
                 # Registered first: a worker that fails half-way is stopped as well.
                 stack.push_async_callback(self.worker.stop)
                 await self.worker.start()
+            self.live.start()
+            stack.push_async_callback(self.live.stop)
             if self.reminder_loop is not None:
                 stack.push_async_callback(self.reminder_loop.stop)
                 await self.reminder_loop.start()
@@ -97,6 +131,7 @@ class Service:
     def stop_claiming(self) -> None:
         """Stop claiming and report not ready; running jobs continue. Safe in a signal handler."""
         self._stopping = True
+        self.live.close()
         if self.worker is not None:
             self.worker.stop_claiming()
 
@@ -155,15 +190,38 @@ def create_app(
     app.state.quotas = service.quotas
     app.state.health = service.health
     app.state.stats_cache = StatsCache()
+    app.state.sessions = service.sessions
+    app.state.live = service.live
+    app.state.sign_in_link = None if settings.is_production else SignInLink()
     app.include_router(health.router)
     if api:
-        for part in (enqueue, jobs, admin, api_keys, reminders):
+        for part in (
+            enqueue,
+            dependencies,
+            batches,
+            jobs,
+            explain,
+            rates,
+            admin,
+            job_changes,
+            own_jobs,
+            queues,
+            dead_letters,
+            workers,
+            job_logs,
+            audit,
+            api_keys,
+            operations,
+            reminders,
+        ):
             app.include_router(part.router)
     health.add_metrics(app, settings)
     register_problem_handlers(app)
     use_problem_schemas(app, root_path=settings.root_path)
     if api and settings.docs_enabled:
         add_docs(app)
+    if api and settings.dashboard_enabled:
+        add_dashboard(app)
     # Added last, so it is outermost: what it refuses reaches nothing else.
     app.add_middleware(RequestShell, settings=settings)
     return app

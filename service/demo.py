@@ -6,7 +6,7 @@ Importing this module registers the handlers.
 import asyncio
 import random
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,8 +36,14 @@ class DemoPayload(BaseModel):
     failures: int = Field(1, ge=0, le=100, description="How often `demo.flaky` fails first.")
 
 
-@register_handler("demo.ok", payload_model=DemoPayload)
-async def ok(payload: DemoPayload) -> dict[str, int]:
+class CountedPayload(DemoPayload):
+    """What `demo.ok` reads, which a batch may enqueue when it is complete."""
+
+    batch: dict[str, Any] | None = Field(None, description="What a batch tells of itself.")
+
+
+@register_handler("demo.ok", payload_model=CountedPayload)
+async def ok(payload: CountedPayload) -> dict[str, int]:
     """Succeed at once; the result is the number."""
     return {"number": payload.number}
 
@@ -49,13 +55,16 @@ async def slow(payload: DemoPayload, ctx: JobContext) -> dict[str, float]:
     for step in range(1, steps + 1):
         await asyncio.sleep(payload.seconds / steps)
         await ctx.progress(step / steps, f"step {step} of {steps}")
+        ctx.log(f"step {step} done", seconds=payload.seconds / steps)
     return {"seconds": payload.seconds}
 
 
 @register_handler("demo.flaky", payload_model=DemoPayload, backoff=_SOON)
 async def flaky(payload: DemoPayload, ctx: JobContext) -> dict[str, int]:
     """Fail `failures` times, then succeed."""
+    ctx.log("connecting", number=payload.number)
     if ctx.attempt <= payload.failures:
+        ctx.log("the other side hung up", level="warning", attempt=ctx.attempt)
         raise ConnectionError(f"the other side hung up (attempt {ctx.attempt})")
     return {"attempts": ctx.attempt}
 

@@ -1,32 +1,38 @@
 """`/admin/jobs`: what operators do. Parse, call, map."""
 
 from collections.abc import AsyncIterator
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Security
+from fastapi import APIRouter, Depends, Query, Request, Response, Security
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.api.admin_schemas import JobDetail, JobPageOut, ProcessOut, StatsOut
+from service import audit
+from service.api.actor import acting
+from service.api.admin_schemas import JobDetail, JobPageOut, ListedJobOut, ProcessOut, RetryIn
 from service.api.cursors import decode_cursor, encode_cursor
+from service.api.field_types import ReasonGiven
 from service.api.guarded import GuardedRoute
 from service.api.job_query import JobQuery
+from service.api.job_stats import StatsOut, job_stats
 from service.api.jobs import Id
 from service.api.patterns import PLAIN_NUMBER
 from service.api.problems import problem_responses
 from service.api.refusals import FIRST_ERRORS
-from service.api.schemas import JobSummaryOut
-from service.api.session import AppSettings, Session, deadline_of, transaction
+from service.api.session import AppSettings, Session, transaction
 from service.api.stats_cache import StatsCache
+from service.api.versions import ETAG, tag
 from service.auth.dependencies import require
 from service.auth.principal import Permission, Principal
 from service.errors import InvalidInput
 from service.jobs.actions import cancel_job, delete_job, retry_dead_letter_job
-from service.jobs.core.filters import JobFilters
-from service.jobs.core.job import BackgroundJob, JobId
-from service.jobs.maintenance.unserved import MIN_ALIVE_SECONDS
-from service.jobs.read.get import get_job, waits_for_worker, worker_name
+from service.jobs.core.job import BackgroundJob, JobId, JobStatus
+from service.jobs.maintenance.unserved import alive_seconds
+from service.jobs.read.get import get_job, worker_name
 from service.jobs.read.list import list_jobs
-from service.jobs.read.statistics import JobStats, get_job_stats
+from service.jobs.read.waiting import waiting_for, what_holds
 from service.jobs.run_once import Passes
 from service.settings import Settings
 
@@ -34,6 +40,7 @@ router = APIRouter(prefix="/admin/jobs", tags=["Admin"], route_class=GuardedRout
 
 Reader = Annotated[Principal, Security(require(Permission.ADMIN_READ))]
 Operator = Annotated[Principal, Security(require(Permission.ADMIN_OPERATE))]
+Deleter = Annotated[Principal, Security(require(Permission.ADMIN_DELETE))]
 
 
 def _stats_cache(request: Request) -> StatsCache:
@@ -59,18 +66,14 @@ Change = Annotated[AsyncSession, Depends(_change, scope="function")]
     response_description="The counts.",
     responses=problem_responses(503),
 )
-async def read_stats(request: Request, settings: AppSettings, _: Reader) -> StatsOut:
-    """By status, type, queue and day. Finished jobs come from kept counts, live ones are counted.
+async def read_stats(request: Request, _: Reader) -> StatsOut:
+    """By status, type, queue and day, and what ended in the last hour.
+
+    Finished jobs come from kept counts, live ones are counted.
 
     Counts may be a second old, see `as_of`. An action through this process shows in its next answer.
     """
-
-    async def query() -> JobStats:
-        async with transaction(request, own_deadline=True) as session:
-            return await get_job_stats(session, cap=settings.count_cap)
-
-    stats = await _stats_cache(request).get(query, deadline=deadline_of(request))
-    return StatsOut.model_validate(stats)
+    return StatsOut.of(await job_stats(request))
 
 
 @router.get(
@@ -89,35 +92,31 @@ async def read_jobs(
     """Pages by cursor: a job appears on one page only, however many are added meanwhile.
 
     If matches are far apart in a large table, a page may hold fewer than `limit` jobs, even none, and
-    still have a `next_cursor`, from which the list continues.
+    still have a `next_cursor`, from which the list continues; `complete` is then false. No index serves
+    `payload`, `error` and `priority`: each page looks at as many jobs as `PAGE_SCAN_SECONDS` allow.
     """
     if query.limit > settings.max_page_size:
         raise InvalidInput(
             f"limit is {query.limit}: at most {settings.max_page_size} are allowed (MAX_PAGE_SIZE)",
             field="query.limit",
         )
-    named = query.model_dump(mode="json", exclude={"limit", "cursor"}, exclude_none=True)
+    named, now = query.named(), datetime.now(UTC)
     page = await list_jobs(
         session,
-        JobFilters(
-            statuses=None if query.status is None else frozenset(query.status),
-            **{
-                name: getattr(query, name)
-                for name in JobQuery.model_fields
-                if name not in {"status", "limit", "cursor"}
-            },
-        ),
+        query.filters(now),
         limit=query.limit,
         before_id=None if query.cursor is None else JobId(decode_cursor(query.cursor, named)),
         cap=settings.count_cap,
         scan_seconds=settings.page_scan_seconds,
     )
+    waits = await waiting_for(session, page.jobs, now=now, alive_seconds=alive_seconds(settings))
     following = page.next_before_id
     return JobPageOut(
-        jobs=[JobSummaryOut.model_validate(job) for job in page.jobs],
+        jobs=[ListedJobOut.of(job, waits.get(job.id)) for job in page.jobs],
         next_cursor=None if following is None else encode_cursor(following, named),
         total=page.total,
         total_exact=page.total_exact,
+        complete=page.complete,
     )
 
 
@@ -130,7 +129,7 @@ async def read_jobs(
 )
 async def process_jobs(
     request: Request,
-    _: Operator,
+    operator: Operator,
     limit: Annotated[
         int, Query(ge=1, le=1000, description="Maximum number of jobs to take."), PLAIN_NUMBER
     ] = 50,
@@ -143,13 +142,21 @@ async def process_jobs(
     once, without the grace period of workers.
     """
     # A pass takes as long as its jobs do, but a database that hangs is reported in time.
-    async with transaction(request):
-        pass
+    async with transaction(request) as session:
+        await session.execute(select(1))
     passes: Passes = request.app.state.service.passes
     try:
         summary = await passes.run(limit)
     finally:
         _stats_cache(request).forget()
+    async with transaction(request, own_deadline=True) as session:
+        await audit.record(
+            session,
+            acting(request, operator),
+            "job.process",
+            subject_type="job",
+            after={"limit": limit} | asdict(summary),
+        )
     return ProcessOut.model_validate(summary)
 
 
@@ -158,11 +165,15 @@ async def process_jobs(
     operation_id="getJobDetail",
     summary="Read the whole job",
     response_description="The whole job.",
-    responses=problem_responses(404, 422, 503),
+    responses={200: {"headers": ETAG}, **problem_responses(404, 422, 503)},
 )
-async def read_detail(_: Reader, job_id: Id, session: Session, settings: AppSettings) -> JobDetail:
+async def read_detail(
+    response: Response, _: Reader, job_id: Id, session: Session, settings: AppSettings
+) -> JobDetail:
     """Payload, result, and every attempt's error that is kept."""
-    return await _detail(session, await get_job(session, JobId(job_id)), settings)
+    job = await get_job(session, JobId(job_id))
+    tag(response, job)
+    return await detail_of(session, job, settings)
 
 
 @router.post(
@@ -173,31 +184,60 @@ async def read_detail(_: Reader, job_id: Id, session: Session, settings: AppSett
     responses=problem_responses(404, 409, 422, 503),
 )
 async def retry_job(
-    operator: Operator, job_id: Id, session: Change, settings: AppSettings
+    request: Request,
+    operator: Operator,
+    job_id: Id,
+    session: Change,
+    settings: AppSettings,
+    body: Annotated[RetryIn | None, FIRST_ERRORS] = None,
 ) -> JobDetail:
     """A DEAD_LETTER or FAILED job becomes PENDING, due now, with all its attempts before it.
 
-    Its history is kept, with an entry for who retried it. 409 for any other status, or while another
-    live job has its `unique_key`.
+    Its history is kept, with an entry for who retried it. The body, if there is one, edits it: its
+    payload, when it is due, its retries; the payload before is kept in the history as
+    `payload_before`. 409 for any other status, or while another live job has its `unique_key`.
     """
     job = await retry_dead_letter_job(
-        session, JobId(job_id), by=operator.subject, max_errors=settings.max_error_entries
+        session,
+        JobId(job_id),
+        by=operator.subject,
+        max_errors=settings.max_error_entries,
+        edit=None if body is None else body.change(),
+        max_payload_bytes=settings.max_payload_bytes,
+        actor=acting(request, operator),
+        reason=None if body is None else body.reason,
     )
-    return await _detail(session, job, settings)
+    return await detail_of(session, job, settings)
 
 
 @router.post(
     "/{job_id}/cancel",
     operation_id="cancelJob",
-    summary="Cancel a pending job",
+    summary="Cancel any job",
     response_description="The job, CANCELLED.",
-    responses=problem_responses(404, 409, 422, 503),
+    responses={
+        202: {"model": JobDetail, "description": "The job is RUNNING, and will end CANCELLED."},
+        **problem_responses(404, 409, 422, 503),
+    },
 )
-async def cancel_pending_job(
-    _: Operator, job_id: Id, session: Change, settings: AppSettings
+async def cancel_any_job(
+    request: Request,
+    response: Response,
+    operator: Operator,
+    job_id: Id,
+    session: Change,
+    settings: AppSettings,
+    reason: ReasonGiven = None,
 ) -> JobDetail:
-    """A PENDING job becomes CANCELLED and never runs; 409 for any other status."""
-    return await _detail(session, await cancel_job(session, JobId(job_id)), settings)
+    """A PENDING job becomes CANCELLED and never runs; 409 if the job has ended.
+
+    A RUNNING job answers 202: its worker stops its handler, waits `CANCEL_GRACE_SECONDS` at most, and the
+    job ends CANCELLED, whatever the handler does; see `cancel`. To ask again changes nothing.
+    """
+    actor = acting(request, operator)
+    job = await cancel_job(session, JobId(job_id), actor=actor, reason=reason)
+    response.status_code = 202 if job.status == JobStatus.RUNNING else 200
+    return await detail_of(session, job, settings)
 
 
 @router.delete(
@@ -208,13 +248,21 @@ async def cancel_pending_job(
     status_code=204,
     responses=problem_responses(404, 409, 422, 503),
 )
-async def remove_job(_: Operator, job_id: Id, session: Change) -> None:
-    """Any but a RUNNING one."""
-    await delete_job(session, JobId(job_id))
+async def remove_job(
+    request: Request,
+    operator: Deleter,
+    job_id: Id,
+    session: Change,
+    reason: ReasonGiven = None,
+) -> None:
+    """Any but a RUNNING one. The audit log keeps what it was, without payload and result."""
+    await delete_job(session, JobId(job_id), actor=acting(request, operator), reason=reason)
 
 
-async def _detail(session: AsyncSession, job: BackgroundJob, settings: Settings) -> JobDetail:
+async def detail_of(session: AsyncSession, job: BackgroundJob, settings: Settings) -> JobDetail:
+    """The job as operators see it."""
     worker = await worker_name(session, job.worker_id)
-    alive = max(settings.lease_seconds, MIN_ALIVE_SECONDS)
-    waits = await waits_for_worker(session, job, alive=alive)
-    return JobDetail.whole(job, settings, worker=worker, waiting_for="worker" if waits else None)
+    hold = await what_holds(
+        session, job, now=datetime.now(UTC), alive_seconds=alive_seconds(settings)
+    )
+    return JobDetail.whole(job, settings, worker=worker, hold=hold)

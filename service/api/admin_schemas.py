@@ -2,7 +2,8 @@
 
 import json
 import sys
-from datetime import UTC, date, datetime
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Self
 
 from pydantic import (
@@ -13,15 +14,19 @@ from pydantic import (
     ValidationError,
 )
 
-from service.api.field_types import UtcTime
-from service.api.schemas import (
+from service.api.field_types import PlannedTime, Reason, Retries, UtcTime
+from service.api.job_schemas import (
     EXAMPLE_OUT,
+    EXAMPLE_SUMMARY,
     JobOut,
     JobSummaryOut,
     effective_limits,
     row_of,
 )
-from service.jobs.core.job import BackgroundJob, JobStatus
+from service.jobs.core.change import JobChange
+from service.jobs.core.job import BackgroundJob
+from service.jobs.read.list import JobSummary
+from service.jobs.read.waiting import Hold, Waiting
 from service.settings import Settings
 
 EXAMPLE_ERROR: Final[dict[str, Any]] = {
@@ -59,7 +64,7 @@ class ErrorEntry(BaseModel):
 
     event: str = Field(
         "error",
-        description="`error`, `lease_lost`, `manual_retry` or `no_handler`; `unreadable` for an "
+        description="`error`, `lease_lost`, `manual_retry`, `cancelled`, `changed` or `no_handler`; `unreadable` for an "
         "entry written by plain SQL, with its JSON as `message`.",
     )
     attempt: int | None = Field(None, description="The attempt's number.")
@@ -69,7 +74,7 @@ class ErrorEntry(BaseModel):
     started_at: MomentText = Field(None, description="When the attempt began.")
     at: MomentText = Field(None, description="When this was recorded.")
     worker: str | None = Field(None, description="The process that ran it.")
-    by: str | None = Field(None, description="Who retried it by hand.")
+    by: str | None = Field(None, description="Who retried, cancelled or changed it by hand.")
 
     @classmethod
     def of(cls, value: object) -> Self:
@@ -78,6 +83,41 @@ class ErrorEntry(BaseModel):
             return cls.model_validate(value)
         except ValidationError:
             return cls(event="unreadable", message=json.dumps(value, ensure_ascii=False)[:2000])
+
+
+WAITING_FOR: Final[Any] = Field(
+    description="What keeps it from starting: `time`: it is not due; `worker`: no worker serves its type and "
+    "queue; `queue_paused`; `concurrency`: the limit of its key or queue is reached; `rate_limit`; "
+    "`dependencies`: jobs that it comes after have not ended. null: a free slot alone, or it runs or has "
+    "ended. `GET /jobs/{id}/explain` says more."
+)
+
+
+class RetryIn(BaseModel):
+    """What a retry changes of the job; a member that is left out stays as it is."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"payload": {"invoice": 4712}}]}
+    )
+
+    payload: Any = Field(None, description="The new payload, as a whole; null leaves it as it is.")
+    run_at: PlannedTime | None = Field(None, description="When it is due, with a time zone.")
+    max_retries: Retries | None = Field(None, description="Retries after the first attempt.")
+    reason: Reason | None = Field(None, description="Why, for the audit log.")
+
+    def change(self) -> JobChange:
+        """The new values, for the engine."""
+        return JobChange(**{name: value for name, value in self if name != "reason"})
+
+
+class PauseOut(BaseModel):
+    """The pause of a queue."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    since: UtcTime = Field(description="When it was paused.")
+    by: str | None = Field(description="Who paused it. null: by Python.")
+    reason: str | None = Field(description="Why, if it was said.")
 
 
 class JobDetail(JobOut):
@@ -91,11 +131,13 @@ class JobDetail(JobOut):
                     "errors": [EXAMPLE_ERROR],
                     "backoff": None,
                     "enqueued_by": "billing",
+                    "fingerprint": None,
                     "lost_leases": 0,
                     "lease_until": None,
                     "worker_id": 7,
                     "worker": "web-1:831:c0ffee",
                     "waiting_for": None,
+                    "pause": None,
                 }
             ]
         }
@@ -111,6 +153,10 @@ class JobDetail(JobOut):
     enqueued_by: str | None = Field(
         description="The caller that enqueued it over REST. null: it was enqueued by SQL or Python."
     )
+    fingerprint: str | None = Field(
+        description="The cause of a dead letter: jobs with the same one failed for the same reason. "
+        "null: it is not dead, or died a moment ago."
+    )
     lost_leases: int = Field(
         description="How many workers in a row lost its lease while they ran it."
     )
@@ -121,14 +167,14 @@ class JobDetail(JobOut):
         "the worker was last seen more than a day ago."
     )
 
-    waiting_for: str | None = Field(
-        description="`worker`: it is due, and no worker serves its type now. null: otherwise, or it is "
-        "not PENDING."
+    waiting_for: Waiting | None = WAITING_FOR
+    pause: PauseOut | None = Field(
+        description="Who paused its queue, why and since when, if it waits for that."
     )
 
     @classmethod
     def whole(
-        cls, job: BackgroundJob, settings: Settings, *, worker: str | None, waiting_for: str | None
+        cls, job: BackgroundJob, settings: Settings, *, worker: str | None, hold: Hold
     ) -> Self:
         """The row as operators see it, with the name of its worker."""
         history: Any = job.errors or []
@@ -136,7 +182,8 @@ class JobDetail(JobOut):
             "errors": list(map(ErrorEntry.of, history if isinstance(history, list) else [history])),
             "backoff": _numbers(job.backoff),
             "worker": worker,
-            "waiting_for": waiting_for,
+            "waiting_for": hold.reason,
+            "pause": hold.pause,
         }
         return cls.model_validate(row | effective_limits(job, settings))
 
@@ -152,83 +199,33 @@ def _numbers(backoff: object) -> dict[str, float] | None:
     }
 
 
+class ListedJobOut(JobSummaryOut):
+    """A job as operators list it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [EXAMPLE_SUMMARY | {"waiting_for": None}]}
+    )
+
+    waiting_for: Waiting | None = WAITING_FOR
+
+    @classmethod
+    def of(cls, job: JobSummary, waiting_for: Waiting | None) -> Self:
+        """The row of the list, and what it waits for."""
+        return cls.model_validate(asdict(job) | {"waiting_for": waiting_for})
+
+
 class JobPageOut(BaseModel):
     """One page of a list, newest first."""
 
-    jobs: list[JobSummaryOut] = Field(
+    jobs: list[ListedJobOut] = Field(
         description="May be fewer than `limit` although there are more, if matches are far apart."
     )
     next_cursor: str | None = Field(description="For the next page; null: this is the last.")
     total: int = Field(description="Jobs that match, on all pages.")
     total_exact: bool = Field(description="False: there are at least `total`.")
-
-
-class DayOut(BaseModel):
-    """What ended on one UTC day."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    day: date = Field(description="The day.")
-    by_status: dict[JobStatus, int] = Field(description="Jobs by how they ended.")
-
-
-class StatsOut(BaseModel):
-    """How many jobs there are. Live jobs are counted up to `COUNT_CAP`."""
-
-    model_config = ConfigDict(
-        from_attributes=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "as_of": "2026-03-01T09:10:31Z",
-                    "total": 1204,
-                    "total_exact": True,
-                    "by_status": {
-                        "PENDING": 3,
-                        "RUNNING": 1,
-                        "SUCCESS": 1198,
-                        "FAILED": 0,
-                        "DEAD_LETTER": 2,
-                        "CANCELLED": 0,
-                    },
-                    "by_type": {"send_invoice": 1204},
-                    "by_type_rest": 0,
-                    "by_queue": {"billing": 1204},
-                    "by_queue_rest": 0,
-                    "due_now": 1,
-                    "oldest_due_seconds": 0.4,
-                    "scheduled": 2,
-                    "running": 1,
-                    "days": [{"day": "2026-03-01", "by_status": {"SUCCESS": 1198}}],
-                }
-            ]
-        },
-    )
-
-    as_of: UtcTime = Field(description="The time of these counts.")
-    total: int = Field(description="All jobs kept.")
-    total_exact: bool = Field(
-        description="False: there are more live jobs than were counted, and the figures of live jobs "
-        "are lower bounds."
-    )
-    by_status: dict[JobStatus, int] = Field(description="Every status, zeros included.")
-    by_type: dict[str, int] = Field(
-        description="The 200 job types with the most jobs. If more than 20,000 pairs of queue and type "
-        "have ended jobs, only the largest count, and the figures are lower bounds."
-    )
-    by_type_rest: int = Field(description="Jobs of all other types.")
-    by_queue: dict[str, int] = Field(
-        description="The 200 queues with the most jobs; counted as `by_type`."
-    )
-    by_queue_rest: int = Field(description="Jobs of all other queues.")
-    due_now: int = Field(description="PENDING jobs that are due.")
-    oldest_due_seconds: float | None = Field(
-        description="How long the longest-waiting job has been due; null: none waits."
-    )
-    scheduled: int = Field(description="PENDING jobs that are due later.")
-    running: int = Field(description="RUNNING jobs.")
-    days: list[DayOut] = Field(
-        description="The jobs that ended on each of the last 7 days, latest first."
+    complete: bool = Field(
+        description="False: `PAGE_SCAN_SECONDS` were over before the page was full. Jobs further back "
+        "may match: continue with `next_cursor`."
     )
 
 

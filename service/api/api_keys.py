@@ -6,11 +6,12 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Request, Security
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.field_types import Name, PlannedTime, Priority, UtcTime
+from service.api.actor import acting
+from service.api.field_types import Name, PlannedTime, Priority, ReasonGiven, UtcTime
 from service.api.guarded import GuardedRoute
 from service.api.problems import problem_responses
 from service.api.refusals import FIRST_ERRORS
-from service.auth.api_keys import ApiKey, ApiKeyStore
+from service.auth.api_keys import ApiKey, ApiKeyStore, NewApiKey
 from service.auth.dependencies import require
 from service.auth.principal import KeyLimits, Permission, Principal
 from service.errors import Forbidden
@@ -86,7 +87,8 @@ class ApiKeyList(BaseModel):
     api_keys: list[ApiKeyOut]
 
 
-def _store(request: Request) -> ApiKeyStore:
+def key_store(request: Request) -> ApiKeyStore:
+    """The keys of the application that serves `request`."""
     store: ApiKeyStore = request.app.state.authenticator.api_keys
     return store
 
@@ -111,20 +113,31 @@ async def create_api_key(
     request: Request, body: Annotated[ApiKeyIn, FIRST_ERRORS], principal: Manager
 ) -> NewApiKeyOut:
     """Make a key."""
+    made = await make_key(request, principal, body)
+    return NewApiKeyOut(**_out(made.record).model_dump(), key=made.key)
+
+
+async def make_key(request: Request, principal: Principal, body: ApiKeyIn) -> NewApiKey:
+    """Make a key that may do no more, and no longer, than who makes it.
+
+    Raises:
+        Forbidden: it would.
+        InvalidInput: a value breaks a rule.
+    """
     excess = sorted(set(body.scopes) - principal.permissions)
     if excess:
         raise Forbidden(
             f"You cannot give what you do not have: {', '.join(excess)}", scope=" ".join(excess)
         )
     _check_expiry(principal, body.expires_at)
-    made = await _store(request).create(
+    return await key_store(request).create(
         body.name,
         body.scopes,
         created_by=principal.subject,
         expires_at=body.expires_at,
         limits=body.limits(),
+        actor=acting(request, principal),
     )
-    return NewApiKeyOut(**_out(made.record).model_dump(), key=made.key)
 
 
 def _check_expiry(maker: Principal, expires_at: datetime | None) -> None:
@@ -148,7 +161,7 @@ def _check_expiry(maker: Principal, expires_at: datetime | None) -> None:
 )
 async def list_api_keys(request: Request, _principal: Manager) -> ApiKeyList:
     """List the keys."""
-    return ApiKeyList(api_keys=[_out(key) for key in await _store(request).list()])
+    return ApiKeyList(api_keys=[_out(key) for key in await key_store(request).list()])
 
 
 @router.delete(
@@ -161,6 +174,9 @@ async def list_api_keys(request: Request, _principal: Manager) -> ApiKeyList:
     "again changes nothing.",
     responses=problem_responses(401, 403, 404, 503),
 )
-async def revoke_api_key(request: Request, prefix: str, principal: Manager) -> None:
+async def revoke_api_key(
+    request: Request, prefix: str, principal: Manager, reason: ReasonGiven = None
+) -> None:
     """Revoke a key."""
-    await _store(request).revoke(prefix, by=principal.subject)
+    actor = acting(request, principal)
+    await key_store(request).revoke(prefix, by=principal.subject, actor=actor, reason=reason)

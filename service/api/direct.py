@@ -7,7 +7,7 @@ from fastapi import Request, Response
 from pydantic import ValidationError
 
 from service.api.guarded import GuardedRoute
-from service.api.schemas import JobIn
+from service.api.new_job_schemas import JobIn
 from service.auth.dependencies import require
 from service.auth.principal import Permission, Principal
 

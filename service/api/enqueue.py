@@ -1,33 +1,32 @@
 """`POST /jobs` and `/jobs/batch`: how clients enqueue. Parse, call, map."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, Header, Request, Response, Security
 from pydantic_core import to_json
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.api.direct import direct_route
-from service.api.enqueue_policy import check_allowed, may_read, within_quotas
+from service.api.enqueue_policy import check_allowed, may_name, may_read, within_quotas
 from service.api.guarded import GuardedRoute
+from service.api.job_schemas import JobOut, effective_limits
+from service.api.new_job_schemas import EXAMPLES_IN, BatchIn, BatchOut, JobIn
 from service.api.patterns import VISIBLE_ASCII
 from service.api.payloads import check_payload, check_payloads
 from service.api.problems import problem_responses
 from service.api.refusals import FIRST_ERRORS
-from service.api.schemas import (
-    EXAMPLES_IN,
-    BatchIn,
-    BatchOut,
-    JobIn,
-    JobOut,
-    effective_limits,
-)
-from service.api.session import AppSettings, Session, deadline_of, settings_of, transaction
+from service.api.session import Session, deadline_of, settings_of, transaction
 from service.auth.dependencies import require
 from service.auth.principal import Permission, Principal
 from service.errors import Conflict, InvalidInput, NotFound
 from service.jobs.core.idempotency_key import IdempotencyKey
 from service.jobs.core.job import BackgroundJob, JobStatus
 from service.jobs.core.new_job import EnqueuedJob, NewJob
+from service.jobs.enqueue.dependencies import waits
+from service.jobs.enqueue.enqueue import enqueue_for
 from service.jobs.enqueue.group_commit import Intake
 from service.jobs.enqueue.idempotency import submit
 from service.jobs.enqueue.uniqueness import check_holders
@@ -58,6 +57,9 @@ async def _enqueue(request: Request, body: JobIn, principal: Principal) -> Respo
     intake: Intake = request.app.state.service.intake
     settings = settings_of(request)
     job = _checked(body, principal, settings)
+    if job.is_ruled or waits(job):
+        async with await within_quotas(request, principal, [job]):
+            return await _enqueue_alone(request, job, principal)
     async with (
         await within_quotas(request, principal, [job]),
         asyncio.timeout_at(deadline_of(request)),
@@ -80,9 +82,10 @@ async def enqueue_job(
     """The job is durable when the answer comes: no crash loses it, and it runs at least once.
 
     A `unique_key` held by a live job with the same type and payload answers 200 with that job;
-    with another type or payload, or of another caller, 409. An `Idempotency-Key` seen before with
+    with another type or payload, or of another caller, 409; `on_conflict` says to do otherwise. An `Idempotency-Key` seen before with
     the same body answers 200 with the job that it created, even when that has ended; with another
-    body, or when the job has been deleted since, 409. For a caller that may not read jobs `result`,
+    body, or when the job has been deleted since, 409. A job with `after` waits until those jobs have
+    ended; ids that do not exist, or that the caller may not read, are a 422. For a caller that may not read jobs `result`,
     `progress` and `last_error` of an existing job are null.
     """
     if idempotency_key is None:
@@ -90,7 +93,7 @@ async def enqueue_job(
     job = _checked(body, principal, settings_of(request))
     key = await _idempotency_key(request, body, principal, idempotency_key)
     async with await within_quotas(request, principal, [job]):
-        return await _enqueue_once(request, job, key, principal)
+        return await _enqueue_alone(request, job, principal, key=key)
 
 
 router.add_api_route(
@@ -130,15 +133,33 @@ async def enqueue_jobs(
     response: Response,
     body: Annotated[BatchIn, FIRST_ERRORS],
     principal: Writer,
-    settings: AppSettings,
     session: Session,
     idempotency_key: Key = None,
 ) -> BatchOut:
     """One transaction: if one job is refused none is enqueued, and the error names its position.
 
     A `unique_key` held by a live job with the same type and payload gives that job's id, unless
-    another caller enqueued it: that is a 409.
+    another caller enqueued it: that is a 409. `on_conflict` says to do otherwise; two jobs of the batch
+    with the same key count as enqueued one after the other.
     """
+    return await enqueue_list(
+        request, response, body, principal, session, idempotency_key=idempotency_key
+    )
+
+
+async def enqueue_list(
+    request: Request,
+    response: Response,
+    body: BatchIn,
+    principal: Principal,
+    session: AsyncSession,
+    *,
+    idempotency_key: str | None,
+    kind: str | None = None,
+    enqueue: Callable[..., Awaitable[list[EnqueuedJob]]] = enqueue_for,
+) -> BatchOut:
+    """Enqueue the jobs of one request together, in the manner of `enqueue`."""
+    settings = settings_of(request)
     if len(body.jobs) > settings.max_batch_jobs:
         raise InvalidInput(
             f"The batch has {len(body.jobs)} jobs: at most {settings.max_batch_jobs} are allowed "
@@ -151,9 +172,17 @@ async def enqueue_jobs(
         check_payloads(body.jobs)
     key = None
     if idempotency_key is not None:
-        key = await _idempotency_key(request, body, principal, idempotency_key)
+        key = await _idempotency_key(request, body, principal, idempotency_key, kind=kind)
     async with await within_quotas(request, principal, jobs):
-        made = await submit(session, jobs, caller=principal.subject, settings=settings, key=key)
+        made = await submit(
+            session,
+            jobs,
+            caller=principal.subject,
+            settings=settings,
+            may_name=partial(may_name, principal),
+            enqueue=enqueue,
+            key=key,
+        )
     if made.repeated:
         response.status_code = 200
     return BatchOut(ids=made.ids, created=made.created)
@@ -168,28 +197,40 @@ def _checked(body: JobIn, principal: Principal, settings: Settings) -> NewJob:
 
 
 async def _idempotency_key(
-    request: Request, body: JobIn | BatchIn, principal: Principal, key: str
+    request: Request,
+    body: JobIn | BatchIn,
+    principal: Principal,
+    key: str,
+    *,
+    kind: str | None = None,
 ) -> IdempotencyKey:
-    sent = await request.json()
-    return IdempotencyKey.of(sent, model=body.model_dump(), owner=principal.subject, key=key)
+    """The request's key; `kind` tells apart what has the same body as another endpoint's request."""
+    sent: Any = await request.json()
+    model: dict[str, Any] = body.model_dump()
+    if kind is not None:
+        model["kind"], sent = kind, {"kind": kind, "body": sent}
+    return IdempotencyKey.of(sent, model=model, owner=principal.subject, key=key)
 
 
-def _as_seen_by(principal: Principal, job: JobOut) -> JobOut:
-    """The job; its result, progress and error only if the caller may read jobs."""
-    if may_read(principal, job):
-        return job
-    return job.model_copy(update={"result": None, "progress": None, "last_error": None})
-
-
-async def _enqueue_once(
-    request: Request, job: NewJob, key: IdempotencyKey, principal: Principal
+async def _enqueue_alone(
+    request: Request, job: NewJob, principal: Principal, *, key: IdempotencyKey | None = None
 ) -> Response:
+    """Enqueue in a transaction of its own: it takes several statements."""
     settings = settings_of(request)
     async with transaction(request) as session:
-        made = await submit(session, [job], caller=principal.subject, settings=settings, key=key)
+        made = await submit(
+            session,
+            [job],
+            caller=principal.subject,
+            settings=settings,
+            may_name=partial(may_name, principal),
+            key=key,
+        )
         try:
             found = await get_job(session, made.ids[0])
         except NotFound:
+            if key is None:
+                raise
             raise Conflict(
                 f"Job {made.ids[0]}, which the Idempotency-Key {key.key!r} made, has been deleted: "
                 "to enqueue it again use a new key"
@@ -213,9 +254,13 @@ def _created(job: NewJob, enqueued: EnqueuedJob, settings: Settings) -> Response
         "finished_at": None,
         "unique_key": job.unique_key,
         "last_error": None,
+        "concurrency_key": job.concurrency_key,
+        "held_for": None,
+        "batch_id": None,
         "payload": job.payload,
         "result": None,
         "progress": None,
+        "cancel": None,
         "timeout_seconds": job.timeout_seconds,
         **effective_limits(job, settings),
     }
@@ -225,7 +270,8 @@ def _created(job: NewJob, enqueued: EnqueuedJob, settings: Settings) -> Response
 def _job_response(
     job: BackgroundJob, status: int, settings: Settings, principal: Principal
 ) -> Response:
-    body = _as_seen_by(principal, JobOut.of(job, settings)).model_dump_json()
+    shown = JobOut.of(job, settings).as_seen(may_read=may_read(principal, job))
+    body = shown.model_dump_json()
     return _response(body, status, f"{settings.root_path}/jobs/{job.id}")
 
 

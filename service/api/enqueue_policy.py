@@ -14,6 +14,7 @@ from service.errors import Forbidden
 from service.jobs.core.job import DEFAULT_PRIORITY, DEFAULT_QUEUE
 from service.jobs.core.job_types import DEFAULTS, policies
 from service.jobs.core.new_job import NewJob
+from service.jobs.store.dependencies import Parent
 from service.settings import Settings
 
 
@@ -26,11 +27,21 @@ async def within_quotas(
         QuotaExceeded: they would be more live jobs, or more new names, than it may have.
     """
     quotas: Quotas = request.app.state.quotas
+    await spend_names(request, principal, jobs)
+    return quotas.live_jobs(principal, len(jobs))
+
+
+async def spend_names(request: Request, principal: Principal, jobs: Sequence[NewJob]) -> None:
+    """Count the names of queues and types that nobody has used before against the caller's quota.
+
+    Raises:
+        QuotaExceeded: they would be more than it may add.
+    """
+    quotas: Quotas = request.app.state.quotas
     async with asyncio.timeout_at(deadline_of(request)):
         if unknown := quotas.unknown_names(_names(jobs)):
             quotas.know(own := _own_names(settings_of(request)))
             await quotas.spend_names(principal, unknown - own)
-    return quotas.live_jobs(principal, len(jobs))
 
 
 def _names(jobs: Sequence[NewJob]) -> set[Name]:
@@ -82,6 +93,11 @@ def may_read(principal: Principal, job: Named) -> bool:
     return principal.may(Permission.JOBS_READ) and (
         limits is None or limits.covers(job_type=job.job_type, queue=job.queue)
     )
+
+
+def may_name(principal: Principal, parent: Parent) -> bool:
+    """Whether this caller may have its jobs wait for this one: its own, or one that it may read."""
+    return parent.enqueued_by == principal.subject or may_read(principal, parent)
 
 
 def _refusal(principal: Principal, job: NewJob) -> str | None:

@@ -1,5 +1,6 @@
 """Every error of the application becomes a problem here, and nowhere else."""
 
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -17,6 +18,7 @@ from service.api.head import METHODS
 from service.api.outages import database_problem, sqlstate_of
 from service.api.problems import problem_response, request_id_of
 from service.api.refusals import MAX_ERRORS, body_is_no_json, field_path, refused_values
+from service.api.refused_attempts import note_refused_attempt
 from service.db.errors import DATABASE_ERRORS
 from service.errors import (
     FinMindError,
@@ -51,19 +53,39 @@ def www_authenticate(error: FinMindError) -> str | None:
 
 def register_problem_handlers(app: FastAPI) -> None:
     """Answer every error of this application as a problem."""
-    app.add_exception_handler(FinMindError, _on_finmind_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(RequestValidationError, _on_invalid_request)
-    app.add_exception_handler(ClientDisconnect, _on_disconnect)
-    app.add_exception_handler(SQLAlchemyError, _on_database_error)
-    for kind in DATABASE_ERRORS:
-        app.add_exception_handler(kind, _on_database_error)
+    for kind, answer in _handlers().items():
+        app.add_exception_handler(kind, answer)
+
+
+async def problem_of(request: Request, error: Exception) -> Response:
+    """The problem that an error is answered with, for pages that show it in another way.
+
+    Raises:
+        Exception: the error itself, where nobody expected it.
+    """
+    for kind, answer in _handlers().items():
+        if isinstance(error, kind):
+            return await answer(request, error)
+    raise error
+
+
+def _handlers() -> dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]:
+    return {
+        FinMindError: _on_finmind_error,
+        HTTPException: _on_http_exception,
+        RequestValidationError: _on_invalid_request,
+        ClientDisconnect: _on_disconnect,
+        SQLAlchemyError: _on_database_error,
+        **dict.fromkeys(DATABASE_ERRORS, _on_database_error),
+    }
 
 
 async def _on_finmind_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, FinMindError)
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, Unavailable):
         raise error
+    if isinstance(error, Forbidden):
+        await note_refused_attempt(request, request.scope.get("principal"), error)
     headers: dict[str, str] = {}
     challenge = www_authenticate(error)
     if challenge is not None:

@@ -4,8 +4,10 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
+from fastapi import Query
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
+from service.api.patterns import NO_NUL
 from service.jobs.core.job import HIGHEST_PRIORITY, LOWEST_PRIORITY, NAME_PATTERN
 from service.jobs.core.new_job import EARLIEST, LATEST
 
@@ -28,8 +30,18 @@ def _whole_number(value: object) -> object:
 
 
 _Whole = BeforeValidator(_whole_number)
+WholeNumber = Annotated[int, Field(strict=True), _Whole]
 Priority = Annotated[int, Field(strict=True, ge=HIGHEST_PRIORITY, le=LOWEST_PRIORITY), _Whole]
 Retries = Annotated[int, Field(strict=True, ge=0, le=1000), _Whole]
+
+MAX_REASON_CHARS: Final = 500
+Reason = Annotated[str, Field(max_length=MAX_REASON_CHARS, pattern=NO_NUL)]
+"""Why something is done, in the body of a request."""
+ReasonGiven = Annotated[
+    str | None,
+    Query(max_length=MAX_REASON_CHARS, pattern=NO_NUL, description="Why, for the audit log."),
+]
+"""The same where the request has no body."""
 
 
 def _in_utc(moment: datetime) -> datetime:

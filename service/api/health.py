@@ -98,7 +98,9 @@ def add_metrics(app: FastAPI, settings: Settings) -> None:
     process. Paths are labelled by their route's template; what matches none is `none`.
     """
     registry = CollectorRegistry()
-    instrumentator = Instrumentator(excluded_handlers=["^/metrics$", "^/static-offline-docs"])
+    instrumentator = Instrumentator(
+        excluded_handlers=["^/metrics$", "^/static-offline-docs", "^/dashboard/events$"]
+    )
     # Two of the library's five: each adds to the cost of every request, and sizes are of no use here.
     instrumentator.add(http_metrics.requests(registry=registry))
     instrumentator.add(http_metrics.latency(registry=registry, should_include_status=False))

@@ -2,14 +2,15 @@
 
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Path, Query, Security
+from fastapi import APIRouter, Path, Query, Response, Security
 
 from service.api.enqueue_policy import may_read
 from service.api.guarded import GuardedRoute
+from service.api.job_schemas import JobOut, JobSummaryOut, JobsWithKeyOut
 from service.api.patterns import NO_NUL, PLAIN_NUMBER
 from service.api.problems import problem_responses
-from service.api.schemas import JobOut, JobSummaryOut, JobsWithKeyOut
 from service.api.session import AppSettings, Session
+from service.api.versions import ETAG, tag
 from service.auth.dependencies import require
 from service.auth.principal import Permission, Principal
 from service.errors import NotFound
@@ -70,13 +71,14 @@ async def find_jobs(
     operation_id="getJob",
     summary="Read a job",
     response_description="The job.",
-    responses=problem_responses(404, 422, 503),
+    responses={200: {"headers": ETAG}, **problem_responses(404, 422, 503)},
 )
 async def read_job(
-    principal: Reader, job_id: Id, session: Session, settings: AppSettings
+    response: Response, principal: Reader, job_id: Id, session: Session, settings: AppSettings
 ) -> JobOut:
     """Its status, and its result once it has one. Finished jobs are kept `RETENTION_DAYS`."""
     job = await get_job(session, JobId(job_id))
     if not may_read(principal, job):
         raise NotFound(f"There is no job {job_id} of a queue and type that your API key may read")
+    tag(response, job)
     return JobOut.of(job, settings)

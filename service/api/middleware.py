@@ -7,6 +7,7 @@ import time
 from typing import Final
 
 import structlog
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.body import Body
@@ -18,11 +19,17 @@ from service.settings import Settings
 
 REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
+UNEXPECTED: Final = "An internal error occurred; the log has it under this request id"
+FAILURE_ANSWER: Final = "failure_answer"
+"""Where a request's scope holds what to answer to an error that nobody expected; else a problem."""
+
 _API_CSP: Final = b"default-src 'none'; frame-ancestors 'none'"
-_FIXED_HEADERS: Final = (
-    (b"x-content-type-options", b"nosniff"),
+_FIXED_HEADERS: Final = ((b"x-content-type-options", b"nosniff"),)
+_DEFAULT_HEADERS: Final = (
+    (b"content-security-policy", _API_CSP),
     (b"referrer-policy", b"no-referrer"),
 )
+"""For answers that do not bring their own."""
 
 _log = get_logger("service.api.access")
 
@@ -65,9 +72,8 @@ class RequestShell:
             _log.exception("request_failed", method=scope["method"], path=scope["path"])
             if request.started:
                 raise
-            await request.refuse(
-                500, "An internal error occurred; the log has it under this request id"
-            )
+            answer: Response | None = scope.get(FAILURE_ANSWER)
+            await request.answer(answer or problem_response(500, UNEXPECTED, request_id=request.id))
 
     def _place(self, scope: Scope) -> None:
         """Put the path under `ROOT_PATH`, whether or not a proxy has stripped that."""
@@ -82,7 +88,7 @@ class RequestShell:
         seconds = time.perf_counter() - request.began
         if request.status >= 500:
             level = "error" if request.status == 500 else "warning"
-        elif seconds >= self._settings.slow_request_seconds:
+        elif seconds >= self._settings.slow_request_seconds and not request.is_stream:
             level = "warning"
         elif not _log.is_enabled_for(logging.DEBUG):
             return
@@ -100,11 +106,13 @@ class RequestShell:
 class _Request:
     """One request on its way: its id, and what was answered."""
 
-    __slots__ = ("_send", "began", "body", "id", "started", "status")
+    __slots__ = ("_send", "began", "body", "id", "is_stream", "started", "status")
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self.began = time.perf_counter()
         self.status = 0
+        self.is_stream = False
+        """Whether the answer is to last: a stream of events."""
         self.started = False
         self.body: Body | None = None
         self._send = send
@@ -126,13 +134,13 @@ class _Request:
             self.status = message["status"]
             headers = list(message.get("headers", ()))
             present = {name for name, _ in headers}
+            self.is_stream = any(value.startswith(b"text/event-stream") for _, value in headers)
             headers.append((b"x-request-id", self.id.encode()))
             headers.extend(_FIXED_HEADERS)
             # What has an ETag (the files of /docs) may be kept and asked about again.
             if b"cache-control" not in present and b"etag" not in present:
                 headers.append((b"cache-control", b"no-store"))
-            if b"content-security-policy" not in present:
-                headers.append((b"content-security-policy", _API_CSP))
+            headers += [header for header in _DEFAULT_HEADERS if header[0] not in present]
             if unread:
                 headers.append((b"connection", b"close"))
             message["headers"] = headers
@@ -144,8 +152,15 @@ class _Request:
 
     async def refuse(self, status: int, detail: str) -> None:
         """Answer with a problem, without the application."""
-        response = problem_response(status, detail, request_id=self.id)
+        await self.answer(problem_response(status, detail, request_id=self.id))
+
+    async def answer(self, response: Response) -> None:
+        """Answer with this."""
         await self.send(
-            {"type": "http.response.start", "status": status, "headers": response.raw_headers}
+            {
+                "type": "http.response.start",
+                "status": response.status_code,
+                "headers": response.raw_headers,
+            }
         )
         await self.send({"type": "http.response.body", "body": bytes(response.body)})

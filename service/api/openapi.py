@@ -1,12 +1,12 @@
 """The OpenAPI document: FastAPI's, with our error shapes in place of its own."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel
 
 from service.api.links import LINKS
@@ -17,6 +17,7 @@ from service.jobs.core.job import MAX_ID
 
 TAGS: Final = [
     {"name": "Jobs", "description": "For clients: enqueue jobs and follow them."},
+    {"name": "Batches", "description": "For clients: jobs that are counted together."},
     {
         "name": "Admin",
         "description": "For operators: what is failing, since when, why, and how to repair it.",
@@ -71,11 +72,32 @@ def _complete(app: FastAPI, document: dict[str, Any]) -> None:
             schemas[model.__name__]["examples"] = extra["examples"]
     for schema in schemas.values():
         _move_defaults(schema)
-    permissions = _permissions(app)
+    permissions, answers = _permissions(app), _answers(app)
     for operations in document.get("paths", {}).values():
         for operation in operations.values():
             _complete_operation(operation, permissions.get(operation["operationId"]))
+            _restore_nulls(operation, answers.get(operation["operationId"], {}))
     _restore_integers(document)
+
+
+def _answers(app: FastAPI) -> dict[str, dict[int | str, dict[str, Any]]]:
+    """The answers of each operation as its route declares them."""
+    return {
+        route.operation_id: route.responses
+        for context in iter_route_contexts(app.routes)
+        if isinstance(route := context.route, APIRoute) and route.operation_id
+    }
+
+
+def _restore_nulls(
+    operation: dict[str, Any], answers: Mapping[int | str, Mapping[str, Any]]
+) -> None:
+    """Give examples back their members that are null: FastAPI leaves them out."""
+    for status, answer in answers.items():
+        for media, content in answer.get("content", {}).items():
+            if "examples" in content:
+                shown = operation["responses"][str(status)]["content"][media]
+                shown["examples"] = content["examples"]
 
 
 def _models(base: type[BaseModel]) -> Iterator[type[BaseModel]]:

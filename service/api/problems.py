@@ -53,6 +53,7 @@ _SLUGS: Final[dict[int, tuple[str, str]]] = {
     405: ("method-not-allowed", "Method not allowed"),
     408: ("request-timeout", "Request timeout"),
     409: ("conflict", "Conflict"),
+    412: ("outdated", "Outdated"),
     413: ("body-too-large", "Body too large"),
     415: ("unsupported-media-type", "Unsupported media type"),
     422: ("invalid-input", "Invalid input"),
@@ -67,6 +68,8 @@ EXAMPLES: Final[dict[int, str]] = {
     404: "There is no job 42",
     409: "Job 42 is RUNNING: only DEAD_LETTER and FAILED jobs can be retried by hand",
     408: "The body did not arrive within 30 s",
+    412: 'Job 42 has changed: it is PENDING now, in version "81524", and If-Match names "81519". Read it '
+    "again, and send the change with the ETag that you get, or without If-Match",
     413: "The body is over 1048576 bytes",
     422: "Invalid value: body.priority: expected 0 to 9",
     415: "Send the body as JSON, with the header Content-Type: application/json",

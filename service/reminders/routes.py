@@ -5,6 +5,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response, Security, status
 
+from service.api.actor import acting
 from service.api.cursors import MAX_CURSOR_CHARS, decode_cursor, encode_cursor
 from service.api.guarded import GuardedRoute
 from service.api.patterns import NO_NUL, PLAIN_NUMBER
@@ -141,14 +142,14 @@ async def list_reminders(
     response_description="How many reminders were enqueued.",
     responses=problem_responses(503),
 )
-async def run_reminders(request: Request, settings: AppSettings, _operator: Operator) -> RunOut:
+async def run_reminders(request: Request, settings: AppSettings, operator: Operator) -> RunOut:
     """Enqueue one job for each due unsent reminder.
 
     Safe to call at any time and concurrently: a reminder never gets two jobs. The service does the same
     by itself every `REMINDER_SCAN_SECONDS`.
     """
     each = partial(transaction, request, own_deadline=True)
-    scan = await scheduling.enqueue_all_due(each, settings)
+    scan = await scheduling.enqueue_all_due(each, settings, actor=acting(request, operator))
     return RunOut(enqueued=scan.enqueued, already_queued=scan.already_queued)
 
 
@@ -175,6 +176,7 @@ async def read_reminder(user: User, reminder_id: Id, session: Session) -> Remind
     responses=problem_responses(400, 404, 409, 422, 503),
 )
 async def change_reminder(
+    request: Request,
     user: User,
     reminder_id: Id,
     body: Annotated[ReminderChange, FIRST_ERRORS],
@@ -195,6 +197,7 @@ async def change_reminder(
         ReminderId(reminder_id),
         body.model_dump(exclude_unset=True),
         user_id=_scope(user),
+        actor=acting(request, user),
     )
     return ReminderOut.model_validate(reminder)
 
@@ -207,9 +210,12 @@ async def change_reminder(
     response_description="The reminder is gone.",
     responses=problem_responses(404, 409, 422, 503),
 )
-async def delete_reminder(user: User, reminder_id: Id, session: Session) -> None:
+async def delete_reminder(request: Request, user: User, reminder_id: Id, session: Session) -> None:
     """Delete a reminder and cancel its waiting job."""
-    await scheduling.delete_reminder(session, ReminderId(reminder_id), user_id=_scope(user))
+    actor = acting(request, user)
+    await scheduling.delete_reminder(
+        session, ReminderId(reminder_id), user_id=_scope(user), actor=actor
+    )
 
 
 def _scope(user: Principal) -> str | None:

@@ -6,12 +6,14 @@ two of these can wait for each other. Nothing here commits but the batches of `e
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service import audit
+from service.audit import Actor
 from service.db.after_commit import after_commit
 from service.errors import Conflict, InvalidInput, NotFound
 from service.jobs import JobId, NewJob, cancel_job, enqueue_batch, get_job
@@ -80,11 +82,15 @@ async def enqueue_due(session: AsyncSession, limit: int = BATCH_SIZE) -> int:
 
 
 async def enqueue_all_due(
-    transaction: Callable[[], AbstractAsyncContextManager[AsyncSession]], settings: Settings
+    transaction: Callable[[], AbstractAsyncContextManager[AsyncSession]],
+    settings: Settings,
+    *,
+    actor: Actor | None = None,
 ) -> Scan:
     """Enqueue every due reminder, a `transaction` a batch, up to 50,000.
 
-    `already_queued` counts, up to COUNT_CAP, the reminders that had a job when this began.
+    `already_queued` counts, up to COUNT_CAP, the reminders that had a job when this began. Done by
+    hand it is in the audit log, by `actor`, once it has ended.
     """
     async with transaction() as session:
         already_queued = await repository.count_awaiting_delivery(session, settings.count_cap)
@@ -95,11 +101,22 @@ async def enqueue_all_due(
         enqueued += batch
         if batch < BATCH_SIZE:
             break
-    return Scan(enqueued=enqueued, already_queued=already_queued)
+    scan = Scan(enqueued=enqueued, already_queued=already_queued)
+    if actor is not None:
+        async with transaction() as session:
+            await audit.record(
+                session, actor, "reminder.run", subject_type="reminder", after=asdict(scan)
+            )
+    return scan
 
 
 async def change_reminder(
-    session: AsyncSession, reminder_id: ReminderId, changes: dict[str, Any], *, user_id: str | None
+    session: AsyncSession,
+    reminder_id: ReminderId,
+    changes: dict[str, Any],
+    *,
+    user_id: str | None,
+    actor: Actor | None = None,
 ) -> Reminder:
     """Change an unsent reminder: its job, if any, is cancelled, and it is scheduled again.
 
@@ -110,6 +127,7 @@ async def change_reminder(
         reminder_id: which one.
         changes: new values of message, send_at, channel, recipient.
         user_id: whose it must be; None for anybody's.
+        actor: who changes it, for the audit log; a user's own reminder has no entry.
 
     Raises:
         NotFound: no such reminder, or another user's.
@@ -120,14 +138,26 @@ async def change_reminder(
     if reminder.status == ReminderStatus.SENT:
         raise Conflict(f"Reminder {reminder_id} has been sent: it can no longer be changed")
     _check_recipient(reminder, changes)
-    await _cancel_pending_job(session, reminder, action="changed")
-    return await repository.save_change(session, reminder, changes)
+    await _cancel_pending_job(session, reminder, action="changed", actor=actor)
+    before = _audited(reminder)
+    changed = await repository.save_change(session, reminder, changes)
+    await _record_if_anothers(
+        session, actor, "reminder.edit", changed,
+        before=before, after=_audited(changed) | {"changed": sorted(changes)},
+    )  # fmt: skip
+    return changed
 
 
 async def delete_reminder(
-    session: AsyncSession, reminder_id: ReminderId, *, user_id: str | None
+    session: AsyncSession,
+    reminder_id: ReminderId,
+    *,
+    user_id: str | None,
+    actor: Actor | None = None,
 ) -> None:
     """Delete a reminder and cancel its pending job.
+
+    In the audit log as done by `actor`; the deletion of a user's own reminder has no entry.
 
     Raises:
         NotFound: no such reminder, or another user's.
@@ -135,8 +165,25 @@ async def delete_reminder(
     """
     reminder = await _locked(session, reminder_id, user_id=user_id)
     if reminder.status != ReminderStatus.SENT:
-        await _cancel_pending_job(session, reminder, action="deleted")
+        await _cancel_pending_job(session, reminder, action="deleted", actor=actor)
+    await _record_if_anothers(
+        session, actor, "reminder.delete", reminder, before=_audited(reminder)
+    )
     await repository.delete(session, reminder)
+
+
+async def _record_if_anothers(
+    session: AsyncSession, actor: Actor | None, action: str, reminder: Reminder, **entry: Any
+) -> None:
+    if actor is not None and actor.subject != reminder.user_id:
+        await audit.record(
+            session, actor, action, subject_type="reminder", subject_id=str(reminder.id), **entry
+        )
+
+
+def _audited(reminder: Reminder) -> dict[str, Any]:
+    """What the audit log keeps: neither the message nor the recipient."""
+    return {name: getattr(reminder, name) for name in ("user_id", "channel", "send_at", "status")}
 
 
 async def _locked(
@@ -148,7 +195,9 @@ async def _locked(
     return reminder
 
 
-async def _cancel_pending_job(session: AsyncSession, reminder: Reminder, *, action: str) -> None:
+async def _cancel_pending_job(
+    session: AsyncSession, reminder: Reminder, *, action: str, actor: Actor | None
+) -> None:
     """Cancel the reminder's job if it waits; do nothing if it has ended.
 
     A failed reminder may have a waiting job too: an operator may have retried it by hand.
@@ -157,7 +206,8 @@ async def _cancel_pending_job(session: AsyncSession, reminder: Reminder, *, acti
         return
     job_id = JobId(reminder.job_id)
     try:
-        await cancel_job(session, job_id)
+        reason = f"its reminder {reminder.id} was {action}"
+        await cancel_job(session, job_id, actor=actor, reason=reason, only_pending=True)
     except NotFound:
         return
     except Conflict:

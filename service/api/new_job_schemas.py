@@ -1,24 +1,39 @@
-"""Jobs as clients send and get them, field by field."""
+"""New jobs as clients send them, field by field."""
 
 from typing import Any, Final, Self
 
 from fastapi.openapi.models import Example
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from service.api.field_types import Name, PlannedTime, Priority, Retries, UtcTime
+from service.api.field_types import Name, PlannedTime, Priority, Retries
 from service.jobs.core.backoff import MAX_DELAY_SECONDS, Backoff
+from service.jobs.core.concurrency_key import key_of
+from service.jobs.core.dependencies import MAX_PARENTS, OnParentFailure
 from service.jobs.core.job import (
     DEFAULT_PRIORITY,
     DEFAULT_QUEUE,
     HIGHEST_PRIORITY,
     LOWEST_PRIORITY,
-    BackgroundJob,
+    MAX_ID,
     JobId,
-    JobStatus,
 )
 from service.jobs.core.job_types import DEFAULTS, policies
 from service.jobs.core.new_job import MAX_DELAY_YEARS_SECONDS, NewJob
-from service.settings import Settings
+from service.jobs.core.unique_by import MAX_PARTS, key_by
+from service.jobs.core.unique_key import (
+    DEFAULT_DEBOUNCE_MAX_SECONDS,
+    MAX_HOLD_SECONDS,
+    OPTIONS,
+    OnConflict,
+    UniqueScope,
+)
 
 EXAMPLE_IN: Final[dict[str, Any]] = {
     # One that succeeds where nothing but the demo's handlers is loaded: people press "Try it out".
@@ -46,6 +61,17 @@ EXAMPLES_IN: Final[dict[str, Example]] = {
             "backoff": {"base_seconds": 10, "factor": 2, "cap_seconds": 60, "jitter": 0.1},
         },
     },
+    "newest": {
+        "summary": "The newest payload",
+        "description": "While a job with this key waits, it gets this payload and is due in 30 s again.",
+        "value": {
+            "job_type": "demo.ok",
+            "payload": {"number": 4712},
+            "unique_key": "demo-newest",
+            "delay_seconds": 30,
+            "on_conflict": "replace",
+        },
+    },
     "once": {
         "summary": "Once, however often it is sent",
         "description": "With the header `Idempotency-Key: order-4711` a repeated request returns "
@@ -53,42 +79,13 @@ EXAMPLES_IN: Final[dict[str, Example]] = {
         "value": {"job_type": "demo.ok", "payload": {"number": 4711}},
     },
 }
-EXAMPLE_SUMMARY: Final[dict[str, Any]] = {
-    "id": 42,
-    "job_type": "send_invoice",
-    "queue": "billing",
-    "status": "DEAD_LETTER",
-    "priority": 2,
-    "attempts": 4,
-    "max_retries": 3,
-    "next_run_at": "2026-03-01T09:10:30Z",
-    "created_at": "2026-03-01T09:00:00Z",
-    "started_at": "2026-03-01T09:10:30Z",
-    "finished_at": "2026-03-01T09:10:31Z",
-    "unique_key": "invoice-4711",
-    "last_error": "TimeoutError: the mail server did not answer",
-}
-EXAMPLE_OUT: Final[dict[str, Any]] = EXAMPLE_SUMMARY | {
-    "payload": {"invoice": 4711},
-    "result": None,
-    "progress": None,
-    "timeout_seconds": None,
-    "effective_max_retries": 3,
-    "effective_timeout_seconds": 300.0,
-}
-EXAMPLE_NEW: Final[dict[str, Any]] = EXAMPLE_OUT | {
-    "status": "PENDING",
-    "attempts": 0,
-    "next_run_at": "2026-03-01T09:00:00Z",
-    "started_at": None,
-    "finished_at": None,
-    "last_error": None,
-}
 _BOTH_TIMES: Final[dict[str, Any]] = {
     "required": ["run_at", "delay_seconds"],
     "properties": {"run_at": {"type": "string"}, "delay_seconds": {"type": "number"}},
 }
 """What no job may have: two times at which it is due."""
+_ADDED: Final = frozenset({"concurrency_key", "after", "on_parent_failure", "batch_id", *OPTIONS})
+"""Members of a new job that the version before lacks."""
 
 
 class BackoffIn(BaseModel):
@@ -164,6 +161,64 @@ class JobIn(BaseModel):
     backoff: BackoffIn | None = Field(
         None, description="Delays between attempts; default those of the handler."
     )
+    batch_id: int | None = Field(
+        None, ge=1, le=MAX_ID, description="The batch, an open one of your own, that it joins."
+    )
+    after: list[int] | None = Field(
+        None,
+        max_length=MAX_PARENTS,
+        description="Ids of jobs that must have ended before this one starts, 10,000 at most: your own, or "
+        "such as you may read.",
+        examples=[[41, 42]],
+    )
+    on_parent_failure: OnParentFailure | None = Field(
+        None,
+        description="What becomes of it when a job in `after` does not succeed: `cancel` (the default), "
+        "`run` all the same, or `hold` until that job is retried by hand and succeeds.",
+    )
+    concurrency_key: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="Jobs with the same key share a limit on how many of them run at once: that of "
+        "the handler or of the queue. Default by the handler's rule.",
+    )
+    on_conflict: OnConflict = Field(
+        "return",
+        description="What to do where another live job has the `unique_key`. `return`: answer with that "
+        "job. `reject`: 409. `replace`: that job, while it is PENDING, gets the payload, queue, priority, "
+        "due time, retries and timeout of this one; 409 while it runs. `extend`: that job, while it is "
+        "PENDING, becomes due when this one would, if that is later; 409 while it runs. `keep_latest`: as "
+        "`replace` while that job waits; while it runs this one waits for its end.",
+    )
+    unique_scope: UniqueScope = Field(
+        "live",
+        description="How long the job has its `unique_key`: until it has ended (`live`), or "
+        "`until_started`. Not with `keep_latest`.",
+    )
+    unique_for_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_HOLD_SECONDS,
+        strict=True,
+        description="For how long from now the key is held, even after the job has ended, against requests "
+        "that give this as well. With `return` or `reject`.",
+    )
+    debounce_max_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_HOLD_SECONDS,
+        strict=True,
+        description="With `extend`: how long after its creation a job may be made due; default "
+        f"{DEFAULT_DEBOUNCE_MAX_SECONDS:.0f}.",
+    )
+    unique_by: list[str] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_PARTS,
+        description="What the `unique_key` is made of instead: `queue`, fields such as "
+        "`payload.customer_id`, and always the type. A field that the payload lacks is a 422.",
+    )
 
     @model_validator(mode="after")
     def _one_time(self) -> Self:
@@ -171,19 +226,46 @@ class JobIn(BaseModel):
             raise ValueError("run_at and delay_seconds are both given: give one")
         return self
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The digest under an Idempotency-Key is of this: while a request gives nothing new, the version
+        # before makes the same one.
+        members: dict[str, Any] = serialize(self)
+        given = self.model_fields_set
+        return {name: value for name, value in members.items() if name not in _ADDED - given}
+
     def to_new_job(self) -> NewJob:
-        """The same for the engine, with its queue decided."""
+        """The same for the engine, with its queue and concurrency key decided.
+
+        Raises:
+            InvalidInput: the rule of its type can make no key of this payload.
+        """
+        queue = self.queue or _own_queue(self.job_type)
+        unique_key, unique_by = self.unique_key, self.unique_by
+        if unique_by is not None and unique_key is None:
+            unique_key, unique_by = key_by(
+                unique_by, job_type=self.job_type, queue=queue, payload=self.payload
+            ), None  # fmt: skip
         return NewJob(
             job_type=self.job_type,
             payload=self.payload,
-            queue=self.queue or _own_queue(self.job_type),
+            queue=queue,
             priority=self.priority,
             max_retries=self.max_retries,
             timeout_seconds=self.timeout_seconds,
             run_at=self.run_at,
             delay_seconds=self.delay_seconds,
-            unique_key=self.unique_key,
+            unique_key=unique_key,
             backoff=None if self.backoff is None else Backoff(**dict(self.backoff)),
+            after=self.after or None,
+            on_parent_failure=self.on_parent_failure,
+            batch_id=self.batch_id,
+            concurrency_key=self.concurrency_key or key_of(self.job_type, self.payload),
+            on_conflict=self.on_conflict,
+            unique_scope=self.unique_scope,
+            unique_for_seconds=self.unique_for_seconds,
+            debounce_max_seconds=self.debounce_max_seconds,
+            unique_by=unique_by,
         )
 
 
@@ -209,85 +291,6 @@ class BatchOut(BaseModel):
         description="Id of each job in the order given; that of the existing job if one holds the `unique_key`."
     )
     created: int = Field(description="How many of them are new.")
-
-
-class JobSummaryOut(BaseModel):
-    """A job as lists show it."""
-
-    model_config = ConfigDict(
-        from_attributes=True, json_schema_extra={"examples": [EXAMPLE_SUMMARY]}
-    )
-
-    id: JobId = Field(description="Its number.")
-    job_type: str = Field(description="The name of its handler.")
-    queue: str = Field(description="The queue that it waits in.")
-    status: JobStatus = Field(description="Its status.")
-    priority: int = Field(description="0 (most urgent) to 9.")
-    attempts: int = Field(description="Attempts begun; a retry by hand starts again at 0.")
-    max_retries: int | None = Field(
-        description="The requested retries. null: those of its handler where it runs, else "
-        "`DEFAULT_MAX_RETRIES` (3)."
-    )
-    next_run_at: UtcTime = Field(description="When it is, or was last, due.")
-    created_at: UtcTime = Field(description="When it was enqueued.")
-    started_at: UtcTime | None = Field(description="When its latest attempt began.")
-    finished_at: UtcTime | None = Field(description="When it ended.")
-    unique_key: str | None = Field(description="No other live job has it.")
-    last_error: str | None = Field(description="The error of its latest failed attempt.")
-
-
-class JobOut(JobSummaryOut):
-    """A job as its client sees it."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_NEW]})
-
-    payload: Any = Field(description="What its handler gets.")
-    result: Any = Field(description="What its handler returned.")
-    progress: Any = Field(
-        description="The progress that its handler reported last; null before that, and once it succeeded."
-    )
-    timeout_seconds: float | None = Field(
-        description="The requested timeout. null: that of its handler where it runs, else "
-        "`DEFAULT_TIMEOUT_SECONDS` (300)."
-    )
-    effective_max_retries: int | None = Field(
-        description="The effective retries. null: its handler determines them, and this process does "
-        "not know the handler."
-    )
-    effective_timeout_seconds: float | None = Field(
-        description="The effective timeout of one attempt. null: its handler determines it, and this "
-        "process does not know the handler."
-    )
-
-    @classmethod
-    def of(cls, job: BackgroundJob, settings: Settings) -> Self:
-        """The row as the API shows it."""
-        return cls.model_validate(row_of(job, cls) | effective_limits(job, settings))
-
-
-class JobsWithKeyOut(BaseModel):
-    """Jobs that have, or had, one `unique_key`."""
-
-    jobs: list[JobSummaryOut] = Field(description="Newest first, 20 at most.")
-
-
-def row_of(job: BackgroundJob, shown: type[JobOut]) -> dict[str, Any]:
-    """What the row itself holds of the fields that are shown."""
-    return {name: getattr(job, name) for name in shown.model_fields if hasattr(job, name)}
-
-
-def effective_limits(job: NewJob | BackgroundJob, settings: Settings) -> dict[str, float | None]:
-    """The effective limits of a job, as far as this process knows its type."""
-    known = policies.get(job.job_type)
-    policy = known or DEFAULTS
-    return {
-        "effective_max_retries": None
-        if known is None and job.max_retries is None
-        else policy.retries_of(job.max_retries, settings),
-        "effective_timeout_seconds": None
-        if known is None and job.timeout_seconds is None
-        else policy.timeout_of(job.timeout_seconds, settings),
-    }
 
 
 def _own_queue(job_type: str) -> str:
