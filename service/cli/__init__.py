@@ -19,7 +19,9 @@ from service.cli.api_keys import API_KEYS
 from service.cli.command import Command, say
 from service.cli.demo import DEMO
 from service.cli.enqueue import ENQUEUE
+from service.cli.jobs import JOBS
 from service.cli.migrate import MIGRATE
+from service.cli.queues import QUEUES
 from service.cli.roles import ROLES
 from service.cli.serve import SERVE, WORKER
 from service.cli.token import TOKEN
@@ -28,7 +30,7 @@ from service.errors import FinMindError
 from service.observability.logging import configure_logging
 from service.settings import load_settings
 
-COMMANDS: Final = (SERVE, WORKER, MIGRATE, ROLES, TOKEN, API_KEYS, ENQUEUE, DEMO)
+COMMANDS: Final = (SERVE, WORKER, MIGRATE, ROLES, TOKEN, API_KEYS, ENQUEUE, JOBS, QUEUES, DEMO)
 """Every command, in the order that `--help` shows."""
 
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from service.auth.api_keys import ApiKey, ApiKeyStore
 from service.auth.principal import KeyLimits, Permission
+from service.cli.actor import cli_actor
 from service.cli.command import Command, number, say
 from service.cli.database import with_database
 from service.db.engine import Database
@@ -38,7 +39,7 @@ def _api_keys(settings: Settings, arguments: argparse.Namespace) -> int:
             if arguments.action == "create":
                 await _create(keys, arguments)
             elif arguments.action == "revoke":
-                print(_line(await keys.revoke(arguments.prefix, by="cli")))
+                print(_line(await keys.revoke(arguments.prefix, by="cli", actor=cli_actor())))
             else:
                 for key in await keys.list():
                     print(_line(key))
@@ -56,6 +57,7 @@ async def _create(keys: ApiKeyStore, arguments: argparse.Namespace) -> None:
         created_by="cli",
         expires_at=datetime.now(UTC) + timedelta(days=arguments.days) if arguments.days else None,
         limits=KeyLimits.of(arguments.queue, arguments.job_type, arguments.priority),
+        actor=cli_actor(),
     )
     say("The key is shown this once:")
     print(made.key)

@@ -2,6 +2,8 @@
 
 import argparse
 
+from service import audit
+from service.cli.actor import cli_actor
 from service.cli.command import Command, number, say
 from service.cli.database import with_database
 from service.db.engine import Database
@@ -19,6 +21,8 @@ def _demo(settings: Settings, arguments: argparse.Namespace) -> int:
     async def run(database: Database) -> None:
         async with database.sessions.begin() as session:
             enqueued = await enqueue_many(session, mix(arguments.jobs))
+            after = {"demo_jobs": enqueued}
+            await audit.record(session, cli_actor(), "job.enqueue", subject_type="job", after=after)
         say(f"Enqueued {enqueued} jobs; a running `serve` or `worker` takes them up.")
 
     with_database(settings, run)

@@ -3,13 +3,23 @@
 import argparse
 import json
 from datetime import datetime
+from typing import Final
 
+from service import audit
+from service.cli.actor import cli_actor
 from service.cli.command import Command, say
 from service.cli.database import with_database
 from service.db.engine import Database
 from service.errors import InvalidInput
 from service.jobs import NewJob, enqueue_batch
+from service.jobs.core.unique_key import POLICIES
 from service.settings import Settings
+
+_DONE_TO_HOLDER: Final = {
+    "replace": "The job that waits was given these values",
+    "extend": "The job that waits was put off",
+    "keep_latest": "The job that waits was given these values",
+}
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +32,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delay-seconds", "--delay", type=float, metavar="SECONDS")
     parser.add_argument("--timeout-seconds", "--timeout", type=float, metavar="SECONDS")
     parser.add_argument("--unique-key")
+    parser.add_argument(
+        "--on-conflict", choices=POLICIES, help="where a live job has the key (default return)"
+    )
 
 
 def _time(text: str) -> datetime:
@@ -48,16 +61,26 @@ def _enqueue(settings: Settings, arguments: argparse.Namespace) -> int:
         delay_seconds=arguments.delay_seconds,
         timeout_seconds=arguments.timeout_seconds,
         unique_key=arguments.unique_key,
+        on_conflict=arguments.on_conflict,
     )
 
     async def run(database: Database) -> None:
         async with database.sessions.begin() as session:
             (enqueued,) = await enqueue_batch(session, [job])
+            if enqueued.created:
+                await audit.record(
+                    session,
+                    cli_actor(),
+                    "job.enqueue",
+                    subject_type="job",
+                    subject_id=str(enqueued.id),
+                    after={"job_type": job.job_type, "queue": job.queue, "payload": job.payload},
+                )
         print(enqueued.id)
         if not enqueued.created:
+            done = _DONE_TO_HOLDER.get(arguments.on_conflict, "Nothing was enqueued")
             say(
-                f"Nothing was enqueued: job {enqueued.id} is live and has the unique key "
-                f"{arguments.unique_key!r}."
+                f"{done}: job {enqueued.id} is live and has the unique key {arguments.unique_key!r}."
             )
 
     with_database(settings, run)

@@ -42,10 +42,17 @@ def _run(settings: Settings, *, port: int, run_worker: bool = True, api: bool = 
     _make_modules_here_importable()
     listener = serving.bind(settings.host, port, setting="PORT" if api else "WORKER_PORT")
     with contextlib.closing(listener), database_dsn(settings) as dsn:
+        app = create_app(settings, dsn=dsn, run_worker=run_worker, api=api)
         code = serving.run_app(
-            create_app(settings, dsn=dsn, run_worker=run_worker, api=api),
+            app,
             listener=listener,
-            on_ready=lambda: announce(settings, listener.getsockname()[1], dsn=dsn, api=api),
+            on_ready=lambda: announce(
+                settings,
+                listener.getsockname()[1],
+                dsn=dsn,
+                api=api,
+                sign_in_link=app.state.sign_in_link,
+            ),
         )
     return _leave(code)
 
