@@ -1,0 +1,75 @@
+"""The dashboard as a part of the application."""
+
+from typing import Final
+
+from fastapi import Depends, FastAPI
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+from service.auth.dependencies import public
+from service.dashboard import live
+from service.dashboard.pages import (
+    api_keys,
+    audit,
+    batches,
+    dead_letter_group,
+    dead_letters,
+    enqueue,
+    job,
+    job_actions,
+    job_edit,
+    job_types,
+    jobs,
+    operation,
+    operation_start,
+    operations,
+    overview,
+    queue_limits,
+    queues,
+    reminders,
+    sign_in,
+    workers,
+)
+from service.dashboard.rendering import HERE, STATIC_PATH
+from service.dashboard.route import page_router
+
+PAGES: Final = (
+    sign_in,
+    overview,
+    jobs,
+    job,
+    job_actions,
+    job_edit,
+    dead_letters,
+    dead_letter_group,
+    operation_start,
+    operations,
+    operation,
+    batches,
+    queues,
+    queue_limits,
+    job_types,
+    workers,
+    audit,
+    api_keys,
+    reminders,
+    enqueue,
+)
+
+_last = page_router()
+
+
+@_last.get("/{path:path}", dependencies=[Depends(public)])
+async def nothing_here() -> Response:
+    """Whatever no page answers."""
+    raise HTTPException(404)
+
+
+def add_dashboard(app: FastAPI) -> None:
+    """Serve every page and what they load."""
+    app.mount(STATIC_PATH, StaticFiles(directory=HERE / "static"), name="dashboard-static")
+    for page in PAGES:
+        app.include_router(page.router)
+    app.include_router(live.router)
+    app.include_router(_last)
