@@ -26,11 +26,15 @@ END_OTHERS = """
 SELECT count(*) FILTER (WHERE NOT pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()"""
 
-DAY_PARTITIONS = r"SELECT relname FROM pg_class WHERE relname ~ '^jobs_done_\d{8}$'"
+PARTITIONS = r"""
+SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^(jobs_done_\d{8}|audit_log_\d{6})$'"""
 
 TOUCHED = """
 SELECT relname FROM pg_class WHERE relnamespace = 'finmind_jobs'::regnamespace AND relkind = 'r'
   AND (pg_relation_size(oid) > 0 OR reltuples <> -1) AND relname <> 'alembic_version'"""
+
+ALLOW_TRUNCATE = "ALTER TABLE audit_log_default DISABLE TRIGGER append_only"
+REFUSE_TRUNCATE = "ALTER TABLE audit_log_default ENABLE ALWAYS TRIGGER append_only"
 
 SEQUENCES = """
 SELECT setval(seqrelid, seqstart, false) FROM pg_sequence
@@ -143,14 +147,16 @@ async def renew(dsn: str, expected: str) -> bool:
     try:
         if await connection.fetchval(END_OTHERS):
             return False
-        days = [row[0] for row in await connection.fetch(DAY_PARTITIONS)]
-        if days:
-            await connection.execute(f"DROP TABLE {', '.join(days)}")
+        made = [row[0] for row in await connection.fetch(PARTITIONS)]
+        if made:
+            await connection.execute(f"DROP TABLE {', '.join(made)}")
         if await connection.fetchval(FINGERPRINT) != expected:
             return False
         touched = [row[0] for row in await connection.fetch(TOUCHED)]
         if touched:
+            await connection.execute(ALLOW_TRUNCATE)
             await connection.execute(f"TRUNCATE {', '.join(touched)}")
+            await connection.execute(REFUSE_TRUNCATE)
         await connection.execute(SEQUENCES)
         await connection.execute("SELECT pg_stat_reset()")
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):

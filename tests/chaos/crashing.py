@@ -10,7 +10,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
@@ -54,9 +54,13 @@ def arm() -> None:
         return jobs
 
     async def finish_and_crash(
-        link: Link, ended: Sequence[tuple[ClaimedJob, Ending]], *, max_errors: int
+        link: Link,
+        ended: Sequence[tuple[ClaimedJob, Ending]],
+        *,
+        max_errors: int,
+        told: Callable[[], None] | None = None,
     ) -> set[Lease]:
-        writing = asyncio.ensure_future(finish(link, ended, max_errors=max_errors))
+        writing = asyncio.ensure_future(finish(link, ended, max_errors=max_errors, told=told))
         payloads = [json.loads(job.payload) for job, _ in ended]
         if os.environ.get(POINT_VARIABLE) == Point.IN_SETTLE:
             moment = random.Random(os.environ[SEED_VARIABLE]).uniform(0, SETTLE_SECONDS)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.jobs import Backoff, JobContext, PermanentError, register_handler
+from tests.chaos.concurrency import KEY_LIMIT
 from tests.chaos.ledger import LEDGER_VARIABLE, Event, Ledger, Pen
 
 MANY: Final = 1000
@@ -46,6 +47,22 @@ async def gated(payload: dict[str, Any], context: JobContext) -> dict[str, int]:
     note(Event.START, context)
     while not _gate.exists():  # noqa: ASYNC110 - the test that opens it is another process
         await asyncio.sleep(POLL_SECONDS)
+    note(Event.END, context)
+    return result(payload, context)
+
+
+@register_handler("chaos.keyed", backoff=QUICK, max_retries=MANY, max_running_per_key=KEY_LIMIT)
+async def keyed(payload: dict[str, Any], context: JobContext) -> dict[str, int]:
+    """Take `seconds`, and fail once where the payload says so."""
+    note(Event.START, context)
+    try:
+        await asyncio.sleep(payload["seconds"])
+    except asyncio.CancelledError:
+        note(Event.LEFT, context)
+        raise
+    if payload["fails"] and context.attempt == 1:
+        note(Event.FAIL, context)
+        raise RuntimeError("the first attempt fails, as told")
     note(Event.END, context)
     return result(payload, context)
 

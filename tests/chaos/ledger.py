@@ -31,6 +31,8 @@ class Event(StrEnum):
     """The handler came to its end and returns."""
     FAIL = "fail"
     """The handler raises."""
+    LEFT = "left"
+    """The handler was cancelled, and ends."""
     TRYING = "trying"
     """Something fenced by the token is about to be sent; detail: what."""
     ACCEPTED = "accepted"
@@ -90,9 +92,9 @@ class Pen:
     def made(
         self,
         event: str,
-        job_id: int,
-        attempt: int,
-        lease_token: int,
+        job_id: int = 0,
+        attempt: int = 0,
+        lease_token: int = 0,
         pid: int | None = None,
         detail: object = "-",
     ) -> Note:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 from service import cli
@@ -36,7 +37,8 @@ class Probe:
 
     def watch(self) -> None:
         """Wrap the engine's calls, for the rest of this process."""
-        self._watch_claim()
+        self._watch_claim(store.claim, "take")
+        self._watch_claim(store.admission, "claim_held")
         self._watch_settle("finish")
         self._watch_settle("requeue")
         self._watch_settled_before()
@@ -49,28 +51,28 @@ class Probe:
             for job_id, token in leases
         )
 
-    def _watch_claim(self) -> None:
-        claim = store.claim.take
+    def _watch_claim(self, module: ModuleType, name: str) -> None:
+        claim = getattr(module, name)
 
         async def watched(*args: Any, **options: Any) -> list[ClaimedJob]:
-            jobs = await claim(*args, **options)
+            jobs: list[ClaimedJob] = await claim(*args, **options)
             self._pen.write(
                 self._pen.made(Event.CLAIMED, job.id, job.attempt, job.lease_token) for job in jobs
             )
             return jobs
 
-        store.claim.take = watched
+        setattr(module, name, watched)
 
     def _watch_settle(self, name: str) -> None:
         write = getattr(store.settle, name)
 
         async def watched(
-            link: Link, settled: Sequence[tuple[ClaimedJob, Outcome]], /, *, max_errors: int
+            link: Link, settled: Sequence[tuple[ClaimedJob, Outcome]], /, **options: Any
         ) -> set[Lease]:
             leases = [job.lease for job, _ in settled]
             self._words |= {job.lease: outcome.event for job, outcome in settled}
             self._note(Event.TRYING, leases)
-            lost: set[Lease] = await write(link, settled, max_errors=max_errors)
+            lost: set[Lease] = await write(link, settled, **options)
             self._note(Event.ACCEPTED, (lease for lease in leases if lease not in lost))
             self._note(Event.REFUSED, lost)
             for lease in leases:
@@ -95,12 +97,12 @@ class Probe:
 
         async def watched(
             link: Link, leases: Iterable[Lease], *, lease_seconds: float
-        ) -> set[Lease]:
+        ) -> dict[Lease, bool]:
             asked = list(leases)
             self._note(Event.TRYING, asked, HEARTBEAT)
             held = await extend(link, asked, lease_seconds=lease_seconds)
             self._note(Event.ACCEPTED, held, HEARTBEAT)
-            self._note(Event.REFUSED, set(asked) - held, HEARTBEAT)
+            self._note(Event.REFUSED, set(asked) - held.keys(), HEARTBEAT)
             return held
 
         store.leases.extend = watched

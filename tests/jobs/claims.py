@@ -14,7 +14,7 @@ async def claim(
     link = database.link()
     try:
         worker_id, _ = await store.workers.register(
-            link, name="gone", queues=["*"], job_types=job_types, concurrency=limit
+            link, name="gone", queues=["*"], job_types=job_types, concurrency=limit, version="1"
         )
         return await store.claim.take(
             link,

@@ -25,7 +25,12 @@ class Harness:
         self.link = self.database.link()
         self.worker_id, _ = self.do(
             store.workers.register(
-                self.link, name="of the test", queues=["*"], job_types=[SERVED], concurrency=1
+                self.link,
+                name="of the test",
+                queues=["*"],
+                job_types=[SERVED],
+                concurrency=1,
+                version="1",
             )
         )
 
@@ -56,6 +61,7 @@ class Harness:
                 self.sql(f"DROP TABLE {row[0]}")
         self.sql("DELETE FROM background_jobs")
         self.sql("DELETE FROM job_stats")
+        self.sql("TRUNCATE queues, job_permits, job_dependencies, job_endings")
 
     def close(self) -> None:
         async def close() -> None:

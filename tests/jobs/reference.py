@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -39,7 +40,21 @@ class ReferenceJob:
     lost_leases: int = 0
     token: LeaseToken | None = None
     lease_ended: bool = False
+    cancel_asked: bool = False
+    """Whether it is RUNNING, and is to end CANCELLED."""
     history: list[Entry] = field(default_factory=list)
+    key: str | None = None
+    """Its concurrency key."""
+    permits: list[str] | None = None
+    held_for: str | None = None
+    due_when_let_go: tuple[bool, datetime | None] = (True, None)
+    """While it is held: whether it would be due else, and when."""
+    flagged: bool = False
+    """Whether its end is told to those that wait for it."""
+    tell: Callable[[JobId, str], None] = field(default=lambda *_: None, repr=False)
+    """Called with its end where it is flagged."""
+    doomed: bool = False
+    """Whether the end of a parent cancelled it, and not a person."""
 
     @property
     def live(self) -> bool:
@@ -54,9 +69,18 @@ class ReferenceJob:
         free = self.status is JobStatus.PENDING or self.lease_ended
         return self.live and free and self.due and self.job_type == SERVED
 
+    @property
+    def waits_for_limit(self) -> bool:
+        """Whether it waits for a permit, and not for other jobs."""
+        return self.held_for is not None and ":" in self.held_for
+
     def holds(self, token: LeaseToken) -> bool:
         """Whether a write under this token still counts; an ended lease does until it is taken."""
         return self.status is JobStatus.RUNNING and self.token == token
+
+    def settles(self, token: LeaseToken) -> bool:
+        """Whether a worker's report under this token counts."""
+        return self.holds(token) and not self.cancel_asked
 
     def claim(self, token: LeaseToken | None) -> None:
         if self.status is JobStatus.RUNNING:
@@ -65,10 +89,24 @@ class ReferenceJob:
         self.status, self.token, self.lease_ended = JobStatus.RUNNING, token, False
         self.attempts += 1
 
+    def hold(self, held_for: str) -> None:
+        """It waits for something other than a worker: it is out of reach of claims."""
+        self.held_for, self.due_when_let_go = held_for, (self.due, self.due_at)
+        self.due, self.due_at = False, None
+
+    def let_go(self) -> None:
+        """It is due when it was before."""
+        if self.held_for is not None:
+            self.due, self.due_at = self.due_when_let_go
+            self.held_for = None
+
     def end(self, status: JobStatus, *, event: str | None = None, attempt: int = 0) -> None:
-        self.status, self.lease_ended = status, False
+        self.status, self.lease_ended, self.permits = status, False, None
+        self.let_go()
         if event is not None:
             self._note(event, attempt)
+        if self.flagged:
+            self.tell(self.id, status)
 
     def put_back(self, *, refund: bool, due: bool, failed: bool = False) -> None:
         """A retry, a snooze or a release."""
@@ -78,6 +116,7 @@ class ReferenceJob:
         self.status, self.token, self.lease_ended, self.lost_leases = (
             JobStatus.PENDING, None, False, 0,
         )  # fmt: skip
+        self.permits = None
         self.due, self.due_at = due, None
 
     def retry_by_hand(self) -> None:
@@ -85,8 +124,22 @@ class ReferenceJob:
         self.attempts = 0
         self.put_back(refund=False, due=True)
 
+    def doom(self) -> None:
+        """The end of a parent leaves it nothing to wait for."""
+        self.doomed, self.token = True, None
+        self.end(JobStatus.CANCELLED, event="parent_failed", attempt=self.attempts)
+
     def cancel(self) -> None:
-        self.status, self.token = JobStatus.CANCELLED, None
+        if self.status is JobStatus.RUNNING and not self.lease_ended:
+            self.cancel_asked = True
+        else:
+            self.end(JobStatus.CANCELLED)
+            self.token, self.cancel_asked = None, False
+
+    def end_cancelled(self, *, started: bool) -> None:
+        self.attempts -= not started
+        self.cancel_asked = False
+        self.end(JobStatus.CANCELLED)
 
     def fail_unserved(self) -> None:
         self.end(JobStatus.FAILED, event="no_handler", attempt=self.attempts)
@@ -116,6 +169,9 @@ class ReferenceJob:
         """One attempt by `process_due_jobs`: which of its counters it goes to."""
         rescued = self.status is JobStatus.RUNNING
         self.claim(None)
+        if self.cancel_asked:
+            self.end_cancelled(started=False)
+            return None
         if self.lost_leases and (
             self.lost_leases >= MAX_LOST_LEASES or self.attempts > self.retries + 1
         ):
@@ -165,6 +221,12 @@ def assert_same(row: Any, job: ReferenceJob) -> None:
     assert (row["job_type"], row["unique_key"]) == (job.job_type, job.unique_key)
     assert (row["lease_until"] is not None) == (job.status is JobStatus.RUNNING)
     assert (row["finished_at"] is None) == job.live
+    cancelled = job.status is JobStatus.CANCELLED or job.cancel_asked
+    assert (row["cancel"] is not None) == (cancelled and not job.doomed)
+    assert (
+        not cancelled or job.doomed or ("how" in json.loads(row["cancel"])) is not job.cancel_asked
+    )
+    assert (row["held_for"], row["permits"]) == (job.held_for, job.permits)
     partition = "jobs_live" if job.live else "jobs_dead" if job.status in DEAD else "jobs_done_"
     assert row["partition"].startswith(partition)
     history = json.loads(row["errors"] or "[]")

@@ -18,6 +18,9 @@ from service.jobs import (
     reschedule_job,
     retry_dead_letter_job,
 )
+from service.jobs.actions import change_job, clone_job, run_job_now
+from service.jobs.core.change import JobChange
+from service.jobs.core.job_types import JobTypePolicy, policies
 from tests.jobs.conftest import Events, Put, StartWorker
 from tests.jobs.waiting import until_ended
 
@@ -166,7 +169,7 @@ async def move(session: AsyncSession, job_id: JobId) -> None:
 Action = Callable[[AsyncSession, JobId], Awaitable[Any]]
 ALLOWED: list[tuple[Action, set[str]]] = [
     (retry_dead_letter_job, {"DEAD_LETTER", "FAILED"}),
-    (cancel_job, {"PENDING"}),
+    (cancel_job, {"PENDING", "RUNNING"}),
     (move, {"PENDING"}),
     (delete_job, {"PENDING", "SUCCESS", "FAILED", "DEAD_LETTER", "CANCELLED"}),
 ]
@@ -196,3 +199,159 @@ async def test_an_action_is_refused_where_the_status_does_not_allow_it(
 async def test_an_action_on_no_job_says_so(session: AsyncSession, action: Action) -> None:
     with pytest.raises(NotFound, match="4711"):
         await action(session, JobId(4711))
+
+
+async def test_an_edited_retry_keeps_the_payload_before(
+    handlers: Registry, put: Put, sql: Any, session: AsyncSession, start_worker: StartWorker
+) -> None:
+    job_id = await dead_job(handlers, put, sql, start_worker)
+    run_at = datetime.now(UTC) + timedelta(hours=1)
+    edit = JobChange(payload={"n": 2}, run_at=run_at, max_retries=5)
+    async with session.begin():
+        job = await retry_dead_letter_job(session, job_id, by="ada", edit=edit)
+    assert (job.payload, job.next_run_at, job.max_retries) == ({"n": 2}, run_at, 5)
+    assert job.errors is not None
+    assert job.errors[-1]["payload_before"] == {"n": 1}
+
+
+HOLD = """
+UPDATE jobs_live SET held_for = 'key:customer:7', held_since = now(), held_due_at = next_run_at,
+  next_run_at = 'infinity' WHERE id = $1
+"""
+
+
+async def test_a_key_that_is_made_of_the_payload_follows_an_edit(
+    put: Put, sql: Any, session: AsyncSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = JobTypePolicy(concurrency_key="customer:{payload.customer}")
+    monkeypatch.setitem(policies, "mail", rule)
+    held = await put("mail", {"customer": 7})
+    dead = await put("mail", {"customer": 7})
+    given = await put("mail", {"customer": 7}, concurrency_key="mine")
+    await sql.execute(HOLD, held)
+    await sql.execute("UPDATE background_jobs SET status = 'FAILED' WHERE id = $1", dead)
+    edit = JobChange(payload={"customer": 8})
+    async with session.begin():
+        await change_job(session, held, edit)
+        await retry_dead_letter_job(session, dead, edit=edit)
+        await change_job(session, given, edit)
+    for job_id, key in ((held, "customer:8"), (dead, "customer:8"), (given, "mine")):
+        job = await row(sql, job_id)
+        assert (job["concurrency_key"], job["held_for"]) == (key, None)
+    with pytest.raises(InvalidInput, match=r"payload.customer is missing"):
+        async with session.begin():
+            await change_job(session, held, JobChange(payload={}))
+
+
+@pytest.mark.parametrize(
+    ("edit", "field"),
+    [
+        (JobChange(payload={"n": "\0"}), "payload"),
+        (JobChange(payload={"n": "x" * 300_000}), "payload"),
+        (JobChange(max_retries=-1), "max_retries"),
+        (JobChange(queue="other"), "queue"),
+        (JobChange(priority=1), "priority"),
+    ],
+)
+async def test_an_edit_that_breaks_a_rule_leaves_the_dead_letter(
+    handlers: Registry, put: Put, sql: Any, session: AsyncSession, start_worker: StartWorker,
+    edit: JobChange, field: str,
+) -> None:  # fmt: skip
+    job_id = await dead_job(handlers, put, sql, start_worker)
+    before = await row(sql, job_id)
+    async with session.begin():
+        with pytest.raises(InvalidInput) as refused:
+            await retry_dead_letter_job(session, job_id, edit=edit)
+    assert refused.value.field == field
+    assert await row(sql, job_id) == before
+
+
+async def test_a_pending_job_is_changed_and_runs_as_it_is_then(
+    handlers: Registry, put: Put, session: AsyncSession, start_worker: StartWorker, sql: Any
+) -> None:
+    seen: list[Any] = []
+
+    @handlers.handler("mail")
+    async def handle(payload: Any) -> None:
+        seen.append(payload)
+
+    job_id = await put("mail", {"n": 1}, run_at=datetime.now(UTC) + timedelta(hours=1))
+    change = JobChange(payload={"n": 2}, queue="other", priority=7, max_retries=0)
+    async with session.begin():
+        job = await change_job(session, job_id, change)
+        assert (job.queue, job.priority, job.max_retries) == ("other", 7, 0)
+        await run_job_now(session, job_id)
+    await start_worker()
+    await until_ended(sql, job_id)
+    assert seen == [{"n": 2}]
+
+
+async def test_a_due_job_that_is_moved_goes_to_the_end_of_its_new_lane(
+    put: Put, session: AsyncSession, sql: Any
+) -> None:
+    job_id = await put("mail", run_at=datetime.now(UTC) - timedelta(hours=1))
+    before = await sql.fetchval("SELECT clock_timestamp()")
+    async with session.begin():
+        assert (await change_job(session, job_id, JobChange(max_retries=1))).next_run_at < before
+        assert (await change_job(session, job_id, JobChange(priority=3))).next_run_at >= before
+
+
+async def test_what_is_not_pending_cannot_be_changed(
+    handlers: Registry, put: Put, sql: Any, session: AsyncSession, start_worker: StartWorker
+) -> None:
+    job_id = await dead_job(handlers, put, sql, start_worker)
+    async with session.begin():
+        for act in (
+            change_job(session, job_id, JobChange(priority=1)),
+            run_job_now(session, job_id),
+        ):
+            with pytest.raises(Conflict, match="DEAD_LETTER: only PENDING"):
+                await act
+        with pytest.raises(NotFound):
+            await run_job_now(session, JobId(999))
+        with pytest.raises(InvalidInput, match="Nothing is to be changed"):
+            await change_job(session, job_id, JobChange())
+
+
+async def test_a_clone_is_a_new_job_without_the_key(
+    handlers: Registry, put: Put, sql: Any, session: AsyncSession, start_worker: StartWorker
+) -> None:
+    job_id = await dead_job(
+        handlers, put, sql, start_worker, unique_key="k", queue="q", priority=4, timeout_seconds=7,
+        concurrency_key="customer:7",
+    )  # fmt: skip
+    async with session.begin():
+        made = await clone_job(session, job_id, by="ada")
+    old, new = await row(sql, job_id), await row(sql, made.id)
+    kept = (
+        "job_type", "payload", "queue", "priority", "max_retries", "timeout_seconds", "backoff",
+        "concurrency_key",
+    )  # fmt: skip
+    assert [new[name] for name in kept] == [old[name] for name in kept]
+    assert (new["status"], new["unique_key"], new["enqueued_by"]) == ("PENDING", None, "ada")
+    assert old["status"] == "DEAD_LETTER"
+
+
+async def test_a_clone_keeps_every_digit_of_a_number(
+    put: Put, sql: Any, session: AsyncSession
+) -> None:
+    job_id = await put("copied", {"n": 0})
+    payload = '{"n": 12345678901234567890.10, "amount": 0.12345678901234567890}'
+    await sql.execute(f"UPDATE jobs_live SET payload = '{payload}' WHERE id = {job_id}")
+    async with session.begin():
+        made = await clone_job(session, job_id)
+    same = "SELECT payload = '%s' FROM jobs_live WHERE id = $1"
+    assert await sql.fetchval(same % payload, made.id)
+
+
+async def test_an_edit_of_a_pending_job_keeps_the_payload_before_whole(
+    put: Put, session: AsyncSession
+) -> None:
+    before = {"text": "x" * 20_000}
+    job_id = await put("mail", before)
+    async with session.begin():
+        job = await change_job(session, job_id, JobChange(payload={"n": 2}))
+        assert job.errors is not None
+        assert [entry["payload_before"] for entry in job.errors] == [before]
+        again = await change_job(session, job_id, JobChange(priority=1))
+    assert again.errors == job.errors

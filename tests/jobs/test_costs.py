@@ -19,6 +19,7 @@ from benchmarks.statement_counter import StatementCounter
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, Worker, enqueue_many, store
 from service.jobs.core.encoded_jobs import encode_jobs
+from service.jobs.core.histogram import timing_of
 from service.jobs.core.lane import LANE_START, Lane, LaneRequest
 from service.jobs.core.outcomes import SUCCEEDED_EMPTY
 from service.jobs.maintenance import partitions
@@ -61,9 +62,9 @@ LIMITS = {
     "commits of a drain per 1,000 jobs": Limit(
         45.0, 25.0, "those of claims, settles and the others together; a pair a job would be 2,000"
     ),
-    "WAL of enqueue_many, bytes per job": Limit(505, 486, "one column more is 8 bytes"),
-    "WAL of a claim, bytes per job": Limit(206, 198, "one column more is 8 bytes"),
-    "WAL of a settle, bytes per job": Limit(660, 634, "an index more is 69 bytes"),
+    "WAL of enqueue_many, bytes per job": Limit(505, 499, "one column more is 8 bytes"),
+    "WAL of a claim, bytes per job": Limit(206, 202, "one column more is 8 bytes"),
+    "WAL of a settle, bytes per job": Limit(660, 645, "an index more is 69 bytes"),
 }
 
 
@@ -180,6 +181,8 @@ async def test_the_write_ahead_log_of_a_job_stays_within_its_limits(database: Da
         await store.enqueue.insert_unseen(link.fetch, new)
         jobs = await store.claim.take(link, [request], ["noop"], **common)
         assert len(jobs) == BATCH
+        for number, job in enumerate(jobs):
+            job.timing = timing_of(0.002, number / 1000)
         lost = await store.settle.finish(
             link, [(job, SUCCEEDED_EMPTY) for job in jobs], max_errors=20
         )
@@ -191,9 +194,9 @@ async def test_the_write_ahead_log_of_a_job_stays_within_its_limits(database: Da
         ("a settle", "FINISH"),
     ):
         sizes = [
-            one.root["WAL Bytes"] / BATCH
+            one.wal_bytes / BATCH
             for one in link.explained
-            if one.name == name and one.root["WAL FPI"] == 0
+            if one.name == name and not any(node["WAL FPI"] for node in one.nodes())
         ]
         # Of several: in some a page of an index is split.
         check(f"WAL of {what}, bytes per job", averages.median(sizes))
@@ -291,7 +294,11 @@ async def test_hot_statements_read_by_index_only_the_rows_that_they_are_about(
         nodes = list(one.nodes())
         indexes = {node["Index Name"] for node in nodes if "Index Name" in node}
         sorts = sum("Sort" in node["Node Type"] for node in nodes)
-        removed = sum(node.get("Rows Removed by Filter", 0) for node in nodes)
+        removed = sum(
+            node.get("Rows Removed by Filter", 0)
+            for node in nodes
+            if node["Node Type"] != "CTE Scan"  # of what the statement has read already
+        )
         assert all(node["Node Type"] != "Seq Scan" for node in nodes), one.text
         assert (indexes, sorts) == PLANS[one.name], one.text
         assert removed == 0, one.text

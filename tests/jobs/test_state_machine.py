@@ -44,11 +44,13 @@ from service.jobs import (
     store,
 )
 from service.jobs.core.claimed_job import ClaimedJob
-from service.jobs.core.job import DEAD
+from service.jobs.core.job import DEAD, LIVE
 from service.jobs.core.lane import LANE_START, Lane, LaneRequest
+from service.jobs.core.outcomes import Cancelled, HowCancelled
 from service.jobs.maintenance import partitions
 from service.settings import Settings
 from tests.jobs.attempts import BEHAVIOURS, HOUR, OUTCOMES, behave, outcome_of
+from tests.jobs.flow_steps import ADMITS, LANES, QUEUES, FlowSteps
 from tests.jobs.harness import Harness
 from tests.jobs.reference import (
     KEPT_ERRORS,
@@ -60,16 +62,24 @@ from tests.jobs.reference import (
     counts,
     reachable,
 )
-
-LANES = [Lane(queue, priority) for queue in ("a", "b") for priority in (0, 2)]
+from tests.jobs.reference_flow import PARENTS, ReferenceFlow
 
 ROWS = """
 SELECT id, status, attempts, lost_leases, lease_token, next_run_at, next_run_at <= now() AS due,
-  queue, priority, job_type, unique_key, errors, finished_at, lease_until,
+  queue, priority, job_type, unique_key, errors, finished_at, lease_until, cancel, permits, held_for,
   tableoid::regclass::text AS partition
 FROM background_jobs
 """
 
+MISCOUNTED = """
+SELECT fingerprint, d.jobs, k.jobs
+FROM (SELECT fingerprint, count(*) AS jobs FROM jobs_dead WHERE fingerprint IS NOT NULL GROUP BY 1) d
+FULL JOIN (
+  SELECT fingerprint, sum(jobs) AS jobs
+  FROM (SELECT fingerprint, jobs FROM causes UNION ALL SELECT fingerprint, jobs FROM cause_deltas) c
+  GROUP BY 1) k USING (fingerprint)
+WHERE COALESCE(d.jobs, 0) <> COALESCE(k.jobs, 0)
+"""
 
 NEW_JOBS = st.lists(
     st.builds(
@@ -81,13 +91,14 @@ NEW_JOBS = st.lists(
         max_retries=st.sampled_from([None, 0, 1]),
         delay_seconds=st.sampled_from([None] * 5 + [HOUR]),
         unique_key=st.sampled_from([None, None, None, "k", "l"]),
+        concurrency_key=st.sampled_from([None, "x", "x", "x", "y"]),
     ),
-    min_size=1,
-    max_size=5,
+    min_size=2,
+    max_size=6,
 )
 
 
-class JobMachine(RuleBasedStateMachine):
+class JobMachine(FlowSteps, RuleBasedStateMachine):
     """Steps that clients, workers, operators and time take, and what they should lead to."""
 
     jobs: Bundle[ReferenceJob] = Bundle("jobs")
@@ -100,6 +111,7 @@ class JobMachine(RuleBasedStateMachine):
         self.claims: list[ClaimedJob] = []
         """Every claim ever made by hand, whether or not it still holds."""
         self.seen: dict[JobId, JobStatus] = {}
+        self.flow = ReferenceFlow(self.all)
 
     def of(self, job_id: JobId) -> ReferenceJob | None:
         return next((job for job in self.all if job.id == job_id), None)
@@ -107,9 +119,17 @@ class JobMachine(RuleBasedStateMachine):
     def live_with(self, key: str | None) -> ReferenceJob | None:
         return next((j for j in self.all if key and j.unique_key == key and j.live), None)
 
-    @initialize(target=jobs, wanted=NEW_JOBS)
-    def begin(self, wanted: list[NewJob]) -> MultipleResults[ReferenceJob]:
+    @initialize(
+        target=jobs,
+        wanted=NEW_JOBS,
+        limits=st.sampled_from([(None, None), (None, 1), (1, None), (2, 1)]),
+    )
+    def begin(
+        self, wanted: list[NewJob], limits: tuple[int | None, int | None]
+    ) -> MultipleResults[ReferenceJob]:
         self.harness.clear()
+        for queue in QUEUES:
+            self.set_limits(queue, *limits)
         return self._enqueue(wanted, committed=True)
 
     # -- clients ----------------------------------------------------------------------------------
@@ -126,7 +146,7 @@ class JobMachine(RuleBasedStateMachine):
                 return answers
 
         made: list[ReferenceJob] = []
-        before = list(self.all)
+        before = len(self.all)
         for new, answer in zip(wanted, self.harness.do(run()), strict=True):
             standing = self.live_with(new.unique_key)
             assert answer.created == (standing is None)
@@ -138,18 +158,23 @@ class JobMachine(RuleBasedStateMachine):
             job = ReferenceJob(
                 answer.id, new.job_type, new.queue, new.priority, new.max_retries,
                 new.unique_key, due=new.delay_seconds is None, due_at=answer.next_run_at,
+                key=new.concurrency_key, tell=self.flow.tell,
             )  # fmt: skip
             self.all.append(job)
             made.append(job)
         if not committed:
-            self.all = before
+            del self.all[before:]
         return multiple(*made)
 
     # -- workers ----------------------------------------------------------------------------------
 
-    @precondition(lambda self: any(job.claimable for job in self.all))
-    @rule(order=st.permutations(LANES), limit=st.integers(1, 6))
-    def claim(self, order: list[Lane], limit: int) -> None:
+    @precondition(lambda self: any(job.claimable or job.waits_for_limit for job in self.all))
+    @rule(order=st.permutations(LANES), limit=st.integers(1, 6), admits=ADMITS)
+    def claim(self, order: list[Lane], limit: int, admits: bool) -> None:
+        """A round of a worker: held jobs, then lanes."""
+        if any(job.waits_for_limit for job in self.all):
+            self.hand_over(limit, admits)
+        order = self.unpaused(order)
         expected: list[JobId] = []
         for lane in order:
             here = [j for j in self.all if Lane(j.queue, j.priority) == lane and j.claimable]
@@ -166,21 +191,17 @@ class JobMachine(RuleBasedStateMachine):
             )
         )
         assert {one.id for one in claimed} == set(expected[:limit])
-        for one in claimed:
-            job = self.of(one.id)
-            assert job is not None
-            assert one.lease_token != job.token
-            job.claim(one.lease_token)
-            assert (one.attempt, one.lost_leases) == (job.attempts, job.lost_leases)
-            self.claims.append(one)
+        self.claimed(claimed)
+        if admits:
+            self.admit([one for one in claimed if one.permits is None and not one.cancel_asked])
 
     @precondition(lambda self: any(job.status is JobStatus.RUNNING for job in self.all))
-    @rule(order=st.permutations(LANES), limit=st.integers(1, 6))
-    def take_over(self, order: list[Lane], limit: int) -> None:
+    @rule(order=st.permutations(LANES), limit=st.integers(1, 6), admits=ADMITS)
+    def take_over(self, order: list[Lane], limit: int, admits: bool) -> None:
         """Every worker stalls, and another comes: the tokens of the old claims are void."""
         self.let_leases_end((0, 1))
         if any(job.claimable for job in self.all):
-            self.claim(order, limit)
+            self.claim(order, limit, admits)
 
     @precondition(lambda self: self.claims)
     @rule(
@@ -196,11 +217,36 @@ class JobMachine(RuleBasedStateMachine):
         expected = set()
         for claim in batch:
             job = self.of(claim.id)
-            if job is None or not job.holds(claim.lease_token):
+            if job is None or not job.settles(claim.lease_token):
                 expected.add(claim.lease)  # stale: the invariant sees that nothing changed
             else:
                 job.settle(kind)
         assert lost == expected
+
+    @precondition(lambda self: any(job.cancel_asked for job in self.all))
+    @rule(how=st.sampled_from(HowCancelled))
+    def end_cancelled(self, how: HowCancelled) -> None:
+        """Every worker ends what it runs, whether or not its cancel was asked for."""
+        batch = [(claim, Cancelled(how)) for claim in self.claims]
+        lost = self.harness.do(store.cancel.end(self.harness.link, batch, max_errors=KEPT_ERRORS))
+        expected = set()
+        for claim, _ in batch:
+            job = self.of(claim.id)
+            if job is None or not (job.holds(claim.lease_token) and job.cancel_asked):
+                expected.add(claim.lease)
+            else:
+                job.end_cancelled(started=how is not HowCancelled.NOT_STARTED)
+        assert lost == expected
+
+    @precondition(lambda self: any(job.status is JobStatus.RUNNING for job in self.all))
+    @rule(place=st.integers(0, 8), how=st.sampled_from([None, *HowCancelled]))
+    def cancel_one_that_runs(self, place: int, how: HowCancelled | None) -> None:
+        """Its worker ends it, or has not heard of it yet."""
+        running = [job for job in self.all if job.status is JobStatus.RUNNING]
+        running.sort(key=lambda job: job.permits is None)
+        self._cancel(running[place % len(running)])
+        if how is not None and any(job.cancel_asked for job in self.all):
+            self.end_cancelled(how)
 
     def lately_claimed(self, places: list[int]) -> list[ClaimedJob]:
         """Claims, counted from the newest: most of them hold, some have been taken over."""
@@ -216,13 +262,17 @@ class JobMachine(RuleBasedStateMachine):
         write = store.progress.write(self.harness.link, {claim.lease: progress})
         assert self.harness.do(write) == ({claim.lease} if holds else set())
         extend = store.leases.extend(self.harness.link, [claim.lease], lease_seconds=HOUR)
-        assert self.harness.do(extend) == ({claim.lease} if holds else set())
+        asked = job is not None and job.cancel_asked
+        assert self.harness.do(extend) == ({claim.lease: asked} if holds else {})
         if job is not None and holds:
             job.lease_ended = False
 
     @precondition(lambda self: any(job.due and job.live for job in self.all))
     @rule(behaviours=st.lists(st.sampled_from(BEHAVIOURS), min_size=1, max_size=5))
     def process_what_is_due(self, behaviours: list[str]) -> None:
+        """Without limits: how many of the jobs that they hold a pass comes to is a matter of time."""
+        limits = self.lift_limits()
+        self.act()
         places = {job.id: place for place, job in enumerate(self.all)}
         handlers = Registry()
 
@@ -237,23 +287,41 @@ class JobMachine(RuleBasedStateMachine):
         )
         expected = dict.fromkeys(("succeeded", "retried", "failed", "dead_lettered"), 0)
         processed = 0
-        for place, job in enumerate(self.all):
-            if job.claimable:
-                counter = job.run(behaviours[place % len(behaviours)])
-            elif job.job_type == UNSERVED and job.due and job.status is JobStatus.PENDING:
-                job.fail_unserved()
-                counter = "failed"
-            else:
-                continue
+        for counter in self.pass_over(behaviours):
             processed += 1
             if counter is not None:
                 expected[counter] += 1
+        self.act()
+        for queue, (max_running, per_key) in limits.items():
+            self.set_limits(queue, max_running, per_key)
         assert summary.processed == processed
         assert {name: getattr(summary, name) for name in expected} == expected
 
+    def pass_over(self, behaviours: list[str]) -> Iterator[str | None]:
+        """What a pass does with the jobs of queues that are not paused: a counter for each, if any."""
+        open_jobs = [
+            (place, job)
+            for place, job in enumerate(self.all)
+            if not self.flow.queues[job.queue].paused
+        ]
+        again = True
+        while again:
+            for place, job in open_jobs:
+                if job.held_for not in {None, PARENTS}:
+                    job.let_go()
+                if job.claimable:
+                    yield job.run(behaviours[place % len(behaviours)])
+            again = bool(self.flow.act())
+        for _, job in open_jobs:
+            if job.job_type == UNSERVED and job.due and job.status is JobStatus.PENDING:
+                job.fail_unserved()
+                yield "failed"
+
     # -- operators --------------------------------------------------------------------------------
 
-    @rule(job=jobs, order=st.sampled_from(["cancel", "delete", "retry", "retry", "move", "hasten"]))
+    @rule(
+        job=jobs, order=st.sampled_from(["cancel", "cancel", "delete", "retry", "move", "hasten"])
+    )
     def operate(self, job: ReferenceJob, order: str) -> None:
         match order:
             case "cancel":
@@ -266,13 +334,15 @@ class JobMachine(RuleBasedStateMachine):
                 self._reschedule(job, due=order == "hasten")
 
     def _cancel(self, job: ReferenceJob) -> None:
-        if self.allowed(job, {JobStatus.PENDING}, lambda session: cancel_job(session, job.id)):
+        if self.allowed(job, set(LIVE), lambda session: cancel_job(session, job.id)):
             job.cancel()
 
     def _delete(self, job: ReferenceJob) -> None:
         anywhere = set(JobStatus) - {JobStatus.RUNNING}
         if self.allowed(job, anywhere, lambda session: delete_job(session, job.id)):
             self.all.remove(job)
+            if job.flagged:
+                self.flow.tell(job.id, "DELETED")
 
     def _retry(self, job: ReferenceJob) -> None:
         standing = self.live_with(job.unique_key)
@@ -290,7 +360,10 @@ class JobMachine(RuleBasedStateMachine):
             await reschedule_job(session, job.id, run_at)
 
         if self.allowed(job, {JobStatus.PENDING}, move):
-            job.due, job.due_at = due, run_at
+            if job.held_for == PARENTS:
+                job.due_when_let_go = due, run_at
+            else:
+                job.held_for, job.due, job.due_at = None, due, run_at
 
     def allowed(
         self,
@@ -326,6 +399,7 @@ class JobMachine(RuleBasedStateMachine):
     def maintain(self, fold: bool) -> None:
         if fold:
             self.harness.sql(*store.kept_counts.FOLD_STATS.bind())
+            self.harness.sql(*store.causes.FOLD_CAUSES.bind(limit=3, kept=store.causes.KEPT_HOURS))
         else:
             self.harness.do(partitions.make_ahead(self.harness.link, days=0))
 
@@ -356,6 +430,10 @@ class JobMachine(RuleBasedStateMachine):
         assert (stats.by_type, stats.by_queue) == (by_type, by_queue)
         assert (stats.total, stats.total_exact) == (len(self.all), True)
         assert stats.due_now == sum(job.due and job.status is JobStatus.PENDING for job in self.all)
+
+    @invariant()
+    def causes_count_the_dead_letters_that_there_are(self) -> None:
+        assert self.harness.sql(MISCOUNTED) == []
 
 
 @pytest.fixture

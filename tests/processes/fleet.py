@@ -19,7 +19,7 @@ from tests.chaos.ledger import LEDGER_VARIABLE, Ledger
 from tests.conftest import TEST_SECRET
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 40.0
+START_SECONDS = 120.0
 STOP_SECONDS = 40.0
 POLL_SECONDS = 0.02
 

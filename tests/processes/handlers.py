@@ -37,6 +37,10 @@ async def flaky(payload: dict[str, Any], context: JobContext) -> dict[str, int]:
 async def gated(_: dict[str, Any], context: JobContext) -> None:
     """Wait until the gate is open."""
     note("start", context)
-    while not _gate.exists():  # noqa: ASYNC110 - the test that opens it is another process
-        await asyncio.sleep(GATE_POLL_SECONDS)
+    try:
+        while not _gate.exists():  # noqa: ASYNC110 - the test that opens it is another process
+            await asyncio.sleep(GATE_POLL_SECONDS)
+    except asyncio.CancelledError:
+        note("stopped", context)
+        raise
     note("end", context)

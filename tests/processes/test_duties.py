@@ -86,11 +86,44 @@ async def test_after_kill_9_of_the_leader_another_takes_over_its_duties(
         return bool(rows < FOLD_ABOVE_ROWS)
 
     await until(folded, 20, what="folded counts")
+    await rates_agree(connection)
     strays = await connection.fetchval("SELECT count(*) FROM jobs_done_default")
     await connection.close()
     assert strays == 0
     await check_each_succeeded_once(database, count=2_000)
     assert [await replica.leads() for replica in others].count(True) == 1
+
+
+RATES = """
+SELECT step, scope, sum(jobs) FILTER (WHERE outcome = 'SUCCESS') AS succeeded,
+  sum(jobs) FILTER (WHERE outcome = 'RETRIED') AS retried, sum(timed) AS timed
+FROM job_rates CROSS JOIN LATERAL (
+  SELECT sum(value::int) AS timed FROM jsonb_each_text(runs)) AS s
+GROUP BY 1, 2
+"""
+ERRORS = """
+SELECT count(*) FROM background_jobs CROSS JOIN jsonb_array_elements(errors) AS entry
+WHERE entry ->> 'event' = 'error'
+"""
+FIRST_ATTEMPTS_LOST = """
+SELECT count(*) FROM background_jobs
+WHERE payload @> '{"fails": true}' AND errors @> '[{"event": "lease_lost", "attempt": 1}]'
+"""
+
+
+async def rates_agree(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Whoever settled and whoever folded: each end is counted once by minute, hour and day."""
+
+    async def folded() -> bool:
+        return not await connection.fetchval("SELECT EXISTS (SELECT FROM job_rate_deltas)")
+
+    await until(folded, 20, what="folded counts by minute")
+    errors = await connection.fetchval(ERRORS)
+    # Whoever was killed may have taken a claim of such jobs along: their second attempt succeeds.
+    assert errors >= 400 - await connection.fetchval(FIRST_ATTEMPTS_LOST)
+    rates = await connection.fetch(RATES)
+    assert len(rates) == 9
+    assert {tuple(row)[2:] for row in rates} == {(2_000, errors, 2_000 + errors)}
 
 
 async def leader_of(replicas: list[Replica]) -> Replica:

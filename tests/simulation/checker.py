@@ -6,8 +6,10 @@ ended, which attempts count.
 
 from typing import Any, Final
 
+from service.jobs.core.holds import RATE
 from service.jobs.core.job import TRANSITIONS, JobStatus
 from service.jobs.core.poison import FIRST_POSTPONED
+from service.jobs.flow.admission import RETRY_SECONDS
 from service.jobs.handlers.context import JobContext
 from service.jobs.worker.outbox import MAX_TIMEOUTS
 from service.settings import Settings
@@ -15,7 +17,8 @@ from tests.jobs.statements import BY_SQL, statement, values_of
 from tests.simulation.clock import EPOCH, Process, VirtualLoop
 from tests.simulation.invariants import FAILED, Run, fits
 from tests.simulation.ledger import CLAIMING, CLAIMS, Claim, Ledger
-from tests.simulation.rows import MICROSECONDS, Change, Row
+from tests.simulation.limits import Limits, PermitLedger, RateLedger
+from tests.simulation.rows import MICROSECONDS, Change, Row, Tables
 
 RECOVERY_SECONDS: Final = 5.0
 """A claim whose answer was lost is given back within this time, if nothing more goes wrong."""
@@ -33,9 +36,14 @@ ALIVE_SECONDS: Final = 30.0
 class Checker(Ledger):
     """The rules. Those for a statement stand in the method of its name."""
 
-    def __init__(self, loop: VirtualLoop, settings: Settings) -> None:
+    def __init__(
+        self, loop: VirtualLoop, settings: Settings, *, tables: Tables, limits: Limits
+    ) -> None:
         super().__init__(loop)
         self._settings = settings
+        self._tables = tables
+        self.permits = PermitLedger(limits, tables, self.violate)
+        self.rates = RateLedger(tables, self.violate)
 
     def carried_out(
         self, sql: str, args: tuple[Any, ...], changes: list[Change],
@@ -59,11 +67,12 @@ class Checker(Ledger):
         self.events[name] += 1
         for change in changes:
             self._step(name, change)
+            self.permits.changed(change)
         rule = getattr(self, f"_{name.lower()}", None)
         if rule is not None:
             rule(values_of(statement(name), args), changes, by, now)
         for row in touched:
-            if late and sql in CLAIMS:
+            if late and sql in CLAIMS and row.status is JobStatus.RUNNING:
                 self.holder[row.id].unanswered_at = self.now
             expected = self.attempts[row.id]
             if row.attempts != expected:
@@ -71,11 +80,16 @@ class Checker(Ledger):
 
     def _step(self, name: str, change: Change) -> None:
         before, after = change.before, change.after
+        if before is not None and (after is None or not after.live):
+            self.ends[before.id].add("DELETED" if after is None else after.status)
         if before is None or after is None:
             return
         if after.status is not before.status and after.status not in TRANSITIONS[before.status]:
             self.violate(f"{name} took job {before.id} from {before.status} to {after.status}")
         entries = len(after.errors or ())
+        cancelled = after.id in self.cancel_asked and not after.live
+        if cancelled and after.status is not JobStatus.CANCELLED:
+            self.violate(f"{name} ended job {after.id} {after.status}: its cancel was accepted")
         if entries > self._settings.max_error_entries:
             self.violate(f"the history of job {after.id} has {entries} entries")
 
@@ -87,11 +101,63 @@ class Checker(Ledger):
             default = self._settings.default_max_retries
             self.retries[row.id] = default if row.max_retries is None else row.max_retries
 
+    _enqueue_limited = _enqueue
+
+    def _link_children(self, values: Any, _changes: Any, _by: Any, _now: float) -> None:
+        names = ("parent_ids", "child_ids", "policies")
+        for parent, child, policy in zip(*(values[name] for name in names), strict=True):
+            self.parents_of[child][parent] = str(policy)
+            self.events["children"] += 1
+
+    def _release_children(self, _values: Any, changes: list[Change], _by: Any, _n: float) -> None:
+        for row in _rows(changes):
+            self.events["children let go"] += 1
+            if row.id in self.let_go:
+                self.violate(f"job {row.id} was let go twice")
+            self.let_go.add(row.id)
+
+    def _cancel_children(self, _values: Any, changes: list[Change], _by: Any, _n: float) -> None:
+        for row in _rows(changes):
+            self.events["children cancelled"] += 1
+            parents = self.parents_of[row.id].items()
+            if not any(
+                policy == "cancel" and self.ends[parent] - {JobStatus.SUCCESS}
+                for parent, policy in parents
+            ):
+                self.violate(f"job {row.id} was cancelled, and none of its parents failed")
+
+    def _must_have_no_parents_left(self, job_id: int) -> None:
+        """All that a job waits for has ended, in the manner that it asks for."""
+        for parent, policy in self.parents_of[job_id].items():
+            ends = self.ends[parent]
+            if not (JobStatus.SUCCESS in ends or (policy == "run" and ends)):
+                self.violate(f"job {job_id} was claimed, and {parent} has ended {sorted(ends)}")
+
     def _retry_dead(self, _values: Any, changes: list[Change], _by: Any, _now: float) -> None:
         for row in _rows(changes):
             self.attempts[row.id] = 0
             for run in self.runs_of[row.id]:
                 run.of_earlier_epoch = True
+
+    def _cancel(self, _values: Any, changes: list[Change], _by: Any, now: float) -> None:
+        for change in changes:
+            if change.before is not None and change.before.status is JobStatus.RUNNING:
+                claim = self.holder[change.before.id]
+                claim.open = False
+                self.events["orphan cancelled"] += 1
+                if claim.until >= now:
+                    self.violate(f"job {claim.job_id} was ended under a lease that holds")
+
+    def _ask_cancel(self, _values: Any, changes: list[Change], _by: Any, _now: float) -> None:
+        for row in _rows(changes):
+            self.events["cancel asked"] += 1
+            self.cancel_asked[row.id] = self.now
+
+    def _pause_queue(self, values: Any, _changes: Any, _by: Any, _now: float) -> None:
+        self.paused_since.setdefault(values["name"], self.now)
+
+    def _resume_queue(self, values: Any, _changes: Any, _by: Any, _now: float) -> None:
+        self.paused_since.pop(values["name"], None)
 
     # -- claims -----------------------------------------------------------------------------------
 
@@ -102,17 +168,53 @@ class Checker(Ledger):
             assert row is not None
             assert row.lease_token is not None
             assert row.lease_until is not None
-            if before.next_run_at > now * MICROSECONDS + 1:
+            if before.due_at > now * MICROSECONDS + 1:
                 self.violate(f"job {row.id} was claimed before it was due")
             if before.status is JobStatus.RUNNING:
                 self._taken_over(before, now)
+            self._must_have_no_parents_left(row.id)
             self.attempts[row.id] += 1
             until = row.lease_until / MICROSECONDS
             claim = Claim(row.id, row.lease_token, by, row.lost_leases, self.now, until)
             claim.rescued = before.status is JobStatus.RUNNING
+            claim.cancelled = row.id in self.cancel_asked
             self.claims[row.id, row.lease_token] = self.holder[row.id] = claim
 
-    _claim_within_limits = _claim
+    _claim_within_limits = _claim_orphans = _claim_held = _claim
+    _claim_beside_keys = _claim_by_keys = _claim
+
+    def _claim_limited(
+        self, values: Any, changes: list[Change], by: Process | None, now: float
+    ) -> None:
+        running = []
+        for change in changes:
+            assert change.after is not None
+            if change.after.status is JobStatus.RUNNING:
+                running.append(change)
+            else:
+                self._was_held(change.after)
+        self._claim(values, running, by, now)
+        for change in running:
+            granted = change.before is not None and change.before.permits is None
+            if granted and change.after is not None and change.after.permits is not None:
+                self._was_admitted(change.after, now)
+
+    def _admit(self, _values: Any, changes: list[Change], _by: Any, now: float) -> None:
+        for row in _rows(changes):
+            if row.status is JobStatus.RUNNING:
+                self._was_admitted(row, now)
+            else:
+                self._was_held(row)
+                self.attempts[row.id] -= 1
+                self.holder[row.id].open = False
+
+    def _was_admitted(self, row: Row, now: float) -> None:
+        self.events["admitted"] += 1
+        self.permits.admitted(row)
+        self.rates.admitted(row, now)
+
+    def _was_held(self, row: Row) -> None:
+        self.events["held by a rate" if _is_by_rate(row) else "held"] += 1
 
     def _taken_over(self, before: Row, now: float) -> None:
         """A claim of a job that runs: its lease must have ended, and for a reason."""
@@ -165,6 +267,8 @@ class Checker(Ledger):
             self.attempts[row.id] -= unrun
             self._must_fit(row, token, "finish", refund=unrun)
 
+    _finish_permitted = _finish
+
     def _requeue(self, values: Any, changes: list[Change], _by: Any, _now: float) -> None:
         leases = zip(values["ids"], values["tokens"], strict=True)
         refunds = dict(zip(leases, values["refunds"], strict=True))
@@ -172,6 +276,18 @@ class Checker(Ledger):
             refund = refunds[row.id, token]
             self.attempts[row.id] -= refund
             self._must_fit(row, token, "requeue", refund=bool(refund))
+
+    _requeue_permitted = _requeue
+
+    def _end_cancelled(self, values: Any, changes: list[Change], _by: Any, _now: float) -> None:
+        leases = zip(values["ids"], values["tokens"], strict=True)
+        hows = dict(zip(leases, values["hows"], strict=True))
+        for row, token in self._settled(values, changes, "cancel"):
+            how = hows[row.id, token]
+            self.events[f"cancelled: {how}"] += 1
+            self.attempts[row.id] -= how == "not_started"
+            if how == "not_started" and (row.id, token) in self.runs:
+                self.violate(f"job {row.id} ran under {token}, and is said not to have started")
 
     def _settled(self, values: Any, changes: list[Change], verb: str) -> list[tuple[Row, int]]:
         """What was settled, each with the token that held; nothing else may have been."""
@@ -181,6 +297,10 @@ class Checker(Ledger):
             claim = self.claims.get((job_id, token))
             if claim is None or not claim.open:
                 self.events["stale settle"] += 1
+                continue
+            if (job_id in self.cancel_asked) is not (verb == "cancel"):
+                if accepted.pop(job_id, None) is not None:
+                    self.violate(f"a {verb} of job {job_id} was accepted against its cancel")
                 continue
             claim.open = False
             if job_id in accepted:
@@ -236,10 +356,8 @@ class Checker(Ledger):
             self.violate(f"one claim was run twice: {key}")
         if claim.process is not process:
             self.violate(f"{process.name} runs a claim of another: {key}")
-        if claim.lost_leases >= self._settings.max_lost_leases:
-            self.violate(f"job {job_id} lost {claim.lost_leases} leases and is run again")
-        if claim.rescued and claim.lost_leases >= FIRST_POSTPONED:
-            self.violate(f"job {job_id} begins with those that were lost with it")
+        self._must_be_fit(claim)
+        self.permits.must_hold(self._tables.jobs[job_id])
         if EPOCH + self.now >= claim.until:
             self.violate(f"a run of job {job_id} began when its lease {token} had ended")
         self._must_have_a_slot(process, job_id)
@@ -261,6 +379,15 @@ class Checker(Ledger):
         self.runs_of[job_id].append(run)
         return run
 
+    def _must_be_fit(self, claim: Claim) -> None:
+        """What was claimed may be run at all."""
+        if claim.cancelled:
+            self.violate(f"job {claim.job_id} runs: its cancel was accepted before its claim")
+        if claim.lost_leases >= self._settings.max_lost_leases:
+            self.violate(f"job {claim.job_id} lost {claim.lost_leases} leases and is run again")
+        if claim.rescued and claim.lost_leases >= FIRST_POSTPONED:
+            self.violate(f"job {claim.job_id} begins with those that were lost with it")
+
     def _must_have_a_slot(self, process: Process, job_id: int) -> None:
         """What is claimed begins in a slot that is free, and did not wait for one."""
         watch = self.watches[process]
@@ -268,7 +395,11 @@ class Checker(Ledger):
         if running >= watch.slots:
             self.violate(f"{process.name} runs more than {watch.slots} jobs at once")
         waited = self.now - watch.claimed_at
-        if waited > BEGIN_IN_SECONDS and not watch.stalled_since(watch.claimed_at):
+        may_wait = BEGIN_IN_SECONDS
+        if watch.troubled("claimer", watch.claimed_at):
+            # What was claimed together waits while admission is tried again.
+            may_wait += RETRY_SECONDS + 3 * self._settings.database_command_timeout_seconds
+        if waited > may_wait and not watch.stalled_since(watch.claimed_at):
             self.violate(f"job {job_id} waited in {process.name} for {waited:.3f} s")
 
     def run_ended(self, run: Run, how: str) -> None:
@@ -282,12 +413,30 @@ class Checker(Ledger):
             self.violate(
                 f"job {run.context.job_id} ran for {took:.3f} s and was never told to stop"
             )
+        self._must_have_heard(run)
         self.note(run.process.name, "ran", run.context.job_id, run.context.lease_token, how)
         self.events[f"ran: {how}"] += 1
+
+    def _must_have_heard(self, run: Run) -> None:
+        """A heartbeat tells of a cancel; the first one of a run may come in the middle of its second."""
+        asked = self.cancel_asked.get(run.context.job_id)
+        if asked is None or run.context.cancelled:
+            return
+        since = max(asked, run.started_at)
+        if self.now - since <= 2 * self._settings.heartbeat_seconds + SETTLE_IN_SECONDS:
+            return
+        watch = self.watches[run.process]
+        excused = watch.stalled_since(since) or watch.troubled("heartbeat", since)
+        if not excused and self.holder[run.context.job_id].token == run.context.lease_token:
+            self.violate(f"job {run.context.job_id} ran on and heard of no cancel since {since}")
 
     def _just_thawed(self, process: Process) -> bool:
         since = self.now - SETTLE_IN_SECONDS
         return any(until >= since for _, until in self.watches[process].stalls)
+
+
+def _is_by_rate(row: Row) -> bool:
+    return row.held_for is not None and row.held_for.startswith(RATE)
 
 
 def _rows(changes: list[Change]) -> list[Row]:

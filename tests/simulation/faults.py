@@ -7,8 +7,10 @@ from typing import Final
 
 from service.db.errors import DATABASE_ERRORS
 from service.jobs import process_due_jobs, store
-from service.jobs.core.job import DEAD, JobStatus
+from service.jobs.core.change import JobChange
+from service.jobs.core.job import DEAD, JobId, JobStatus
 from service.jobs.core.lane import Lane
+from service.jobs.notify.messages import Cancel, encode
 from tests.simulation.clock import Process
 from tests.simulation.scenario import Node, Simulation
 
@@ -16,6 +18,7 @@ Fault = Callable[[], None]
 
 MAX_RETRIES_BY_HAND: Final = 5
 MAX_PROCESSES: Final = 5
+_UNNOTED: Final = {"by": None, "max_errors": 0, "message": None}
 
 
 class Faults:
@@ -27,8 +30,8 @@ class Faults:
         self._retries = 0
         every: list[Fault] = [
             self._crash, self._stall, self._ambush, self._deploy, self._outage, self._cut_some, self._cut_all,
-            self._jump, self._wake, self._retry, self._cancel, self._delete, self._reschedule,
-            self._pass_by_hand, self._forget_workers,
+            self._jump, self._wake, self._retry, self._cancel, self._delete, self._change,
+            self._pass_by_hand, self._forget_workers, self._pause, self._poison,
         ]  # fmt: skip
         self._faults = [fault for fault in every if self._rng.random() < 0.4]
         self._faults += [self._enqueue, self._enqueue]
@@ -40,6 +43,7 @@ class Faults:
         while (left := until - self._s.loop.time()) > 0:
             await asyncio.sleep(min(left, self._rng.expovariate(1 / mean)))
             self._rng.choice(self._faults)()
+            self._s.change_limits()
         self._s.server.on_claim = None
 
     def _later(self, seconds: float, action: Callable[[], object]) -> None:
@@ -62,8 +66,12 @@ class Faults:
     def _crash(self) -> None:
         node = self._some_node()
         if node is not None:
+            self._crash_one(node, restart_after=self._rng.choice((0.1, 2.0, 20.0)))
+
+    def _crash_one(self, node: Node, *, restart_after: float) -> None:
+        if node in self._s.up():
             self._s.crash(node)
-            self._later(self._rng.choice((0.1, 2.0, 20.0)), self._start_another)
+            self._later(restart_after, self._start_another)
 
     def _stall(self) -> None:
         node = self._some_node()
@@ -80,6 +88,23 @@ class Faults:
             if node is not None and not process.frozen:
                 seconds = self._s.settings.lease_seconds * self._rng.choice((0.95, 1.0, 1.5))
                 self._s.others.append(asyncio.create_task(self._s.stall(node, seconds)))
+
+        self._s.server.on_claim = strike
+
+    def _poison(self) -> None:
+        """One of the jobs that are claimed next takes along each worker that it is granted to."""
+        tables = self._s.server.model.tables
+        victim: int | None = None
+
+        def strike(process: Process) -> None:
+            nonlocal victim
+            claimed = [row.id for row in tables.live() if row.lease_token == tables.last_token]
+            if not claimed:
+                return
+            victim = victim or self._rng.choice(claimed)
+            node = next((node for node in self._s.up() if node.process is process), None)
+            if node is not None and victim in claimed:
+                self._later(0.05, lambda: self._crash_one(node, restart_after=0.1))
 
         self._s.server.on_claim = strike
 
@@ -152,6 +177,16 @@ class Faults:
         if self._s.server.up:
             self._s.enqueue(self._rng.randint(1, 4))
 
+    def _pause(self) -> None:
+        queue = self._rng.choice(("a", "b"))
+        if self._s.server.up:
+            self._s.pause(queue)
+            self._later(self._rng.choice((1.0, 5.0, 20.0)), lambda: self._resume(queue))
+
+    def _resume(self, queue: str) -> None:
+        if self._s.server.up:
+            self._s.resume(queue)
+
     def _some_job(self, *statuses: JobStatus) -> int | None:
         jobs = self._s.server.model.tables.jobs.values()
         fit = [row.id for row in jobs if row.status in statuses]
@@ -169,26 +204,45 @@ class Faults:
             self._retries += 1
             self._s.as_client(
                 *store.actions.RETRY_DEAD.bind(
-                    job_id=job_id, by="me", max_errors=self._s.settings.max_error_entries
+                    ids=[job_id],
+                    payloads=[],
+                    keys=[],
+                    by="me",
+                    max_errors=self._s.settings.max_error_entries,
+                    run_at=None,
+                    max_retries=None,
                 )
             )
 
     def _cancel(self) -> None:
         job_id = self._some_job(JobStatus.PENDING, JobStatus.RUNNING)
         if job_id is not None:
-            self._s.as_client(*store.actions.CANCEL.bind(job_id=job_id))
+            asked = {"asked_by": "me", "asked_reason": None}
+            self._s.as_client(*store.actions.CANCEL.bind(ids=[job_id], **_UNNOTED, **asked))
+            self._s.as_client(*store.cancel.ASK_CANCEL.bind(ids=[job_id], **asked))
+            if self._s.settings.database_listen and self._rng.random() < 0.5:
+                self._s.server.notify(encode(Cancel((JobId(job_id),))))
 
     def _delete(self) -> None:
         job_id = self._some_job(*JobStatus)
         if job_id is not None:
-            self._s.as_client(*store.actions.DELETE.bind(job_id=job_id))
+            self._s.as_client(*store.actions.DELETE.bind(ids=[job_id]))
 
-    def _reschedule(self) -> None:
+    def _change(self) -> None:
         job_id = self._some_job(JobStatus.PENDING, JobStatus.RUNNING)
         if job_id is not None:
             now = datetime.fromtimestamp(self._s.server.now / 1e6, UTC)
-            run_at = now + timedelta(seconds=self._rng.choice((-5.0, 0.0, 10.0)))
-            self._s.as_client(*store.actions.RESCHEDULE.bind(job_id=job_id, run_at=run_at))
+            change = self._rng.choice(
+                (
+                    JobChange(run_at=now + timedelta(seconds=self._rng.choice((-5.0, 0.0, 10.0)))),
+                    JobChange(queue=self._rng.choice("ab"), priority=self._rng.choice((1, 2))),
+                )
+            )
+            run_now = self._rng.random() < 0.2
+            values = change.encoded() | {"concurrency_key": None}
+            self._s.as_client(
+                *store.actions.CHANGE.bind(ids=[job_id], run_now=run_now, **_UNNOTED, **values)
+            )
 
 
 def _cancel(task: "asyncio.Task[None]", node: Node, simulation: Simulation) -> None:

@@ -9,6 +9,7 @@ from service.jobs import Backoff, JobContext, NewJob, PermanentError, Registry, 
 from tests.simulation.checker import Checker
 from tests.simulation.clock import PROCESS, VirtualLoop
 from tests.simulation.invariants import RETURNED, Run
+from tests.simulation.limits import Limits
 from tests.simulation.model import REFUSED
 
 BACKOFF: Final = Backoff(0.5, 2.0, 8.0, 0.2)
@@ -25,7 +26,7 @@ SLOW: Final = (5.0, 9.0, 20.0)
 
 BEHAVIOURS: Final = (
     "return", "return", "return", "fail", "fail", "permanent", "retry after", "snooze", "exit",
-    "cancel itself", "bad result", "refused result", "stubborn", "break off", "report",
+    "cancel itself", "bad result", "refused result", "stubborn", "stubborn", "stubborn", "break off", "report",
     "large result", "huge result",
 )  # fmt: skip
 SIZES: Final = {"large result": 100_000, "huge result": 200_000}
@@ -74,15 +75,20 @@ class Mix:
 class Handlers:
     """Handlers of one process."""
 
-    def __init__(self, loop: VirtualLoop, checker: Checker, types: list[str]) -> None:
+    def __init__(
+        self, loop: VirtualLoop, checker: Checker, types: list[str], *, limits: Limits
+    ) -> None:
         self._loop = loop
         self._checker = checker
         self.registry = Registry()
         for job_type in types:
             function = self._thread if job_type == THREAD_TYPE else self._work
-            self.registry.handler(job_type, timeout=TIMEOUT_SECONDS[job_type], backoff=BACKOFF)(
-                function
-            )
+            self.registry.handler(
+                job_type,
+                timeout=TIMEOUT_SECONDS[job_type],
+                backoff=BACKOFF,
+                max_running_per_key=limits.of_types.get(job_type),
+            )(function)
 
     async def _work(self, payload: Any, context: JobContext) -> object:
         run, behaviour, seconds = self._begin(payload, context)

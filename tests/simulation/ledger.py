@@ -6,26 +6,38 @@ from typing import Any, Final
 from zlib import crc32
 
 from service.jobs import store
+from service.jobs.flow.queue_settings import MAX_AGE_SECONDS
 from service.jobs.store.statement import Statement
+from tests.jobs import statements
 from tests.jobs.statements import BY_SQL, values_of
 from tests.simulation.clock import Process, VirtualLoop
 from tests.simulation.invariants import Run
 
 
-def _sent(*statements: Statement) -> frozenset[str]:
+def _sent(*sent: Statement) -> frozenset[str]:
     """As PostgreSQL is sent them."""
-    return frozenset(statement.sql for statement in statements)
+    return frozenset(statement.sql for statement in sent)
 
 
 HEARTBEAT: Final = _sent(store.leases.EXTEND, store.workers.WORKER_SEEN)
-SETTLE: Final = _sent(store.settle.FINISH, store.settle.REQUEUE, store.settle.SETTLED_BEFORE)
-CLAIMS: Final = _sent(store.claim.CLAIM, store.claim.CLAIM_WITHIN_LIMITS)
+SETTLE: Final = _sent(
+    store.settle.FINISH, store.settle.REQUEUE, store.settle.FINISH_PERMITTED,
+    store.settle.REQUEUE_PERMITTED, store.settle.SETTLED_BEFORE, store.cancel.END_CANCELLED,
+)  # fmt: skip
+CLAIMS: Final = _sent(
+    store.claim.CLAIM, store.claim.CLAIM_WITHIN_LIMITS, store.claim.CLAIM_ORPHANS,
+    store.claim.CLAIM_BESIDE_KEYS, store.claim_by_keys.CLAIM_BY_KEYS, store.admission.CLAIM_HELD,
+    store.claim_limited.CLAIM_LIMITED,
+)  # fmt: skip
 CLAIMING: Final = CLAIMS | _sent(
-    store.lost_claims.LOST_CLAIMS, store.lanes.LANES, store.lanes.LANES_OF, store.lanes.RECENT_LANES,
-    store.claim.WINDOW_ENDS,
+    store.lost_claims.LOST_CLAIMS, store.claim_by_keys.LOST_BY_KEYS, store.lanes.LANES, store.lanes.LANES_OF, store.lanes.RECENT_LANES,
+    store.claim.WINDOW_ENDS, store.admission.ADMIT, store.admission.HOLDS,
 )  # fmt: skip
 
 KEPT_EVENTS: Final = 250
+
+PAUSE_HOLDS_SECONDS: Final = 2.0
+"""A pause is in force in every process within this time."""
 
 
 class Violation(BaseException):
@@ -48,6 +60,8 @@ class Claim:
     open: bool = True
     rescued: bool = False
     """Whether it took the job from a worker whose lease had ended."""
+    cancelled: bool = False
+    """Whether the job's cancel had been asked for: it must not run."""
 
 
 @dataclass(slots=True)
@@ -59,7 +73,7 @@ class Watch:
     slots: int
     """How many of its handlers may run at once."""
     claimed_at: float = 0.0
-    """When it saw the answer to its last claim."""
+    """When it saw the answer to its last claim, or to the admission of what that brought."""
     troubles: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """When statements of each duty failed, or took long."""
     stalls: list[tuple[float, float]] = field(default_factory=list)
@@ -67,6 +81,10 @@ class Watch:
     """When it crashed or began to stop."""
     seen_at: float | None = None
     """When its last heartbeat arrived; None before the first, and once it has stopped."""
+    reads: deque[float] = field(default_factory=lambda: deque((0.0, 0.0), maxlen=2))
+    """How long its last looks took at which queues are paused."""
+    reads_since: float = 0.0
+    """When the last of them was sent."""
     gave_up: bool = False
     """Whether it stopped with outcomes that it could not record."""
 
@@ -104,6 +122,16 @@ class Ledger:
         self.failed_alone: Counter[tuple[int, int]] = Counter()
         """How often an end that was sent alone failed, by its claim."""
         self.watches: dict[Process, Watch] = {}
+        self.parents_of: defaultdict[int, dict[int, str]] = defaultdict(dict)
+        """What each job waits for, and what becomes of it when that does not succeed."""
+        self.let_go: set[int] = set()
+        """The jobs that were held for their parents, and may run."""
+        self.ends: defaultdict[int, set[str]] = defaultdict(set)
+        """The statuses in which each job has ended, `DELETED` for one that was deleted."""
+        self.cancel_asked: dict[int, float] = {}
+        """The jobs whose cancel was accepted while they ran, and when."""
+        self.paused_since: dict[str, float] = {}
+        """The paused queues, and since when they have been paused."""
 
     @property
     def now(self) -> float:
@@ -128,10 +156,26 @@ class Ledger:
 
     # -- statements, as their processes see them --------------------------------------------------
 
-    def asked(self, statement: str, process: Process, *, trouble: bool) -> None:
+    def asked(self, statement: str, args: Any, process: Process, *, trouble: bool) -> None:
         """A process sends a statement, which will go well or not."""
         if trouble:
             self.trouble(process, _duty_of(statement))
+        if statement == store.queues.QUEUE_SETTINGS.sql:
+            self.watches[process].reads_since = self.now
+        elif statement in CLAIMS and statement != store.admission.CLAIM_HELD.sql:
+            values = values_of(statements.statement(BY_SQL[statement]), args)
+            self._must_not_be_paused(values.get("queues") or [values["queue"]], process)
+
+    def _must_not_be_paused(self, queues: list[str], process: Process) -> None:
+        """No claim begins of a queue that has been paused for a while.
+
+        Unless the database took so long, twice, to tell what is paused.
+        """
+        if min(self.watches[process].reads) > MAX_AGE_SECONDS:
+            return
+        for queue in set(queues) & self.paused_since.keys():
+            if self.now - self.paused_since[queue] > PAUSE_HOLDS_SECONDS:
+                self.violate(f"{process.name} claims of {queue}, which is paused")
 
     def trouble(self, process: Process, duty: str) -> None:
         """Something of this duty failed or took long."""
@@ -142,7 +186,10 @@ class Ledger:
 
     def answered(self, statement: str, process: Process) -> None:
         """A process saw the answer to a statement."""
-        if statement in CLAIMS:
+        if statement == store.queues.QUEUE_SETTINGS.sql:
+            watch = self.watches[process]
+            watch.reads.append(self.now - watch.reads_since)
+        if statement in CLAIMS or statement == store.admission.ADMIT.sql:
             self.watches[process].claimed_at = self.now
 
     def failed(self, statement: str, args: Any, process: Process) -> None:

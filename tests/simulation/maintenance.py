@@ -108,8 +108,7 @@ class Maintenance:
         overdue = self._overdue(at, **heads)
         failed = [row for row in overdue if row.job_type not in served][:limit]
         for row in failed:
-            self.tables.change(row).end(JobStatus.FAILED, at)
-            row.lease_token = row.worker_id = None
+            self.tables.fail_unrun(self.tables.change(row), at)
             row.last_error = f"No handler registered for job type: {row.job_type}"
             row.note(entry("no_handler", row.attempts, "NoHandler", None), keep=max_errors)
         return [(row.id, row.job_type) for row in failed]

@@ -8,9 +8,12 @@ from typing import Any, Final
 
 from service.db.errors import DATABASE_ERRORS
 from service.jobs import NewJob, store
+from service.jobs.core.dependencies import Dependency, OnParentFailure
 from service.jobs.core.encoded_jobs import encode_jobs
+from service.jobs.core.job import JobId
 from service.jobs.core.lane import Lane
-from service.jobs.notify.messages import Wake, encode
+from service.jobs.notify.messages import Policies, Wake, encode
+from service.jobs.store.queues import MAX_SET
 from service.jobs.worker.worker import Worker
 from service.settings import Settings
 from tests.simulation.checker import Checker
@@ -18,6 +21,8 @@ from tests.simulation.clock import Clock, Process, VirtualLoop
 from tests.simulation.fault_model import FaultModel
 from tests.simulation.handlers import Handlers, Mix
 from tests.simulation.ledger import Violation, Watch
+from tests.simulation.limits import Limits
+from tests.simulation.model import Model
 from tests.simulation.server import Access, Server
 
 ALL_TYPES: Final = ["rare", "thread", "work"]
@@ -61,10 +66,15 @@ class Simulation:
         early = random.Random(f"early {seed}") if rng.random() < 0.3 else None
         self.loop = clock.loop = VirtualLoop(early=early)
         self.settings = draw_settings(base, rng).model_copy(update=settings)
-        self.checker = Checker(self.loop, self.settings)
+        self.limits = Limits(seed)
+        model = Model()
+        self.checker = Checker(self.loop, self.settings, tables=model.tables, limits=self.limits)
         self.fault_model = FaultModel(random.Random(f"weather {seed}"))
-        self.server = Server(self.loop, self.fault_model, self.checker)
+        self.server = Server(self.loop, self.fault_model, self.checker, model)
         self.mix = Mix.draw(rng)
+        families = random.Random(f"families {seed}")
+        self.families = families if families.random() < 0.3 else None
+        """Decides which jobs wait for others; in most seeds none does."""
         self.nodes: list[Node] = []
         self.made = 0
         self.others: list[asyncio.Task[Any]] = []
@@ -86,7 +96,7 @@ class Simulation:
         watch = Watch(process, types, settings.worker_concurrency)
         self.checker.watches[process] = watch
         access = Access(self.server, settings)
-        handlers = Handlers(self.loop, self.checker, types)
+        handlers = Handlers(self.loop, self.checker, types, limits=self.limits)
         while not process.dead:
             worker = process.context.run(
                 Worker, access.as_database(), settings, handlers=handlers.registry
@@ -144,9 +154,37 @@ class Simulation:
     def enqueue(self, count: int) -> None:
         """Enqueue some jobs, and notify some of the workers."""
         jobs = [self.mix.job(self.rng) for _ in range(count)]
+        self.limits.give_keys(jobs)
         encoded = encode_jobs(jobs, max_payload_bytes=100_000)
-        self.as_client(*store.enqueue.ENQUEUE.bind(**store.enqueue.arguments(encoded)))
+        keyed = any(job.concurrency_key is not None for job in jobs)
+        statement = store.enqueue.ENQUEUE_LIMITED if keyed else store.enqueue.ENQUEUE
+        optional = ("concurrency_key",) if keyed else ()
+        arguments = store.enqueue.arguments(encoded, optional=optional)
+        made = self.as_client(*statement.bind(**arguments))
+        if self.families is not None:
+            self.hold_children([JobId(row[0]) for row in made], self.families)
         self.announce(sorted(encoded.lanes()))
+
+    def hold_children(self, made: list[JobId], rng: random.Random) -> None:
+        """Have some of the new jobs wait for others, in the transaction that made them."""
+        others = [JobId(job_id) for job_id in self.server.model.tables.jobs if job_id < made[0]]
+        links = [
+            Dependency(parent, child, rng.choice((OnParentFailure.CANCEL, OnParentFailure.RUN)))
+            for child in made
+            if rng.random() < 0.5
+            for parent in rng.sample(others, min(len(others), rng.randint(1, 3)))
+        ]
+        if links:
+            ids, children, policies = zip(*links, strict=True)
+            flagged = self.as_client(
+                *store.dependencies.FLAG_PARENTS.bind(ids=sorted(set(ids)), statuses=["PENDING"])
+            )
+            self.as_client(
+                *store.dependencies.LINK_CHILDREN.bind(
+                    parent_ids=list(ids), child_ids=list(children), policies=list(policies),
+                    flagged=[row[0] for row in flagged],
+                )
+            )  # fmt: skip
 
     def announce(self, lanes: list[Lane]) -> None:
         """Wake workers: none, some, or all of them more than once."""
@@ -157,6 +195,30 @@ class Simulation:
             else:
                 for node in self.up():
                     node.process.call(self.loop, node.worker._pipeline.claimer.wake, lanes)
+
+    def pause(self, queue: str) -> None:
+        """Pause a queue, and notify the workers or not."""
+        self.as_client(
+            *store.queues.PAUSE_QUEUE.bind(name=queue, by="me", reason=None, limit=MAX_SET)
+        )
+        self.announce_policies()
+
+    def resume(self, queue: str) -> None:
+        """Resume it, and notify the workers or not."""
+        self.as_client(*store.queues.RESUME_QUEUE.bind(name=queue))
+        self.as_client(*store.queues.FORGET_UNSET.bind(name=queue))
+        self.announce_policies()
+
+    def change_limits(self) -> None:
+        """Set a limit of a queue, now and then, and notify the workers or not."""
+        if self.server.up and self.limits.change(self.server.model.tables):
+            self.checker.note("limits", sorted(self.server.model.tables.queues))
+            self.announce_policies()
+
+    def announce_policies(self) -> None:
+        """Notify workers of what changed: none, or all."""
+        if self.settings.database_listen and self.rng.random() < 0.5:
+            self.server.notify(encode(Policies()))
 
     # -- from begin to end ------------------------------------------------------------------------
 
@@ -179,10 +241,12 @@ class Simulation:
         self.look_at_the_end()
 
     async def calm_down(self) -> None:
-        """End the faults, and start a worker that serves everything unless one is there."""
+        """End the faults and the pauses, and start a worker that serves everything unless one is there."""
         self.checker.note("calm")
         self.fault_model.over = True
         self.server.up = True
+        for queue in list(self.server.model.tables.queues):
+            self.resume(queue)
         if not any(node.whole for node in self.up()):
             await self.start_node(whole=True)
 
@@ -255,6 +319,7 @@ class Simulation:
 
     def look_at_the_end(self) -> None:
         """Check that processes that stopped cleanly left nothing behind."""
+        self.checker.permits.must_be_free()
         ended = [task for node, task in self.passes if not node.process.dead]
         for task in [*self.others, *ended]:
             if not task.cancelled():

@@ -88,6 +88,8 @@ def log_lines(checker: Checker) -> Iterator[None]:
             checker.watches[process].gave_up = True
         if event["event"] == "worker_loop_failed":
             checker.violate(f"a loop failed: {event}")
+        if event["event"] == "permits_repaired":
+            checker.violate(f"a count of permits was wrong: {event}")
         raise structlog.DropEvent
 
     before = structlog.get_config()

@@ -8,7 +8,9 @@ import json
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, cast
 
 import asyncpg
@@ -16,18 +18,33 @@ import pytest
 
 from service.db.connection import Link
 from service.jobs import NewJob, store
+from service.jobs.batches import _encoded
+from service.jobs.core.change import JobChange
 from service.jobs.core.claimed_job import ClaimedJob, Lease
+from service.jobs.core.dependencies import Dependency, OnParentFailure
 from service.jobs.core.encoded_jobs import encode_jobs
 from service.jobs.core.job import JobId
-from service.jobs.core.lane import LANE_START, SLACK_SECONDS, Lane, LaneHead, LaneRequest, Position
+from service.jobs.core.lane import (
+    LANE_START,
+    SLACK_SECONDS,
+    KeysRequest,
+    Lane,
+    LaneHead,
+    LaneRequest,
+    Position,
+)
+from service.jobs.core.outcomes import Cancelled, HowCancelled
+from service.jobs.core.queue_limits import Rate
+from service.jobs.flow.batches import look_at_due
+from service.jobs.flow.endings import act
 from service.jobs.store.statement import Transition
 from tests.jobs.attempts import OUTCOMES, outcome_of
 from tests.jobs.statements import BY_SQL, HOME, without
 from tests.simulation.clock import EPOCH
 from tests.simulation.model import Model
-from tests.simulation.rows import Answer, Instant, Row, microseconds, since
+from tests.simulation.rows import Answer, EndingRow, Instant, QueueRow, Row, microseconds, since
 
-SEQUENCES: Final = int(os.environ.get("MODEL_SEQUENCES", "25"))
+SEQUENCES: Final = int(os.environ.get("MODEL_SEQUENCES", "60"))
 STEPS: Final = 60
 
 CLOCK: Final = """
@@ -38,24 +55,41 @@ CREATE FUNCTION simulated.clock_timestamp() RETURNS timestamptz LANGUAGE sql STA
   AS $$ SELECT current_setting('simulated.clock')::timestamptz $$;
 CREATE FUNCTION simulated.random() RETURNS float8 LANGUAGE sql VOLATILE AS 'SELECT 0.5::float8';
 ALTER TABLE jobs_live ALTER created_at SET DEFAULT simulated.now();
+ALTER TABLE job_dependencies ALTER created_at SET DEFAULT simulated.now();
 ALTER TABLE job_workers ALTER seen_at SET DEFAULT simulated.now()
 """
 ANEW: Final = """
-TRUNCATE background_jobs, job_stats, job_workers, served_types RESTART IDENTITY;
+TRUNCATE background_jobs, job_stats, job_workers, served_types, queues, job_dependencies, job_endings,
+  job_permits, rate_limits, batches RESTART IDENTITY;
 ALTER SEQUENCE background_job_ids RESTART;
 ALTER SEQUENCE background_job_lease_tokens RESTART
 """
 TABLE: Final = """
-SELECT id, job_type, queue, priority, payload, next_run_at, max_retries, timeout_seconds,
+SELECT id, job_type, queue, priority, payload, created_at, next_run_at, max_retries, timeout_seconds,
   unique_key, backoff, status, attempts, lost_leases, started_at, finished_at, lease_until,
-  lease_token, worker_id, last_error, result, progress, errors
+  lease_token, worker_id, last_error, result, progress, errors, fingerprint, cancel,
+  concurrency_key, permits, held_for, held_since, held_due_at, has_children, batch_id, unique_until_start
 FROM background_jobs ORDER BY id
 """
-JSON: Final = frozenset({"payload", "backoff", "result", "progress", "errors"})
+LINKS: Final = """
+SELECT parent_id, child_id, on_parent_failure, outcome, met FROM job_dependencies
+ORDER BY parent_id, child_id
+"""
+ENDS: Final = """
+SELECT id, COALESCE(job_id, 0), COALESCE(status, ''), COALESCE(batch_id, 0), jobs, taken_at IS NOT NULL
+FROM job_endings ORDER BY COALESCE(job_id, 0), COALESCE(status, '') COLLATE "C", 4, 5, 6
+"""
+BATCHES: Final = """
+SELECT id, jobs, succeeded, failed, dead_lettered, cancelled, deleted, closed_at IS NOT NULL,
+  cancelled_at IS NOT NULL, completed_at IS NOT NULL, failure_job_id IS NOT NULL
+FROM batches ORDER BY id
+"""
+JSON: Final = frozenset({"payload", "backoff", "result", "progress", "errors", "cancel"})
 
 QUEUES: Final = ("a", "b")
 LANES: Final = [Lane(queue, priority) for queue in QUEUES for priority in (0, 2)]
 TYPES: Final = ("work", "rare", "nobody")
+RATES: Final = (Rate(3, 7.0), Rate(1, 5.0), Rate(7, 60.0, 3), Rate(90, 60.0), Rate(3, 0.1, 2))
 KEPT: Final = 3
 LEASE_SECONDS: Final = 10.0
 
@@ -74,6 +108,29 @@ class Both:
         assert _comparable(answer) == _comparable([tuple(row) for row in rows]), statement
         return answer
 
+    async def set_limits(
+        self,
+        queue: str,
+        max_running: int | None,
+        max_running_per_key: int | None,
+        *rates: Rate | None,
+    ) -> None:
+        """Set the limits of a queue, and the rates of the queue and of its keys."""
+        values: list[Any] = [value for rate in rates for value in rate or (None, None, None)]
+        await self._connection.execute(
+            """INSERT INTO queues (name, max_running, max_running_per_key, rate_limit, rate_seconds,
+              rate_burst, key_rate_limit, key_rate_seconds, key_rate_burst)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+            ON CONFLICT (name) DO UPDATE SET max_running = $2, max_running_per_key = $3,
+              rate_limit = $4, rate_seconds = $5, rate_burst = $6,
+              key_rate_limit = $7, key_rate_seconds = $8, key_rate_burst = $9""",
+            queue, max_running, max_running_per_key, *values,
+        )  # fmt: skip
+        row = self.model.tables.queues.setdefault(queue, QueueRow())
+        row.max_running, row.max_running_per_key = max_running, max_running_per_key
+        row.rate_limit, row.rate_seconds, row.rate_burst = values[:3]
+        row.key_rate_limit, row.key_rate_seconds, row.key_rate_burst = values[3:]
+
     async def advance(self, seconds: float) -> None:
         self.now += microseconds(seconds)
         moment = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=self.now)
@@ -81,13 +138,61 @@ class Both:
 
     async def assert_same_tables(self) -> None:
         stored = [_as_model(row) for row in await self._connection.fetch(TABLE)]
-        modelled = [_plain(row) for _, row in sorted(self.model.tables.jobs.items())]
-        assert modelled == stored
+        tables = self.model.tables
+        counts = await self._connection.fetch("SELECT key, max_running, running FROM job_permits")
+        assert {row[0]: list(row)[1:] for row in counts} == tables.permits
+        rates = await self._connection.fetch("SELECT key, next_at FROM rate_limits")
+        assert {row[0]: since(row[1]) for row in rates} == tables.rates
+        modelled = [_plain(row) for _, row in sorted(tables.jobs.items())]
+        for one, other in zip(modelled, stored, strict=True):
+            assert {k: (v, other[k]) for k, v in one.items() if v != other[k]} == {}, one["id"]
+        links = [
+            (*place, link.policy, link.outcome, link.met)
+            for place, link in sorted(tables.dependencies.items())
+        ]
+        assert links == [tuple(row) for row in await self._connection.fetch(LINKS)]
+        ends = await self._connection.fetch(ENDS)
+        ours = sorted(tables.endings.values(), key=_end)
+        assert [_end(ending) for ending in ours] == [tuple(row[1:]) for row in ends]
+        # A statement that notes several does so in no order.
+        for ending, (ending_id, *_) in zip(ours, ends, strict=True):
+            ending.id = ending_id
+        tables.endings = {ending.id: ending for ending in ours}
+        batches = [
+            (
+                row.id,
+                *row.counts.values(),
+                row.closed,
+                row.cancelled,
+                row.complete,
+                row.told_failure,
+            )
+            for row in tables.batches.values()
+        ]
+        assert batches == [tuple(row) for row in await self._connection.fetch(BATCHES)]
+
+    async def join(self, batch_id: int, job_ids: Sequence[int]) -> None:
+        """Make jobs members of a batch, as if they had been enqueued so."""
+        await self._connection.execute(
+            "UPDATE jobs_live SET batch_id = $1 WHERE id = ANY ($2)", batch_id, job_ids
+        )
+        for job_id in job_ids:
+            self.model.tables.jobs[job_id].batch_id = batch_id
+        await store.batches.add_members(cast("Link", self).fetch, {batch_id: len(job_ids)})
+
+
+def _end(ending: EndingRow) -> tuple[int, str, int, int, bool]:
+    return (
+        ending.job_id or 0, ending.status or "", ending.batch_id or 0, ending.jobs,
+        ending.taken_at is not None,
+    )  # fmt: skip
 
 
 def _comparable(rows: Answer) -> list[str]:
     """Rows in an order of no meaning, floats to the microsecond, JSON however it is spaced."""
-    return sorted(repr([_value(value) for value in row]) for row in rows)
+    # Of several parents that ended, a settle names whichever PostgreSQL comes upon first.
+    named = (row if len(row) != 2 or row[1] is not None else ("a parent",) for row in rows)
+    return sorted(repr([_value(value) for value in row]) for row in named)
 
 
 def _value(value: Any) -> Any:
@@ -106,12 +211,15 @@ def _as_model(row: Any) -> dict[str, Any]:
         elif name in JSON and value is not None:
             fields[name] = json.loads(value)
     fields["errors"] = _history(fields["errors"])
+    for name, value in (fields["cancel"] or {}).items():
+        if name.endswith("_at") and value is not None:
+            fields["cancel"][name] = since(datetime.fromisoformat(value))
     return fields
 
 
 def _plain(row: Row) -> dict[str, Any]:
     fields: dict[str, Any] = {name: getattr(row, name) for name in Row.__slots__}
-    for name in JSON - {"errors"}:
+    for name in JSON - {"errors", "cancel"}:
         fields[name] = None if fields[name] is None else json.loads(fields[name])
     return fields | {"status": row.status.value, "errors": _history(row.errors)}
 
@@ -119,6 +227,23 @@ def _plain(row: Row) -> dict[str, Any]:
 def _history(errors: list[dict[str, Any]] | None) -> list[tuple[Any, ...]]:
     keys = ("event", "attempt", "type", "worker", "by")
     return [tuple(entry.get(key) for key in keys) for entry in errors or ()]
+
+
+class CutOffError(Exception):
+    """Whoever acted was killed."""
+
+
+class CutOff:
+    """A link that is cut off before a statement."""
+
+    def __init__(self, both: Both, statements: int) -> None:
+        self._both, self._left = both, statements
+
+    async def fetch(self, statement: str, *args: Any) -> Answer:
+        self._left -= 1
+        if self._left < 0:
+            raise CutOffError
+        return await self._both.fetch(statement, *args)
 
 
 class Player:
@@ -131,15 +256,22 @@ class Player:
         self._claims: list[ClaimedJob] = []
         self._workers: list[int] = []
 
-    async def play(self) -> None:
+    async def play(self, *, keys: bool) -> None:
+        """Play one sequence; with `keys` most of its steps are about unique keys."""
         await self._both.advance(0.0)
         await self._work()
         await self._enqueue()
         steps: list[Callable[[], Any]] = [
             self._enqueue, self._claim, self._claim, self._claim, self._settle, self._settle,
-            self._settle, self._hold, self._recover, self._operate, self._operate, self._work,
-            self._look, self._lead, self._refuse,
+            self._settle, self._hold, self._recover, self._recover, self._operate, self._operate, self._operate, self._work,
+            self._look, self._lead, self._refuse, self._link_others, self._act, self._act,
+            self._admit, self._admit, self._hand_over, self._limit, self._claim_by_keys,
         ]  # fmt: skip
+        if keys:
+            steps = [
+                self._enqueue, self._claim, self._claim, self._settle, self._settle, self._operate,
+                *[self._enqueue_again] * 8, *[self._take_turns] * 3,
+            ]  # fmt: skip
         for _ in range(STEPS):
             await self._both.advance(self._rng.choice((0.0, 0.0, 0.5, 3.0, 11.0, 40.0)))
             await self._rng.choice(steps)()
@@ -147,33 +279,129 @@ class Player:
 
     async def _enqueue(self) -> None:
         rng = self._rng
+        keys = rng.choice(((None,), ("1", "2", None)))
         jobs = [
             NewJob(
                 rng.choice(TYPES), {"n": number}, queue=rng.choice((None, *QUEUES)),
                 priority=rng.choice((0, None)), max_retries=rng.choice((None, 1)),
                 timeout_seconds=rng.choice((None, 2.5)),
+                unique_key=f"key {self._both.now} {rng.random()}",
                 delay_seconds=rng.choice((None, None, 0.5, 7.25)),
+                concurrency_key=rng.choice(keys),
             )
             for number in range(rng.randint(1, 4))
         ]  # fmt: skip
         encoded = encode_jobs(jobs, max_payload_bytes=10_000)
         await store.enqueue.insert(self._link.fetch, encoded)
 
+    async def _link_others(self) -> None:
+        await self._rng.choice((self._link_children, self._batch))()
+
+    async def _link_children(self) -> None:
+        """New jobs that wait for others, among these some that are not there."""
+        rng, jobs = self._rng, self._both.model.tables.jobs
+        before = [JobId(rng.choice([*jobs, 10_000])) for _ in range(rng.randint(1, 3))]
+        await self._enqueue()
+        made = [JobId(job_id) for job_id in jobs if job_id > max(before, default=0)] or [
+            JobId(max(jobs))
+        ]
+        links = {
+            (parent, child): Dependency(parent, child, rng.choice(list(OnParentFailure)))
+            for child in rng.sample(made, min(2, len(made)))
+            for parent in before
+            if parent < child
+        }
+        links = {
+            place: link for place, link in links.items()
+            if place not in self._both.model.tables.dependencies
+            and jobs[place[1]].status == "PENDING" and jobs[place[1]].held_for is None
+        }  # fmt: skip
+        if links:
+            await store.dependencies.link(self._link.fetch, list(links.values()))
+
+    async def _batch(self) -> None:
+        """A batch is made, filled, closed or cancelled."""
+        rng, run = self._rng, self._link.fetch
+        batches = list(self._both.model.tables.batches)
+        match rng.choice(("make", "close", "cancel", *4 * ("fill",), *4 * ("note",))):
+            case "make":
+                job = _encoded("on_complete", NewJob("work", {"n": 1}), 1_000)
+                await store.batches.create(
+                    run, name="b", on_complete=rng.choice((None, job)),
+                    on_failure=rng.choice((None, job)), created_by=None,
+                )  # fmt: skip
+            case "fill" if batches:
+                before = self._both.model.tables.last_job_id
+                await self._enqueue()
+                made = [one for one in self._both.model.tables.jobs if one > before]
+                for batch_id, batch in (await store.batches.opened(run, batches[-1:])).items():
+                    if batch.open:
+                        await self._both.join(batch_id, made)
+            case "note" if batches:
+                await store.batches.note(run, rng.choice(batches))
+            case "close" if batches:
+                await store.batches.close(run, rng.choice(batches))
+            case "cancel" if batches:
+                await store.batches.cancel(run, rng.choice(batches), by=None)
+
+    async def _act(self) -> None:
+        """As a worker or the leader; it may be cut off after any statement."""
+        rng = self._rng
+        link = cast("Link", CutOff(self._both, rng.choice((1, 2, 3, 99, 99))))
+        try:
+            await act(link, max_errors=KEPT)
+        except CutOffError:
+            return
+        await look_at_due(self._link, limit=9, max_errors=KEPT)
+        await store.dependency_sweeps.look_at_parents(
+            self._link, after=store.dependency_sweeps.START, limit=rng.choice((2, 50))
+        )
+        await store.dependency_sweeps.find_lost_members(self._link, limit=9)
+        await store.dependency_sweeps.drop_old(
+            self._link, after=store.dependency_sweeps.START, days=0, limit=rng.choice((2, 50))
+        )
+
     async def _claim(self) -> None:
         rng = self._rng
+        # Rescued at the same moment as before: in PostgreSQL no two claims have one.
+        await self._both.advance(1e-6)
         lanes = rng.sample(LANES, rng.randint(1, 4))
         limit = rng.randint(1, 6)
         most = {queue: rng.randint(1, limit) for queue in QUEUES}
         before = rng.choice((float("inf"), self._both.now / 1e6 - rng.choice((0.0, 1.0, 20.0))))
-        requests = [LaneRequest(lane, self._floor(), most[lane.queue], before) for lane in lanes]
+        apart = rng.sample(QUEUES, rng.choice((0, 0, 1)))
+        requests = [
+            LaneRequest(
+                lane, self._floor(), most[lane.queue], before, unkeyed=lane.queue in apart
+            )
+            for lane in lanes
+        ]  # fmt: skip
         if rng.random() < 0.5:
             requests = await store.claim.within_windows(
                 self._link, requests, jobs=rng.randint(1, 3)
             )
-        self._claims += await store.claim.take(
+        how = rng.random()
+        take: Any = partial(store.claim.take, orphans_alone=how < 0.3)
+        if how > 0.75:
+            of_types = rng.choice(({}, {"work": 1, "rare": 2}))
+            take = partial(store.claim_limited.take, type_limits=of_types)
+        claimed = await take(
             self._link, requests, rng.sample(TYPES, rng.randint(1, 3)), limit=limit,
             lease_seconds=LEASE_SECONDS, worker_id=rng.choice(self._workers), max_errors=KEPT,
         )  # fmt: skip
+        self._claims += [job for job in claimed if job.held_for is None]
+
+    async def _claim_by_keys(self) -> None:
+        rng = self._rng
+        await self._both.advance(1e-6)
+        request = KeysRequest(rng.choice(LANES), rng.choice(("", "1", "2")), rng.randint(1, 4))
+        jobs, _ = await store.claim_by_keys.take(
+            self._link, request, rng.sample(TYPES, rng.randint(1, 3)),
+            lease_seconds=LEASE_SECONDS, worker_id=rng.choice(self._workers), max_errors=KEPT,
+        )  # fmt: skip
+        assert len(jobs) <= request.limit
+        await store.claim_by_keys.first(self._link, request, rng.sample(TYPES, 2))
+        self._claims += jobs
 
     async def _refuse(self) -> None:
         """One job at a time, as for a claim that PostgreSQL refuses."""
@@ -211,8 +439,58 @@ class Player:
         choices = [kind for kind in OUTCOMES if (kind in kinds) == ends]
         batch = [(claim, outcome_of(self._rng.choice(choices), claim)) for claim in self._some()]
         write: Any = store.settle.finish if ends else store.settle.requeue
-        await write(self._link, batch, max_errors=KEPT)
+        if self._rng.random() < 0.8:
+            await write(self._link, batch, max_errors=KEPT)
+        if self._rng.random() < 0.5:
+            hows = list(HowCancelled)
+            cancelled = [
+                (
+                    claim,
+                    replace(Cancelled.in_place_of(outcome, None), reason=self._rng.choice(hows)),
+                )
+                for claim, outcome in batch
+            ]
+            await store.cancel.end(self._link, cancelled, max_errors=KEPT)
         await store.settle.settled_before(self._link, [claim.lease for claim, _ in batch])
+
+    async def _admit(self) -> None:
+        jobs = self._some()
+        limits = [self._rng.choice((None, None, 1, 2)) for _ in jobs]
+        if self._rng.random() < 0.7:
+            await store.admission.make_permits(self._link, jobs)
+        if self._rng.random() < 0.7:
+            await store.rate_limits.make_rates(self._link, jobs)
+        answers = await store.admission.admit(self._link, jobs, key_limits=limits)
+        for job in jobs:
+            if job.lease in answers and answers[job.lease].admitted:
+                job.permits = answers[job.lease].permits
+
+    async def _hand_over(self) -> None:
+        rng = self._rng
+        holds = await store.admission.holds(
+            self._link, after=rng.choice(("", "", "key:1")), limit=rng.randint(1, 4)
+        )
+        await store.rate_limits.turns(self._link, [*holds, "rate:a"])
+        if rng.random() < 0.2:
+            await store.admission.unhold_first(self._link, rng.choice([*holds, "key:1"]))
+        self._claims += await store.admission.claim_held(
+            self._link, [*holds, "key:none"], rng.sample(TYPES, rng.randint(1, 3)),
+            queues=rng.choice((None, ["a"])), left_out=rng.choice(([], ["b"])),
+            type_limits=rng.choice(({}, {"work": 1, "rare": 2})), limit=rng.randint(1, 4),
+            lease_seconds=LEASE_SECONDS, worker_id=rng.choice(self._workers),
+        )  # fmt: skip
+
+    async def _limit(self) -> None:
+        """An operator sets the limits of a queue; the counts are compared with the jobs."""
+        rng, queue = self._rng, self._rng.choice(QUEUES)
+        limits = rng.choice((None, 1, 3)), rng.choice((None, 1, 2))
+        rates = rng.choice((None, *RATES)), rng.choice((None, None, *RATES))
+        await self._both.set_limits(queue, *limits, *rates)
+        await store.admission.queue_permits(self._link)
+        await store.rate_limits.queue_starts(self._link)
+        if rng.random() < 0.2:
+            await store.rate_limits.drop_idle(self._link, idle_seconds=rng.choice((0, 9)), limit=1)
+        await store.admission.repair(self._link)
 
     async def _hold(self) -> None:
         await store.leases.extend(self._link, self._leases(), lease_seconds=LEASE_SECONDS)
@@ -224,26 +502,120 @@ class Player:
         floors = {lane: self._floor() for lane in self._rng.sample(LANES, 3)}
         worker = self._rng.choice(self._workers)
         lost = await store.lost_claims.find(self._link, floors, worker_id=worker, known=known)
+        lost += await store.claim_by_keys.find_lost(
+            self._link, self._rng.choice(LANES), "1", worker_id=worker, known=known
+        )
         give_back = [*lost[:2], *self._leases()[:1]]
         await store.lost_claims.release(self._link, give_back)
 
     async def _operate(self) -> None:
         rng, jobs = self._rng, self._both.model.tables.jobs
-        job_id = rng.choice([*jobs, 10_000])
-        match rng.choice(("retry", "retry", "retry", "cancel", "delete", "move")):
+        ids = sorted({rng.choice([*jobs, 10_000]) for _ in range(rng.randint(1, 3))})
+        at = datetime.fromtimestamp(EPOCH, UTC) + timedelta(seconds=rng.randint(0, 99))
+        match rng.choice(
+            (
+                "retry",
+                "retry",
+                "retry",
+                "cancel",
+                "cancel",
+                "delete",
+                "move",
+                "pause",
+                "resume",
+            )
+        ):
             case "retry":
-                dead = [row.id for row in jobs.values() if row.status in {"DEAD_LETTER", "FAILED"}]
-                chosen = (dead or [job_id])[0]
+                taken = {row.unique_key for row in jobs.values() if row.live}
+                dead = {
+                    row.unique_key: row.id
+                    for row in jobs.values()
+                    if row.status in {"DEAD_LETTER", "FAILED"} and row.unique_key not in taken
+                }
+                others = [one for one in ids if one not in jobs or jobs[one].live]
+                chosen = sorted([*dead.values()][:2] or others)
+                edit = JobChange(
+                    max_retries=rng.choice((None, 0, 7)), run_at=rng.choice((None, at))
+                )
+                values = edit.retry_values()
+                del values["payload"]
+                payloads = rng.choice(([], [rng.choice((None, "[1]")) for _ in chosen]))
+                keys = rng.choice(([], [rng.choice((None, "", "k")) for _ in chosen]))
                 await self._link.fetch(
-                    *store.actions.RETRY_DEAD.bind(job_id=chosen, by="me", max_errors=KEPT)
+                    *store.actions.RETRY_DEAD.bind(
+                        ids=chosen, payloads=payloads, keys=keys, by="me", max_errors=KEPT, **values
+                    )
                 )
             case "cancel":
-                await self._link.fetch(*store.actions.CANCEL.bind(job_id=job_id))
+                asked = {"asked_by": rng.choice((None, "me")), "asked_reason": "so"}
+                await self._link.fetch(
+                    *store.actions.CANCEL.bind(ids=ids, **self._noted(), **asked)
+                )
+                running = sorted({*ids, *(claim.id for claim in self._some())})
+                await self._link.fetch(*store.cancel.ASK_CANCEL.bind(ids=running, **asked))
             case "delete":
-                await self._link.fetch(*store.actions.DELETE.bind(job_id=job_id))
+                await self._link.fetch(*store.actions.DELETE.bind(ids=ids))
             case "move":
-                run_at = datetime.fromtimestamp(EPOCH, UTC) + timedelta(seconds=rng.randint(0, 99))
-                await self._link.fetch(*store.actions.RESCHEDULE.bind(job_id=job_id, run_at=run_at))
+                change = JobChange(
+                    run_at=rng.choice((None, at)), queue=rng.choice((None, "a", "z")),
+                    priority=rng.choice((None, 1)), max_retries=rng.choice((None, 3)),
+                    payload=rng.choice((None, {"n": 1})),
+                )  # fmt: skip
+                values = change.encoded() | {"ids": ids, "run_now": rng.random() < 0.2}
+                values["concurrency_key"] = rng.choice((None, None, "", "k"))
+                await self._link.fetch(*store.actions.CHANGE.bind(**values, **self._noted()))
+            case "pause":
+                await self._link.fetch(
+                    *store.queues.PAUSE_QUEUE.bind(
+                        name=rng.choice(QUEUES), by="me", reason=rng.choice((None, "so")), limit=1
+                    )
+                )
+                await store.queues.settings(self._link)
+            case "resume":
+                queue = rng.choice(QUEUES)
+                await self._link.fetch(*store.queues.RESUME_QUEUE.bind(name=queue))
+                await self._link.fetch(*store.queues.FORGET_UNSET.bind(name=queue))
+
+    async def _enqueue_again(self) -> None:
+        rng = self._rng
+        if not (jobs := [*self._both.model.tables.jobs.values()]):
+            return
+        holder, at = rng.choice(jobs), datetime.fromtimestamp(EPOCH, UTC)
+        delay = rng.choice((None, 5.0, 60.0))
+        job = NewJob(
+            rng.choice((holder.job_type, holder.job_type, "other")), {"n": rng.randint(0, 9)},
+            queue=rng.choice((None, *QUEUES)), priority=rng.choice((0, None)),
+            max_retries=rng.choice((None, 1)), delay_seconds=delay,
+            run_at=None if delay else rng.choice((None, at)),
+            unique_key=holder.unique_key or holder.unique_until_start,
+            unique_scope=rng.choice(("live", "until_started")),
+        )  # fmt: skip
+        encoded = encode_jobs([job], max_payload_bytes=10_000)
+        fetch = self._link.fetch
+        match rng.choice(("replace", "latest", "extend", "wait", "wait")):
+            case "replace":
+                await store.uniqueness.replace_holder(fetch, encoded)
+            case "latest":
+                await store.uniqueness.replace_holder(fetch, encoded, started=True)
+            case "extend":
+                seconds = rng.choice((20.0, 3600.0))
+                await store.uniqueness.extend_holder(fetch, encoded, debounce_max_seconds=seconds)
+            case "wait":
+                job.unique_scope = "until_started"
+                encoded = encode_jobs([job], max_payload_bytes=10_000)
+                await store.enqueue.insert_waiting(fetch, encoded)
+                await store.unique_turns.start_next(fetch, encoded.columns["unique_key"])
+
+    async def _take_turns(self) -> None:
+        for claim in self._some():
+            await store.unique_turns.give_up_key(self._link.fetch, claim.lease)
+        if self._rng.random() < 0.5:
+            await store.unique_turns.supersede(self._link.fetch, limit=2, max_errors=KEPT)
+        await store.unique_turns.start_all_next(self._link.fetch, limit=2)
+
+    def _noted(self) -> dict[str, Any]:
+        by = self._rng.choice((None, "me"))
+        return {"by": by, "max_errors": KEPT, "message": "with others"}
 
     async def _work(self) -> None:
         """Workers come, are seen, and go."""
@@ -251,14 +623,14 @@ class Player:
             types = self._rng.sample(TYPES, 2)
             name = f"w{len(self._workers)}"
             worker_id, _ = await store.workers.register(
-                self._link, name=name, queues=["*"], job_types=types, concurrency=1
+                self._link, name=name, queues=["*"], job_types=types, concurrency=1, version="1"
             )
             self._workers.append(worker_id)
         elif self._rng.random() < 0.7:
             place = self._rng.randrange(len(self._workers))
             self._workers[place] = await store.workers.seen(
                 self._link, self._workers[place], name=f"w{place}", queues=["*"],
-                job_types=self._rng.sample(TYPES, 2), concurrency=1,
+                job_types=self._rng.sample(TYPES, 2), concurrency=1, version="1",
             )  # fmt: skip
         else:
             forget = self._rng.random() < 0.3
@@ -295,10 +667,15 @@ class Player:
         return [LaneHead(lane, self._floor().due_at + SLACK_SECONDS, 0.0) for lane in lanes]
 
 
-async def play_all(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    for seed in range(SEQUENCES):
+async def play_all(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+    *,
+    sequences: int = SEQUENCES,
+    keys: bool = False,
+) -> None:
+    for seed in range(sequences):
         await connection.execute(ANEW)
-        await Player(Both(connection), random.Random(f"model {seed}")).play()
+        await Player(Both(connection), random.Random(f"model {seed}")).play(keys=keys)
 
 
 @pytest.fixture
@@ -317,14 +694,35 @@ async def test_the_model_answers_and_stores_what_postgresql_does(
     await play_all(connection)
 
 
+async def test_the_model_does_what_postgresql_does_with_unique_keys(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    await play_all(connection, sequences=SEQUENCES // 2, keys=True)
+
+
+OF_KEYS: Final = {
+    "REPLACE_HOLDER", "EXTEND_HOLDER", "GIVE_UP_KEY"
+}  # fmt: skip
 ONLY_POSTGRESQL: Final = {
     "CREATED_BETWEEN",  # the model gives out no ids, so that nothing is counted
     "COPY_LATE", "MAKE_DAY", "DROP_DAY",  # the model has the partitions of all days
     "LEAD", "NOTIFY",  # the simulation's server answers them
     "STATUS_OF",  # for the words of an error
+    "SUPERSEDED", "RUNNING_UNDER",  # its queues let jobs wait
+    "PAYLOADS_OF",  # read before they are edited
+    "HOLD",  # for the audit log
+    "HOLD_ALL", "HOLD_FREE",  # lock, and change nothing
+    "LOCK_QUEUE", "SET_LIMITS",  # a queue's limits: the simulation's rows have none
+    "PARENTS", "PARENTS_OF", "CHILDREN_OF", "GET_BATCH", "LIST_BATCHES",  # read what clients and handlers ask for
+    # The simulation's handlers log nothing.
+    "WRITE_LOG_LINES", "READ_LOG_LINES", "READ_LAST_LOG_LINES", "DELETE_LOG_LINES",
     # Processes of the simulation enqueue nothing; its clients have no keys.
     "ENQUEUE_UNSEEN", "ENQUEUE_KEYED", "ENQUEUE_FOR_CALLERS", "ENQUEUE_KEYED_FOR_CALLERS",
-    "KEY_HOLDERS",
+    "KEY_HOLDERS", "HOLDER", "HOLDER_STATUS", "ENQUEUE_WAITING_FOR_CALLERS",
+    "LOCK_WINDOW", "OPEN_WINDOW",
+    # Triggers keep the counts of causes; the model has none.
+    "ADD_OVERFLOW", "MERGE_CAUSES", "DESCRIBE", "MARK",
+    "LIST_CAUSES", "GET_CAUSE", "COUNT_CAUSES", "UNRESOLVED_CAUSES", "CAUSE_TRENDS", "KEEP_CAUSE", "HOLD_CAUSE", "DECIDE_CAUSE",
 }  # fmt: skip
 """Statements that the model need not know. A `Transition` is never one of them."""
 
@@ -344,12 +742,28 @@ def test_every_statement_is_in_the_model_or_named_as_missing() -> None:
         ("FAIL_REFUSED", "AND (b.lease_until IS NULL OR b.lease_until < now())"),
         ("CLAIM", "AND (b.lease_until IS NULL OR b.lease_until < now())"),
         ("CLAIM", "AND b.next_run_at <= now()"),
+        ("CLAIM_ORPHANS", "AND (b.lease_until IS NULL OR b.lease_until < now())"),
+        ("CLAIM_ORPHANS", " AND b.status = 'RUNNING'"),
+        ("CLAIM_BY_KEYS", "AND (b.lease_until IS NULL OR b.lease_until < now())"),
+        ("CLAIM_BESIDE_KEYS", " OR b.status = 'RUNNING'"),
+        ("CLAIM_LIMITED", "AND (b.lease_until IS NULL OR b.lease_until < now())"),
         ("FINISH", "AND b.lease_token = r.token"),
         ("REQUEUE", "AND b.lease_token = r.token"),
         ("REQUEUE", "AND b.status = 'RUNNING'"),
         ("EXTEND", "AND b.lease_token = r.token"),
-        ("RELEASE_LOST", "AND b.lease_token = r.token"),
-        ("CANCEL", "AND status = 'PENDING'"),
+        ("RELEASE_LOST", "b.lease_token = r.token AND"),
+        ("FINISH", " AND b.cancel IS NULL"),
+        ("REQUEUE", " AND b.cancel IS NULL"),
+        ("END_CANCELLED", " AND b.cancel IS NOT NULL"),
+        ("END_CANCELLED", "AND b.lease_token = r.token"),
+        ("ASK_CANCEL", " AND b.cancel IS NULL"),
+        ("ASK_CANCEL", " AND b.status = 'RUNNING'"),
+        ("CANCEL", " AND (b.lease_until IS NULL OR b.lease_until < now())"),
+        ("RELEASE_CHILDREN", "AND NOT d.met"),
+        ("CHANGE", "WHERE status = 'PENDING'"),
+        ("REPLACE_HOLDER", "AND b.status = 'PENDING'"),
+        ("EXTEND_HOLDER", "AND b.status = 'PENDING'"),
+        ("GIVE_UP_KEY", "AND status = 'RUNNING'"),
     ],
 )
 async def test_a_fence_that_is_missing_in_the_sql_is_found(
@@ -360,4 +774,5 @@ async def test_a_fence_that_is_missing_in_the_sql_is_found(
 ) -> None:
     monkeypatch.setattr(HOME[name], name, without(fence, name))
     with pytest.raises(AssertionError):
-        await play_all(connection)
+        # To the first that shows it.
+        await play_all(connection, sequences=4 * SEQUENCES, keys=name in OF_KEYS)

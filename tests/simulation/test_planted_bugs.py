@@ -1,6 +1,7 @@
 """A bug that is planted in the engine (or in what the model takes PostgreSQL to do) is found."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,19 +14,30 @@ from service.jobs.core.job import JobStatus
 from service.jobs.core.lane import LaneRequest, Position
 from service.jobs.core.outcome_policy import OutcomePolicy
 from service.jobs.core.poison import PoisonPolicy
-from service.jobs.worker import claim_recovery, outbox
+from service.jobs.flow.admission import Admission, Admitted
+from service.jobs.flow.queue_rates import QueueRates
+from service.jobs.flow.queue_settings import QueueSettings
+from service.jobs.maintenance import permits as maintenance_of_permits
+from service.jobs.worker import claim_recovery, claims, outbox
 from service.jobs.worker.claim_recovery import ClaimRecovery
 from service.jobs.worker.claimer import Claimer
 from service.jobs.worker.executor import Executor
+from service.jobs.worker.hand_over import HandOver
 from service.jobs.worker.heartbeat import Heartbeat
 from service.jobs.worker.outbox import Outbox
+from service.jobs.worker.plan.sweep import Sweep
 from service.jobs.worker.run import Run
 from service.jobs.worker.settler import Settler
 from service.jobs.worker.starter import Starter
 from service.jobs.worker.timeouts import Timeouts
+from tests.simulation import permits
 from tests.simulation.claims import Claims
+from tests.simulation.dependencies import Dependencies
 from tests.simulation.maintenance import Maintenance
-from tests.simulation.rows import Row
+from tests.simulation.model import Model
+from tests.simulation.permits import Permits
+from tests.simulation.rates import Rates, Starts
+from tests.simulation.rows import Row, Tables
 from tests.simulation.simulator import Failed, Simulator
 from tests.simulation.test_simulation import SEEDS, windows_of_one_job
 
@@ -256,6 +268,169 @@ def what_finds_no_slot_has_used_an_attempt(patch: Patch) -> None:
     patch.setattr(Executor, "give_back", costly)
 
 
+def a_pause_is_ignored(patch: Patch) -> None:
+    patch.setattr(QueueSettings, "is_paused", lambda *_: False)
+
+
+def sweeps_ignore_a_pause(patch: Patch) -> None:
+    """And nobody looks again before a claim is sent."""
+    requests = Sweep.requests
+
+    def careless(self: Sweep, limit: int) -> list[LaneRequest]:
+        with patch.context() as sweeping:
+            sweeping.setattr(QueueSettings, "is_paused", lambda *_: False)
+            return requests(self, limit)
+
+    async def unasked(_: claims.Claims, wanted: list[LaneRequest]) -> list[LaneRequest]:
+        return wanted
+
+    patch.setattr(Sweep, "requests", careless)
+    patch.setattr(claims.Claims, "_allowed", unasked)
+
+
+def what_is_paused_is_read_when_told_alone(patch: Patch) -> None:
+    once = property(lambda self: 0.0 if self._read_at == float("-inf") else float("inf"))
+    patch.setattr(QueueSettings, "seconds_until_old", once)
+
+
+def what_is_cancelled_is_run_by_who_rescues_it(patch: Patch) -> None:
+    patch.setattr(Executor, "_unfit", lambda executor, run: executor._poison.unfit(run))
+
+
+def an_end_is_recorded_against_a_cancel(patch: Patch) -> None:
+    patch.setattr(Tables, "settled", lambda tables, job_id, token, **_: tables.held(job_id, token))
+
+
+def a_cancel_is_lost_that_was_not_heard_of(patch: Patch) -> None:
+    async def forgetful(_: Outbox, _batch: list[Any], lost: set[Any]) -> set[Any]:
+        return lost
+
+    patch.setattr(Outbox, "_end_cancelled", forgetful)
+
+
+def a_parent_is_counted_twice(patch: Patch) -> None:
+    mark = Dependencies.mark_children
+
+    def twice(self: Dependencies, at: Any, **values: Any) -> Any:
+        answer = mark(self, at, **values)
+        for _, child_id, *_ in answer:
+            links = self.tables.dependencies.items()
+            unmet = [link for (_, child), link in links if child == child_id and not link.met]
+            for link in unmet[:1]:
+                link.met = True
+        return answer
+
+    patch.setattr(Dependencies, "mark_children", twice)
+
+
+def nobody_looks_whether_a_parent_has_ended_meanwhile(patch: Patch) -> None:
+    """Neither after the commit, nor later."""
+    tell = Tables.tell
+
+    def deaf(self: Tables, job_id: int | None, status: str | None, **more: Any) -> None:
+        if status is not None:
+            tell(self, job_id, status, **more)
+
+    patch.setattr(Tables, "tell", deaf)
+
+
+def a_retry_keeps_its_permit(patch: Patch) -> None:
+    requeue = Model.requeue
+
+    def leaky(self: Model, *args: Any, **values: Any) -> Any:
+        with patch.context() as requeueing:
+            requeueing.setattr(Tables, "free_permits", lambda *_: None)
+            return requeue(self, *args, **values)
+
+    patch.setattr(Model, "requeue", leaky)
+
+
+def a_cancelled_job_keeps_its_permit(patch: Patch) -> None:
+    end = Model.end_cancelled
+
+    def leaky(self: Model, *args: Any, **values: Any) -> Any:
+        with patch.context() as ending:
+            ending.setattr(Tables, "free_permits", lambda *_: None)
+            return end(self, *args, **values)
+
+    patch.setattr(Model, "end_cancelled", leaky)
+
+
+def held_jobs_are_handed_no_permit(patch: Patch) -> None:
+    patch.setattr(HandOver, "waiting", False)
+
+
+def a_limit_lets_one_more_run(patch: Patch) -> None:
+    within = permits._within
+    patch.setattr(
+        permits, "_within", lambda rank, free: within(rank, None if free is None else free + 1)
+    )
+
+
+def an_admission_that_is_sent_twice_is_counted_twice(patch: Patch) -> None:
+    asked = Permits._asked
+
+    def forgetful(self: Permits, row: Row, *args: Any) -> Any:
+        row.permits = None
+        return asked(self, row, *args)
+
+    patch.setattr(Permits, "_asked", forgetful)
+
+
+def who_is_admitted_starts_unasked(patch: Patch) -> None:
+    async def admit(_: Admission, jobs: list[ClaimedJob]) -> Admitted:
+        return Admitted(jobs)
+
+    patch.setattr(Admission, "admit", admit)
+
+
+def a_start_moves_no_time_on(patch: Patch) -> None:
+    patch.setattr(Rates, "started", lambda *_: None)
+
+
+def a_start_under_a_rate_moves_its_time_on_once_for_all_of_a_batch(patch: Patch) -> None:
+    after = Starts.after
+    patch.setattr(Starts, "after", lambda starts, _: after(starts, 1))
+
+
+def the_burst_of_a_rate_has_no_bound(patch: Patch) -> None:
+    """What nobody started is kept for ever."""
+    free = property(lambda starts: max(0, math.floor(-starts.ahead / starts.apart) + 1))
+    patch.setattr(Starts, "free", free)
+    patch.setattr(
+        Starts, "after", lambda starts, jobs: starts.ahead + math.ceil(jobs * starts.apart)
+    )
+
+
+def a_restart_forgets_rates(patch: Patch) -> None:
+    register = Maintenance.register_worker
+
+    def forgetful(self: Maintenance, *args: Any, **values: Any) -> Any:
+        self.tables.rates = dict.fromkeys(self.tables.rates, 0)
+        return register(self, *args, **values)
+
+    patch.setattr(Maintenance, "register_worker", forgetful)
+
+
+def rows_of_rates_are_dropped_too_early(patch: Patch) -> None:
+    """While their starts are not made up for."""
+    patch.setattr(Rates, "_is_full", lambda *_: True)
+    patch.setattr(maintenance_of_permits, "IDLE_SECONDS", -60.0)
+
+
+def rates_of_keys_are_not_asked_for(patch: Patch) -> None:
+    names_of = Rates.names_of
+
+    def of_queue(self: Rates, at: Any, queue: str, key: str | None) -> list[str]:
+        return names_of(self, at, queue, None)
+
+    patch.setattr(Rates, "names_of", of_queue)
+
+
+def a_job_that_a_rate_holds_is_never_looked_for(patch: Patch) -> None:
+    patch.setattr(QueueRates, "holds_jobs", lambda *_: None)
+
+
 BUGS: Final[list[Callable[[Patch], None]]] = [
     no_fence,
     leases_end_too_early,
@@ -278,6 +453,26 @@ BUGS: Final[list[Callable[[Patch], None]]] = [
     what_finds_no_slot_waits_for_one,
     what_finds_no_slot_begins_all_the_same,
     what_finds_no_slot_has_used_an_attempt,
+    a_pause_is_ignored,
+    sweeps_ignore_a_pause,
+    what_is_paused_is_read_when_told_alone,
+    what_is_cancelled_is_run_by_who_rescues_it,
+    an_end_is_recorded_against_a_cancel,
+    a_cancel_is_lost_that_was_not_heard_of,
+    a_parent_is_counted_twice,
+    nobody_looks_whether_a_parent_has_ended_meanwhile,
+    a_retry_keeps_its_permit,
+    a_cancelled_job_keeps_its_permit,
+    held_jobs_are_handed_no_permit,
+    a_limit_lets_one_more_run,
+    an_admission_that_is_sent_twice_is_counted_twice,
+    who_is_admitted_starts_unasked,
+    a_start_moves_no_time_on,
+    the_burst_of_a_rate_has_no_bound,
+    a_restart_forgets_rates,
+    rows_of_rates_are_dropped_too_early,
+    rates_of_keys_are_not_asked_for,
+    a_job_that_a_rate_holds_is_never_looked_for,
 ]
 RARE: Final[list[Callable[[Patch], None]]] = [
     a_claim_goes_on_behind_what_it_has_not_walked,
@@ -286,6 +481,7 @@ RARE: Final[list[Callable[[Patch], None]]] = [
     what_is_cancelled_at_once_never_begins,
     a_give_back_takes_whatever_claim_there_is,
     nobody_is_known_to_serve_anything,
+    a_start_under_a_rate_moves_its_time_on_once_for_all_of_a_batch,
 ]
 """Found too, but only by many seeds."""
 

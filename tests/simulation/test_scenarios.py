@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.jobs.statements import statement
+from tests.simulation.checker import RECOVERY_SECONDS
 from tests.simulation.clock import Process
 from tests.simulation.fault_model import CALM, End, Fate, FaultModel
 from tests.simulation.handlers import UNSERVED_TYPE
@@ -104,6 +105,30 @@ async def one_listing_is_slow(simulation: Simulation) -> None:
     await to_its_end(simulation, within_seconds=2 * simulation.settings.poll_max_seconds)
 
 
+async def a_worker_is_told_to_stop_as_a_claim_is_lost(simulation: Simulation) -> None:
+    """Seed 528: what it took waited until the running jobs had ended, and its lease ended first."""
+    simulation.settings = simulation.settings.model_copy(update={"shutdown_grace_seconds": 30.0})
+    simulation.server.fault_model = Scripted()
+    simulation.enqueue_canary(seconds=11.0)
+    await simulation.start_node(whole=True, slots=2)
+    while not simulation.checker.runs:  # noqa: ASYNC110
+        await asyncio.sleep(0.1)  # of virtual time
+
+    def lose_and_stop(process: Process) -> None:
+        simulation.server.on_claim = None
+        simulation.server.cut(lambda one: one.process is process and one.last == "CLAIM")
+        simulation.stop(simulation.nodes[0])
+
+    simulation.server.on_claim = lose_and_stop
+    simulation.enqueue_canary()
+    await asyncio.sleep(simulation.settings.poll_max_seconds + RECOVERY_SECONDS)
+    assert simulation.checker.events["given back"] == 1
+    assert not simulation.checker.runs_of[1][0].ended
+    await simulation.start_node(whole=True)
+    await to_its_end(simulation)
+    assert (attempts(simulation), len(simulation.checker.runs)) == ([1, 1], 2)
+
+
 @pytest.mark.parametrize(
     "scenario",
     [
@@ -111,6 +136,7 @@ async def one_listing_is_slow(simulation: Simulation) -> None:
         a_process_stands_still_before_its_handler_begins,
         a_round_of_the_leader_is_slow,
         one_listing_is_slow,
+        a_worker_is_told_to_stop_as_a_claim_is_lost,
     ],
     ids=lambda scenario: scenario.__name__,
 )

@@ -18,33 +18,39 @@ from service.jobs.worker.plan import windows
 from tests.simulation.simulator import digests, run_all
 
 SEEDS: Final = int(os.environ.get("SIMULATION_SEEDS", "1000"))
-FIRST: Final = int(os.environ.get("SIMULATION_FIRST", "1000"))
-"""Of the first thousand none postpones a job: a short run begins behind them."""
+FIRST: Final = int(os.environ.get("SIMULATION_FIRST", "3000"))
 AT_ONCE: Final = 50
 """Seeds that one process runs before it takes more."""
 
 ROOT: Final = Path(__file__).parents[2]
 
-KEPT: Final = (168, 285, 758, 982, 998, 1267, 1555, 5410, 6434)
+KEPT: Final = (168, 285, 758, 982, 998, 1267, 1555, 5410, 6434, 7888)
 """Seeds that once broke a rule; repeated as scenarios in test_scenarios.py (5410 and 6434 in
 tests/jobs/worker/test_lost_leases.py and test_shutdown.py), since a seed draws another scenario
 whenever the simulation changes."""
+
+RARE: Final = (7476,)
+"""Seeds that bring about what few do: under this one a heartbeat finds that another process has the lease of
+a handler that does not stop. Look for another where the simulation changes."""
 
 SEEN: Final = frozenset(
     {
         "given back", "taken over", "stale settle", "unserved", "ran: cancelled", "ran: broke off",
         "ran: snoozed", "ran: refused result", "unrecordable", "ran: cancelled itself", "SETTLED_BEFORE",
-        "PROGRESS", "RETRY_DEAD", "CANCEL", "DELETE", "RESCHEDULE", "CLAIM_WITHIN_LIMITS",
+        "admitted", "held", "held by a rate", "CLAIM_HELD", "PROGRESS", "RETRY_DEAD", "CANCEL", "DELETE", "CHANGE", "CLAIM_WITHIN_LIMITS",
+        "CLAIM_BESIDE_KEYS", "CLAIM_BY_KEYS",
         "FORGET_WORKER", "LANES_OF", "job_postponed", "handler_stuck", "lease_unsure", "lease_lost",
         "job_rescued", "claim_failed", "settle_failed", "heartbeat_failed", "maintenance_failed",
         "listen_failed", "listing_failed", "progress_failed", "worker_stop_not_recorded",
-        "outcomes_not_recorded",
+        "outcomes_not_recorded", "PAUSE_QUEUE", "RESUME_QUEUE", "cancel asked", "cancelled: not_started",
+        "cancelled: stopped", "cancelled: returned", "cancelled: failed", "children let go",
+        "children cancelled",
     }
 )  # fmt: skip
 """What some of a thousand seeds bring about: a simulation of which nothing comes proves nothing."""
 
 
-@pytest.mark.timeout(int(os.environ.get("SIMULATION_TIMEOUT_SECONDS", "300")))
+@pytest.mark.timeout(int(os.environ.get("SIMULATION_TIMEOUT_SECONDS", "900")))
 def test_no_seed_breaks_a_rule() -> None:
     if one := os.environ.get("SIMULATION_SEED"):
         _, failure = run_all([int(one)])
@@ -53,7 +59,9 @@ def test_no_seed_breaks_a_rule() -> None:
     seen: Counter[str] = Counter()
     chunks = [range(at, at + AT_ONCE) for at in range(FIRST, FIRST + SEEDS, AT_ONCE)]
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(run_all, seeds) for seeds in [KEPT, *chunks]]):
+        for done in as_completed(
+            [pool.submit(run_all, seeds) for seeds in [(*KEPT, *RARE), *chunks]]
+        ):
             events, failure = done.result()
             seen += events
             if failure is not None:

@@ -6,10 +6,12 @@ from typing import Any
 
 from sqlalchemy.dialects import postgresql
 
-from service.api.schemas import JobIn, JobOut, JobSummaryOut
+from service.api.job_schemas import JobOut, JobSummaryOut
+from service.api.new_job_schemas import JobIn
 from service.jobs import BackgroundJob, NewJob, enqueue, store
 from service.jobs.core.encoded_jobs import encode_jobs
 from service.jobs.core.fields import FIELDS, INPUTS, LISTED
+from service.jobs.core.unique_key import OPTIONS
 from service.jobs.read.list import JobSummary
 from tests.jobs.statements import BY_SQL, statement, values_of
 
@@ -21,6 +23,8 @@ ORDER BY a.attnum
 """
 LONG_NAMES = {"timestamptz": "timestamp with time zone", "float8": "double precision"}
 NOT_OF_THE_ROW = {"effective_max_retries", "effective_timeout_seconds"}
+OTHERS = {"after", "on_parent_failure"}
+"""What a new job says of other jobs: it is kept in a table of its own."""
 NAMES = [field.name for field in FIELDS]
 
 
@@ -57,22 +61,25 @@ async def test_the_orm_has_the_columns_of_the_table(sql: Any) -> None:
 
 def test_a_new_job_gives_what_the_statements_take() -> None:
     given = {one.name for one in fields(NewJob)}
-    assert given == {one.name for one in INPUTS} - {"enqueued_by"}
+    own = {"enqueued_by", "unique_until_start"}
+    assert given - OTHERS == {one.name for one in INPUTS} - own | {*OPTIONS}
     assert given == JobIn.model_fields.keys()
     assert given == signature(enqueue).parameters.keys() - {"session"}
     encoded = encode_jobs([NewJob("mail")], max_payload_bytes=1_000)
-    assert encoded.columns.keys() == {one.name for one in INPUTS}
+    assert encoded.columns.keys() == {one.name for one in INPUTS} | {"key_rule"}
 
 
 def test_the_api_hands_on_all_that_a_client_gives() -> None:
     body = {
         "job_type": "mail", "payload": {"n": 1}, "queue": "letters", "priority": 1,
         "max_retries": 1, "timeout_seconds": 1.0, "run_at": "2030-01-01T00:00:00Z",
-        "unique_key": "k", "backoff": {},
+        "unique_key": "k", "backoff": {}, "concurrency_key": "c",
+        "on_conflict": "extend", "debounce_max_seconds": 60.0,
+        "after": [1], "on_parent_failure": "run", "batch_id": 1,
     }  # fmt: skip
     job = JobIn.model_validate(body).to_new_job()
     left_out = {one.name for one in fields(NewJob) if getattr(job, one.name) is None}
-    assert left_out == {"delay_seconds"}, "not both times may be given"
+    assert left_out == {"delay_seconds", "unique_for_seconds", "unique_by"}, "not all go together"
 
 
 async def test_a_column_of_defaults_travels_as_an_empty_array_and_an_optional_one_not_at_all() -> (

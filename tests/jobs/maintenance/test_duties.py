@@ -1,11 +1,13 @@
 """One duty of the leader hinders no other, and each does its whole work and no more."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 
 from service.db.engine import Database
 from service.jobs import Registry
@@ -64,6 +66,7 @@ async def test_all_expired_idempotency_keys_go_in_one_round(
     assert dict(kept) == {"young": 5}
 
 
+@pytest.mark.whole
 async def test_a_duty_that_times_out_keeps_no_other_from_its_turn(
     sql: Any, hurried: Maintainer
 ) -> None:
@@ -217,3 +220,50 @@ async def test_a_day_is_dropped_after_what_never_got_into_its_partition(
     await maintenance._drop_days()
     await maintenance._drop_days()
     assert await sql.fetchval(counts, old) == 0
+
+
+async def test_the_leader_alone_shows_what_ended_in_the_last_minutes(
+    sql: Any, maintenance: Maintainer
+) -> None:
+    def shown(name: str, **labels: str) -> float | None:
+        return REGISTRY.get_sample_value(f"finmind_{name}", labels)
+
+    await sql.execute(
+        "INSERT INTO job_rate_deltas (at, queue, job_type, outcome, jobs, timings) VALUES"
+        " (now(), 'q', 't', 'SUCCESS', 3, '{148,148,286}'), (now(), 'q', 't', 'RETRIED', 1, '{660}'),"
+        " (now() - interval '4 min', 'q', 'u', 'FAILED', 1, NULL),"
+        " (now() - interval '9 min', 'q', 't', 'DEAD_LETTER', 5, NULL)"
+    )
+    await maintenance.do_duties()
+    assert shown("failure_share") == pytest.approx(2 / 5)
+    assert shown("recent_attempts", outcome="succeeded") == 3
+    assert shown("recent_attempts", outcome="dead_lettered") == 0
+    p50, p95, p99 = (shown("start_delay_seconds", quantile=one) for one in ("0.5", "0.95", "0.99"))
+    assert p50 is not None
+    assert p95 is not None
+    assert p99 is not None
+    assert 0.001 < p50 < p95 <= p99 < 0.01
+    assert 0.08 < (shown("run_time_seconds", quantile="0.5") or 0) <= 0.1
+
+    maintenance._step_down()
+    assert math.isnan(shown("failure_share") or 0)
+    assert shown("recent_attempts", outcome="succeeded") is None
+    assert shown("start_delay_seconds", quantile="0.99") is None
+
+
+async def test_the_leader_shows_how_many_jobs_are_held_and_for_what(
+    sql: Any, maintenance: Maintainer
+) -> None:
+    def shown(reason: str) -> float | None:
+        return REGISTRY.get_sample_value("finmind_jobs_held", {"waiting_for": reason})
+
+    await sql.execute(
+        "INSERT INTO background_jobs (job_type, held_for, held_since, held_due_at)"
+        " SELECT 'mail', f, now(), now() FROM unnest('{key:k,key:l,queue:q,after}'::text[]) f"
+    )
+    await maintenance.do_duties()
+    found = [shown(reason) for reason in ("concurrency", "dependencies", "rate_limit")]
+    assert found == [3, 1, None]
+    await sql.execute("DELETE FROM background_jobs")
+    await maintenance.do_duties()
+    assert shown("concurrency") is None

@@ -207,6 +207,7 @@ async def test_a_pass_beside_workers_that_are_away_leaves_their_jobs(
     assert await statuses(sql) == {"PENDING": 1, "FAILED": 1}
 
 
+@pytest.mark.whole
 async def test_a_live_worker_whose_row_is_gone_enters_again_and_loses_no_job(
     put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
@@ -229,6 +230,7 @@ async def test_a_live_worker_whose_row_is_gone_enters_again_and_loses_no_job(
         assert (ended["status"], told) == ("SUCCESS", worker.name)
 
 
+@pytest.mark.whole
 async def test_a_type_that_is_registered_later_is_announced(
     put: Put, sql: Any, start_worker: StartWorker
 ) -> None:

@@ -12,7 +12,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, enqueue, enqueue_batch, reschedule_job
 from service.jobs.core.lane import Lane
-from service.jobs.notify.messages import MAX_LANES, MAX_NOTIFY_BYTES, Look, Wake, decode, encode
+from service.jobs.notify.messages import (
+    MAX_LANES,
+    MAX_NOTIFY_BYTES,
+    Look,
+    Message,
+    Policies,
+    Wake,
+    decode,
+    encode,
+)
 from service.jobs.notify.subscriber import Subscription
 from tests.jobs.conftest import Put, StartWorker
 from tests.jobs.waiting import occurs, until, until_ended, until_true
@@ -36,7 +45,12 @@ async def notes(database: Database) -> AsyncIterator[list[str]]:
 def heard() -> Iterable[list[Lane]]:
     """What the workers of this process are told."""
     lanes: list[Lane] = []
-    subscription = Subscription(lanes.extend)
+
+    def notified(message: Message) -> None:
+        assert isinstance(message, Wake)
+        lanes.extend(message.lanes)
+
+    subscription = Subscription(notified)
     yield lanes
     subscription.close()
 
@@ -163,6 +177,7 @@ async def test_commits_close_together_share_their_notifications(
 def test_a_notification_names_its_lanes() -> None:
     wake = Wake((Lane("a", 1), Lane("b", 0)))
     assert decode(encode(wake)) == wake
+    assert decode(encode(Policies())) == Policies()
 
 
 def test_a_notification_of_too_many_lanes_names_none() -> None:

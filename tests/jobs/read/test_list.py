@@ -15,9 +15,10 @@ from service.db.session import bound_queries
 from service.errors import NotFound
 from service.jobs.core.filters import JobFilters
 from service.jobs.core.job import DEAD, DONE, LIVE, MAX_ID, JobId, JobStatus
+from service.jobs.core.payload_field import PayloadField
 from service.jobs.read import list as lists
 from service.jobs.read.get import get_job
-from service.jobs.read.list import list_jobs
+from service.jobs.read.list import count_newer, list_jobs
 from service.jobs.store import listing
 from service.jobs.store.listing_index import is_driven
 from tests.jobs.rows import add
@@ -26,13 +27,21 @@ NOW = datetime.now(UTC)
 
 FILL = """
 INSERT INTO background_jobs (id, job_type, queue, priority, status, created_at, next_run_at,
-  finished_at, last_error, unique_key)
+  finished_at, last_error, unique_key, fingerprint)
 SELECT g, CASE WHEN g % 500 = 9 THEN 'rare' ELSE 'type-' || g % 20 END,
   CASE WHEN g % 500 = 9 THEN 'aside' ELSE 'queue-' || g % 5 END, g % 10, :status,
   now() - interval '1 s' * (:last - g), now() - interval '1 s' * (:last - g), now(),
   CASE WHEN g % 1000 = 7 THEN 'ValueError: 100% of_it \\ lost ' || g END,
-  CASE WHEN g % 10 = 3 THEN 'key-' || g END
+  CASE WHEN g % 10 = 3 THEN 'key-' || g END,
+  CASE WHEN :status IN ('FAILED', 'DEAD_LETTER') THEN 'cause-' || g % 12 END
 FROM generate_series(CAST(:first AS bigint), CAST(:last AS bigint)) g"""
+
+
+@pytest.fixture(autouse=True)
+def _as_of_this_test() -> None:
+    """The tests of a run that takes minutes are collected before the first of them."""
+    global NOW  # noqa: PLW0603 - read by helpers all over this file
+    NOW = datetime.now(UTC)
 
 
 async def fill(session: AsyncSession, *, first: int, last: int, status: str) -> None:
@@ -104,9 +113,13 @@ def _filters_of(group: frozenset[JobStatus]) -> list[tuple[str, dict[str, Any]]]
         ("queue", {"statuses": group, "queue": "queue-3"}),
         ("rare-queue", {"statuses": group, "queue": "aside"}),
         ("unique_key", {"statuses": group, "unique_key": "key-13"}),
+        ("concurrency_key", {"statuses": group, "concurrency_key": "k"}),
         ("created", {"statuses": group, "created_after": NOW - timedelta(hours=2)}),
         ("priority", {"statuses": group, "priority": 4}),
         ("error", {"statuses": group, "error": "100%"}),
+        ("ids", {"statuses": group, "ids": {7, 50_007, 55_007}}),
+        ("idempotency_key", {"statuses": group, "idempotency_key": "order-1"}),
+        ("payload", {"statuses": group, "payload": (PayloadField(("a",), "1"),)}),
     ]
 
 
@@ -114,7 +127,7 @@ LOOKUPS = [
     (f"{name}-{label}", JobFilters(**filters), group)
     for group, name in ((LIVE, "live"), (DEAD, "dead"), (DONE, "done"))
     for label, filters in _filters_of(group)
-]
+] + [(f"held-{name}", JobFilters(held_for=name), LIVE) for name in ("*", "key", "key:k")]
 
 
 @pytest.mark.whole
@@ -128,7 +141,8 @@ async def test_no_look_up_reads_a_partition_from_end_to_end(filled: AsyncSession
             assert found, (mode, case)
             assert all(kind != "Seq Scan" for kind, _ in found), (mode, case, found)
             leaves = {LIVE: "jobs_live", DEAD: "jobs_dead", DONE: "jobs_done"}[group]
-            assert all(str(name).startswith(leaves) for _, name in found), (mode, case, found)
+            mine = (leaves, "idempotency_keys")
+            assert all(str(name).startswith(mine) for _, name in found), (mode, case, found)
 
 
 @pytest.mark.whole
@@ -146,6 +160,9 @@ async def test_a_step_of_a_driven_look_up_reads_no_more_rows_than_it_returns(
         JobFilters(statuses={JobStatus.CANCELLED}),
         JobFilters(unique_key="key-13"),
         JobFilters(unique_key="nobodys"),
+        JobFilters(ids={7, 50_007, 55_007, 99_999}),
+        JobFilters(idempotency_key="order-1"),
+        JobFilters(fingerprint="cause-7"),
     ):
         assert is_driven(filters), filters
         plan = await explain(filled, filters, scan=51)
@@ -418,3 +435,105 @@ async def test_days_on_which_no_job_that_is_asked_for_ended_are_not_read(
                 asked = replace(filters, **names)  # type: ignore[arg-type]
                 found = {name for _, name in scans(await explain(filled, asked))}
                 assert found <= {"jobs_done_default"}, (mode, asked)
+
+
+PAYLOADS: list[object] = [
+    {"user": {"id": 1}},
+    {"user": {"id": "1"}},
+    {"user": {"id": 1.0, "name": "Ada L."}},
+    {"user": {"id": 12}},
+    {"user": [{"id": 1}]},
+    {"user": 1},
+    {"user": {"id": True}},
+    {"user": {"id": None}},
+    {"user": {"id": "true"}},
+    ["a", {"id": 1}],
+    "text",
+    1,
+]
+
+
+async def payload_matches(session: AsyncSession, *fields: str) -> list[int]:
+    asked = tuple(map(PayloadField.parse, fields))
+    page = await list_jobs(session, JobFilters(payload=asked), limit=50, scan_seconds=60)
+    assert page.complete
+    assert page.total == len(page.jobs)
+    return sorted(job.id for job in page.jobs)
+
+
+async def test_a_payload_field_is_found_in_every_form_of_its_value(session: AsyncSession) -> None:
+    for number, payload in enumerate(PAYLOADS):
+        status = ("PENDING", "FAILED", "SUCCESS")[number % 3]
+        await add(session, id=number + 1, payload=payload, status=status)
+    found = {
+        asked: await payload_matches(session, asked)
+        for asked in (
+            "user.id:1",
+            'user.id:"1"',
+            "user.id:true",
+            "user.id:null",
+            "user:1",
+            "1.id:1",
+        )
+    }
+    assert found == {
+        "user.id:1": [1, 2, 3],
+        'user.id:"1"': [2],
+        "user.id:true": [7, 9],
+        "user.id:null": [8],
+        "user:1": [6],
+        "1.id:1": [10],
+    }
+    assert await payload_matches(session, "user.0.id:1") == [5]
+    assert await payload_matches(session, "user.id:1", "user.name:Ada L.") == [3]
+
+
+async def test_large_numbers_of_a_payload_are_compared_exactly(session: AsyncSession) -> None:
+    near = [9007199254740993, 9007199254740992]
+    for number, value in enumerate(near, 1):
+        await add(session, id=number, payload={"n": value})
+    assert await payload_matches(session, f"n:{near[0]}") == [1]
+
+
+async def test_jobs_are_found_by_their_ids_and_by_the_key_of_their_request(
+    session: AsyncSession,
+) -> None:
+    for number in range(1, 7):
+        await add(session, id=number, status=("PENDING", "FAILED", "SUCCESS")[number % 3])
+    owners = [("ada", "{1,2}"), ("bob", "{3}"), ("eve", "{}")]
+    for owner, job_ids in owners:
+        await session.execute(
+            text(
+                "INSERT INTO idempotency_keys (owner, key, body_hash, job_ids)"
+                " VALUES (:owner, 'order-1', '', CAST(CAST(:ids AS text) AS bigint[]))"
+            ),
+            {"owner": owner, "ids": job_ids},
+        )
+    for filters, expected in (
+        (JobFilters(ids={1, 3, 5, 99}), [5, 3, 1]),
+        (JobFilters(ids=set()), []),
+        (JobFilters(ids={1, 3, 5}, statuses={JobStatus.FAILED}), [1]),
+        (JobFilters(idempotency_key="order-1"), [3, 2, 1]),
+        (JobFilters(idempotency_key="order-1", ids={2, 4}), [2]),
+        (JobFilters(idempotency_key="order-2"), []),
+    ):
+        page = await list_jobs(session, filters, limit=50)
+        assert [job.id for job in page.jobs] == expected, filters
+        assert (page.total, page.total_exact) == (len(expected), True), filters
+
+
+@pytest.mark.whole
+async def test_a_page_out_of_time_says_that_it_is_not_complete(filled: AsyncSession) -> None:
+    nobody = JobFilters(payload=(PayloadField(("a",), "1"),))
+    page = await list_jobs(filled, nobody, limit=10, scan_seconds=0.0)
+    assert (page.jobs, page.complete) == ([], False)
+    assert 0 < page.looked < 1000
+    page = await list_jobs(filled, nobody, limit=10, scan_seconds=60)
+    assert (page.jobs, page.complete, page.looked) == ([], True, 60_000)
+
+
+async def test_jobs_that_came_since_are_counted_up_to_a_cap(session: AsyncSession) -> None:
+    for number in range(1, 8):
+        await add(session, id=number, job_type="ab"[number % 2])
+    assert await count_newer(session, JobFilters(job_type="a"), JobId(2), cap=10) == (2, True)
+    assert await count_newer(session, JobFilters(), JobId(2), cap=3) == (3, False)

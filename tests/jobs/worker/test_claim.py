@@ -11,10 +11,10 @@ from prometheus_client import REGISTRY
 from service.db.engine import Database
 from service.jobs import NewJob, Registry, enqueue_batch, store
 from service.jobs.core.claimed_job import ClaimedJob
-from service.jobs.core.lane import LANE_START, Lane, LaneHead, LaneRequest, Position
+from service.jobs.core.lane import LANE_START, KeysWalk, Lane, LaneHead, LaneRequest, Position
 from service.jobs.flow.queues import QueuePolicies
 from service.jobs.worker.plan import claim_plan
-from service.jobs.worker.plan.claim_plan import Step
+from service.jobs.worker.plan.claim_plan import Look, Step
 from service.jobs.worker.plan.lanes import Lanes
 from tests.jobs.claims import claim
 from tests.jobs.conftest import Put, StartWorker
@@ -250,9 +250,11 @@ async def test_a_worker_with_a_backlog_seldom_sweeps(
     plan = worker._pipeline.claimer.plan
     returned = plan.returned
 
-    def spy(step: Step, jobs: list[ClaimedJob], *, full: bool) -> None:
-        sweeps.append(step.sweeps)
-        returned(step, jobs, full=full)
+    def spy(
+        step: Step, jobs: list[ClaimedJob], *, full: bool, walk: KeysWalk | None = None
+    ) -> None:
+        sweeps.append(step.look is Look.SWEEP)
+        returned(step, jobs, full=full, walk=walk)
 
     plan.returned = spy  # type: ignore[method-assign]
     await until_true(lambda: len(seen) == 1_000)

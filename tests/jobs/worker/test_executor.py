@@ -546,6 +546,7 @@ async def test_a_plain_function_sees_its_timeout(
     await until_true(stopped.is_set)
 
 
+@pytest.mark.whole
 async def test_a_plain_function_waits_for_a_thread_on_nobodys_time(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:

@@ -284,6 +284,7 @@ async def test_while_the_first_listing_is_slow_recent_lanes_are_claimed(
     assert await sql.fetchval("SELECT queue FROM jobs_live") == "new"
 
 
+@pytest.mark.whole
 async def test_after_a_listing_that_took_long_comes_a_rest_whoever_asks(
     database: Database, handlers: Registry, quick: Quick, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -314,6 +314,7 @@ async def test_progress_under_a_lost_lease_is_refused(
     assert await sql.fetchval("SELECT progress FROM jobs_live WHERE id = $1", job_id) is None
 
 
+@pytest.mark.whole
 async def test_a_handler_whose_lease_ended_during_a_suspend_is_cancelled(
     handlers: Registry, put: Put, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

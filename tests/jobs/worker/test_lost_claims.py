@@ -15,7 +15,7 @@ from service.jobs.worker.pipeline import Pipeline
 from service.settings import Settings
 from tests.jobs.conftest import Put, Quick, StartWorker
 from tests.jobs.proxy import Proxy
-from tests.jobs.waiting import occurs, until, until_ended, until_true
+from tests.jobs.waiting import occurs, until, until_ended, until_job, until_true
 
 LANE = Lane("lost.answers", 2)
 CLAIM = (LANE.queue.encode(), b"mail")
@@ -141,6 +141,40 @@ async def test_a_stop_waits_for_a_lost_claim_that_may_take_effect(
 
 
 @pytest.mark.whole
+async def test_a_worker_that_stops_gives_it_back_while_its_running_jobs_end(
+    proxy: Proxy, proxied: Database, database: Database, handlers: Registry, put: Put, sql: Any,
+    start_worker: StartWorker,
+) -> None:  # fmt: skip
+    """They may take longer than its lease lasts."""
+    running, go_on = asyncio.Event(), asyncio.Event()
+
+    @handlers.handler("mail")
+    async def handle(_: Any) -> None:
+        running.set()
+        await go_on.wait()
+
+    await put("mail", queue=LANE.queue)
+    worker = await start_worker(database=proxied, shutdown_grace_seconds=60)
+    await occurs(running)
+    other = await database.connect()
+    async with other.transaction():
+        await other.execute(HOLD_CLAIMS)
+        job_id = await put("mail", queue=LANE.queue)
+        await until(lambda: sql.fetchval(HELD))
+        worker.stop_claiming()
+        await proxy.cut()
+        await proxy.start()
+        stopping = asyncio.create_task(worker.stop())
+        await until(lambda: sql.fetchval(LOOKED_FOR))
+    await other.close()
+    row = await until_job(sql, job_id, where="status = 'PENDING' AND lease_token > 0")
+    assert (row["attempts"], row["lease_until"]) == (0, None)
+    assert not stopping.done()
+    go_on.set()
+    await stopping
+
+
+@pytest.mark.whole
 @pytest.mark.parametrize("end", ["cancelled", "cut"])
 async def test_a_pass_that_ends_in_the_middle_of_a_claim_gives_its_jobs_back(
     proxy: Proxy, proxied: Database, handlers: Registry, put: Put, sql: Any, quick: Quick, end: str
@@ -171,7 +205,7 @@ async def test_a_give_back_that_comes_late_leaves_alone_what_was_claimed_since(
     job_id = await put("mail", queue=LANE.queue)
     link = database.link()
     worker_id, _ = await store.workers.register(
-        link, name="of the test", queues=["*"], job_types=["mail"], concurrency=1
+        link, name="of the test", queues=["*"], job_types=["mail"], concurrency=1, version="1"
     )
 
     async def claim() -> ClaimedJob:

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import pytest
 from prometheus_client import REGISTRY
 
 from service.db.engine import Database
@@ -18,6 +19,7 @@ def failures() -> float:
     )
 
 
+@pytest.mark.whole
 async def test_a_database_that_is_away_is_counted_and_the_attempt_goes_on(
     proxy: Proxy, proxied: Database, handlers: Registry, put: Put, sql: Any,
     start_worker: StartWorker,

@@ -47,6 +47,28 @@ async def test_a_row_that_cannot_be_claimed_fails_alone(
 
 @pytest.mark.whole
 @pytest.mark.usefixtures("unchecked")
+async def test_where_keys_take_turns_such_a_row_fails_alone_and_they_go_on_to(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    handlers.handler("mail")(lambda _: None)
+    await sql.execute("INSERT INTO queues (name, key_fairness) VALUES ('default', true)")
+    good = [await put("mail", concurrency_key=key) for key in ("a", "b", "b", "c")]
+    for key in ("0", "b", "b", "d"):
+        await sql.execute(OUT_OF_RANGE, "default")
+        await sql.execute(
+            "UPDATE jobs_live SET concurrency_key = $1 WHERE attempts > 0 AND concurrency_key IS NULL",
+            key,
+        )
+    bad = [row["id"] for row in await sql.fetch("SELECT id FROM jobs_live WHERE attempts > 0")]
+    await start_worker()
+    for job_id in good:
+        assert (await until_ended(sql, job_id))["status"] == "SUCCESS"
+    for job_id in bad:
+        assert (await until_ended(sql, job_id))["status"] == "FAILED"
+
+
+@pytest.mark.whole
+@pytest.mark.usefixtures("unchecked")
 async def test_many_bad_rows_at_the_head_of_a_lane_are_all_passed(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
 ) -> None:
@@ -83,6 +105,7 @@ async def test_what_a_refused_claim_has_not_come_to_is_left_to_the_next(
     await engine.stop(grace_seconds=5)
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("unchecked")
 async def test_a_refused_claim_is_not_counted_as_an_outage(
     handlers: Registry, sql: Any, start_worker: StartWorker

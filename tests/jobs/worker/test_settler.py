@@ -14,6 +14,7 @@ from service.jobs import NewJob, Registry, enqueue_batch, store
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.failures import Failure
 from service.jobs.core.outcomes import SUCCEEDED_EMPTY, Retried, Snoozed
+from service.jobs.notify.changes import Changes
 from service.jobs.worker.run import Run
 from service.jobs.worker.settler import Settler
 from service.settings import Settings
@@ -104,7 +105,8 @@ async def test_an_outcome_that_the_driver_cannot_send_ends_its_own_job_alone(
     spec = handlers.get("mail")
     assert spec is not None
     links = [database.link(), database.link()]
-    settler = Settler(settings, link=links[0], requeue_link=links[1])
+    changes = Changes(lambda: None)
+    settler = Settler(settings, link=links[0], requeue_link=links[1], changes=changes)
     for loop in settler.loops:
         loop.start()
     delays: list[Any] = [30.0, "soon", 30.0]
@@ -217,6 +219,7 @@ async def test_a_retry_whose_answer_was_lost_is_recorded_once(
     assert events("stale_settle", "settler.retry", "lease_lost") == 0
 
 
+@pytest.mark.whole
 async def test_outcomes_wait_for_a_database_that_is_away(
     proxy: Proxy,
     proxied: Database,

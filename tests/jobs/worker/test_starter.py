@@ -12,6 +12,7 @@ from service.db.engine import Database
 from service.jobs import JobStatus, NewJob, Registry, enqueue_batch, store
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import JobId, LeaseToken
+from service.jobs.core.lane import LANE_START, Lane, LaneRequest
 from service.jobs.worker import lease_clock, starter
 from service.jobs.worker.pipeline import Pipeline
 from service.jobs.worker.plan.watermark import WINDOW_SECONDS
@@ -97,6 +98,23 @@ async def test_a_job_without_a_slot_is_given_back_uncounted(
         (0, 0, None)
     }
     await until_true(lambda: len(seen) == SLOTS)
+    go_on.set()
+
+
+async def test_queues_start_in_turn_where_not_every_job_finds_a_slot(
+    pipeline: Pipeline, handlers: Registry, sql: Any
+) -> None:
+    seen, go_on = waiting(handlers)
+    await enqueue_batch(sql, [NewJob("mail", f"urgent {n}", priority=0) for n in range(4)])
+    await enqueue_batch(sql, [NewJob("mail", "other", queue="other", priority=9)])
+    lanes = [Lane("default", 0), Lane("other", 9)]
+    jobs = await store.claim.take(
+        pipeline.link, [LaneRequest(lane, LANE_START, 5) for lane in lanes], ["mail"],
+        limit=5, lease_seconds=30, worker_id=pipeline.worker_id, max_errors=9,
+    )  # fmt: skip
+    await start(pipeline, jobs)
+    await until_true(lambda: len(seen) == SLOTS)
+    assert seen == ["urgent 0", "other"]
     go_on.set()
 
 
@@ -288,6 +306,7 @@ async def test_what_was_given_back_is_found_again_however_long_that_took(
     await until_true(lambda: len(seen) == len(kinds), seconds=5)
 
 
+@pytest.mark.whole
 async def test_an_idle_worker_that_came_further_starts_what_another_gave_back(
     sql: Any, start_worker: StartWorker
 ) -> None:

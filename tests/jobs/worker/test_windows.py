@@ -110,6 +110,8 @@ async def test_after_a_claim_that_took_too_long_the_next_walks_a_window(
     await put("ours")
     await pipeline.claimer.plan._watcher.once()
     pipeline.claimer.plan._next_sweep = float("inf")
+    await pipeline.claimer._hand_over.look()
+    pipeline.claimer._hand_over._looked_at = float("inf")  # else it is the look that meets the lock
     assert (await walked_by_a_claim(pipeline, sql))[
         0
     ] == 1  # all was well, so the next trusts in it
@@ -117,10 +119,12 @@ async def test_after_a_claim_that_took_too_long_the_next_walks_a_window(
         "INSERT INTO jobs_live (job_type, payload) SELECT 'others', '{}' FROM generate_series(1, $1)",
         OTHERS,
     )
-    await pipeline.link.fetch("SET statement_timeout = '2ms'")
-    with pytest.raises(asyncpg.QueryCanceledError):
-        await pipeline.claimer.claim_once(10)
-    await pipeline.link.fetch("SET statement_timeout = 0")
+    await pipeline.link.fetch("SET lock_timeout = '100ms'")
+    async with sql.transaction():
+        await sql.execute("LOCK TABLE jobs_live IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await pipeline.claimer.claim_once(10)
+    await pipeline.link.fetch("SET lock_timeout = 0")
     await walked_by_a_claim(pipeline, sql)
     await put("ours")
     walks = [await walked_by_a_claim(pipeline, sql) for _ in range(OTHERS // WINDOW_JOBS)]
