@@ -1,0 +1,1 @@
+"""The pages of the dashboard over HTTP; tests/dashboard/ has them in a browser."""

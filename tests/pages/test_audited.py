@@ -1,0 +1,86 @@
+"""What each form of the dashboard leaves in the audit log, compared with the log."""
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service.auth.principal import Permission, Role
+from tests.api.conftest import Auth
+from tests.pages.parsed import parsed
+from tests.pages.signing_in import browser
+from tests.pages.test_jobs import Put, put
+from tests.pages.test_policies import AUDITED
+
+__all__ = ["put"]
+
+pytestmark = pytest.mark.whole
+
+KEY = {"name": "billing", "scopes": Permission.JOBS_READ.value, "days": "30"}
+SENT: dict[str, dict[str, str]] = {
+    "/dashboard/jobs/{job_id}/reschedule": {"run_at": "2100-01-01T00:00"},
+    "/dashboard/operations": {"action": "cancel", "queue": "nowhere"},
+    "/dashboard/queues/queue": {"max_running": "5"},
+    "/dashboard/queues/pause": {"name": "mail"},
+    "/dashboard/queues/resume": {"name": "mail"},
+    "/dashboard/enqueue": {"type": "mail", "payload": "{}", "key": "a"},
+    "/dashboard/api-keys": KEY,
+    "/dashboard/sign-out": {"everywhere": "1"},
+}
+"""What the forms are sent with, where that is anything."""
+QUERY = {"/dashboard/queues/queue": {"name": "mail"}}
+
+
+async def test_every_form_leaves_the_entry_that_it_promises(
+    app: FastAPI, client: httpx.AsyncClient, auth: Auth, put: Put
+) -> None:
+    async def actions() -> list[str]:
+        reader = auth("viewer", "eve")
+        log = await client.get("/admin/audit?limit=100&actor=tester", headers=reader)
+        return [entry["action"] for entry in log.json()["entries"]]
+
+    made = await client.post("/batches", json={"name": "letters"}, headers=auth("admin"))
+    batch_id, found = made.json()["id"], {}
+    for template in AUDITED:
+        async with await browser(app, Role.ADMIN) as sender:
+            path, more = await prepared(template, sender, put, batch_id)
+            if template == "/dashboard/sign-in":
+                more = {"credential": auth("admin")["authorization"].removeprefix("Bearer ")}
+            before = await actions()
+            answer = await sender.post(
+                path, data=SENT.get(template, {}) | more, params=QUERY.get(template)
+            )
+            assert answer.status_code in {200, 201, 303}, (template, answer.text)
+        after = await actions()
+        found[template] = after[: len(after) - len(before)]
+    assert found == {template: [action] for template, action in AUDITED.items()}
+
+
+async def prepared(
+    template: str, sender: httpx.AsyncClient, put: Put, batch_id: int
+) -> tuple[str, dict[str, str]]:
+    """Something for this form to change: the form's path, and more that it is sent with."""
+    given: dict[str, str] = {}
+    more: dict[str, str] = {}
+    if "{job_id}" in template:
+        status = "FAILED" if template.endswith("retry") else "PENDING"
+        given["job_id"] = str(await put(status=status))
+    elif "{fingerprint}" in template:
+        await put(status="DEAD_LETTER", fingerprint="a")
+        given["fingerprint"] = "a"
+    elif "{operation_id}" in template:
+        made = await sender.post("/dashboard/operations", data=SENT["/dashboard/operations"])
+        given["operation_id"] = made.headers["location"].rpartition("/")[2]
+        if template.endswith("resume"):
+            await sender.post(f"{made.headers['location']}/pause")
+    elif "{batch_id}" in template:
+        given["batch_id"] = str(batch_id)
+    elif "{prefix}" in template:
+        made = await sender.post("/dashboard/api-keys", data=KEY)
+        key = parsed(made.text).one("pre", id="key").text
+        given["prefix"] = key.partition(".")[0].removeprefix("fmj_")
+    path = template.format(**given)
+    if template.endswith("/edit"):
+        page = parsed((await sender.get(path)).text)
+        original = page.one("input", name="original").attributes["value"]
+        more = {"original": original or "", "payload": '{"n": 2}', "step": "send"}
+    return path, more
