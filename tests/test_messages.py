@@ -14,8 +14,8 @@ DETAIL_FIRST = RAISED | {"_refused"}
 """Calls whose first argument is what is said; that of the others is their second."""
 DETAIL_SECOND = {"BodyRefused", "HeadRefused", "refuse", "problem_response"}
 NAMES = re.compile(
-    r"(backoff|limit|name|priority|queue|recipient|scopes"
-    r"|session|\w+_\w+|--\w+)\b"
+    r"(action|after|backoff|limit|name|payload|priority|queue|reason|recipient|scopes"
+    r"|session|until|\w+_\w+|--\w+)\b"
 )
 """What a message may begin with as it is written: a field, a parameter or an option."""
 

@@ -6,6 +6,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+DASHBOARD = Path(__file__).parent.parent / "service" / "dashboard"
+
 
 def test_an_installation_elsewhere_migrates_and_enqueues(
     wheel: Path, empty_dsn: str, tmp_path: Path
@@ -38,6 +40,17 @@ def test_the_command_is_named_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (one for one in archive.namelist() if one.endswith("entry_points.txt"))
         assert "finmind-jobs = service.cli:main" in archive.read(name).decode()
+
+
+def test_the_pages_of_the_dashboard_are_in_the_wheel(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    for folder in ("templates", "static"):
+        files = {
+            f"service/dashboard/{folder}/{path.name}" for path in (DASHBOARD / folder).iterdir()
+        }
+        assert files
+        assert files <= names
 
 
 def test_the_types_are_in_the_wheel(wheel: Path) -> None:

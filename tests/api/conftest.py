@@ -19,7 +19,8 @@ Auth = Callable[..., dict[str, str]]
 @pytest.fixture
 def api_settings(make_settings: Callable[..., Settings], pg_dsn: str) -> Settings:
     """The settings of `app`; a test module may override the fixture."""
-    return make_settings(database_url=SecretStr(pg_dsn))
+    # On a machine that stands still for seconds a request is late, and not refused.
+    return make_settings(database_url=SecretStr(pg_dsn), query_timeout_seconds=30)
 
 
 @pytest.fixture

@@ -47,6 +47,8 @@ def parse(command: str, headers: dict[str, str]) -> httpx.Request:
                 sent[name] = text
         elif word in ("-d", "--data-urlencode"):
             data.append(words.pop(0))
+        elif word == "-o":
+            words.pop(0)
         elif word == "-G":
             get = True
         elif word != "-i":
@@ -62,7 +64,7 @@ def parse(command: str, headers: dict[str, str]) -> httpx.Request:
 
 
 def test_the_page_shows_every_endpoint() -> None:
-    assert len(COMMANDS) == 15
+    assert len(COMMANDS) == 30
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -70,12 +72,15 @@ async def test_a_command_of_the_page_works(
     client: httpx.AsyncClient, app: FastAPI, auth: Auth, command: str
 ) -> None:
     request = parse(command, auth("admin"))
-    status = "PENDING" if "/cancel" in command else "DEAD_LETTER"
+    waits = any(part in command for part in ("/cancel", "/run-now", "PATCH"))
+    status = "PENDING" if waits else "DEAD_LETTER"
     async with app.state.service.database.sessions.begin() as session:
         await add(session, id=42, status=status)
+        await add(session, id=43, status="FAILED", fingerprint="c0ffee0123456789")
         await session.execute(A_KEY)
     answer = await client.send(request)
-    makes = request.method == "POST" and urlsplit(str(request.url)).path in MAKES
+    path = urlsplit(str(request.url)).path
+    makes = request.method == "POST" and (path in MAKES or path.endswith("/clone"))
     expected = 201 if makes else 204 if request.method == "DELETE" else 200
     assert answer.status_code == expected, answer.text
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from service.api.schemas import JobIn
+from service.api.new_job_schemas import JobIn
 from service.jobs import NewJob, PermanentError, Registry, enqueue, enqueue_batch, process_due_jobs
 from service.jobs.core.idempotency_key import IdempotencyKey
 from service.jobs.enqueue.idempotency import submit

@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from service.api.schemas import JobOut
+from service.api.job_schemas import JobOut
 from service.db.engine import Database
 from service.settings import Settings
 from tests.api.conftest import Auth
@@ -303,7 +303,7 @@ async def test_an_idempotency_key_of_a_deleted_job_enqueues_nothing(
 ) -> None:
     keyed = service | {"Idempotency-Key": "order-1"}
     job_id = (await client.post("/jobs", json=JOB, headers=keyed)).json()["id"]
-    await client.delete(f"/admin/jobs/{job_id}", headers=auth("operator"))
+    await client.delete(f"/admin/jobs/{job_id}", headers=auth("admin"))
     problem = assert_problem(await client.post("/jobs", json=JOB, headers=keyed), 409)
     assert "deleted" in problem["detail"]
     assert await jobs_in(app) == []

@@ -81,7 +81,7 @@ async def test_a_bound_key_reads_no_job_of_another_queue_or_type(
         assert (await client.get(path, headers=bound)).status_code == status
         found = await client.get("/jobs", params={"unique_key": "k"}, headers=bound)
         assert bool(found.json()["jobs"]) is (status == 200)
-        await client.delete(f"/admin{path}", headers=auth("operator"))
+        await client.delete(f"/admin{path}", headers=auth("admin"))
 
 
 async def test_limits_are_shown_and_come_with_the_scopes_that_they_bind_alone(

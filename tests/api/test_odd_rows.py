@@ -126,7 +126,7 @@ async def test_a_due_job_whose_type_no_worker_serves_says_that_it_waits_for_one(
         answer = await client.get(f"/admin/jobs/{job_id}", headers=auth("admin"))
         return answer.json()["waiting_for"]
 
-    assert (await waiting_for(due), await waiting_for(later)) == ("worker", None)
+    assert (await waiting_for(due), await waiting_for(later)) == ("worker", "time")
     await sql.execute(
         "INSERT INTO job_workers (name, queues, job_types, concurrency)"
         " VALUES ('w', '{*}', '{away}', 1)"

@@ -158,6 +158,22 @@ async def test_new_queues_and_types_of_a_caller_are_bounded_over_all_processes(
     assert refused([answer], "new names") == 1
 
 
+@limits(caller_new_names_per_hour=1, caller_live_jobs=1)
+async def test_what_a_batch_will_enqueue_counts_against_quotas_when_it_is_made(
+    processes: list[httpx.AsyncClient], auth: Auth, pg_dsn: str
+) -> None:
+    await until_early_in(pg_dsn, 3600, 3540)
+    ann, client = auth("service", "ann"), processes[0]
+
+    async def make(**jobs: Any) -> httpx.Response:
+        return await client.post("/batches", json={"name": "b"} | jobs, headers=ann)
+
+    assert refused([await make(on_failure={"job_type": "m", "queue": "new"})], "new names") == 1
+    two = {"on_failure": {"job_type": "m"}, "on_complete": {"job_type": "m"}}
+    assert refused([await make(**two)], "2 more") == 1
+    assert (await make(on_complete={"job_type": "m"})).status_code == 201
+
+
 @limits(caller_new_names_per_hour=1)
 async def test_a_name_that_a_worker_serves_is_not_new(
     processes: list[httpx.AsyncClient], auth: Auth, pg_dsn: str
@@ -264,6 +280,7 @@ async def test_the_index_of_live_jobs_is_there_only_where_a_quota_needs_it(
     await ensure_live_jobs_index(database, wanted)
 
 
+@pytest.mark.whole
 async def test_a_database_that_hangs_holds_up_nobody_behind_another(
     pg_dsn: str, make_settings: Callable[..., Settings]
 ) -> None:

@@ -101,6 +101,7 @@ async def test_a_host_that_does_not_answer_holds_up_no_connection(
             await database.close()
 
 
+@pytest.mark.whole
 async def test_what_each_host_said_is_in_the_error(make_settings: Callable[..., Settings]) -> None:
     a, b = port_of_nobody(), port_of_nobody()
     settings = make_settings(database_connect_timeout_seconds=1)

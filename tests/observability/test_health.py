@@ -111,6 +111,7 @@ async def test_a_stall_is_seen_right_after_it_before_the_monitor_ran_again() -> 
     assert monitor.max_lag() == 0.0
 
 
+@pytest.mark.whole
 async def test_a_blocked_event_loop_makes_the_process_unready(
     health: HealthChecks, monitor: EventLoopMonitor
 ) -> None:
@@ -157,6 +158,7 @@ async def test_a_missing_database_is_reported_without_its_address(
     assert "nobody" not in str(reasons)
 
 
+@pytest.mark.whole
 async def test_a_database_that_does_not_answer_is_given_up_after_a_second(
     settings: Settings, monitor: EventLoopMonitor
 ) -> None:

@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import Callable
 
 import asyncpg
+import pytest
 
 from service.db.engine import Database
 from service.observability.metrics import DATABASE_ERRORS_TOTAL, WORKER_RESTARTS
@@ -129,6 +130,7 @@ async def test_connections_cut_by_the_server_are_survived(
         await loop.stop()
 
 
+@pytest.mark.whole
 async def test_a_stop_that_comes_out_as_a_database_error_still_stops(
     database: Database, settings: Settings
 ) -> None:
