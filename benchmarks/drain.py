@@ -39,12 +39,18 @@ class Load:
     fail_once_percent: int = 0
     """Of the jobs: those whose first attempt fails."""
     slots: int = 600
+    keys: int = 0
+    """Concurrency keys that the jobs have in turn; 0: they have none."""
 
     def jobs(self, count: int) -> Iterator[NewJob]:
         """The jobs, one at a time: a million of them need no more memory than one."""
         for number in range(count):
-            queue = self.queues[number % len(self.queues)]
-            yield NewJob("fails_once" if self.fails(number) else "noop", self.payload, queue=queue)
+            yield NewJob(
+                "fails_once" if self.fails(number) else "noop",
+                self.payload,
+                queue=self.queues[number % len(self.queues)],
+                concurrency_key=f"customer:{number % self.keys}" if self.keys else None,
+            )
 
     def fails(self, number: int) -> bool:
         """Whether the first attempt of the job of this number fails; spread evenly."""

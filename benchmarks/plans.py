@@ -38,6 +38,8 @@ class Explained:
     """As `EXPLAIN` prints it."""
     root: dict[str, Any]
     """The top node, as `EXPLAIN (FORMAT JSON)` gives it."""
+    wal_bytes: int
+    """What the server logged meanwhile: the top node does not count what ran after it."""
 
     def nodes(self) -> Iterator[dict[str, Any]]:
         """Every node, the top one first."""
@@ -84,21 +86,26 @@ async def _explain(
     await connection.execute(f"PREPARE explained AS {statement}")
     try:
         await connection.execute(f"SET plan_cache_mode = force_{mode}_plan")
-        tree = await _undone(connection, f"EXPLAIN ({OPTIONS}, FORMAT JSON) {call}")
-        lines = await _undone(connection, f"EXPLAIN ({OPTIONS}) {call}")
+        tree, wal_bytes = await _undone(connection, f"EXPLAIN ({OPTIONS}, FORMAT JSON) {call}")
+        lines, _ = await _undone(connection, f"EXPLAIN ({OPTIONS}) {call}")
     finally:
         await connection.execute("RESET plan_cache_mode; DEALLOCATE explained")
     text = "\n".join(row[0] for row in lines)
-    return Explained(_name(statement), mode, text, json.loads(tree[0][0])[0]["Plan"])
+    return Explained(_name(statement), mode, text, json.loads(tree[0][0])[0]["Plan"], wal_bytes)
 
 
 async def _undone(
     connection: "asyncpg.Connection[asyncpg.Record]", statement: str
-) -> list[asyncpg.Record]:
+) -> tuple[list[asyncpg.Record], int]:
+    """The rows of a statement that is rolled back, and the bytes of write-ahead log until then."""
     transaction = connection.transaction()
     await transaction.start()
     try:
-        return await connection.fetch(statement)
+        await connection.fetch("SELECT pg_current_xact_id()")
+        before = await connection.fetchval("SELECT pg_current_wal_insert_lsn()")
+        rows = await connection.fetch(statement)
+        logged = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), $1)::bigint"
+        return rows, await connection.fetchval(logged, before)
     finally:
         await transaction.rollback()
 
