@@ -15,6 +15,7 @@ from fastapi import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from service.api.stats_cache import KEPT_SECONDS
 from service.dashboard.access import COOKIE, Watcher, sessions_of
 from service.dashboard.route import page_router
 from service.db.engine import Database
@@ -96,6 +97,8 @@ class Live:
             raise _refused(f"{of_session} pages of your session are live here")
         stream = Stream(self, session)
         self._streams.add(stream)
+        # Its page may show counts that were kept before a change which nobody told it of.
+        asyncio.get_running_loop().call_later(KEPT_SECONDS, stream.changed.set)
         DASHBOARD_STREAMS.set(len(self._streams))
         self._wanted.set()
         return stream

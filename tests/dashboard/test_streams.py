@@ -78,6 +78,16 @@ async def test_without_notifications_pages_look_every_few_seconds(serve: Serve) 
         assert await next_event(answer.aiter_lines()) == "changed"
 
 
+async def test_a_page_that_showed_kept_counts_looks_again_when_they_are_old(served: Served) -> None:
+    stream = served.service.live.open("session")
+    events = stream.events(_always)
+    await anext(events)
+    began = time.monotonic()
+    assert "changed" in await anext(events)
+    assert time.monotonic() - began < 10  # a ping comes after 15 s
+    stream.close()
+
+
 async def test_many_changes_wait_as_one_event_for_a_slow_page(served: Served) -> None:
     live: Live = served.service.live
     stream = live.open("session")
