@@ -6,6 +6,7 @@ wait for each other in a circle, and those with one key in the order given.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
@@ -20,10 +21,14 @@ from service.jobs.store.enqueue import Fetch
 from service.jobs.store.unique_windows import Window
 from service.jobs.store.uniqueness import Holder
 
-_MAX_ROUNDS: Final = 10
+GIVE_UP_SECONDS: Final = 5.0
+"""How long a job is tried to be stored, or its holder to be changed. Where many ask for one key, each
+round may be lost to somebody else."""
+
 _FIRST_PAUSE_SECONDS: Final = 0.001
-"""Before a job that is about to start is looked at again. Each further pause is twice as long, half a
-second at last: a worker that died just then gives its key up when its lease is over."""
+_LONGEST_PAUSE_SECONDS: Final = 0.1
+"""Before a holder that is about to start, or has just ended, is looked at again. Each further pause is
+twice as long, up to this."""
 
 
 def ruled(jobs: EncodedJobs) -> list[int]:
@@ -99,24 +104,26 @@ async def _decide(
     fetch: Fetch, job: EncodedJobs, rule: KeyRule | None, *, reader: str | None
 ) -> EnqueuedJob:
     key = job.columns["unique_key"][0]
-    for number in range(_MAX_ROUNDS):
+    pause, until = _FIRST_PAUSE_SECONDS, time.monotonic() + GIVE_UP_SECONDS
+    while True:
         if rows := await _change_holder(fetch, job, rule):
             return EnqueuedJob(rows[0][0], False, *rows[0][1:3])
         if (made := await _store(fetch, job, rule)) is not None:
             return made
         holder = await _holder(fetch, key, rule, reader=reader)
-        if holder is None:  # it has ended since
-            continue
-        if rule is None or rule.on_conflict == "return":
-            return EnqueuedJob(holder.id, False, holder.created_at, holder.next_run_at)
-        if (words := _refusal(rule, holder, job)) is not None:
-            raise KeyHeld(f"unique_key {key!r} is held by {words}")
-        # It is PENDING by now, or gives its key up in a moment.
-        await asyncio.sleep(_FIRST_PAUSE_SECONDS * 2**number)
-    raise Conflict(
-        f"unique_key {key!r} was taken and freed again and again while this job was being enqueued: "
-        "try again"
-    )
+        if holder is not None:
+            if rule is None or rule.on_conflict == "return":
+                return EnqueuedJob(holder.id, False, holder.created_at, holder.next_run_at)
+            if (words := _refusal(rule, holder, job)) is not None:
+                raise KeyHeld(f"unique_key {key!r} is held by {words}")
+        if time.monotonic() >= until:
+            raise Conflict(
+                f"unique_key {key!r} was taken and freed again and again while this job was being "
+                "enqueued: try again"
+            )
+        # It has ended by now, or is PENDING, or gives its key up in a moment.
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 async def _store(fetch: Fetch, job: EncodedJobs, rule: KeyRule | None) -> EnqueuedJob | None:
