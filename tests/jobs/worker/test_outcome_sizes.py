@@ -180,7 +180,9 @@ async def test_no_more_jobs_are_claimed_while_large_outcomes_wait(
         at = claimer.last_loop_at
         await until_true(lambda: claimer.last_loop_at > at)
         await until_true(lambda: worker.slots.used == 0)
-        assert runs <= 5 + 2
+        # The last claim began with room for one outcome more, and brought jobs for both slots and,
+        # since the handlers are instant, up to twice as many ahead.
+        assert runs <= 4 + 2 + 2 * 2
     await somebody.close()
     await until(lambda: sql.fetchval("SELECT count(*) = 0 FROM jobs_live"), seconds=30)
 
