@@ -52,6 +52,7 @@ from service.reminders import routes as reminders
 from service.reminders.handler import bind
 from service.reminders.loop import ReminderLoop
 from service.settings import Settings
+from service.targets.handler import bind as bind_targets
 from service.version import running_version
 
 _log = get_logger(__name__)
@@ -110,6 +111,7 @@ class Service:
             stack.push_async_callback(self.sessions.close)
             bind(self.database, self.settings)
             bind_operations(self.database, self.settings)
+            stack.push_async_callback(bind_targets(self.settings).close)
             load_handlers(self.settings)
             await prepare(self.database, self.settings)
             await ensure_live_jobs_index(self.database, self.settings)

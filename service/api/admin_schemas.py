@@ -25,6 +25,7 @@ from service.api.job_schemas import (
 )
 from service.jobs.core.change import JobChange
 from service.jobs.core.job import BackgroundJob
+from service.jobs.core.redaction import redact_for
 from service.jobs.read.list import JobSummary
 from service.jobs.read.waiting import Hold, Waiting
 from service.settings import Settings
@@ -177,7 +178,7 @@ class JobDetail(JobOut):
         cls, job: BackgroundJob, settings: Settings, *, worker: str | None, hold: Hold
     ) -> Self:
         """The row as operators see it, with the name of its worker."""
-        history: Any = job.errors or []
+        history: Any = redact_for(job.job_type, job.errors) or []
         row = row_of(job, cls) | {
             "errors": list(map(ErrorEntry.of, history if isinstance(history, list) else [history])),
             "backoff": _numbers(job.backoff),

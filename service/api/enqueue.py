@@ -25,6 +25,7 @@ from service.errors import Conflict, InvalidInput, NotFound
 from service.jobs.core.idempotency_key import IdempotencyKey
 from service.jobs.core.job import BackgroundJob, JobStatus
 from service.jobs.core.new_job import EnqueuedJob, NewJob
+from service.jobs.core.redaction import redact_for
 from service.jobs.enqueue.dependencies import waits
 from service.jobs.enqueue.enqueue import enqueue_for
 from service.jobs.enqueue.group_commit import Intake
@@ -257,7 +258,7 @@ def _created(job: NewJob, enqueued: EnqueuedJob, settings: Settings) -> Response
         "concurrency_key": job.concurrency_key,
         "held_for": None,
         "batch_id": None,
-        "payload": job.payload,
+        "payload": redact_for(job.job_type, job.payload),
         "result": None,
         "progress": None,
         "cancel": None,

@@ -18,6 +18,7 @@ from service.jobs.core.job import (
 )
 from service.jobs.core.job_types import DEFAULTS, policies
 from service.jobs.core.new_job import NewJob
+from service.jobs.core.redaction import redact, redacted_fields
 from service.settings import Settings
 
 EXAMPLE_SUMMARY: Final[dict[str, Any]] = {
@@ -138,7 +139,10 @@ class JobsWithKeyOut(BaseModel):
 def row_of(job: BackgroundJob, shown: type[JobOut]) -> dict[str, Any]:
     """What the row itself holds of the fields that are shown."""
     row = {name: getattr(job, name) for name in shown.model_fields if hasattr(job, name)}
-    return row | {"next_run_at": job.due_at, "unique_key": job.own_key}
+    row |= {"next_run_at": job.due_at, "unique_key": job.own_key}
+    if fields := redacted_fields(job.job_type):
+        row |= {name: redact(row[name], fields) for name in ("payload", "result", "progress")}
+    return row
 
 
 def effective_limits(job: NewJob | BackgroundJob, settings: Settings) -> dict[str, float | None]:

@@ -57,16 +57,31 @@ class Progress:
 
 
 def value_of(
-    name: str, title: str, *, source: JsonText | None, settings: Settings, revealed: Revealed
+    name: str,
+    title: str,
+    *,
+    source: JsonText | None,
+    settings: Settings,
+    revealed: Revealed,
+    redacted: Collection[str] = (),
 ) -> Value | None:
-    """The value as it is shown; None where there is none."""
+    """The value as it is shown; None where there is none.
+
+    Args:
+        name: its column.
+        title: its heading.
+        source: the value.
+        settings: what they hide, as far as the reader has not asked for it.
+        revealed: what the reader asked for.
+        redacted: members that nobody is shown, whoever asks (`core/redaction.py`).
+    """
     if source is None:
         return None
     if settings.dashboard_hide_payloads and revealed < Revealed.PAYLOADS:
         return Value(name, title, hidden=True, length=source.length)
     if not source.is_whole:
         return Value(name, title, length=source.length, is_cut=True)
-    node = _parsed(source.text, settings, revealed)
+    node = _parsed(source.text, settings, revealed, redacted)
     shown = json_view.show(node)
     text = json_view.write(node) if source.length <= MAX_TEXT_CHARS else None
     return Value(
@@ -80,7 +95,9 @@ def value_of(
     )
 
 
-def whole_text(source: JsonText, settings: Settings, *, name: str) -> str:
+def whole_text(
+    source: JsonText, settings: Settings, *, name: str, redacted: Collection[str] = ()
+) -> str:
     """All of a value as text, without the masked fields.
 
     Raises:
@@ -95,11 +112,12 @@ def whole_text(source: JsonText, settings: Settings, *, name: str) -> str:
             f"The {name} has {source.length} characters, more than the {MAX_WHOLE_CHARS} that pages "
             "show: read it with GET /admin/jobs/{id}"
         )
-    names = [json.dumps(name, ensure_ascii=False) for name in settings.dashboard_masked_fields]
+    hidden = (*settings.dashboard_masked_fields, *redacted)
+    names = [json.dumps(name, ensure_ascii=False) for name in hidden]
     folded = source.text.lower()
     if source.length > MAX_SORTED_CHARS and not any(name.lower() in folded for name in names):
         return source.text
-    return json_view.write(_parsed(source.text, settings, Revealed.NOTHING))
+    return json_view.write(_parsed(source.text, settings, Revealed.NOTHING, redacted))
 
 
 def write_value(value: Any, *, masked: Collection[str] = ()) -> str:
@@ -107,12 +125,13 @@ def write_value(value: Any, *, masked: Collection[str] = ()) -> str:
     return json_view.write(json_view.parse(json.dumps(value, ensure_ascii=False), masked))
 
 
-def written(value: Any, *, settings: Settings, revealed: Revealed) -> str:
+def written(
+    value: Any, *, settings: Settings, revealed: Revealed, redacted: Collection[str] = ()
+) -> str:
     """A payload of the history as text, masked and hidden as that of the job."""
     if settings.dashboard_hide_payloads and revealed < Revealed.PAYLOADS:
         return '"hidden"'
-    masked = () if revealed >= Revealed.EVERYTHING else settings.dashboard_masked_fields
-    return write_value(value, masked=masked)
+    return write_value(value, masked=_masked(settings, revealed, redacted))
 
 
 def progress_of(source: JsonText | None, settings: Settings) -> Progress | None:
@@ -129,6 +148,12 @@ def progress_of(source: JsonText | None, settings: Settings) -> Progress | None:
     return Progress(number, words)
 
 
-def _parsed(text: str, settings: Settings, revealed: Revealed) -> Node:
-    masked = () if revealed >= Revealed.EVERYTHING else settings.dashboard_masked_fields
-    return json_view.parse(text, masked)
+def _parsed(
+    text: str, settings: Settings, revealed: Revealed, redacted: Collection[str] = ()
+) -> Node:
+    return json_view.parse(text, _masked(settings, revealed, redacted))
+
+
+def _masked(settings: Settings, revealed: Revealed, redacted: Collection[str]) -> tuple[str, ...]:
+    own = () if revealed >= Revealed.EVERYTHING else settings.dashboard_masked_fields
+    return (*own, *redacted)

@@ -158,6 +158,11 @@ REMINDER_EVENTS: Final = Counter(
     "Events in the life of reminders: created, enqueued, sent, retried, failed, cancelled; `status` is `ok` or the reason.",
     ["event", "channel", "status"],
 )
+TARGET_REQUESTS: Final = Counter(
+    "finmind_target_requests_total",
+    "Requests of `http.request` jobs: `succeeded`, `deferred` (an answer that is retried), `unreachable` (no answer), `rejected` (an answer that ends the job), `refused` (the target may not be called).",
+    ["outcome"],
+)
 OPERATION_JOBS: Final = Counter(
     "finmind_operation_jobs_total",
     "Jobs that operations on many jobs have met, by action: `changed` or `skipped`.",
@@ -270,6 +275,11 @@ def record_database_error(operation: str) -> None:
 def reminder_event(event: str, channel: str, status: str = "ok") -> None:
     """Count one event of a reminder."""
     REMINDER_EVENTS.labels(event, known_channel(channel), status).inc()
+
+
+def target_event(outcome: str) -> None:
+    """Count one request to a target."""
+    TARGET_REQUESTS.labels(outcome).inc()
 
 
 @dataclass(frozen=True, slots=True)

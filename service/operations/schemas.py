@@ -13,6 +13,7 @@ from service.jobs.actions.many import Skipped
 from service.jobs.core.bulk_action import BulkAction, Verb
 from service.jobs.core.filters import JobFilters
 from service.jobs.core.job import MAX_ID
+from service.jobs.core.redaction import redact_for_any
 from service.jobs.read.waiting import Waiting
 from service.operations import starting
 from service.operations.model import Canary, Operation, OperationState
@@ -258,7 +259,7 @@ class OperationOut(BaseModel):
             and hasattr(operation, name)
         } | {
             "action": operation.action.verb,
-            "parameters": operation.action.values(),
+            "parameters": redact_for_any(operation.action.values()),
             "canary": None
             if canary is None
             else {

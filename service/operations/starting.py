@@ -12,6 +12,7 @@ from service.jobs import NewJob, enqueue_batch
 from service.jobs.core.bulk_action import ACTS_ON, BulkAction, Verb
 from service.jobs.core.filters import JobFilters
 from service.jobs.core.job import JobId
+from service.jobs.core.redaction import redact_for_any
 from service.jobs.flow.queues import OWN_QUEUE
 from service.jobs.notify.publisher import announce_after_commit
 from service.jobs.read.list import JobSummary, list_jobs
@@ -130,7 +131,9 @@ async def start(
     await _record(
         session, actor, "operation.start", operation_id, reason=request.reason,
         filter=values["filter"],
-        after={name: values[name] for name in ("action", "parameters", "expected", "rate", "canary")},
+        after=redact_for_any(
+            {name: values[name] for name in ("action", "parameters", "expected", "rate", "canary")}
+        ),
     )  # fmt: skip
     return await read(session, operation_id)
 

@@ -25,12 +25,14 @@ from service.settings.jobs import JobsSettings
 from service.settings.maintenance import MaintenanceSettings
 from service.settings.reminders import RemindersSettings
 from service.settings.service import ServiceSettings
+from service.settings.targets import TargetsSettings
 from service.settings.worker import WorkerSettings
 
 
 # Pydantic takes the fields of the last base first. Read upwards, this is the order of
 # docs/configuration.md and of the lines in an error.
 class Settings(
+    TargetsSettings,
     RemindersSettings,
     DashboardSettings,
     AuthSettings,

@@ -1,7 +1,5 @@
 import base64
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from uuid import UUID
 
 import pytest
@@ -14,7 +12,6 @@ from service.reminders.channels import (
     TemporaryDeliveryError,
     WhatsAppChannel,
 )
-from service.reminders.channels.whatsapp import parse_retry_after
 from service.settings import Settings
 
 from .servers import Answer, running_twilio
@@ -27,7 +24,6 @@ DELIVERY = Delivery(
     message="Rent & more = due 🏠",
 )
 KEY = "reminder-9-0cc175b9-c0f1-46b6-a31c-399e26977266"
-NOW = datetime(2030, 1, 1, 12, 0, tzinfo=UTC)
 
 
 def channel(make_settings: MakeSettings, url: str, **overrides: object) -> WhatsAppChannel:
@@ -123,25 +119,3 @@ async def test_a_channel_without_settings_names_them(make_settings: MakeSettings
         "WhatsApp is not configured: "
         "set TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_WHATSAPP_FROM"
     )
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (None, None),
-        ("", None),
-        ("soon", None),
-        ("-5", None),
-        ("0", 1.0),
-        ("42", 42.0),
-        (" 42 ", 42.0),
-        ("999999999999999999999", 3600.0),
-        (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90.0),
-        (format_datetime(NOW - timedelta(days=1), usegmt=True), 1.0),
-        (format_datetime(NOW + timedelta(days=400), usegmt=True), 3600.0),
-    ],
-)
-def test_retry_after_is_read_in_both_forms_and_bounded(
-    value: str | None, seconds: float | None
-) -> None:
-    assert parse_retry_after(value, now=NOW) == seconds

@@ -40,6 +40,7 @@ from service.dashboard.route import form, page_router
 from service.dashboard.timeline import Event, history_of, timeline
 from service.errors import NotFound
 from service.jobs.core.job import DEAD, BackgroundJob, JobId, JobStatus
+from service.jobs.core.redaction import redacted_fields
 from service.jobs.core.search import Search
 from service.jobs.read.dependencies import children_of, parents_of
 from service.jobs.read.detail import JobDetail, get_detail, neighbours
@@ -146,7 +147,8 @@ async def show_text(
     detail = await get_detail(session, JobId(job_id), max_chars=MAX_WHOLE_CHARS)
     if (source := detail.texts.get(column)) is None:
         raise NotFound(f"Job {job_id} has no {column}")
-    text = await asyncio.to_thread(whole_text, source, settings, name=column)
+    redacted = redacted_fields(detail.job.job_type)
+    text = await asyncio.to_thread(whole_text, source, settings, name=column, redacted=redacted)
     return PlainTextResponse(text, headers=dict(HEADERS))
 
 
@@ -206,13 +208,21 @@ async def _page(
     entries = await newest(session, changes_of(job_id), limit=MAX_CHANGES)
     history, older_entries = await history_of(session, job_id)
     older, newer = await neighbours(session, job)
+    redacted = redacted_fields(job.job_type)
     values = [
-        value_of(name, title, source=texts.get(name), settings=settings, revealed=revealed)
+        value_of(
+            name,
+            title,
+            source=texts.get(name),
+            settings=settings,
+            revealed=revealed,
+            redacted=redacted,
+        )
         for name, title in (("payload", "Payload"), ("result", "Result"))
     ]
     shown = [value for value in values if value is not None]
     payload = next((value.text for value in shown if value.name == "payload"), None)
-    write = partial(written, settings=settings, revealed=revealed)
+    write = partial(written, settings=settings, revealed=revealed, redacted=redacted)
     lines = await read_log_end(session, job_id, limit=MAX_LOG_LINES)
     base_url = str(request.base_url).rstrip("/")
     return JobPage(

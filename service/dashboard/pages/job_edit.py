@@ -27,6 +27,7 @@ from service.errors import Conflict, InvalidInput
 from service.jobs.actions import change_job, retry_dead_letter_job
 from service.jobs.core.change import JobChange
 from service.jobs.core.job import DEAD, BackgroundJob, JobId, JobStatus
+from service.jobs.core.redaction import redacted_fields
 from service.jobs.core.search_times import read_moment
 from service.jobs.read.detail import JobDetail, get_detail
 from service.settings import Settings
@@ -79,6 +80,7 @@ async def edit(
     detail = await _detail(session, job_id, to_change=True)
     page, step = _page(detail), sent.get("step")
     if step == "open":
+        _check_shown(detail)
         await audit.record(
             session,
             acting(request, operator),
@@ -187,8 +189,23 @@ def _is_locked(detail: JobDetail, settings: Settings) -> bool:
         source=detail.texts["payload"],
         settings=settings,
         revealed=Revealed.NOTHING,
+        redacted=redacted_fields(detail.job.job_type),
     )
     return value is not None and (value.hidden or value.masked > 0)
+
+
+def _check_shown(detail: JobDetail) -> None:
+    """Refuse to open a payload with values that nobody is shown.
+
+    Raises:
+        Conflict: it has some.
+    """
+    node = json_view.parse(detail.texts["payload"].text, redacted_fields(detail.job.job_type))
+    if json_view.masks_in(node):
+        raise Conflict(
+            f"The payload of job {detail.job.id} has values that are never shown: send it anew as a whole "
+            "with the API, PATCH /admin/jobs/{id} or POST /admin/jobs/{id}/retry"
+        )
 
 
 def _change(given: dict[str, str], before: str, job: BackgroundJob) -> JobChange:

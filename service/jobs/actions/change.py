@@ -14,6 +14,7 @@ from service.jobs.core.change import JobChange
 from service.jobs.core.concurrency_key import key_after_edit
 from service.jobs.core.job import BackgroundJob, JobId
 from service.jobs.core.new_job import DEFAULT_MAX_PAYLOAD_BYTES
+from service.jobs.core.redaction import redact_for
 from service.jobs.notify.publisher import publish_after_commit
 from service.jobs.read.get import get_job
 
@@ -137,7 +138,10 @@ async def _held(
 
 
 def _values(job: BackgroundJob, columns: list[str]) -> dict[str, Any]:
-    return {name: job.due_at if name == "next_run_at" else getattr(job, name) for name in columns}
+    values = {name: job.due_at if name == "next_run_at" else getattr(job, name) for name in columns}
+    if "payload" in values:
+        values["payload"] = redact_for(job.job_type, values["payload"])
+    return values
 
 
 async def _change(session: AsyncSession, job_id: JobId, done: str, **values: Any) -> BackgroundJob:

@@ -15,6 +15,7 @@ from service.jobs.core.change import JobChange
 from service.jobs.core.concurrency_key import key_after_edit
 from service.jobs.core.job import BackgroundJob, JobId
 from service.jobs.core.new_job import DEFAULT_MAX_PAYLOAD_BYTES
+from service.jobs.core.redaction import redact_for
 from service.jobs.notify.publisher import publish_after_commit
 from service.jobs.read.get import get_job
 from service.observability.metrics import record_event
@@ -81,7 +82,7 @@ async def retry_dead_letter_job(
         session, actor, "job.retry", job_id, reason=reason,
         before=(only(was, "status", "attempts", "finished_at") or {}) | _replaced(job, edit),
         after={"status": job.status, "attempts": job.attempts, "next_run_at": job.next_run_at}
-        | edit.given(),
+        | redact_for(job_type, edit.given()),
     )  # fmt: skip
     return job
 
@@ -90,7 +91,7 @@ def _replaced(job: BackgroundJob, edit: JobChange) -> dict[str, Any]:
     """The payload before, which the retry has noted in the job's history."""
     if edit.payload is None or not job.errors:
         return {}
-    return {"payload": job.errors[-1].get("payload_before")}
+    return {"payload": redact_for(job.job_type, job.errors[-1].get("payload_before"))}
 
 
 def _hindrance(error: IntegrityError) -> str:

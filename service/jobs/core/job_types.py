@@ -31,6 +31,7 @@ class JobTypePolicy:
         concurrency_key: the key of jobs that name none: made of the payload (of its model's instance,
             if there is one), or a template of its fields, `customer:{payload.customer_id}`.
         max_running_per_key: how many jobs with one key may run at once, over all processes.
+        redacted_fields: members of payloads and results, in lower case, whose values nobody is shown.
     """
 
     timeout_seconds: float | None = None
@@ -41,6 +42,7 @@ class JobTypePolicy:
     internal: bool = False
     concurrency_key: ConcurrencyKey | None = None
     max_running_per_key: int | None = None
+    redacted_fields: frozenset[str] = frozenset()
 
     def retries_of(self, asked: int | None, settings: Settings) -> int:
         """Retries after the first attempt: the job's own, else its type's, else the service's."""

@@ -1,7 +1,7 @@
 """Which function handles which job type."""
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from re import fullmatch
 from typing import Any, TypeVar
@@ -53,6 +53,7 @@ class Registry:
         internal: bool = False,
         concurrency_key: ConcurrencyKey | None = None,
         max_running_per_key: int | None = None,
+        redacted_fields: Collection[str] = (),
     ) -> Callable[[HandlerT], HandlerT]:
         """Register the decorated function for `job_type`.
 
@@ -72,6 +73,8 @@ class Registry:
             concurrency_key: the key of jobs that name none: a function of the payload, or a template
                 of its fields, `"customer:{payload.customer_id}"`.
             max_running_per_key: how many jobs with one key may run at once, over all processes.
+            redacted_fields: members of payloads and results, at any depth and in any case, whose values
+                the API, the dashboard and the audit log never show.
 
         Raises:
             ConfigurationError: the name, a limit or the signature breaks a rule, or the type is
@@ -100,6 +103,7 @@ class Registry:
                         internal=internal,
                         concurrency_key=concurrency_key,
                         max_running_per_key=max_running_per_key,
+                        redacted_fields=frozenset(name.lower() for name in redacted_fields),
                     ),
                 )
             )

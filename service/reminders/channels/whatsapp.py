@@ -4,8 +4,6 @@ import asyncio
 import json
 import ssl
 from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import quote
 
@@ -18,9 +16,9 @@ from service.reminders.channels.delivery import (
     TemporaryDeliveryError,
     quote_reply,
 )
+from service.retry_after import parse_retry_after
 from service.settings import Settings
 
-MIN_RETRY_AFTER_SECONDS: Final = 1.0
 MAX_RETRY_AFTER_SECONDS: Final = 3600.0
 """The longest Retry-After that is followed: after a day a reminder would be pointless."""
 MAX_REPLY_BYTES: Final = 65_536
@@ -110,29 +108,11 @@ class WhatsAppChannel:
         if 400 <= status < 500 and status != httpx.codes.TOO_MANY_REQUESTS:
             raise PermanentDeliveryError(words)
         raise TemporaryDeliveryError(
-            words, retry_after_seconds=parse_retry_after(response.headers.get("Retry-After"))
+            words,
+            retry_after_seconds=parse_retry_after(
+                response.headers.get("Retry-After"), max_seconds=MAX_RETRY_AFTER_SECONDS
+            ),
         )
-
-
-def parse_retry_after(value: str | None, *, now: datetime | None = None) -> float | None:
-    """Seconds to wait by a Retry-After header (RFC 9110 §10.2.3), kept between 1 s and 1 h.
-
-    Both forms are read: a number of seconds, and an HTTP-date. None if there is no header, or an invalid
-    one.
-    """
-    if not value:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        seconds = float(value[:9])
-    else:
-        try:
-            moment = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        seconds = (moment - (now or datetime.now(UTC))).total_seconds()
-    return min(max(seconds, MIN_RETRY_AFTER_SECONDS), MAX_RETRY_AFTER_SECONDS)
 
 
 def _text_field(body: bytes, name: str) -> str | None:
