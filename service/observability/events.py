@@ -25,5 +25,6 @@ REASONS_BY_EVENT: Final[Mapping[str, tuple[str, ...]]] = {
     "stale_settle": ("lease_lost",),
     "stale_heartbeat": ("lease_lost",),
     "stale_progress": ("lease_lost",),
+    "stale_step": ("lease_lost",),
 }  # fmt: skip
 """Each event in the life of a job, with the reasons that it can have; `ok` where none is needed."""

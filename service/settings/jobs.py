@@ -58,6 +58,13 @@ class JobsSettings(BaseModel):
         le=16_777_216,
         description="Bytes that `ctx.log` keeps of one attempt.",
     )
+    job_steps: int = Field(1000, ge=1, le=100_000, description="Steps of one job (`ctx.step`).")
+    job_step_bytes: int = Field(
+        1_048_576,
+        ge=4096,
+        le=67_108_864,
+        description="Bytes of the results of all steps of one job, which each of its attempts that has steps reads; `MAX_PAYLOAD_BYTES` limits each of them.",
+    )
     max_error_entries: int = Field(
         20,
         ge=1,

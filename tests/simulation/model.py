@@ -144,6 +144,8 @@ class Model:
             store.gauges.SERVED_QUEUES: lambda _, limit: [],
             store.gauges.HELD: lambda _, cap: [],
             store.gauges.PERMIT_GAUGES: lambda _: [],
+            store.steps.DROP_STEPS_OF_NO_JOB: lambda _, after, limit: [(None, True)],
+            store.steps.DROP_EVENTS_OF_NO_JOB: lambda _, after, limit: [(None, True)],
             store.created_jobs.CREATED_IDS: lambda _: [(0, 1, 1)],
             store.causes.FOLD_CAUSES: lambda _, limit, kept: [(0, 0)],
             store.causes.EXCESS_CAUSES: lambda _, per_type, in_all, limit: [],

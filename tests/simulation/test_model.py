@@ -716,6 +716,7 @@ ONLY_POSTGRESQL: Final = {
     "PARENTS", "PARENTS_OF", "CHILDREN_OF", "GET_BATCH", "LIST_BATCHES",  # read what clients and handlers ask for
     # The simulation's handlers log nothing.
     "WRITE_LOG_LINES", "READ_LOG_LINES", "READ_LAST_LOG_LINES", "DELETE_LOG_LINES",
+    "STORE", "OF_JOB", "DELETE_STEPS",  # its handlers have no steps
     # Processes of the simulation enqueue nothing; its clients have no keys.
     "ENQUEUE_UNSEEN", "ENQUEUE_KEYED", "ENQUEUE_FOR_CALLERS", "ENQUEUE_KEYED_FOR_CALLERS",
     "KEY_HOLDERS", "HOLDER", "HOLDER_STATUS", "ENQUEUE_WAITING_FOR_CALLERS",

@@ -30,5 +30,6 @@ async def delete_job(
         status = await status_of(session, job_id)
         raise Conflict(f"Job {job_id} is {status}: wait until it has ended, then delete it")
     await store.job_logs.delete(session, [job_id])
+    await store.steps.delete(session, [job_id])
     await publish_endings_after_commit(session)
     await record(session, actor, "job.delete", job_id, reason=reason, before=was)

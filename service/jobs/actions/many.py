@@ -254,7 +254,9 @@ async def _run(
             return [(*row, None) for row in cancelled]
         case Verb.DELETE:
             deleted = await store.actions.delete(session, ids)
-            await store.job_logs.delete(session, [job_id for job_id, _ in deleted])
+            gone = [job_id for job_id, _ in deleted]
+            await store.job_logs.delete(session, gone)
+            await store.steps.delete(session, gone)
             return [(*row, None) for row in deleted]
         case Verb.RESCHEDULE | Verb.MOVE | Verb.SET_PRIORITY:
             return await store.actions.change(

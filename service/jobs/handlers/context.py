@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, ParamSpec
 
 from structlog.typing import FilteringBoundLogger
 
@@ -11,6 +11,7 @@ from service.jobs.core.job import JobId, LeaseToken
 from service.jobs.core.log_line import Level
 from service.jobs.handlers.job_log import JobLog
 from service.jobs.handlers.parents import ParentJob
+from service.jobs.handlers.steps import JobSteps
 from service.observability.logging import get_logger
 
 MAX_PROGRESS_BYTES: Final = 4_096
@@ -19,6 +20,8 @@ PARENTS_WAIT_SECONDS: Final = 60.0
 
 PROGRESS_WAIT_SECONDS: Final = 60.0
 """Bound on a thread's wait for its progress to be written: more than the timeouts of the database."""
+
+P = ParamSpec("P")
 
 
 class JobContext:
@@ -38,7 +41,9 @@ class JobContext:
         "_job_log",
         "_loop",
         "_open_log",
+        "_open_steps",
         "_read_parents",
+        "_steps",
         "_write",
         "attempt",
         "cancelled",
@@ -59,6 +64,7 @@ class JobContext:
         write: Callable[[str], Coroutine[Any, Any, bool]],
         open_log: Callable[[JobId, LeaseToken, int], JobLog],
         read_parents: Callable[[JobId, int], Coroutine[Any, Any, list[ParentJob]]],
+        open_steps: "Callable[[JobContext, asyncio.AbstractEventLoop], JobSteps]",
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.job_id = job_id
@@ -71,6 +77,8 @@ class JobContext:
         self._open_log = open_log
         self._read_parents = read_parents
         self._job_log: JobLog | None = None
+        self._open_steps = open_steps
+        self._steps: JobSteps | None = None
 
     @property
     def logger(self) -> FilteringBoundLogger:
@@ -96,6 +104,57 @@ class JobContext:
         if self._job_log is None:
             self._job_log = self._open_log(self.job_id, self.lease_token, self.attempt)
         self._job_log.write(level, message, fields)
+
+    def step(
+        self, name: str, function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, Any]:
+        """Call a function once for the job, whatever becomes of this attempt.
+
+        `receipt = await ctx.step("charge", charge_card, order)` calls `charge_card(order)` and stores what it
+        returns as JSON. In a later attempt, after a failure, a crash or a deploy, the same line returns what
+        was stored, without a call. A function that raises stores nothing, and its error goes on.
+
+        At most one result is stored. The function runs again if the process dies between its return and
+        the store: what it does elsewhere should take `ctx.job_id` and the name as an idempotency key.
+
+        Args:
+            name: of the step, the same in every attempt; 1 to 200 characters.
+            function: a coroutine function, or a plain one, which is called in a thread.
+            args: what it is called with; not stored.
+            kwargs: the same.
+
+        Returns:
+            The result as it comes out of JSON, in the first attempt too: a model comes as a dict.
+
+        Raises:
+            StepError: this attempt had a step of that name, the result has no JSON form, or the job's steps are
+                over `JOB_STEPS` or `JOB_STEP_BYTES`. The job becomes FAILED.
+            AttemptStopped: the lease was lost, or the attempt was told to stop: nothing is stored.
+            RuntimeError: called in a thread: a plain function calls `step_sync`.
+        """
+        if _loop_here() is not self._loop:
+            raise RuntimeError(
+                "ctx.step is for `async def` handlers; in a plain function or a thread call "
+                "ctx.step_sync(name, function, …), without await"
+            )
+        return self._job_steps().step(name, function, args, kwargs)
+
+    def step_sync(
+        self, name: str, function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Any:
+        """The same for handlers that are plain functions: calls a plain function in this thread.
+
+        Raises:
+            RuntimeError: called on the event loop, which it would block: `await ctx.step`.
+        """
+        if _loop_here() is not None:
+            raise RuntimeError("ctx.step_sync would block the event loop: await ctx.step")
+        return self._job_steps().step_sync(name, function, args, kwargs)
+
+    def _job_steps(self) -> JobSteps:
+        if self._steps is None:
+            self._steps = self._open_steps(self, self._loop)
+        return self._steps
 
     def parents(self, *, after_id: int = 0) -> Coroutine[Any, Any, list[ParentJob]]:
         """Read what became of the jobs in `after`, with their results: `await ctx.parents()`.

@@ -92,7 +92,7 @@ class Registry:
                 HandlerSpec(
                     job_type=job_type,
                     function=function,
-                    is_async=_is_async(function),
+                    is_async=is_async(function),
                     takes_context=_takes_context(job_type, function),
                     policy=JobTypePolicy(
                         timeout_seconds=timeout,
@@ -159,7 +159,8 @@ def _origin(function: Handler) -> str:
     return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
 
 
-def _is_async(function: Callable[..., Any]) -> bool:
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether a call of the function gives a coroutine."""
     # An object with `async def __call__` is no coroutine function to inspect.
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - looked at, not asked for

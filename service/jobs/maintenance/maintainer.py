@@ -22,6 +22,7 @@ from service.jobs.maintenance.dependencies import Dependencies
 from service.jobs.maintenance.kept_counts import KeptCounts
 from service.jobs.maintenance.leader import Leader
 from service.jobs.maintenance.rates import KeptRates
+from service.jobs.maintenance.steps import Steps
 from service.jobs.maintenance.unserved import UnservedTypes
 from service.observability.cause_gauges import clear_cause_gauges
 from service.observability.logging import get_logger
@@ -67,6 +68,7 @@ class Maintainer:
         self._causes = Causes(self._link, settings)
         self._created_jobs = CreatedJobs(self._link)
         self._dependencies = Dependencies(self._link, settings)
+        self._steps = Steps(self._link)
         self._unserved_types = UnservedTypes(self._link, settings, handlers)
         self._leads_since: float | None = None
         """As the last round of duties found it."""
@@ -152,6 +154,7 @@ class Maintainer:
                 self._look_at_parents,
                 self._find_lost_members,
                 self._drop_dependencies,
+                self._drop_steps,
                 self._repair_permits,
                 self._drop_permits,
             )
@@ -240,6 +243,9 @@ class Maintainer:
 
     async def _drop_dependencies(self) -> None:
         await self._dependencies.drop_old()
+
+    async def _drop_steps(self) -> None:
+        await self._steps.drop_of_no_job()
 
     async def _make_partitions(self) -> None:
         await partitions.make_ahead(self._link, days=self._settings.partition_days_ahead)

@@ -18,12 +18,14 @@ from service.jobs.handlers.context import JobContext
 from service.jobs.handlers.parents import ParentReader
 from service.jobs.handlers.payload import load_payload
 from service.jobs.handlers.registry import Registry
+from service.jobs.handlers.steps import JobSteps, StepAccess, StepLimits
 from service.jobs.worker import lease_clock
 from service.jobs.worker.handler_threads import HandlerThreads
 from service.jobs.worker.log_lines import LogLines
 from service.jobs.worker.progress import ProgressWriter
 from service.jobs.worker.run import Run
 from service.jobs.worker.slots import Slots
+from service.jobs.worker.step_writer import StepWriter
 from service.jobs.worker.timeouts import Timeouts
 from service.observability.logging import JOB_FIELDS, get_logger
 from service.observability.metrics import (
@@ -61,6 +63,7 @@ class Executor:
         progress: ProgressWriter,
         log_lines: LogLines,
         parents: ParentReader,
+        steps: StepWriter,
         keys_link: Link,
         worker_name: str,
     ) -> None:
@@ -80,6 +83,9 @@ class Executor:
         self._policy = OutcomePolicy(settings, worker_name=worker_name)
         self._poison = PoisonPolicy(settings, worker_name=worker_name)
         self._threads = HandlerThreads(settings.sync_handler_threads)
+        self._steps = StepAccess(
+            StepLimits.from_settings(settings), steps.read, steps.store, self._threads.call
+        )
         self.runs: set[Run] = set()
         """Handlers that have not ended, whether or not their outcome was recorded."""
         self._one_ended = asyncio.Event()
@@ -236,6 +242,9 @@ class Executor:
             write=lambda text: self._progress.write(job, text),
             open_log=self._log_lines.open,
             read_parents=self._parents.page,
+            open_steps=lambda context, loop: JobSteps(
+                job, self._steps, loop=loop, stopped=lambda: context.cancelled
+            ),
         )
 
     # -- its end ------------------------------------------------------------------------------

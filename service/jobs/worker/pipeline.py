@@ -28,6 +28,7 @@ from service.jobs.worker.log_lines import LogLines
 from service.jobs.worker.progress import ProgressWriter
 from service.jobs.worker.settler import Settler
 from service.jobs.worker.slots import Slots
+from service.jobs.worker.step_writer import StepWriter
 from service.observability.logging import get_logger
 from service.observability.metrics import (
     record_database_error,
@@ -82,6 +83,7 @@ class Pipeline:
                 "logs",
                 "endings",
                 "parents",
+                "steps",
                 "keys",
             )
         }
@@ -103,6 +105,7 @@ class Pipeline:
         )
         self.progress = ProgressWriter(self._links["progress"], changes)
         self._log_lines = LogLines(self._links["logs"], settings, changes)
+        self.steps = StepWriter(self._links["steps"], changes)
         self.executor = Executor(
             settings,
             registry=handlers,
@@ -111,6 +114,7 @@ class Pipeline:
             progress=self.progress,
             log_lines=self._log_lines,
             parents=ParentReader(self._links["parents"]),
+            steps=self.steps,
             keys_link=self._links["keys"],
             worker_name=self.name,
         )
@@ -141,6 +145,7 @@ class Pipeline:
             Loop("cancels", self._cancels.run),
             Loop("progress", self.progress.run),
             Loop("logs", self._log_lines.run),
+            Loop("steps", self.steps.run),
             Loop("endings", self.endings.run),
             Loop("unique_turns", self.unique_turns.run),
         ]

@@ -1,13 +1,13 @@
 """A column that may be missing, and one with a default, on every partition
 
 Revision ID: 9001
-Revises: 0027
+Revises: 0028
 """
 
 from alembic import op
 
 revision = "9001"
-down_revision = "0027"
+down_revision = "0028"
 
 
 def upgrade() -> None:

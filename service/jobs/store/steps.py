@@ -1,0 +1,103 @@
+"""Store and read the steps of jobs."""
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from service.db.connection import Link
+from service.db.session import fetch
+from service.jobs.core.claimed_job import Lease
+from service.jobs.core.job import JobId
+from service.jobs.core.steps import NewStep, StoredStep
+from service.jobs.store.fragments import ID_BY_PRIMARY_KEY
+from service.jobs.store.statement import Statement
+
+STORE: Final = Statement(f"""
+WITH held AS (
+  SELECT r.* FROM unnest(:ids::bigint[], :tokens::bigint[], :names::text[], :kinds::text[],
+    :attempts::int[], :seconds::float8[], :results::text[])
+    AS r(id, token, name, kind, attempt, seconds, result)
+  JOIN finmind_jobs.jobs_live b ON {ID_BY_PRIMARY_KEY}
+  WHERE b.lease_token = r.token AND b.status = 'RUNNING' FOR NO KEY UPDATE OF b),
+stored AS (
+  INSERT INTO finmind_jobs.job_steps
+    (job_id, name, kind, attempt, lease_token, started_at, finished_at, result)
+  SELECT id, name, kind, attempt, token, clock_timestamp() - make_interval(secs => seconds),
+    clock_timestamp(), result::json
+  FROM held ON CONFLICT DO NOTHING RETURNING job_id, name)
+SELECT held.id, held.token, held.name, stored.name IS NOT NULL
+FROM held LEFT JOIN stored ON stored.job_id = held.id AND stored.name = held.name
+""")
+"""Keeps the results of steps, fenced by their tokens. The job is locked: a claim that takes it over
+waits until they are there, and reads them. Returns those whose lease held, and whether each is new:
+what is there already, since an answer was lost, stays."""
+
+
+OF_JOB: Final = Statement("""
+SELECT name, kind, result::text FROM finmind_jobs.job_steps WHERE job_id = :job_id
+""")
+
+
+DELETE_STEPS: Final = Statement("""
+WITH steps AS (DELETE FROM finmind_jobs.job_steps WHERE job_id = ANY (:job_ids::bigint[]))
+DELETE FROM finmind_jobs.job_events WHERE job_id = ANY (:job_ids::bigint[])
+""")
+
+
+def _drop_of_no_job(table: str) -> Statement:
+    return Statement(f"""
+WITH page AS MATERIALIZED (
+  SELECT job_id FROM finmind_jobs.{table} WHERE job_id > :after
+  GROUP BY job_id ORDER BY job_id LIMIT :limit),
+gone AS (
+  DELETE FROM finmind_jobs.{table} WHERE job_id = ANY (ARRAY(
+    SELECT p.job_id FROM page p LEFT JOIN LATERAL (
+      SELECT true AS found FROM finmind_jobs.background_jobs b WHERE b.id = p.job_id LIMIT 1) j ON true
+    WHERE j.found IS NULL)))
+SELECT max(job_id), count(*) < :limit FROM page
+""")
+
+
+DROP_STEPS_OF_NO_JOB: Final = _drop_of_no_job("job_steps")
+
+
+DROP_EVENTS_OF_NO_JOB: Final = _drop_of_no_job("job_events")
+"""Drop what is kept of jobs that are gone, among the next jobs that have any. The last of these jobs, and
+whether it was the last of all. The limit makes the look for each job a probe."""
+
+
+async def store(link: Link, steps: Sequence[NewStep]) -> dict[tuple[Lease, str], bool]:
+    """Keep the results of steps: those whose lease held, by lease and name; false: it was there before."""
+    ordered = sorted(steps, key=lambda step: (step.lease, step.name))
+    rows = await link.fetch(
+        *STORE.bind(
+            ids=[step.lease[0] for step in ordered],
+            tokens=[step.lease[1] for step in ordered],
+            names=[step.name for step in ordered],
+            kinds=[step.kind.value for step in ordered],
+            attempts=[step.attempt for step in ordered],
+            seconds=[step.seconds for step in ordered],
+            results=[step.result for step in ordered],
+        )
+    )
+    return {((row[0], row[1]), row[2]): row[3] for row in rows}
+
+
+async def of_job(link: Link, job_id: JobId) -> dict[str, StoredStep]:
+    """The steps of a job, by name."""
+    rows = await link.fetch(*OF_JOB.bind(job_id=job_id))
+    return {row[0]: StoredStep(*row[1:]) for row in rows}
+
+
+async def delete(session: AsyncSession, job_ids: Collection[JobId]) -> None:
+    """Delete the steps of jobs, and their events."""
+    await fetch(session, *DELETE_STEPS.bind(job_ids=list(job_ids)))
+
+
+async def drop_of_no_job(
+    link: Link, statement: Statement, *, after: int, limit: int
+) -> int | None:
+    """Drop what is kept of jobs that are gone, among the next `limit` jobs; the last, None at the end."""
+    last, is_end = (await link.fetch(*statement.bind(after=after, limit=limit)))[0]
+    return None if is_end else last
