@@ -80,6 +80,8 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
             "log_format": "json",
             "shutdown_grace_seconds": 5.0,
             "database_pool_size": 5,
+            # Of a slow machine, with fifty connections at once.
+            "database_connect_timeout_seconds": 30.0,
         }
         return IsolatedSettings(**(values | overrides))
 

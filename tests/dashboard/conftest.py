@@ -33,7 +33,7 @@ from tests.dashboard.trouble import Trouble
 
 HERE = Path(__file__).parent
 BROWSER_FIXTURES = frozenset({"browser"})
-PAGE_TIMEOUT_MILLISECONDS = 15_000
+PAGE_TIMEOUT_MILLISECONDS = 30_000
 """How long a page may take for anything: many times what it takes, for a busy machine."""
 
 Serve = Callable[..., Awaitable[Served]]
