@@ -1,10 +1,12 @@
 """Which version of the service this is."""
 
 import tomllib
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
+@cache
 def running_version() -> str:
     """The version installed, or, run from the source, the one that it says it is."""
     try:
