@@ -26,6 +26,7 @@ from service.api import (
 )
 from service.api.docs import add_docs
 from service.api.error_handlers import register_problem_handlers
+from service.api.guarded import add_routes
 from service.api.middleware import RequestShell
 from service.api.openapi import DESCRIPTION, TAGS, use_problem_schemas
 from service.api.stats_cache import StatsCache
@@ -195,7 +196,7 @@ def create_app(
     app.state.sessions = service.sessions
     app.state.live = service.live
     app.state.sign_in_link = None if settings.is_production else SignInLink()
-    app.include_router(health.router)
+    add_routes(app, health.router)
     if api:
         for part in (
             enqueue,
@@ -216,7 +217,7 @@ def create_app(
             operations,
             reminders,
         ):
-            app.include_router(part.router)
+            add_routes(app, part.router)
     health.add_metrics(app, settings)
     register_problem_handlers(app)
     use_problem_schemas(app, root_path=settings.root_path)

@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
+from service.api.guarded import add_routes
 from service.auth.dependencies import public
 from service.dashboard import live
 from service.dashboard.pages import (
@@ -70,6 +71,6 @@ def add_dashboard(app: FastAPI) -> None:
     """Serve every page and what they load."""
     app.mount(STATIC_PATH, StaticFiles(directory=HERE / "static"), name="dashboard-static")
     for page in PAGES:
-        app.include_router(page.router)
-    app.include_router(live.router)
-    app.include_router(_last)
+        add_routes(app, page.router)
+    add_routes(app, live.router)
+    add_routes(app, _last)

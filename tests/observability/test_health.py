@@ -214,7 +214,8 @@ async def test_a_worker_at_its_longest_pause_is_ready_however_long_that_is(
     state: State,
     pause: float,
 ) -> None:
-    health = checks_of(database, make_settings(poll_max_seconds=pause), monitor, state)
+    settings = make_settings(poll_max_seconds=pause, database_connect_timeout_seconds=5)
+    health = checks_of(database, settings, monitor, state)
     try:
         state.worker = WorkerStub(last_loop_at=time.monotonic() - pause)
         assert failed(await health.readiness()) == {}
