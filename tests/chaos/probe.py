@@ -38,6 +38,7 @@ class Probe:
     def watch(self) -> None:
         """Wrap the engine's calls, for the rest of this process."""
         self._watch_claim(store.claim, "take")
+        self._watch_claim(store.claim_limited, "take")
         self._watch_claim(store.admission, "claim_held")
         self._watch_settle("finish")
         self._watch_settle("requeue")
@@ -57,7 +58,9 @@ class Probe:
         async def watched(*args: Any, **options: Any) -> list[ClaimedJob]:
             jobs: list[ClaimedJob] = await claim(*args, **options)
             self._pen.write(
-                self._pen.made(Event.CLAIMED, job.id, job.attempt, job.lease_token) for job in jobs
+                self._pen.made(Event.CLAIMED, job.id, job.attempt, job.lease_token)
+                for job in jobs
+                if job.held_for is None
             )
             return jobs
 
