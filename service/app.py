@@ -53,7 +53,9 @@ from service.reminders import routes as reminders
 from service.reminders.handler import bind
 from service.reminders.loop import ReminderLoop
 from service.settings import Settings
+from service.targets import routes as targets
 from service.targets.handler import bind as bind_targets
+from service.targets.tending import Tending
 from service.version import running_version
 
 _log = get_logger(__name__)
@@ -112,7 +114,8 @@ class Service:
             stack.push_async_callback(self.sessions.close)
             bind(self.database, self.settings)
             bind_operations(self.database, self.settings)
-            stack.push_async_callback(bind_targets(self.settings).close)
+            sender = bind_targets(self.database, self.settings)
+            stack.push_async_callback(sender.close)
             load_handlers(self.settings)
             await prepare(self.database, self.settings)
             await ensure_live_jobs_index(self.database, self.settings)
@@ -123,6 +126,9 @@ class Service:
                 # Registered first: a worker that fails half-way is stopped as well.
                 stack.push_async_callback(self.worker.stop)
                 await self.worker.start()
+                tending = Tending(self.database, sender.breakers)
+                stack.push_async_callback(tending.stop)
+                await tending.start()
             self.live.start()
             stack.push_async_callback(self.live.stop)
             if self.reminder_loop is not None:
@@ -215,6 +221,7 @@ def create_app(
             audit,
             api_keys,
             operations,
+            targets,
             reminders,
         ):
             add_routes(app, part.router)

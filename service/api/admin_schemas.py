@@ -89,7 +89,7 @@ class ErrorEntry(BaseModel):
 WAITING_FOR: Final[Any] = Field(
     description="What keeps it from starting: `time`: it is not due; `worker`: no worker serves its type and "
     "queue; `queue_paused`; `concurrency`: the limit of its key or queue is reached; `rate_limit`; "
-    "`dependencies`: jobs that it comes after have not ended. null: a free slot alone, or it runs or has "
+    "`breaker`: its target keeps failing; `dependencies`: jobs that it comes after have not ended. null: a free slot alone, or it runs or has "
     "ended. `GET /jobs/{id}/explain` says more."
 )
 

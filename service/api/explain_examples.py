@@ -33,6 +33,7 @@ _DETAIL: Final[dict[str, Any]] = {
     "pause": None,
     "limit": None,
     "rate": None,
+    "breaker": None,
     "parents": None,
     "workers": _SERVED,
     "behind": None,
@@ -148,6 +149,22 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             "drain_seconds": None,
             "based_on": "100 jobs in 60 s may start",
         },
+    ),
+    "breaker": _example(
+        "Its target keeps failing",
+        Waiting.BREAKER,
+        "Its target crm.example.com:443 keeps failing since 2026-03-01 09:00:00 UTC (answered 503 Service "
+        "Unavailable), and is left alone; the next request tries it at 2026-03-01 09:02:00 UTC.",
+        advice="Wait: it uses no attempt meanwhile. Once the target works again, "
+        "POST /targets/crm.example.com:443/reset lets all go at once.",
+        held_for="breaker:crm.example.com:443",
+        breaker={
+            "name": "crm.example.com:443",
+            "opened_at": "2026-03-01T09:00:00Z",
+            "retry_at": "2026-03-01T09:02:00Z",
+            "last_error": "answered 503 Service Unavailable",
+        },
+        behind={"jobs": 5, "exact": True},
     ),
     "dependencies": _example(
         "It comes after other jobs",

@@ -45,6 +45,19 @@ class LimitOut(BaseModel):
     )
 
 
+class BreakerOut(BaseModel):
+    """The breaker of a target."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str = Field(description="The target: host and port.")
+    opened_at: UtcTime | None = Field(
+        description="Since when it fails. null: it answers again, and the job is let go within seconds."
+    )
+    retry_at: UtcTime | None = Field(description="When the next request tries it.")
+    last_error: str | None = Field(description="What it failed of.")
+
+
 class ParentOut(BaseModel):
     """A job that this one comes after."""
 
@@ -142,6 +155,7 @@ class DetailOut(BaseModel):
     rate: RateOut | None = Field(
         description="The rate that is reached: of its queue, or of its key there."
     )
+    breaker: BreakerOut | None = Field(description="The breaker of its target.")
     parents: ParentsOut | None = Field(description="The jobs that it comes after.")
     workers: WorkersOut | None = Field(description="Who could run it, while it waits.")
     behind: BehindOut | None = Field(description="How many jobs go first, once it is due.")
@@ -215,6 +229,7 @@ def _detail(
         pause=None if why.pause is None else PauseOut.model_validate(why.pause),
         limit=_limit(why, principal, sees_workers=sees_workers),
         rate=None if why.rate is None else RateOut(**why.rate._asdict()),
+        breaker=None if why.breaker is None else BreakerOut.model_validate(why.breaker),
         parents=_parents(why, principal),
         workers=_workers(why, sees_workers=sees_workers),
         behind=None if why.before is None else BehindOut.model_validate(why.before),

@@ -87,7 +87,7 @@ class JobSummaryOut(BaseModel):
     held_for: str | None = Field(
         description="What it waits for although it may be due: `key:` and its concurrency key, or `queue:` "
         "and its queue, for a limit on running jobs; `unique` for the running job with its unique key; "
-        "`rate:` and its queue for a rate; `after` for other jobs. null: it is not held."
+        "`rate:` and its queue for a rate; `breaker:` and its target for one that keeps failing; `after` for other jobs. null: it is not held."
     )
     batch_id: int | None = Field(description="The batch that it is a member of.")
 

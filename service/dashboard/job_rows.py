@@ -38,6 +38,7 @@ WAITING_WORDS: Final[dict[Waiting | None, str]] = {
     Waiting.WORKER: "no worker serves it",
     Waiting.CONCURRENCY: "its limit is reached",
     Waiting.RATE_LIMIT: "its rate is reached",
+    Waiting.BREAKER: "its target keeps failing",
     Waiting.DEPENDENCIES: "it comes after other jobs",
 }
 """What a PENDING job waits for."""

@@ -47,6 +47,7 @@ RUNTIME: Final = {
     "job_permits": WHOLE_ROWS,
     "unique_windows": WHOLE_ROWS,
     "rate_limits": WHOLE_ROWS,
+    "targets": WHOLE_ROWS,
     "reminders": WHOLE_ROWS,
     "dashboard_sessions": WHOLE_ROWS,
     "operations": WHOLE_ROWS,
@@ -87,6 +88,7 @@ READ_ONLY: Final = {
     "job_permits": "SELECT",
     "unique_windows": "SELECT",
     "rate_limits": "SELECT",
+    "targets": "SELECT",
     "operations": "SELECT",
     "operation_skips": "SELECT",
     "reminders": "SELECT (id, job_id, send_at, sent_at, created_at, updated_at, attempts, user_id,"

@@ -80,7 +80,7 @@ WAITING_FOR_WORKER: Final = Gauge(
 )
 JOBS_HELD: Final = Gauge(
     "finmind_jobs_held",
-    "Jobs that wait for a limit on running jobs (`concurrency`), a rate (`rate_limit`) or other jobs (`dependencies`); counted up to `COUNT_CAP`.",
+    "Jobs that wait for a limit on running jobs (`concurrency`), a rate (`rate_limit`), a target that keeps failing (`breaker`) or other jobs (`dependencies`); counted up to `COUNT_CAP`.",
     ["waiting_for"],
 )
 QUEUE_RUNNING: Final = Gauge("finmind_queue_running", "Jobs that are running.", ["queue"])
@@ -162,6 +162,10 @@ TARGET_REQUESTS: Final = Counter(
     "finmind_target_requests_total",
     "Requests of `http.request` jobs: `succeeded`, `deferred` (an answer that is retried), `unreachable` (no answer), `rejected` (an answer that ends the job), `refused` (the target may not be called).",
     ["outcome"],
+)
+TARGET_BREAKERS: Final = Gauge(
+    "finmind_targets_open",
+    "Targets of `http.request` jobs whose breakers are open, as a process that sends such jobs read them last.",
 )
 OPERATION_JOBS: Final = Counter(
     "finmind_operation_jobs_total",

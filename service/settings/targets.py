@@ -1,19 +1,22 @@
 """Settings of targets: what `http.request` jobs may call, and how long and how often."""
 
+from base64 import b64decode
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from re import fullmatch
 from typing import Final
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from service.settings.comma_separated import CommaSeparated
 
 _HOST: Final = r"\.?[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*"
 _PORTS: Final = r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?"
 _HEADER: Final = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+_NAME: Final = r"[a-z0-9_-]{1,50}"
 MAX_PORT: Final = 65_535
+MAX_ACTIVE_SECRETS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,25 @@ class TargetsSettings(BaseModel):
         le=10_000,
         description="Requests that run at the same time for one target (scheme, host and port), over all processes.",
     )
+    target_secrets: SecretStr | None = Field(
+        None,
+        description="Secrets that sign requests (Standard Webhooks), comma-separated, by name: `crm=whsec_MfKQ…,billing=whsec_…`. A name may stand twice while its secret is rotated, the newer one first: then requests have both signatures.",
+    )
+    target_breaker_failures: int = Field(
+        5,
+        ge=1,
+        le=1_000,
+        description="Failures in a row, in one process, after which a target is left alone: no answer, or 5xx. Until its first answer a target gets so many requests of a process at once.",
+    )
+    target_breaker_seconds: float = Field(
+        30.0,
+        ge=0.1,
+        le=3600,
+        description="How long it is left alone, before one request tries it. Each try in vain doubles that.",
+    )
+    target_breaker_max_seconds: float = Field(
+        600.0, ge=1, le=86_400, description="How long it is left alone at most."
+    )
     target_retry_after_seconds: float = Field(
         3600.0,
         ge=1,
@@ -120,12 +142,23 @@ class TargetsSettings(BaseModel):
                 raise ValueError(f"{name[:100]!r} is not the name of a header")
         return value
 
+    @field_validator("target_secrets", mode="after")
+    @classmethod
+    def _secrets(cls, value: SecretStr | None) -> SecretStr | None:
+        _secrets_by_name(value)
+        return value
+
     @field_validator("target_ca_file", mode="after")
     @classmethod
     def _certificates(cls, value: Path | None) -> Path | None:
         if value is not None and not value.expanduser().is_file():
             raise ValueError(f"there is no file {value}")
         return value
+
+    @property
+    def signing_secrets(self) -> dict[str, tuple[bytes, ...]]:
+        """The active secrets by name, the newest first."""
+        return _secrets_by_name(self.target_secrets)
 
     @property
     def allowed_targets(self) -> tuple[AllowedTarget, ...]:
@@ -136,6 +169,37 @@ class TargetsSettings(BaseModel):
     def target_port_ranges(self) -> tuple[range, ...]:
         """The ports of `TARGET_PORTS`."""
         return tuple(map(_range, self.target_ports))
+
+
+def _secrets_by_name(value: SecretStr | None) -> dict[str, tuple[bytes, ...]]:
+    """Read `TARGET_SECRETS`; no message quotes a secret.
+
+    Raises:
+        ValueError: an entry is none, or a name has too many secrets.
+    """
+    found: dict[str, tuple[bytes, ...]] = {}
+    entries = "" if value is None else value.get_secret_value()
+    for position, entry in enumerate(filter(None, map(str.strip, entries.split(","))), 1):
+        name, _, text = entry.partition("=")
+        if not fullmatch(_NAME, name) or not text.startswith("whsec_"):
+            raise ValueError(
+                f"entry {position} is not name=whsec_…, with a name of a to z, 0 to 9, - and _"
+            )
+        try:
+            secret = b64decode(text.removeprefix("whsec_"), validate=True)
+        except ValueError:
+            secret = b""
+        if not 24 <= len(secret) <= 64:
+            raise ValueError(
+                f"the secret of {name} is not 24 to 64 bytes in base64 after whsec_: make one with "
+                "`echo whsec_$(openssl rand -base64 32)`"
+            )
+        found[name] = (*found.get(name, ()), secret)
+        if len(found[name]) > MAX_ACTIVE_SECRETS:
+            raise ValueError(
+                f"{name} has more than {MAX_ACTIVE_SECRETS} secrets: remove the oldest"
+            )
+    return found
 
 
 def _range(text: str) -> range:

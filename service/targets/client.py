@@ -17,6 +17,7 @@ from service.settings import Settings
 from service.targets.answer import Answer, Body, joined, read_body
 from service.targets.guard import Guard, TargetRefused
 from service.targets.network import GuardedBackend, LookUp, Resolver
+from service.targets.signature import SIGNATURE_HEADERS
 from service.targets.url import Destination, Url, parse_url
 from service.version import running_version
 
@@ -33,13 +34,19 @@ BODY_MARGIN_SECONDS: Final = 0.02
 """The body is given up so long before the whole request would be."""
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-BODY_HEADERS: Final = frozenset(
+BODY_HEADERS: Final = SIGNATURE_HEADERS | frozenset(
     {"content-type", "content-length", "content-encoding", "content-language"}
 )
 
 
 class TargetUnreachable(Exception):
     """There was no answer; another try may get one."""
+
+    def __init__(self, destination: Destination, words: str) -> None:
+        super().__init__(f"{destination} {words}")
+        self.destination = destination
+        """The last one, after redirects."""
+        self.words = words
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,7 @@ class TargetClient:
                     request, redirects = following, redirects + 1
         except TimeoutError:
             raise TargetUnreachable(
-                f"{request.url.destination} did not answer within {request.timeout_seconds:g} s"
+                request.url.destination, f"did not answer within {request.timeout_seconds:g} s"
             ) from None
         return replace(answer, redirects=redirects, seconds=time.monotonic() - began)
 
@@ -124,13 +131,14 @@ class TargetClient:
                 await _read(response, body, until=until)
                 return Answer(request.url, 0, response.status, headers, body.kept, body.is_whole)
         except httpcore.TimeoutException:
-            raise TargetUnreachable(f"{destination} accepted no connection in time") from None
+            raise TargetUnreachable(destination, "accepted no connection in time") from None
         except httpcore.ConnectError as error:
-            raise TargetUnreachable(f"{destination} cannot be reached: {_why(error)}") from None
+            raise TargetUnreachable(destination, f"cannot be reached: {_why(error)}") from None
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
             # Without the words of the error: they quote what was sent.
             raise TargetUnreachable(
-                f"{destination} broke off, or answered something else than HTTP ({type(error).__name__})"
+                destination,
+                f"broke off, or answered something else than HTTP ({type(error).__name__})",
             ) from None
         finally:
             pool.requests -= 1

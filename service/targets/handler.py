@@ -4,22 +4,22 @@ At least once: a crash before the answer is recorded means a second request, wit
 `Idempotency-Key`, by which the target can recognise it.
 """
 
-from hashlib import sha256
 from typing import Any, Final
 
+from service.db.engine import Database
 from service.jobs import JobContext, PermanentError, Registry, RetryAfter, registry
-from service.jobs.core.holds import MAX_KEY_CHARS
 from service.jobs.core.job_types import JobTypePolicy, policies
 from service.observability.logging import get_logger
 from service.observability.metrics import target_event
 from service.retry_after import parse_retry_after
 from service.settings import Settings
 from service.targets.answer import MIN_SECRET_CHARS, Answer, Kept
+from service.targets.breaker import Breakers, Outcome, target_key, target_name
 from service.targets.client import Sent, TargetClient, TargetUnreachable
 from service.targets.guard import TargetRefused
 from service.targets.network import LookUp
 from service.targets.request import MAX_TIMEOUT_SECONDS, HttpRequest
-from service.targets.url import Destination
+from service.targets.signature import SIGNATURE_HEADERS, sign
 
 JOB_TYPE: Final = "http.request"
 QUEUE: Final = "targets"
@@ -37,12 +37,16 @@ class TargetFailed(Exception):
 class TargetSender:
     """Sends the requests of jobs: what the handler needs besides its payload."""
 
-    def __init__(self, settings: Settings, *, look_up: LookUp | None = None) -> None:
+    def __init__(
+        self, settings: Settings, breakers: Breakers, *, look_up: LookUp | None = None
+    ) -> None:
+        self.breakers: Final = breakers
         self._client = TargetClient(settings, look_up=look_up)
         self._timeout = settings.target_timeout_seconds
         self._connect_timeout = settings.target_connect_seconds
         self._max_retry_after = settings.target_retry_after_seconds
         self._redacted = redacted_headers(settings)
+        self._secrets = settings.signing_secrets
         self._max_result_bytes = settings.max_payload_bytes
 
     async def send(self, payload: HttpRequest, context: JobContext) -> dict[str, Any]:
@@ -58,12 +62,14 @@ class TargetSender:
             RetryAfter: the target asked to wait that long.
             TargetFailed: it did not accept the request now.
             TargetUnreachable: it did not answer.
+            Snooze: its breaker is open, or as many requests run as may; no attempt is used.
         """
         request = self._request(payload, context)
         destination = request.url.destination
         kept = self._kept(request)
         try:
-            answer = await self._client.send(request)
+            async with self.breakers.request(destination, context) as said:
+                answer = await self._send(request, said)
         except TargetRefused as refusal:
             _log.warning("target_refused", job_id=context.job_id, target=str(destination))
             target_event("refused")
@@ -77,6 +83,19 @@ class TargetSender:
             return kept.result(answer)
         raise self._failure(payload, context, answer, kept)
 
+    async def _send(self, request: Sent, said: list[Outcome]) -> Answer:
+        """Send, and note what it says of the target: one that redirects works, wherever that leads."""
+        target = target_name(request.url.destination)
+        try:
+            answer = await self._client.send(request)
+        except TargetUnreachable as trouble:
+            same = target_name(trouble.destination) == target
+            said.append(Outcome(trouble.words if same else None))
+            raise
+        broken = answer.status >= 500 and target_name(answer.url.destination) == target
+        said.append(Outcome(f"answered {answer.status_words}" if broken else None))
+        return answer
+
     async def close(self) -> None:
         """Close every connection."""
         await self._client.close()
@@ -87,6 +106,11 @@ class TargetSender:
         if body is not None and not any(name.lower() == "content-type" for name in headers):
             headers["Content-Type"] = body[1]
         headers["Idempotency-Key"] = str(context.job_id)
+        if payload.sign_with is not None:
+            secrets = self._secrets_of(payload.sign_with)
+            headers |= sign(
+                secrets, message_id=f"job_{context.job_id}", body=b"" if body is None else body[0]
+            )
         return Sent(
             url=payload.parsed_url(),
             method=payload.method,
@@ -95,8 +119,17 @@ class TargetSender:
             timeout_seconds=payload.timeout_seconds or self._timeout,
             connect_timeout_seconds=payload.connect_timeout_seconds or self._connect_timeout,
             redirects=payload.redirects,
-            bound_headers=self._redacted,
+            bound_headers=self._redacted | SIGNATURE_HEADERS,
         )
+
+    def _secrets_of(self, name: str) -> tuple[bytes, ...]:
+        secrets = self._secrets.get(name)
+        if secrets is None:
+            raise PermanentError(
+                f"sign_with is {name!r}, and this worker has no secret of that name: set it in TARGET_SECRETS, "
+                "restart, and retry the job"
+            )
+        return secrets
 
     def _kept(self, request: Sent) -> Kept:
         secrets = (
@@ -128,13 +161,17 @@ class TargetSender:
 
 
 def bind(
-    settings: Settings, *, to: Registry = registry, look_up: LookUp | None = None
+    database: Database,
+    settings: Settings,
+    *,
+    to: Registry = registry,
+    look_up: LookUp | None = None,
 ) -> TargetSender:
-    """Register the `http.request` handler; called at the start of a service.
+    """Register the `http.request` handler on this database; called at the start of a service.
 
     Where `TARGET_ENABLED` is off nothing runs, and the secrets of jobs that others enqueue stay hidden.
     """
-    sender = TargetSender(settings, look_up=look_up)
+    sender = TargetSender(settings, Breakers(database, settings), look_up=look_up)
     if not settings.target_enabled:
         policies[JOB_TYPE] = JobTypePolicy(
             payload_model=HttpRequest, queue=QUEUE, redacted_fields=redacted_headers(settings)
@@ -153,14 +190,8 @@ def bind(
 
 
 def key_of(payload: HttpRequest) -> str:
-    """The concurrency key of such jobs: their destination, `target:https://crm.example.com`."""
-    return target_key(payload.parsed_url().destination)
-
-
-def target_key(destination: Destination) -> str:
-    """The concurrency key of jobs for a destination; of one with an overlong name a digest."""
-    key = f"target:{destination}"
-    return key if len(key) <= MAX_KEY_CHARS else f"target:{sha256(key.encode()).hexdigest()}"
+    """The concurrency key of such jobs: their target, `target:crm.example.com:443`."""
+    return target_key(target_name(payload.parsed_url().destination))
 
 
 def redacted_headers(settings: Settings) -> frozenset[str]:

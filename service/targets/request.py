@@ -83,6 +83,11 @@ class HttpRequest(BaseModel):
         le=MAX_REDIRECTS,
         description="Redirects that are followed; each leads to what may be called, or the job fails.",
     )
+    sign_with: str | None = Field(
+        None,
+        max_length=50,
+        description="The name of a secret in `TARGET_SECRETS`: the request is signed by Standard Webhooks.",
+    )
     success_statuses: list[Status] = Field(
         [],
         max_length=MAX_STATUSES,

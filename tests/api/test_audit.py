@@ -13,6 +13,7 @@ from service import audit
 from service.api import audit as routes
 from service.audit import Actor
 from service.db.engine import Database
+from service.targets import repository
 from tests.api.conftest import Auth
 from tests.api.test_policies import a_path
 
@@ -46,6 +47,9 @@ async def fill(client: httpx.AsyncClient, auth: Auth, database: Database) -> dic
                  " SELECT id, job_type, queue, 'FAILED', 3, now(), 'a' FROM gone"),
             {"id": jobs[0]},
         )  # fmt: skip
+        await repository.open_breaker(
+            session, "crm.example.com:443", error="broke off", pause=60, longest=60
+        )
     operations = [
         (
             await client.post(
@@ -75,6 +79,7 @@ async def fill(client: httpx.AsyncClient, auth: Auth, database: Database) -> dic
             for verb in ("resolve", "ignore", "reopen")
         },
         "/queues/{name}": "/queues/mail",
+        "/targets/{name}/reset": "/targets/crm.example.com:443/reset",
         "/batches/{batch_id}/cancel": f"/batches/{batch.json()['id']}/cancel",
         "/reminders/{reminder_id}": f"/reminders/{reminder.json()['id']}",
         "/admin/operations/{operation_id}/pause": f"/admin/operations/{operations[0]}/pause",
@@ -121,6 +126,9 @@ EXPECTED: dict[tuple[str, str], tuple[str, Any, Any]] = {
     ),
     ("POST", "/admin/jobs/{job_id}/clone"): ("job.clone", {}, {"job_type": "t"}),
     ("PATCH", "/queues/{name}"): ("queue.pause", None, {}),
+    ("POST", "/targets/{name}/reset"): (
+        "target.reset", {"state": "open"}, {"state": "closed"},
+    ),
     ("POST", "/batches/{batch_id}/cancel"): (
         "batch.cancel", {"state": "open"}, {"state": "cancelled"},
     ),

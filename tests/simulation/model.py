@@ -18,6 +18,7 @@ from service.jobs.store.statement import Statement
 from tests.jobs.statements import values_of
 from tests.simulation.actors import Actors
 from tests.simulation.batches import Batches
+from tests.simulation.breakers import Breakers
 from tests.simulation.claims import Claims
 from tests.simulation.dependencies import Dependencies
 from tests.simulation.maintenance import Maintenance
@@ -45,7 +46,7 @@ class Model:
         unique = Uniqueness(self.tables, actors)
         maintenance, dependencies = Maintenance(self.tables), Dependencies(self.tables)
         permits = Permits(self.tables, claims)
-        batches = Batches(self.tables)
+        batches, breakers = Batches(self.tables), Breakers(self.tables)
         plays: dict[Statement, Callable[..., Answer]] = {
             store.lanes.LANES: claims.lanes,
             store.lanes.LANES_OF: claims.lanes_of,
@@ -76,6 +77,9 @@ class Model:
             store.admission.UNHOLD_FIRST: permits.unhold_first,
             store.admission.REPAIR_PERMITS: permits.repair,
             store.admission.DROP_PERMITS: lambda _, **values: [(0,)],
+            store.breakers.HOLD_FOR_BREAKER: breakers.hold,
+            store.breakers.MOVE_TO_BREAKER: breakers.move,
+            store.breakers.RELEASE_FROM_BREAKER: breakers.release,
             store.rate_limits.MAKE_RATES: permits.rates.make,
             store.rate_limits.QUEUE_STARTS: permits.rates.queue_starts,
             store.rate_limits.TURNS: permits.turns,

@@ -46,6 +46,7 @@ from tests.simulation.rows import Answer, EndingRow, Instant, QueueRow, Row, mic
 
 SEQUENCES: Final = int(os.environ.get("MODEL_SEQUENCES", "60"))
 STEPS: Final = 60
+BREAKER_STEPS: Final = 10
 
 CLOCK: Final = """
 CREATE SCHEMA simulated;
@@ -276,6 +277,15 @@ class Player:
             await self._both.advance(self._rng.choice((0.0, 0.0, 0.5, 3.0, 11.0, 40.0)))
             await self._rng.choice(steps)()
             await self._both.assert_same_tables()
+        if not keys:
+            await self._fail_targets()
+
+    async def _fail_targets(self) -> None:
+        """The last steps of a sequence: what is held for breakers takes no part in those before."""
+        for _ in range(BREAKER_STEPS):
+            await self._both.advance(self._rng.choice((0.0, 0.5, 3.0)))
+            await self._rng.choice((self._claim, self._settle, self._break, self._break))()
+            await self._both.assert_same_tables()
 
     async def _enqueue(self) -> None:
         rng = self._rng
@@ -479,6 +489,20 @@ class Player:
             type_limits=rng.choice(({}, {"work": 1, "rare": 2})), limit=rng.randint(1, 4),
             lease_seconds=LEASE_SECONDS, worker_id=rng.choice(self._workers),
         )  # fmt: skip
+
+    async def _break(self) -> None:
+        """Targets fail and recover."""
+        rng = self._rng
+        names = ("breaker:x:443", "breaker:y:443")
+        jobs = [(job.lease, rng.choice(names)) for job in self._some()]
+        await store.breakers.hold(self._link.fetch, jobs)
+        await store.breakers.move(
+            self._link.fetch, rng.choice(("key:1", "key:2")), names[0], limit=rng.randint(1, 3)
+        )
+        if rng.random() < 0.6:
+            await store.breakers.release(
+                self._link.fetch, rng.choice(names), limit=rng.randint(1, 3)
+            )
 
     async def _limit(self) -> None:
         """An operator sets the limits of a queue; the counts are compared with the jobs."""
@@ -765,6 +789,7 @@ def test_every_statement_is_in_the_model_or_named_as_missing() -> None:
         ("REPLACE_HOLDER", "AND b.status = 'PENDING'"),
         ("EXTEND_HOLDER", "AND b.status = 'PENDING'"),
         ("GIVE_UP_KEY", "AND status = 'RUNNING'"),
+        ("HOLD_FOR_BREAKER", "AND b.lease_token = r.token"),
     ],
 )
 async def test_a_fence_that_is_missing_in_the_sql_is_found(

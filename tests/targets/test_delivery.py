@@ -41,7 +41,7 @@ async def test_the_status_decides_what_becomes_of_the_job(deliver: Deliver) -> N
     for job in jobs:
         status = int(job.payload["url"][-3:])
         assert keys[status] == str(job.id)
-        assert job.concurrency_key == f"target:{target.url}"
+        assert job.concurrency_key == f"target:127.0.0.1:{target.port}"
         assert job.queue == "targets"
         if job.status != "SUCCESS":
             assert f"answered {status}" in (job.last_error or "")

@@ -32,6 +32,7 @@ WAITING_WORDS: Final = {
     Waiting.WORKER: "It waits: no worker runs. Start one with `python -m service worker`.",
     Waiting.CONCURRENCY: "It waits: as many jobs as the queue finmind may run at once are running.",
     Waiting.RATE_LIMIT: "It waits for its turn under the rate of the queue finmind.",
+    Waiting.BREAKER: "It waits for a target.",
     Waiting.DEPENDENCIES: "It waits for the jobs that it comes after.",
 }
 """Why its job does not run."""

@@ -17,6 +17,9 @@ QUEUE: Final = "queue:"
 UNIQUE: Final = "unique"
 """Another job with its unique key that runs (`on_conflict` is `keep_latest`)."""
 
+BREAKER: Final = "breaker:"
+"""The breaker of its target, whose host and port follow: `breaker:crm.example.com:443`."""
+
 RATE: Final = "rate:"
 """The rate of its queue, whose name follows, or of its concurrency key there; counted in `rate_limits`."""
 

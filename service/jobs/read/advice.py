@@ -178,6 +178,26 @@ def _raise_rate(why: Explanation) -> str:
     return f"Wait, or raise the {name} of the queue {why.queue} (PATCH /queues/{why.queue})."
 
 
+def _waits_for_target(why: Explanation) -> str:
+    breaker = why.breaker
+    if breaker is None or breaker.opened_at is None:
+        return "Its target answers again: it is let go within seconds."
+    last = f" ({breaker.last_error})" if breaker.last_error else ""
+    return (
+        f"Its target {breaker.name} keeps failing since {when(breaker.opened_at)}{last}, and is left alone; "
+        f"the next request tries it at {when(breaker.retry_at)}."
+    )
+
+
+def _see_to_target(why: Explanation) -> str:
+    if why.breaker is None or why.breaker.opened_at is None:
+        return "Wait."
+    return (
+        "Wait: it uses no attempt meanwhile. Once the target works again, "
+        f"POST /targets/{why.breaker.name}/reset lets all go at once."
+    )
+
+
 def _startable(why: Explanation) -> str:
     if why.lease_lost_at is not None:
         return f"The worker that ran it was lost at {when(why.lease_lost_at)}"
@@ -230,6 +250,7 @@ _SUMMARIES: Final[Mapping[Waiting, Callable[[Explanation], str]]] = {
     Waiting.WORKER: lambda why: f"{_startable(why)}; {_no_worker(why)}.",
     Waiting.CONCURRENCY: _waits_for_permit,
     Waiting.RATE_LIMIT: _waits_for_turn,
+    Waiting.BREAKER: _waits_for_target,
     Waiting.DEPENDENCIES: _waits_for_parents,
 }
 
@@ -241,5 +262,6 @@ _ADVICE: Final[Mapping[Waiting, Callable[[Explanation], str]]] = {
     Waiting.WORKER: _start_a_worker,
     Waiting.CONCURRENCY: _raise_limit,
     Waiting.RATE_LIMIT: _raise_rate,
+    Waiting.BREAKER: _see_to_target,
     Waiting.DEPENDENCIES: _see_to_parents,
 }

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.db.session import schema_of
+from service.db.session import fetch, schema_of
 from service.jobs import store
-from service.jobs.core.holds import QUEUE, UNIQUE, key_of_rate, rate_of
+from service.jobs.core.holds import BREAKER, QUEUE, UNIQUE, key_of_rate, rate_of
 from service.jobs.core.job import LIVE, BackgroundJob, JobId, JobStatus
 from service.jobs.core.job_types import policies
 from service.jobs.core.lane import MAX_LANES, Lane
@@ -17,6 +18,7 @@ from service.jobs.read import estimate
 from service.jobs.read.estimate import Before, Estimate
 from service.jobs.read.explanation import Explanation, Limit, Parents, Run
 from service.jobs.read.waiting import Surroundings, Waiting, startable
+from service.jobs.store.breakers import OpenBreaker
 from service.jobs.store.waiting import Holder
 
 MAX_HOLDERS: Final = 20
@@ -116,6 +118,7 @@ async def _waiting(
         limit=await _limit(session, job) if Waiting.CONCURRENCY in reasons else None,
         rate=await _rate(session, job) if first is Waiting.RATE_LIMIT else None,
         parents=await _parents(session, job) if first is Waiting.DEPENDENCIES else None,
+        breaker=await _breaker(session, job) if first is Waiting.BREAKER else None,
         before=await _before(session, job, first) if known.lease_lost_at is None else None,
     )
     return replace(
@@ -173,6 +176,11 @@ async def _parents(session: AsyncSession, job: BackgroundJob) -> Parents:
     return Parents(unmet, exact=unmet < MAX_PARENTS_LOOKED, named=named)
 
 
+async def _breaker(session: AsyncSession, job: BackgroundJob) -> OpenBreaker | None:
+    name = (job.held_for or "").removeprefix(BREAKER)
+    return await store.breakers.read(partial(fetch, session), name)
+
+
 async def _before(
     session: AsyncSession, job: BackgroundJob, reason: Waiting | None
 ) -> Before | None:
@@ -207,7 +215,7 @@ async def _since(
             return job.created_at
         case Waiting.TIME:
             return _moment(await store.waiting.last_entry_at(session, JobId(job.id)))
-        case Waiting.CONCURRENCY | Waiting.RATE_LIMIT | Waiting.DEPENDENCIES:
+        case Waiting.CONCURRENCY | Waiting.RATE_LIMIT | Waiting.BREAKER | Waiting.DEPENDENCIES:
             return job.held_since or startable_at
         case Waiting.QUEUE_PAUSED if known.pause is not None:
             return max(startable_at, known.pause.since)

@@ -7,6 +7,7 @@ from service.jobs.core.job import JobId, JobStatus
 from service.jobs.core.queue_limits import Rate
 from service.jobs.read.estimate import Before, Estimate
 from service.jobs.read.waiting import Waiting
+from service.jobs.store.breakers import OpenBreaker
 from service.jobs.store.queues import Pause
 from service.jobs.store.waiting import Holder, LastWorker, LiveWorkers, UnmetParent
 
@@ -77,6 +78,8 @@ class Explanation:
     rate: Rate | None = None
     """Of its queue, or of its key there, if it waits for its turn under that."""
     parents: Parents | None = None
+    breaker: OpenBreaker | None = None
+    """Of its target, if it waits for that."""
     workers: LiveWorkers | None = None
     """Who could run it, while it waits."""
     last_worker: LastWorker | None = None

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.jobs import store
 from service.jobs.core.dependencies import AFTER
-from service.jobs.core.holds import KEY, QUEUE, UNIQUE
+from service.jobs.core.holds import BREAKER, KEY, QUEUE, UNIQUE
 from service.jobs.core.job import LIVE, BackgroundJob, JobStatus
 from service.jobs.store.queues import Pause
 
@@ -29,6 +29,8 @@ class Waiting(StrEnum):
     of its unique key under `keep_latest`, which is one."""
     RATE_LIMIT = "rate_limit"
     """It is due, and its turn under a rate has not come."""
+    BREAKER = "breaker"
+    """Its target kept failing, and is left alone for a while."""
     DEPENDENCIES = "dependencies"
     """Jobs that it comes after have not ended."""
 
@@ -38,6 +40,7 @@ _HOLDS: Final = {
     QUEUE.rstrip(":"): Waiting.CONCURRENCY,
     UNIQUE: Waiting.CONCURRENCY,
     "rate": Waiting.RATE_LIMIT,
+    BREAKER.rstrip(":"): Waiting.BREAKER,
     AFTER: Waiting.DEPENDENCIES,
 }
 """By the first word of `held_for`."""
