@@ -23,6 +23,7 @@ def _print_roles(settings: Settings, arguments: argparse.Namespace) -> int:
         runtime=arguments.runtime,
         readonly=arguments.readonly,
         application=arguments.application,
+        client=arguments.client,
         schema=arguments.schema or settings.database_schema,
     )
     print(roles_sql(names))

@@ -3,7 +3,7 @@
 The runtime role writes rows and calls functions that create and drop partitions as the owner of the
 tables; it cannot change the schema. The read-only role sees jobs, but not the hashes of API keys
 nor the messages and recipients of reminders. The role of applications enqueues in their own
-transactions.
+transactions, by Python or by SQL; that of clients does so by `enqueue_job` and `enqueue_jobs` alone.
 
 The database may belong to an application: the SQL revokes rights only on the service's own objects.
 """
@@ -123,16 +123,20 @@ FUNCTIONS: Final = (
     "audit_make_month(date)",
     "audit_drop_month(date)",
 )
+CLIENT_FUNCTIONS: Final = ("enqueue_job", "enqueue_jobs")
+"""What clients may call. The arguments of the first grow with its options; those of the second stay, so
+that who may call it is known whatever becomes of the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoleNames:
-    """The names of the four roles, and the schema of the tables."""
+    """The names of the roles, and the schema of the tables."""
 
     migrator: str = "finmind_migrator"
     runtime: str = "finmind_runtime"
     readonly: str = "finmind_readonly"
     application: str = "finmind_application"
+    client: str = "finmind_client"
     schema: str = DEFAULT_SCHEMA
 
 
@@ -140,12 +144,13 @@ def roles_sql(names: RoleNames) -> str:
     """The SQL that creates the roles and grants what they need; safe to run again.
 
     Before the first migration it creates the roles and skips tables that do not exist yet. Run it again
-    after every migration: the migration itself gives the runtime role what it needs, and no other role.
+    after every migration: the migration itself gives the runtime role what it needs, and those who enqueue
+    by `enqueue_job` its newest form, and no other role anything.
 
     Raises:
         ConfigurationError: a name is not a plain, lower-case identifier, or two are the same.
     """
-    given = (names.migrator, names.runtime, names.readonly, names.application)
+    given = (names.migrator, names.runtime, names.readonly, names.application, names.client)
     for name in (*given, names.schema):
         # They are part of the statements' text: PostgreSQL takes no parameters there.
         if not _NAME.fullmatch(name):
@@ -153,17 +158,18 @@ def roles_sql(names: RoleNames) -> str:
                 f"{name[:80]!r} is not a valid name of a role or schema: expected a to z, 0 to 9 and _"
             )
     if len(set(given)) < len(given):
-        raise ConfigurationError("The four roles need four names")
+        raise ConfigurationError("The five roles need five names")
     return "\n".join(
         (_HEAD, *map(_role, given), _schema(names), _access(names, given), _grants(names))
     )
 
 
 def new_grants_sql(schema: str) -> str:
-    """The SQL that gives the roles that run the service what they need of new tables and functions.
+    """The SQL that gives roles what they need of new tables and functions.
 
     Migrations end with it: else a process that starts before the roles' SQL was run again could not
-    record how its jobs ended. The roles are those that may count jobs; rights that they have stay.
+    record how its jobs ended. The roles that run the service are those that may count jobs; clients are
+    those that may call `enqueue_jobs`. Rights that they have stay.
     """
     # Of constants, and of a name that is one.
     tables = "\n".join(
@@ -179,6 +185,13 @@ def new_grants_sql(schema: str) -> str:
         )
         for function in FUNCTIONS
     )
+    calls = "\n".join(
+        _where_there(
+            f"to_regproc('{schema}.{name}')",
+            f"EXECUTE format('GRANT EXECUTE ON FUNCTION {schema}.{name} TO %s', role)",
+        )
+        for name in CLIENT_FUNCTIONS
+    )
     return f"""DO $do$ DECLARE role text; BEGIN
   FOR role IN
     SELECT DISTINCT a.grantee::regrole::text FROM pg_class c, aclexplode(c.relacl) a
@@ -187,6 +200,13 @@ def new_grants_sql(schema: str) -> str:
   LOOP
 {tables}
 {functions}
+  END LOOP;
+  FOR role IN
+    SELECT a.grantee::regrole::text FROM pg_proc p, aclexplode(p.proacl) a
+    WHERE p.oid = to_regprocedure('{schema}.enqueue_jobs(jsonb)') AND a.privilege_type = 'EXECUTE'
+      AND a.grantee NOT IN (0, p.proowner)
+  LOOP
+{calls}
   END LOOP;
 END $do$"""  # noqa: S608
 
@@ -251,6 +271,13 @@ def _grants(names: RoleNames) -> str:
                 f"GRANT EXECUTE ON FUNCTION {names.schema}.{function} TO {names.runtime}",
             )
             for function in FUNCTIONS
+        ),
+        *(
+            _where_there(
+                f"to_regproc('{names.schema}.{name}')",
+                f"GRANT EXECUTE ON FUNCTION {names.schema}.{name} TO {names.application}, {names.client}",
+            )
+            for name in CLIENT_FUNCTIONS
         ),
     ]
     return "DO $do$ BEGIN\n" + "\n".join(lines) + "\nEND $do$;\n"

@@ -73,7 +73,7 @@ async def _opened(session: CallerSession) -> _Opened:
     raise InvalidInput(
         f"session {given}: expected a SQLAlchemy AsyncSession or AsyncConnection on "
         "postgresql+asyncpg://, or an asyncpg connection; with any other library enqueue in its "
-        "transaction by INSERT INTO finmind_jobs.background_jobs (job_type, payload), or by POST /jobs",
+        "transaction by SELECT finmind_jobs.enqueue_job(job_type, payload), or by POST /jobs",
         field="session",
     )
 

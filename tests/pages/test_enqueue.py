@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from service.auth.principal import Role
 from service.jobs import Registry
 from service.jobs.core.job_types import JobTypePolicy, policies
-from service.jobs.handlers.published import MAX_SCHEMA_BYTES, publish_schemas, schema_text
+from service.jobs.handlers.published import MAX_SCHEMA_BYTES, publish_types, schema_text
 from tests import databases
 from tests.pages.parsed import Element, parsed
 from tests.pages.signing_in import browser
@@ -189,13 +189,13 @@ async def test_a_process_without_the_handler_has_the_form_that_a_worker_publishe
     handlers = Registry()
     handlers.handler("elsewhere", payload_model=Invoice)(lambda _: None)
     link = app.state.service.database.link()
-    await publish_schemas(link, handlers)
+    await publish_types(link, handlers)
     page = await form_of(operator, "elsewhere")
     assert len(page.all("input", name="payload.number")) == 1
     assert "elsewhere" in parsed((await operator.get(PATH)).text).links
     plain = Registry()
     plain.handler("elsewhere")(lambda _: None)
-    await publish_schemas(link, plain)
+    await publish_types(link, plain)
     await link.close()
     page = await form_of(operator, "elsewhere")
     assert len(page.all("textarea", name="payload")) == 1

@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -17,7 +18,16 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from service.app import create_app
 from service.db.engine import Database
 from service.db.migrate import downgrade, upgrade
-from service.db.roles import FUNCTIONS, READ_ONLY, RUNTIME, SEQUENCES, RoleNames, roles_sql
+from service.db.roles import (
+    CLIENT_FUNCTIONS,
+    FUNCTIONS,
+    READ_ONLY,
+    RUNTIME,
+    SEQUENCES,
+    RoleNames,
+    new_grants_sql,
+    roles_sql,
+)
 from service.errors import ConfigurationError, KeyHeld
 from service.jobs import NewJob, enqueue, enqueue_many
 from service.settings import DEFAULT_SCHEMA, Settings
@@ -31,7 +41,7 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Roles:
-    """An application's database, migrated, with the four roles, and how to connect as each."""
+    """An application's database, migrated, with the five roles, and how to connect as each."""
 
     names: RoleNames
     admin: str
@@ -39,9 +49,15 @@ class Roles:
     runtime: str
     readonly: str
     application: str
+    client: str
     theirs: str
     """A role of the application's own, which had its rights before ours were made."""
 
+
+CALLED_BY_ENQUEUE = {
+    "jobs_refuse_new", "jobs_is_printable", "jobs_canonical", "jobs_read_new", "jobs_channel",
+}  # fmt: skip
+"""And those that take a `jobs_new`."""
 
 IN_EACH_SCHEMA = pytest.mark.parametrize("roles", [DEFAULT_SCHEMA, "public"], indirect=True)
 
@@ -52,8 +68,11 @@ async def roles(
 ) -> AsyncIterator[Roles]:
     stem = f"finmind_test_{os.getpid()}_{next(_numbers)}"
     schema = getattr(request, "param", DEFAULT_SCHEMA)
-    names = RoleNames(f"{stem}_m", f"{stem}_w", f"{stem}_r", f"{stem}_a", schema)
-    given = (names.migrator, names.runtime, names.readonly, names.application, f"{stem}_theirs")
+    names = RoleNames(f"{stem}_m", f"{stem}_w", f"{stem}_r", f"{stem}_a", f"{stem}_c", schema)
+    given = (
+        names.migrator, names.runtime, names.readonly, names.application, names.client,
+        f"{stem}_theirs",
+    )  # fmt: skip
     await databases.execute(
         empty_dsn,
         f"CREATE ROLE {stem}_theirs LOGIN",
@@ -500,6 +519,42 @@ async def test_the_application_role_does_nothing_else(roles: Roles) -> None:
     assert done == []
 
 
+@IN_EACH_SCHEMA
+async def test_the_client_role_enqueues_by_the_two_functions_and_does_nothing_else(
+    roles: Roles,
+) -> None:
+    schema = roles.names.schema
+    connection = await databases.connect(roles.client)
+    await connection.execute(f"SET search_path = {schema}")
+    first = await connection.fetchval("SELECT enqueue_job('mail', '{}', unique_key => 'k')")
+    rows = await connection.fetch(
+        "SELECT id, created FROM enqueue_jobs($1)", '[{"job_type": "mail", "unique_key": "k"}]'
+    )
+    assert [tuple(row) for row in rows] == [(first, False)]
+    own = [
+        "INSERT INTO jobs_live (job_type) VALUES ('mine')",
+        "INSERT INTO background_jobs (job_type) VALUES ('mine')",
+        "SELECT id FROM background_jobs",
+        "SELECT FROM unique_windows",
+        "SELECT FROM served_types",
+        "SELECT nextval('background_job_ids')",
+        "SELECT jobs_store_new(NULL, true)",
+        "SELECT jobs_check_new(NULL, NULL)",
+        "SELECT jobs_canonical('1')",
+    ]
+    statements = [*own, *NOT_TO_ENQUEUE, *CHANGES_OF_THE_SCHEMA[:-1], *WRITES[2:], *SECRETS]
+    assert [text for text in statements if not await refused(connection, text)] == []
+    # A migration that makes the function anew leaves it the right to call it.
+    await databases.execute(
+        roles.migrator,
+        f"DROP FUNCTION {schema}.enqueue_job",
+        f"CREATE FUNCTION {schema}.enqueue_job() RETURNS int LANGUAGE sql AS 'SELECT 7';"
+        f"REVOKE ALL ON FUNCTION {schema}.enqueue_job FROM PUBLIC; {new_grants_sql(schema)}",
+    )
+    assert await connection.fetchval("SELECT enqueue_job()") == 7
+    await connection.close()
+
+
 async def test_every_table_sequence_and_function_is_thought_of(database: Database) -> None:
     async with database.engine.connect() as connection:
         raw = (await connection.get_raw_connection()).driver_connection
@@ -510,16 +565,23 @@ async def test_every_table_sequence_and_function_is_thought_of(database: Databas
             " AND (relkind <> 'S' OR NOT EXISTS (SELECT FROM pg_depend WHERE objid = c.oid AND deptype = 'i'))"
         )
         functions = await raw.fetch(
-            "SELECT oid::regprocedure::text FROM pg_proc"
+            "SELECT oid::regprocedure::text, proacl IS NULL OR EXISTS ("
+            "  SELECT FROM aclexplode(proacl) a WHERE a.grantee = 0) FROM pg_proc"
             " WHERE pronamespace = 'finmind_jobs'::regnamespace AND prorettype <> 'trigger'::regtype"
         )  # PostgreSQL asks nobody's leave to run a trigger
     tables = {name for kind, name in found if kind != "S"}
     assert tables == set(RUNTIME)
     assert tables - {"idempotency_keys", "dashboard_sessions"} == set(READ_ONLY)
     assert {name for kind, name in found if kind == "S"} == set(SEQUENCES)
-    # Two are called by the others alone, as the owner of the tables.
+    named = {name.partition("(")[0]: name for name in map(itemgetter(0), functions)}
+    # Some are called by the others alone, as the owner of the tables.
     own = {"jobs_day_apart(date)", "audit_make_append_only(text)"}
-    assert {row[0] for row in functions} - own == set(FUNCTIONS)
+    enqueue_calls = {name for name in named.values() if "jobs_new" in name} | {
+        named[name] for name in CALLED_BY_ENQUEUE
+    }
+    clients = {named[name] for name in CLIENT_FUNCTIONS}
+    assert set(named.values()) - own - enqueue_calls - clients == set(FUNCTIONS)
+    assert not [row[0] for row in functions if row[1]], "anybody may call these"
 
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "a;drop", 'a"b', "a'b", "ä", "1a", "a" * 64])
@@ -527,5 +589,5 @@ def test_a_name_that_would_be_more_than_a_name_is_refused(name: str) -> None:
     for names in (RoleNames(runtime=name), RoleNames(schema=name)):
         with pytest.raises(ConfigurationError, match="not a valid name of a role"):
             roles_sql(names)
-    with pytest.raises(ConfigurationError, match="four names"):
+    with pytest.raises(ConfigurationError, match="five names"):
         roles_sql(RoleNames(runtime="finmind_migrator"))

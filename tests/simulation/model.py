@@ -137,7 +137,7 @@ class Model:
             store.served_types.REMEMBER_SERVED_TYPES: maintenance.remember_served_types,
             store.served_types.REMEMBERED_TYPES: maintenance.remembered_types,
             store.served_types.FORGET_SERVED_TYPES: maintenance.forget_served_types,
-            store.served_types.PUBLISH_SCHEMAS: lambda _, **values: [],  # its handlers have no models
+            store.served_types.PUBLISH_TYPES: lambda _, **values: [],  # its handlers have no models
             store.served_types.FAIL_UNSERVED: maintenance.fail_unserved,
             store.served_types.WAITING_FOR_WORKER: maintenance.waiting_for_worker,
             store.gauges.QUEUE_GAUGES: maintenance.queue_gauges,

@@ -1,14 +1,16 @@
-"""Tell processes without handlers what the payloads of job types look like."""
+"""Tell processes without handlers, and SQL, what is to be known of job types."""
 
 import json
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel
 
 from service.db.connection import Link
 from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
+from service.jobs.core.job_types import JobTypePolicy
 from service.jobs.handlers.registry import Registry
+from service.jobs.store.served_types import Published
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
 
@@ -18,19 +20,35 @@ MAX_SCHEMA_BYTES: Final = 20_000
 _log = get_logger(__name__)
 
 
-async def publish_schemas(link: Link, handlers: Registry) -> None:
-    """Note the JSON schema of each type's `payload_model`; where that fails a form has none."""
-    schemas = {job_type: _schema_of(handlers, job_type) for job_type in handlers.job_types()}
+async def publish_types(link: Link, handlers: Registry) -> None:
+    """Note each type's payload schema, and what it sets for new jobs.
+
+    Where that fails a form has no schema, and `enqueue_job` of SQL goes by what was noted before.
+    """
+    types = {
+        spec.job_type: Published(schema_text(spec.policy.payload_model), rules_text(spec.policy))
+        for spec in map(handlers.get, handlers.job_types())
+        if spec is not None
+    }
     try:
-        await store.served_types.publish(link, schemas)
+        await store.served_types.publish(link, types)
     except DATABASE_ERRORS as error:
-        record_database_error("schemas")
-        _log.warning("schemas_not_published", error=type(error).__name__)
+        record_database_error("types")
+        _log.warning("types_not_published", error=type(error).__name__)
 
 
-def _schema_of(handlers: Registry, job_type: str) -> str | None:
-    spec = handlers.get(job_type)
-    return None if spec is None else schema_text(spec.policy.payload_model)
+def rules_text(policy: JobTypePolicy) -> str | None:
+    """What a type sets for new jobs, as JSON text; None where it sets nothing."""
+    rules: dict[str, Any] = {}
+    if policy.queue is not None:
+        rules["queue"] = policy.queue
+    if isinstance(policy.concurrency_key, str):
+        rules["concurrency_key"] = policy.concurrency_key
+    elif policy.concurrency_key is not None:
+        rules["key_by_function"] = True
+    if policy.internal:
+        rules["internal"] = True
+    return json.dumps(rules) if rules else None
 
 
 def schema_text(model: type[BaseModel] | None) -> str | None:

@@ -1,7 +1,7 @@
 """Find the job types that workers serve, and the due jobs that no worker serves."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -41,15 +41,15 @@ DELETE FROM finmind_jobs.served_types WHERE served_at < now() - make_interval(da
 """)
 
 
-PUBLISH_SCHEMAS: Final = Statement("""
+PUBLISH_TYPES: Final = Statement("""
 WITH cleared AS (
-  UPDATE finmind_jobs.served_types SET payload_schema = NULL
-  WHERE job_type = ANY (:without::text[]) AND payload_schema IS NOT NULL)
-INSERT INTO finmind_jobs.served_types AS s (job_type, served_at, payload_schema)
-SELECT t.job_type, now(), t.schema::jsonb
-FROM unnest(:job_types::text[], :schemas::text[]) AS t(job_type, schema) ORDER BY 1
-ON CONFLICT (job_type) DO UPDATE SET payload_schema = EXCLUDED.payload_schema
-WHERE s.payload_schema IS DISTINCT FROM EXCLUDED.payload_schema
+  UPDATE finmind_jobs.served_types SET payload_schema = NULL, rules = NULL
+  WHERE job_type = ANY (:without::text[]) AND (payload_schema IS NOT NULL OR rules IS NOT NULL))
+INSERT INTO finmind_jobs.served_types AS s (job_type, served_at, payload_schema, rules)
+SELECT t.job_type, now(), t.schema::jsonb, t.rules::jsonb
+FROM unnest(:job_types::text[], :schemas::text[], :rules::text[]) AS t(job_type, schema, rules) ORDER BY 1
+ON CONFLICT (job_type) DO UPDATE SET payload_schema = EXCLUDED.payload_schema, rules = EXCLUDED.rules
+WHERE (s.payload_schema, s.rules) IS DISTINCT FROM (EXCLUDED.payload_schema, EXCLUDED.rules)
 """)
 """Once a worker starts: as a rule nothing differs, and nothing is written."""
 
@@ -104,14 +104,22 @@ async def forget(link: Link, *, days: int) -> None:
     await link.fetch(*FORGET_SERVED_TYPES.bind(days=days))
 
 
-async def publish(link: Link, schemas: Mapping[str, str | None]) -> None:
-    """Note the JSON schemas of types' payloads; None: a type has none."""
-    told = {job_type: schema for job_type, schema in sorted(schemas.items()) if schema is not None}
+class Published(NamedTuple):
+    """What other processes, and SQL, are told of a type: two JSON texts, None where there is nothing."""
+
+    payload_schema: str | None
+    rules: str | None
+
+
+async def publish(link: Link, types: Mapping[str, Published]) -> None:
+    """Note what is to be known of these types."""
+    told = {job_type: one for job_type, one in sorted(types.items()) if any(one)}
     await link.fetch(
-        *PUBLISH_SCHEMAS.bind(
-            without=sorted(schemas.keys() - told.keys()),
+        *PUBLISH_TYPES.bind(
+            without=sorted(types.keys() - told.keys()),
             job_types=list(told),
-            schemas=list(told.values()),
+            schemas=[one.payload_schema for one in told.values()],
+            rules=[one.rules for one in told.values()],
         )
     )
 

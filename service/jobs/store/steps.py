@@ -95,9 +95,7 @@ async def delete(session: AsyncSession, job_ids: Collection[JobId]) -> None:
     await fetch(session, *DELETE_STEPS.bind(job_ids=list(job_ids)))
 
 
-async def drop_of_no_job(
-    link: Link, statement: Statement, *, after: int, limit: int
-) -> int | None:
+async def drop_of_no_job(link: Link, statement: Statement, *, after: int, limit: int) -> int | None:
     """Drop what is kept of jobs that are gone, among the next `limit` jobs; the last, None at the end."""
     last, is_end = (await link.fetch(*statement.bind(after=after, limit=limit)))[0]
     return None if is_end else last

@@ -3,7 +3,7 @@
 import time
 
 from service.db.engine import Database
-from service.jobs.handlers.published import publish_schemas
+from service.jobs.handlers.published import publish_types
 from service.jobs.handlers.registry import Registry, registry
 from service.jobs.loops import Loop
 from service.jobs.maintenance.maintainer import Maintainer
@@ -79,7 +79,7 @@ class Worker:
         await self._pipeline.open()
         await self._pipeline.start()
         await self._maintenance.prepare()
-        await publish_schemas(self._pipeline.link, self._pipeline.handlers)
+        await publish_types(self._pipeline.link, self._pipeline.handlers)
         self._subscription = Subscription(self._pipeline.notified)
         self._claims.start()
         for loop in self._others:

@@ -1,13 +1,13 @@
 """A column that may be missing, and one with a default, on every partition
 
 Revision ID: 9001
-Revises: 0029
+Revises: 0031
 """
 
 from alembic import op
 
 revision = "9001"
-down_revision = "0029"
+down_revision = "0031"
 
 
 def upgrade() -> None:

@@ -25,6 +25,8 @@ LONG_NAMES = {"timestamptz": "timestamp with time zone", "float8": "double preci
 NOT_OF_THE_ROW = {"effective_max_retries", "effective_timeout_seconds"}
 OTHERS = {"after", "on_parent_failure"}
 """What a new job says of other jobs: it is kept in a table of its own."""
+NOT_BY_SQL: set[str] = set()
+"""What `enqueue_job` of SQL has no option for, and docs/sql.md says so: see decision 025."""
 NAMES = [field.name for field in FIELDS]
 
 
@@ -67,6 +69,18 @@ def test_a_new_job_gives_what_the_statements_take() -> None:
     assert given == signature(enqueue).parameters.keys() - {"session"}
     encoded = encode_jobs([NewJob("mail")], max_payload_bytes=1_000)
     assert encoded.columns.keys() == {one.name for one in INPUTS} | {"key_rule"}
+
+
+async def test_sql_takes_all_that_a_client_gives(sql: Any) -> None:
+    given = {one.name for one in fields(NewJob)} - NOT_BY_SQL
+    names = await sql.fetchval(
+        "SELECT proargnames FROM pg_proc WHERE oid = to_regproc('enqueue_job')"
+    )
+    members = await sql.fetch(
+        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass('jobs_new') AND attnum > 0"
+    )
+    assert set(names) - {"encrypt"} == given
+    assert {row[0] for row in members} - {"encrypt", "unique_until_start"} == given
 
 
 def test_the_api_hands_on_all_that_a_client_gives() -> None:
