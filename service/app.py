@@ -43,6 +43,7 @@ from service.db.migrate import prepare
 from service.errors import ConfigurationError
 from service.jobs.enqueue.group_commit import Intake
 from service.jobs.handlers.loader import load_handlers
+from service.jobs.notify.listener import Listener
 from service.jobs.run_once import Passes
 from service.jobs.worker.worker import Worker
 from service.observability.health import EventLoopMonitor, HealthChecks
@@ -52,6 +53,11 @@ from service.operations.runner import bind as bind_operations
 from service.reminders import routes as reminders
 from service.reminders.handler import bind
 from service.reminders.loop import ReminderLoop
+from service.remote import drain_routes as remote_drain
+from service.remote import note_routes as remote_notes
+from service.remote import report_routes as remote_reports
+from service.remote import routes as remote
+from service.remote.gateway import Gateway
 from service.settings import Settings
 from service.targets import routes as targets
 from service.targets.handler import bind as bind_targets
@@ -82,9 +88,9 @@ class Service:
         self.worker: Worker | None = Worker(self.database, settings) if run_worker else None
         slots = self.worker.slots if self.worker is not None else None
         self.passes = Passes(self.database, settings, slots=slots)
-        self.live = Live(
-            self.database, settings, worker_listens=run_worker and settings.database_listen
-        )
+        listener = Listener(self.database, settings, worker=run_worker)
+        self.live = Live(self.database, settings, listener=listener)
+        self.gateway = Gateway(self.database, settings, listener=listener)
         self.reminder_loop = ReminderLoop(self.database, settings) if run_worker else None
         self.monitor = EventLoopMonitor()
         self.health = HealthChecks(
@@ -131,6 +137,8 @@ class Service:
                 await tending.start()
             self.live.start()
             stack.push_async_callback(self.live.stop)
+            self.gateway.start()
+            stack.push_async_callback(self.gateway.stop)
             if self.reminder_loop is not None:
                 stack.push_async_callback(self.reminder_loop.stop)
                 await self.reminder_loop.start()
@@ -141,6 +149,7 @@ class Service:
         """Stop claiming and report not ready; running jobs continue. Safe in a signal handler."""
         self._stopping = True
         self.live.close()
+        self.gateway.close()
         if self.worker is not None:
             self.worker.stop_claiming()
 
@@ -222,6 +231,10 @@ def create_app(
             api_keys,
             operations,
             targets,
+            remote,
+            remote_reports,
+            remote_notes,
+            remote_drain,
             reminders,
         ):
             add_routes(app, part.router)

@@ -105,8 +105,8 @@ def _out(key: ApiKey) -> ApiKeyOut:
     response_description="The new key.",
     description="The answer holds the key, which is shown this once. Nobody can make a key that may "
     "do more than they may themselves; a key cannot make one that holds longer than itself. A key "
-    "with `queues`, `job_types` or `priorities` may enqueue and read such jobs alone, and carries no "
-    "scopes but `jobs:write` and `jobs:read`.",
+    "with `queues`, `job_types` or `priorities` may enqueue, read and claim such jobs alone, and carries no "
+    "scopes but `jobs:write`, `jobs:read` and `jobs:work`.",
     responses=problem_responses(401, 403, 422, 503),
 )
 async def create_api_key(

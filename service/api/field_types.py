@@ -29,10 +29,11 @@ def _whole_number(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_Whole = BeforeValidator(_whole_number)
-WholeNumber = Annotated[int, Field(strict=True), _Whole]
-Priority = Annotated[int, Field(strict=True, ge=HIGHEST_PRIORITY, le=LOWEST_PRIORITY), _Whole]
-Retries = Annotated[int, Field(strict=True, ge=0, le=1000), _Whole]
+WHOLE: Final = BeforeValidator(_whole_number)
+"""Of a whole number with bounds: `Annotated[int, Field(strict=True, ge=1), WHOLE]`."""
+WholeNumber = Annotated[int, Field(strict=True), WHOLE]
+Priority = Annotated[int, Field(strict=True, ge=HIGHEST_PRIORITY, le=LOWEST_PRIORITY), WHOLE]
+Retries = Annotated[int, Field(strict=True, ge=0, le=1000), WHOLE]
 
 MAX_REASON_CHARS: Final = 500
 Reason = Annotated[str, Field(max_length=MAX_REASON_CHARS, pattern=NO_NUL)]

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.body import Body
 from service.api.head import HeadRefused, declared_length
+from service.api.lasting import LASTING
 from service.api.problems import problem_response
 from service.api.session import new_deadline
 from service.observability.logging import get_logger
@@ -88,7 +89,9 @@ class RequestShell:
         seconds = time.perf_counter() - request.began
         if request.status >= 500:
             level = "error" if request.status == 500 else "warning"
-        elif seconds >= self._settings.slow_request_seconds and not request.is_stream:
+        elif seconds >= self._settings.slow_request_seconds and not (
+            request.is_stream or scope.get(LASTING)
+        ):
             level = "warning"
         elif not _log.is_enabled_for(logging.DEBUG):
             return

@@ -19,6 +19,10 @@ TAGS: Final = [
     {"name": "Jobs", "description": "For clients: enqueue jobs and follow them."},
     {"name": "Batches", "description": "For clients: jobs that are counted together."},
     {
+        "name": "Workers",
+        "description": "For workers in any language: claim jobs, keep them, report what became of them.",
+    },
+    {
         "name": "Admin",
         "description": "For operators: what is failing, since when, why, and how to repair it.",
     },

@@ -12,6 +12,8 @@ class Permission(StrEnum):
 
     JOBS_WRITE = "jobs:write"
     JOBS_READ = "jobs:read"
+    JOBS_WORK = "jobs:work"
+    """Claim jobs over HTTP, and report what became of them."""
     ADMIN_READ = "admin:read"
     ADMIN_OPERATE = "admin:operate"
     ADMIN_DELETE = "admin:delete"
@@ -46,13 +48,13 @@ API_KEY_SUBJECT_PREFIX: Final = "api-key:"
 """Prefix of the subjects of API keys; tokens with such a `sub` are refused, so that none poses as a key."""
 
 
-LIMITABLE: Final = frozenset({Permission.JOBS_WRITE, Permission.JOBS_READ})
+LIMITABLE: Final = frozenset({Permission.JOBS_WRITE, Permission.JOBS_READ, Permission.JOBS_WORK})
 """The scopes that a key with limits may carry: what the others allow is bound to no queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """The only jobs that an API key may enqueue and read; None: any."""
+    """The only jobs that an API key may enqueue, read and claim; None: any."""
 
     queues: frozenset[str] | None
     job_types: frozenset[str] | None
@@ -86,7 +88,7 @@ class KeyLimits:
         return None
 
     def covers(self, *, job_type: str, queue: str) -> bool:
-        """Whether the key may read a job of this type and queue."""
+        """Whether the key may read, or work on, a job of this type and queue."""
         return (self.job_types is None or job_type in self.job_types) and (
             self.queues is None or queue in self.queues
         )

@@ -22,9 +22,9 @@ from service.db.engine import Database
 from service.db.errors import DATABASE_ERRORS
 from service.errors import Unavailable
 from service.jobs.loops import Loop
+from service.jobs.notify.listener import Listener
 from service.jobs.notify.messages import Watch
 from service.jobs.notify.publisher import publisher_for
-from service.jobs.notify.subscriber import subscribe
 from service.observability.logging import get_logger
 from service.observability.metrics import DASHBOARD_STREAMS, DASHBOARD_STREAMS_REFUSED
 from service.settings import Settings
@@ -54,19 +54,16 @@ router = page_router()
 class Live:
     """The open streams of one process."""
 
-    def __init__(self, database: Database, settings: Settings, *, worker_listens: bool) -> None:
-        """`worker_listens`: a worker of this process listens to the database already."""
+    def __init__(self, database: Database, settings: Settings, *, listener: Listener) -> None:
         self._max_streams = settings.dashboard_max_streams
         self._publisher = publisher_for(database.engine)
         self._publisher.changes.on_heard = self._changed
-        self._listens_here = settings.database_listen and not worker_listens
+        self._listener = listener
         self._blind = not settings.database_listen
         self._streams: set[Stream] = set()
         self._wanted = asyncio.Event()
         self._last_left = 0.0
-        changes = self._publisher.changes
         self._loop = Loop("live", self._run)
-        self._listener = Loop("live_listener", lambda: subscribe(database, lambda _: None, changes))
         self.closing: Final = asyncio.Event()
 
     def start(self) -> None:
@@ -116,14 +113,13 @@ class Live:
     async def _run(self) -> None:
         while True:
             await self._wanted.wait()
-            if self._listens_here:
-                self._listener.start()
+            self._listener.hold()
             try:
                 while self._streams or time.monotonic() - self._last_left < LINGER_SECONDS:
                     self._publisher.tell(Watch())
                     await self._until_next_watch()
             finally:
-                await self._listener.stop()
+                await self._listener.release()
             self._wanted.clear()
 
     async def _until_next_watch(self) -> None:

@@ -142,6 +142,18 @@ JOB_LOG_LINES: Final = Counter(
     "Lines that handlers logged by `ctx.log`: `written`; `dropped`, since the database was away or too slow; `refused` by it.",
     ["outcome"],
 )
+REMOTE_CLAIMS_WAITING: Final = Gauge(
+    "finmind_remote_claims_waiting", "Claims over HTTP that wait for jobs in this process."
+)
+REMOTE_LINES: Final = Gauge(
+    "finmind_remote_lines",
+    "Sets of job types and queues that claims over HTTP ask this process for: each polls once a second at most.",
+)
+REMOTE_ANSWERS: Final = Counter(
+    "finmind_remote_answers_total",
+    "Leases of workers over HTTP, by call and what was answered: `recorded`, `repeated`, `lease_lost`; of heartbeats `held`, `cancel`, `cancelled`, `timed_out`, `lease_lost`.",
+    ["call", "answer"],
+)
 HANDLERS_STUCK: Final = Gauge(
     "finmind_handlers_stuck",
     "Handlers that were cancelled and still run: they hold a slot or a thread.",

@@ -10,7 +10,17 @@ from service.settings.comma_separated import CommaSeparated
 
 ROOT_PATH_PATTERN: Final = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 OWN_PATHS: Final = frozenset(
-    {"jobs", "admin", "reminders", "health", "metrics", "docs", "dashboard", "openapi.json"}
+    {
+        "jobs",
+        "worker",
+        "admin",
+        "reminders",
+        "health",
+        "metrics",
+        "docs",
+        "dashboard",
+        "openapi.json",
+    }
 )
 """First segments of the API's own paths."""
 

@@ -90,6 +90,18 @@ class WorkerSettings(BaseModel):
         le=3600,
         description="How long a handler may take to stop once somebody asked for its job's cancel. Then the job is CANCELLED without waiting for it, and the handler keeps its slot until it ends.",
     )
+    remote_claims_waiting: int = Field(
+        5000,
+        ge=1,
+        le=100_000,
+        description="Claims of workers over HTTP that may wait for jobs in one process; further ones are answered 503.",
+    )
+    remote_claim_wait_seconds: float = Field(
+        30.0,
+        ge=0,
+        le=300,
+        description="Longest time that a claim of a worker over HTTP waits for jobs; one that asks for longer is answered after this time. Keep it shorter than the timeouts of proxies in between.",
+    )
     unknown_type_grace_seconds: float = Field(
         60.0,
         ge=0,

@@ -17,7 +17,14 @@ from service.targets import repository
 from tests.api.conftest import Auth
 from tests.api.test_policies import a_path
 
+WORKER_CALLS = (
+    "register", "claim", "heartbeat", "progress", "log", "complete", "fail", "snooze", "release", "stop"
+)  # fmt: skip
 NOT_AUDITED = {
+    **{
+        ("POST", f"/worker/{call}"): "a worker's daily work: the job's history names the worker"
+        for call in WORKER_CALLS
+    },
     ("POST", "/admin/operations/preview"): "it changes nothing",
     ("POST", "/jobs"): "a client's daily work: the job itself says who enqueued it and when",
     ("POST", "/jobs/batch"): "the same",
@@ -62,6 +69,8 @@ async def fill(client: httpx.AsyncClient, auth: Auth, database: Database) -> dic
     ]
     await client.post(f"/admin/operations/{operations[1]}/pause", headers=auth("admin", "setup"))
     body = {"name": "old", "scopes": ["jobs:read"]}
+    serves = {"worker": "mailer-1:831", "job_types": ["t"]}
+    worker = await client.post("/worker/register", json=serves, headers=auth("admin", "setup"))
     batch = await client.post("/batches", json={"name": "b"}, headers=auth("admin", "setup"))
     made = await client.post("/admin/api-keys", json=body, headers=auth("admin", "setup"))
     reminder = await client.post("/reminders", json=REMINDER, headers=auth("user", "ada"))
@@ -79,6 +88,7 @@ async def fill(client: httpx.AsyncClient, auth: Auth, database: Database) -> dic
             for verb in ("resolve", "ignore", "reopen")
         },
         "/queues/{name}": "/queues/mail",
+        "/admin/workers/{worker_id}/drain": f"/admin/workers/{worker.json()['worker_id']}/drain",
         "/targets/{name}/reset": "/targets/crm.example.com:443/reset",
         "/batches/{batch_id}/cancel": f"/batches/{batch.json()['id']}/cancel",
         "/reminders/{reminder_id}": f"/reminders/{reminder.json()['id']}",
@@ -126,6 +136,9 @@ EXPECTED: dict[tuple[str, str], tuple[str, Any, Any]] = {
     ),
     ("POST", "/admin/jobs/{job_id}/clone"): ("job.clone", {}, {"job_type": "t"}),
     ("PATCH", "/queues/{name}"): ("queue.pause", None, {}),
+    ("POST", "/admin/workers/{worker_id}/drain"): (
+        "worker.drain", {"name": "mailer-1:831", "owner": "setup"}, {},
+    ),
     ("POST", "/targets/{name}/reset"): (
         "target.reset", {"state": "open"}, {"state": "closed"},
     ),

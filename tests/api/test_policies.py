@@ -40,6 +40,17 @@ TABLE: dict[tuple[str, str], str] = {
     ("POST", "/jobs/{job_id}/cancel"): Permission.JOBS_WRITE,
     ("POST", "/jobs/{job_id}/run-now"): Permission.JOBS_WRITE,
     ("PATCH", "/jobs/{job_id}"): Permission.JOBS_WRITE,
+    ("POST", "/worker/register"): Permission.JOBS_WORK,
+    ("POST", "/worker/claim"): Permission.JOBS_WORK,
+    ("POST", "/worker/heartbeat"): Permission.JOBS_WORK,
+    ("POST", "/worker/complete"): Permission.JOBS_WORK,
+    ("POST", "/worker/fail"): Permission.JOBS_WORK,
+    ("POST", "/worker/snooze"): Permission.JOBS_WORK,
+    ("POST", "/worker/release"): Permission.JOBS_WORK,
+    ("POST", "/worker/progress"): Permission.JOBS_WORK,
+    ("POST", "/worker/log"): Permission.JOBS_WORK,
+    ("POST", "/worker/stop"): Permission.JOBS_WORK,
+    ("POST", "/admin/workers/{worker_id}/drain"): Permission.ADMIN_OPERATE,
     ("GET", "/admin/jobs"): Permission.ADMIN_READ,
     ("GET", "/admin/jobs/stats"): Permission.ADMIN_READ,
     ("GET", "/admin/jobs/rates"): Permission.ADMIN_READ,
@@ -162,6 +173,7 @@ def a_path(template: str) -> str:
         .replace("{batch_id}", "999999999")
         .replace("{reminder_id}", "999999999")
         .replace("{operation_id}", "999999999")
+        .replace("{worker_id}", "999999999")
         .replace("{prefix}", "0000000000")
         .replace("{name}", "nobody-uses-this")
         .replace("{fingerprint}", "0000000000000000")

@@ -739,12 +739,15 @@ ONLY_POSTGRESQL: Final = {
     "LOCK_QUEUE", "SET_LIMITS",  # a queue's limits: the simulation's rows have none
     "PARENTS", "PARENTS_OF", "CHILDREN_OF", "GET_BATCH", "LIST_BATCHES",  # read what clients and handlers ask for
     # The simulation's handlers log nothing.
-    "WRITE_LOG_LINES", "READ_LOG_LINES", "READ_LAST_LOG_LINES", "DELETE_LOG_LINES",
+    "WRITE_LOG_LINES", "LOG_SIZES", "READ_LOG_LINES", "READ_LAST_LOG_LINES", "DELETE_LOG_LINES",
     "STORE", "OF_JOB", "DELETE_STEPS",  # its handlers have no steps
     # Processes of the simulation enqueue nothing; its clients have no keys.
     "ENQUEUE_UNSEEN", "ENQUEUE_KEYED", "ENQUEUE_FOR_CALLERS", "ENQUEUE_KEYED_FOR_CALLERS",
     "KEY_HOLDERS", "HOLDER", "HOLDER_STATUS", "ENQUEUE_WAITING_FOR_CALLERS",
     "LOCK_WINDOW", "OPEN_WINDOW",
+    # The simulation's workers are processes of the service, which run the same transitions.
+    "LEASED_JOBS", "SETTLED_JOBS", "CLAIMED_AGAIN", "HAND_OVER", "CLAIMED_BEFORE", "LINE_ID", "NOTE_CANCEL_SEEN",
+    "ENTER_REMOTE_WORKER", "REMOTE_WORKER_SEEN", "REMOTE_WORKERS_WAITING", "REMOTE_WORKER_STOPPED", "ASK_DRAIN",
     # Triggers keep the counts of causes; the model has none.
     "ADD_OVERFLOW", "MERGE_CAUSES", "DESCRIBE", "MARK",
     "LIST_CAUSES", "GET_CAUSE", "COUNT_CAUSES", "UNRESOLVED_CAUSES", "CAUSE_TRENDS", "KEEP_CAUSE", "HOLD_CAUSE", "DECIDE_CAUSE",

@@ -28,6 +28,7 @@ LISTS: Final = ("queues", "job_types", "priorities")
 WORDS: Final[dict[Permission, str]] = {
     Permission.JOBS_WRITE: "enqueue jobs",
     Permission.JOBS_READ: "read jobs and their results",
+    Permission.JOBS_WORK: "claim jobs over HTTP, as a worker",
     Permission.ADMIN_READ: "see all jobs, statistics and the audit log",
     Permission.ADMIN_OPERATE: "retry, cancel, edit and delete jobs",
     Permission.ADMIN_DELETE: "delete jobs, one or many at once",

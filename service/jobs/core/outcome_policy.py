@@ -26,6 +26,7 @@ from service.jobs.core.outcomes import (
     Snoozed,
     Succeeded,
     asked_seconds,
+    clamp_delay,
     deciding,
 )
 from service.observability.logging import get_logger
@@ -39,7 +40,7 @@ class OutcomePolicy:
 
     def __init__(self, settings: Settings, *, worker_name: str) -> None:
         self._settings = settings
-        self._worker_name = worker_name
+        self.worker_name = worker_name
         self._default_backoff = Backoff.from_settings(settings)
 
     def timeout_seconds(self, attempt: Attempt) -> float:
@@ -150,7 +151,7 @@ class OutcomePolicy:
             message="What the handler did cannot be recorded: the job's row, or the error that it "
             "raised, cannot be read",
             started_at=attempt.started_at,
-            worker=self._worker_name,
+            worker=self.worker_name,
         )
         # Without the traceback: what could not be formatted once cannot be formatted now.
         _log.error("outcome_broken", job_id=attempt.job.id, error=type(error).__name__)
@@ -159,6 +160,29 @@ class OutcomePolicy:
         if self.is_last(attempt):
             return DeadLettered(failure, "error")
         return Retried(self._default_backoff.delay_seconds(attempt.job.attempt), failure, "error")
+
+    def reported(
+        self,
+        attempt: Attempt,
+        failure: Failure,
+        *,
+        permanent: bool = False,
+        delay_seconds: float | None = None,
+    ) -> Outcome:
+        """The outcome of an attempt whose worker tells what failed.
+
+        Args:
+            attempt: the attempt.
+            failure: what failed.
+            permanent: whether no retry could help, as with `PermanentError`.
+            delay_seconds: when to retry in place of the backoff, as with `RetryAfter`.
+        """
+        if permanent:
+            return Failed(failure, "permanent")
+        if delay_seconds is None:
+            return self._ended(attempt, failure, reason="error")
+        seconds = clamp_delay(delay_seconds)
+        return self._ended(attempt, failure, reason="retry_after", delay_seconds=seconds)
 
     def _failed(
         self,
@@ -173,6 +197,16 @@ class OutcomePolicy:
         if note:
             message = clean_text(f"{note} ({failure.message})", MAX_MESSAGE_CHARS)
             failure = replace(failure, message=message)
+        return self._ended(attempt, failure, reason=reason, delay_seconds=delay_seconds)
+
+    def _ended(
+        self,
+        attempt: Attempt,
+        failure: Failure,
+        *,
+        reason: str,
+        delay_seconds: float | None = None,
+    ) -> Outcome:
         if self.is_last(attempt):
             return DeadLettered(failure, reason)
         if delay_seconds is None:
@@ -188,7 +222,7 @@ class OutcomePolicy:
             error,
             attempt=attempt.job.attempt,
             started_at=attempt.started_at,
-            worker=self._worker_name,
+            worker=self.worker_name,
         )
 
     def _backoff(self, attempt: Attempt) -> Backoff:

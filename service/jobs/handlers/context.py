@@ -208,7 +208,7 @@ class JobContext:
                 "ctx.progress is for `async def` handlers; in a plain function or a thread call "
                 "ctx.progress_sync(fraction, message), without await"
             )
-        return self._write(_encoded(fraction, message))
+        return self._write(progress_text(fraction, message))
 
     def progress_sync(self, fraction: float, message: str = "") -> bool:
         """The same for handlers that are plain functions: waits until it is recorded.
@@ -219,7 +219,7 @@ class JobContext:
         """
         if _loop_here() is not None:
             raise RuntimeError("ctx.progress_sync would block the event loop: await ctx.progress")
-        text = _encoded(fraction, message)
+        text = progress_text(fraction, message)
         written = asyncio.run_coroutine_threadsafe(self._write(text), self._loop)
         try:
             return written.result(PROGRESS_WAIT_SECONDS)
@@ -228,7 +228,12 @@ class JobContext:
             return True  # not known to be lost
 
 
-def _encoded(fraction: float, message: str) -> str:
+def progress_text(fraction: float, message: str) -> str:
+    """Progress as its column keeps it: JSON text.
+
+    Raises:
+        PayloadError: the message cannot be stored.
+    """
     return dump_json(
         {"fraction": min(max(float(fraction), 0.0), 1.0), "message": message[:1000]},
         what="progress",

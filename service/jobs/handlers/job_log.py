@@ -43,7 +43,7 @@ class JobLog:
         """
         if level not in LEVELS:
             raise ValueError(f"level {level!r}: expected one of {', '.join(LEVELS)}")
-        text, encoded = clean_text(str(message), MAX_MESSAGE_CHARS), _encoded(fields)
+        text, encoded = clean_text(str(message), MAX_MESSAGE_CHARS), encoded_fields(fields)
         with self._lock:
             if self._full:
                 return
@@ -60,18 +60,25 @@ class JobLog:
     def _end(self) -> None:
         """Say once that what comes is not kept, in a line over the limit."""
         self._full = True
-        words = (
-            "What this attempt logs from here on is not kept: it has logged all that "
-            "JOB_LOG_LINES and JOB_LOG_BYTES allow"
-        )
-        self._put(self._next("warning", words, None))
+        self._put(full_line(*self._job, self._lines + 1, self._attempt))
 
     def _next(self, level: str, message: str, fields: str | None) -> LogLine:
         number = self._lines + 1
         return LogLine(*self._job, number, self._attempt, datetime.now(UTC), level, message, fields)
 
 
-def _encoded(fields: Mapping[str, Any]) -> str | None:
+def full_line(job_id: JobId, lease_token: LeaseToken, number: int, attempt: int) -> LogLine:
+    """The line that says that no more is kept."""
+    words = (
+        "What this attempt logs from here on is not kept: it has logged all that "
+        "JOB_LOG_LINES and JOB_LOG_BYTES allow"
+    )
+    now = datetime.now(UTC)
+    return LogLine(job_id, lease_token, number, attempt, now, "warning", words, None)
+
+
+def encoded_fields(fields: Mapping[str, Any]) -> str | None:
+    """The fields of a line as JSON text, cut where they are long; None where there are none."""
     if not fields:
         return None
     try:

@@ -23,6 +23,10 @@ WINDOW_HOURS: Final = 1
 """How long a window of `unique_for_seconds` is kept that is over: its key may be used again soon."""
 
 
+REMOTE_CLAIM_HOURS: Final = 3
+"""How long claims of workers that are gone are kept: longer than two leases of the longest kind."""
+
+
 async def drop_days(link: Link, settings: Settings) -> None:
     """Drop the days of finished jobs that are over their retention."""
     days = settings.retention_days
@@ -33,7 +37,7 @@ async def drop_days(link: Link, settings: Settings) -> None:
 
 
 async def drop_old(link: Link, settings: Settings) -> None:
-    """Drop dead letters, idempotency keys, usage, names, log lines, batches, operations and workers that are over theirs."""
+    """Drop dead letters, idempotency keys, usage, names, log lines, batches, remote claims, operations and workers that are over theirs."""
     for statement, age in (
         (store.retention.DROP_DEAD_BEFORE, settings.dead_retention_days),
         (store.retention.DROP_IDEMPOTENCY_KEYS, settings.idempotency_key_hours),
@@ -42,6 +46,7 @@ async def drop_old(link: Link, settings: Settings) -> None:
         (store.retention.DROP_JOB_LOGS, settings.job_log_days),
         (store.retention.DROP_BATCHES, settings.batch_retention_days),
         (store.retention.DROP_UNIQUE_WINDOWS, WINDOW_HOURS),
+        (store.retention.DROP_REMOTE_CLAIMS, REMOTE_CLAIM_HOURS),
         (store.retention.DROP_OPERATIONS, settings.operation_retention_days),
     ):
         await _repeat(link, statement, age)

@@ -21,10 +21,17 @@ _subscriptions: weakref.WeakSet["Subscription"] = weakref.WeakSet()
 
 
 class Subscription:
-    """Calls a worker of this process back with what its own process publishes."""
+    """Calls back with what this process publishes.
 
-    def __init__(self, callback: Callable[[Message], None]) -> None:
+    Args:
+        callback: takes each message.
+        is_worker: whether it acts on ends of jobs, as workers do. What is told by other processes a worker
+            is told by the listener that it starts; others are told here, whoever listens.
+    """
+
+    def __init__(self, callback: Callable[[Message], None], *, is_worker: bool = True) -> None:
         self.callback = callback
+        self.is_worker = is_worker
         _subscriptions.add(self)
 
     def close(self) -> None:
@@ -33,11 +40,11 @@ class Subscription:
 
 
 def notify_local(message: Message) -> bool:
-    """Notify the workers of this process; whether there was one."""
+    """Notify whoever takes jobs in this process; whether there was a worker."""
     subscriptions = list(_subscriptions)
     for subscription in subscriptions:
         subscription.callback(message)
-    return bool(subscriptions)
+    return any(subscription.is_worker for subscription in subscriptions)
 
 
 async def subscribe(
@@ -61,6 +68,9 @@ async def subscribe(
                 changes.heard()
             case message:
                 notified(message)
+                for subscription in list(_subscriptions):
+                    if not subscription.is_worker:
+                        subscription.callback(message)
                 changes.heard()
 
     while True:

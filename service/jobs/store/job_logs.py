@@ -7,8 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.db.connection import Link
 from service.db.session import fetch
+from service.jobs.core.claimed_job import Lease
 from service.jobs.core.job import JobId
 from service.jobs.core.log_line import LogLine
+from service.jobs.store.leases import lease_columns
 from service.jobs.store.statement import Statement
 
 KEPT_ATTEMPTS: Final = 3
@@ -33,6 +35,14 @@ ON CONFLICT DO NOTHING
 the answer was lost, the same lines are sent again and are there already."""
 
 _COLUMNS: Final = "lease_token, line, attempt, at, level, message, fields::text"
+
+LOG_SIZES: Final = Statement("""
+SELECT l.job_id, l.lease_token,
+  sum(octet_length(l.message) + COALESCE(octet_length(l.fields::text), 0))::bigint
+FROM finmind_jobs.job_logs l
+WHERE (l.job_id, l.lease_token) IN (SELECT * FROM unnest(:ids::bigint[], :tokens::bigint[]))
+GROUP BY 1, 2
+""")
 
 READ_LOG_LINES: Final = Statement(f"""
 SELECT {_COLUMNS} FROM finmind_jobs.job_logs
@@ -66,6 +76,12 @@ async def write(link: Link, lines: Sequence[LogLine]) -> None:
             fields=[one.fields for one in lines],
         )
     )
+
+
+async def sizes(link: Link, leases: Collection[Lease]) -> dict[Lease, int]:
+    """How many bytes the attempts under these leases have logged, of those that have logged any."""
+    rows = await link.fetch(*LOG_SIZES.bind(**lease_columns(leases)))
+    return {(row[0], row[1]): row[2] for row in rows}
 
 
 async def after(

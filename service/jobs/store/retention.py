@@ -56,6 +56,10 @@ DROP_JOB_NAMES: Final = _drop_older("job_names", "seen_at", "days")
 DROP_JOB_LOGS: Final = _drop_older("job_logs", "at", "days")
 
 
+DROP_REMOTE_CLAIMS: Final = _drop_older("remote_claims", "created_at", "hours")
+"""Of workers that claim no more; each claim drops what is older of its own worker."""
+
+
 DROP_OPERATIONS: Final = Statement("""
 WITH gone AS (
   DELETE FROM finmind_jobs.operations WHERE ctid = ANY (ARRAY(

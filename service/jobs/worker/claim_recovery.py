@@ -3,17 +3,18 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import Final
 
 from service.db.connection import Link
 from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
+from service.jobs.core.attempt import Attempt
 from service.jobs.core.claimed_job import Lease
 from service.jobs.core.lane import KeysRequest, Lane, LaneRequest, Position
 from service.jobs.loops import Pause
 from service.jobs.notify.publisher import publish_over
-from service.jobs.worker.run import Run
 from service.observability.logging import get_logger
 
 UNSURE_SECONDS: Final = 2.0
@@ -31,7 +32,7 @@ class ClaimRecovery:
         *,
         worker_id: Callable[[], int],
         lease_seconds: float,
-        held: Callable[[], set[Run]],
+        held: Callable[[], AbstractSet[Attempt]],
     ) -> None:
         self._link = link
         self._worker_id = worker_id

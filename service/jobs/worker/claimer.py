@@ -14,6 +14,7 @@ from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.lane import LANE_START, Lane, LaneRequest
 from service.jobs.flow.admission import Admission
 from service.jobs.flow.queue_settings import MAX_AGE_SECONDS
+from service.jobs.flow.queues import QueuePolicies
 from service.jobs.handlers.registry import Registry
 from service.jobs.loops import Pause
 from service.jobs.notify.changes import Changes
@@ -21,9 +22,9 @@ from service.jobs.notify.messages import Look, Message, Policies, Wake
 from service.jobs.worker import lease_clock
 from service.jobs.worker.claim_recovery import ClaimRecovery
 from service.jobs.worker.claims import Claims
-from service.jobs.worker.executor import Executor
 from service.jobs.worker.hand_over import HandOver
 from service.jobs.worker.plan.claim_plan import ClaimPlan
+from service.jobs.worker.runner import Runner
 from service.jobs.worker.settler import Settler
 from service.jobs.worker.slots import Slots
 from service.jobs.worker.starter import Starter
@@ -54,7 +55,8 @@ class Claimer:
         link: Link,
         lanes_link: Link,
         slots: Slots,
-        executor: Executor,
+        queues: QueuePolicies,
+        executor: Runner,
         settler: Settler,
         worker_id: Callable[[], int],
         changes: Changes,
@@ -71,8 +73,7 @@ class Claimer:
             held=lambda: executor.runs | settler.unsettled(),
         )
         self._hand_over = HandOver(
-            settings, link=link, registry=registry, queues=slots.queues.serving(settings.worker_queues),
-            worker_id=worker_id,
+            settings, link=link, registry=registry, queues=queues, worker_id=worker_id,
         )  # fmt: skip
         self._admission = Admission(
             link,
@@ -81,7 +82,6 @@ class Claimer:
             on_held=self._hand_over.held,
             max_errors=settings.max_error_entries,
         )
-        settler.on_permits_freed = self._permits_freed
         self._changes = changes
         self._queue_settings = slots.queues.settings
         self._woken = asyncio.Event()
@@ -89,7 +89,7 @@ class Claimer:
             settings,
             link=link,
             lanes_link=lanes_link,
-            queues=slots.queues.serving(settings.worker_queues),
+            queues=queues,
             wake=self._woken.set,
         )
         self._claims = Claims(
@@ -112,6 +112,10 @@ class Claimer:
         self._limit = BatchLimit(
             settings.claim_batch_size, seconds=settings.database_command_timeout_seconds
         )
+        self.took_all_at = float("-inf")
+        """When the last round began (monotonic) that left nothing to claim."""
+        self.on_took_all: Callable[[], None] | None = None
+        """Called after such a round."""
         self.claims_fail_since: float | None = None
         """Monotonic time of the first of the failures that no claim has come through since."""
 
@@ -131,6 +135,10 @@ class Claimer:
                 self._queue_settings.forget()
                 self._hand_over.forget()
                 self._woken.set()
+
+    def look(self) -> None:
+        """Claim at once, whether or not a job is known to be due."""
+        self._woken.set()
 
     def stop(self) -> None:
         """Claim no more; what is claimed goes on."""
@@ -169,6 +177,9 @@ class Claimer:
             self._backlog = claimed >= asked
             if self._backlog or self.plan.walks_on:
                 continue
+            self.took_all_at = began
+            if self.on_took_all is not None:
+                self.on_took_all()
             if claimed:
                 # Others' claims may have hidden some: look again soon.
                 pause = self._settings.poll_min_seconds
@@ -255,7 +266,8 @@ class Claimer:
         await self._starter.start(admitted, lease_deadline=lease_deadline)
         self._starter.give_back(unsure, lease_deadline=lease_deadline)
 
-    def _permits_freed(self, permits: Counter[str]) -> None:
+    def permits_freed(self, permits: Counter[str]) -> None:
+        """So many permits of each limit came free."""
         self._hand_over.freed(permits)
         self._woken.set()
 

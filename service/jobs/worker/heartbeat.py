@@ -68,7 +68,8 @@ class Heartbeat:
     async def _beat(self) -> None:
         await self._announce()
         soon = lease_clock.now() + self._lease_seconds - self._every_seconds / 2
-        held = self._executor.runs | self._settler.unsettled()
+        held = set(self._executor.runs)
+        held.update(run for run in self._settler.unsettled() if isinstance(run, Run))
         due = iter([run for run in held if run.lease_deadline < soon])
         while batch := list(islice(due, BATCH)):
             await self.extend(batch)

@@ -13,12 +13,12 @@ from service.db.connection import Link
 from service.db.errors import DATABASE_ERRORS, REFUSED_ERRORS
 from service.jobs import store
 from service.jobs.batch_limit import BatchLimit
+from service.jobs.core.attempt import Attempt
 from service.jobs.core.claimed_job import ClaimedJob, Lease
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES, bytes_bound
 from service.jobs.core.failures import Failure, clean_text
 from service.jobs.core.outcomes import Cancelled, Failed, Outcome
 from service.jobs.loops import Pause
-from service.jobs.worker.run import Run
 from service.observability.logging import get_logger
 from service.observability.metrics import observe_batch, record_database_error
 from service.settings import Settings
@@ -43,7 +43,7 @@ _log = get_logger(__name__)
 class Settlement:
     """One outcome on its way to the database."""
 
-    run: Run
+    run: Attempt
     outcome: Outcome
     size: int
     """Limit on the bytes that recording it moves."""
@@ -92,7 +92,7 @@ class Outbox:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def put(self, run: Run, outcome: Outcome) -> None:
+    def put(self, run: Attempt, outcome: Outcome) -> None:
         """Take one outcome; returns at once."""
         settlement = Settlement(run, outcome, _bytes_of(run.job, outcome))
         self.waiting.append(settlement)

@@ -124,11 +124,13 @@ class Pipeline:
             link=self._links["claim"],
             lanes_link=self._links["lanes"],
             slots=self.slots,
+            queues=self.slots.queues.serving(settings.worker_queues),
             executor=self.executor,
             settler=self.settler,
             worker_id=lambda: self.worker_id,
             changes=changes,
         )
+        self.settler.on_permits_freed = self.claimer.permits_freed
         self.endings.on_released = self.claimer.notified
         self.unique_turns.on_released = self.claimer.notified
         heartbeat = Heartbeat(

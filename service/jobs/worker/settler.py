@@ -9,6 +9,7 @@ from typing import Final
 from service.db.connection import Link
 from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
+from service.jobs.core.attempt import Attempt
 from service.jobs.core.claimed_job import Lease
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES
 from service.jobs.core.lane import Lane
@@ -18,7 +19,6 @@ from service.jobs.loops import Loop
 from service.jobs.notify.changes import Changes
 from service.jobs.notify.publisher import publish_over
 from service.jobs.worker.outbox import Outbox, Settlement
-from service.jobs.worker.run import Run
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error, record_event
 from service.settings import Settings
@@ -57,7 +57,7 @@ class Settler:
             link=link,
             write=partial(store.settle.finish, told=told),
             cancel=cancel,
-            recorded=self._account,
+            recorded=self._recorded,
         )
         self._returns = Outbox(
             "requeue",
@@ -65,7 +65,7 @@ class Settler:
             link=requeue_link,
             write=store.settle.requeue,
             cancel=cancel,
-            recorded=self._account,
+            recorded=self._recorded,
         )
         self.loops: Final = (
             Loop("settler", self._ends.run),
@@ -75,6 +75,8 @@ class Settler:
         """Called with how many permits of each limit came free."""
         self.tally: Callable[[Outcome], None] | None = None
         """Called with each outcome that was recorded."""
+        self.answer: Callable[[Attempt, Outcome | None], None] | None = None
+        """Called with each attempt and what was recorded of it; None: its lease was lost."""
 
     @property
     def backlog_full(self) -> bool:
@@ -87,11 +89,11 @@ class Settler:
         """How many outcomes are not recorded yet."""
         return len(self._ends.waiting) + len(self._returns.waiting)
 
-    def unsettled(self) -> set[Run]:
+    def unsettled(self) -> set[Attempt]:
         """The runs whose outcome is not recorded yet: their leases must go on."""
         return {one.run for one in (*self._ends.waiting, *self._returns.waiting)}
 
-    def settle(self, run: Run, outcome: Outcome | None) -> None:
+    def settle(self, run: Attempt, outcome: Outcome | None) -> None:
         """Take the outcome of a run; returns at once. None: its lease is lost, nothing is recorded."""
         if outcome is None:
             record_event("stale_settle", run.job.job_type, "lease_lost")
@@ -109,6 +111,12 @@ class Settler:
         except TimeoutError:
             return False
         return True
+
+    async def _recorded(self, batch: list[Settlement], lost: set[Lease]) -> None:
+        if self.answer is not None:
+            for one in batch:
+                self.answer(one.run, None if one.run.job.lease in lost else one.outcome)
+        await self._account(batch, lost)
 
     async def _account(self, batch: list[Settlement], lost: set[Lease]) -> None:
         counts: Counter[tuple[str, str, str]] = Counter()

@@ -6,11 +6,11 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from service.jobs.core.attempt import Attempt
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES
-from service.jobs.worker.executor import Executor
 from service.jobs.worker.rescue import note_rescued
-from service.jobs.worker.run import Run
+from service.jobs.worker.runner import Runner
 from service.jobs.worker.slots import Slots
 from service.observability.metrics import observe_batch
 
@@ -30,14 +30,14 @@ class Starter:
     here behind a handler that waits.
     """
 
-    def __init__(self, *, slots: Slots, executor: Executor) -> None:
+    def __init__(self, *, slots: Slots, executor: Runner) -> None:
         self._slots = slots
         self._executor = executor
         self._next_ahead = 0
         """How many jobs the next claim may bring ahead; 0 where some of these were given back."""
         self._used_before = 0
         """How many slots were taken before those."""
-        self.given_back: set[Run] = set()
+        self.given_back: set[Attempt] = set()
         """Which of those were given back."""
         self._instant = False
         """Whether those were instant, but for the last of them, which have their turn yet."""
