@@ -1,13 +1,13 @@
 """job_workers.owner, remote_claims: workers that claim over HTTP
 
-Revision ID: 0030
-Revises: 0029
+Revision ID: 0032
+Revises: 0031
 """
 
 from alembic import op
 
-revision = "0030"
-down_revision = "0029"
+revision = "0032"
+down_revision = "0031"
 
 UPGRADE = """
 ALTER TABLE job_workers ADD COLUMN IF NOT EXISTS owner text;
