@@ -44,6 +44,7 @@ from service.errors import ConfigurationError
 from service.jobs.enqueue.group_commit import Intake
 from service.jobs.handlers.loader import load_handlers
 from service.jobs.notify.listener import Listener
+from service.jobs.read.sealed_types import SealedTypes
 from service.jobs.run_once import Passes
 from service.jobs.worker.worker import Worker
 from service.observability.health import EventLoopMonitor, HealthChecks
@@ -85,6 +86,7 @@ class Service:
         self.refused_attempts = RefusedAttempts(self.database)
         self.sessions = SessionStore(self.database, settings)
         self.intake = Intake(self.database, settings)
+        self.sealed_types = SealedTypes(self.database)
         self.worker: Worker | None = Worker(self.database, settings) if run_worker else None
         slots = self.worker.slots if self.worker is not None else None
         self.passes = Passes(self.database, settings, slots=slots)
@@ -125,6 +127,8 @@ class Service:
             load_handlers(self.settings)
             await prepare(self.database, self.settings)
             await ensure_live_jobs_index(self.database, self.settings)
+            stack.push_async_callback(self.sealed_types.stop)
+            await self.sealed_types.start()
             await self.monitor.start()
             stack.push_async_callback(self.monitor.stop)
             stack.push_async_callback(self.intake.stop)

@@ -14,7 +14,7 @@ DETAIL_FIRST = RAISED | {"_refused"}
 """Calls whose first argument is what is said; that of the others is their second."""
 DETAIL_SECOND = {"BodyRefused", "HeadRefused", "refuse", "problem_response"}
 NAMES = re.compile(
-    r"(action|after|backoff|limit|name|payload|priority|queue|reason|recipient|scopes"
+    r"(action|after|backoff|encrypt|limit|name|payload|priority|queue|reason|recipient|scopes"
     r"|session|until|\w+_\w+|--\w+)\b"
 )
 """What a message may begin with as it is written: a field, a parameter or an option."""

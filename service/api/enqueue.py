@@ -18,6 +18,7 @@ from service.api.patterns import VISIBLE_ASCII
 from service.api.payloads import check_payload, check_payloads
 from service.api.problems import problem_responses
 from service.api.refusals import FIRST_ERRORS
+from service.api.request_key import request_key
 from service.api.session import Session, deadline_of, settings_of, transaction
 from service.auth.dependencies import require
 from service.auth.principal import Permission, Principal
@@ -25,7 +26,7 @@ from service.errors import Conflict, InvalidInput, NotFound
 from service.jobs.core.idempotency_key import IdempotencyKey
 from service.jobs.core.job import BackgroundJob, JobStatus
 from service.jobs.core.new_job import EnqueuedJob, NewJob
-from service.jobs.core.redaction import redact_for
+from service.jobs.core.redaction import shown_of_new
 from service.jobs.enqueue.dependencies import waits
 from service.jobs.enqueue.enqueue import enqueue_for
 from service.jobs.enqueue.group_commit import Intake
@@ -205,12 +206,15 @@ async def _idempotency_key(
     *,
     kind: str | None = None,
 ) -> IdempotencyKey:
-    """The request's key; `kind` tells apart what has the same body as another endpoint's request."""
-    sent: Any = await request.json()
-    model: dict[str, Any] = body.model_dump()
-    if kind is not None:
-        model["kind"], sent = kind, {"kind": kind, "body": sent}
-    return IdempotencyKey.of(sent, model=model, owner=principal.subject, key=key)
+    jobs = body.jobs if isinstance(body, BatchIn) else [body]
+    return request_key(
+        await request.json(),
+        model=body.model_dump(),
+        jobs=jobs,
+        kind=kind,
+        owner=principal.subject,
+        key=key,
+    )
 
 
 async def _enqueue_alone(
@@ -258,7 +262,7 @@ def _created(job: NewJob, enqueued: EnqueuedJob, settings: Settings) -> Response
         "concurrency_key": job.concurrency_key,
         "held_for": None,
         "batch_id": None,
-        "payload": redact_for(job.job_type, job.payload),
+        "payload": shown_of_new(job),
         "result": None,
         "progress": None,
         "cancel": None,

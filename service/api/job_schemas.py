@@ -18,7 +18,7 @@ from service.jobs.core.job import (
 )
 from service.jobs.core.job_types import DEFAULTS, policies
 from service.jobs.core.new_job import NewJob
-from service.jobs.core.redaction import redact, redacted_fields
+from service.jobs.core.redaction import redact_for
 from service.settings import Settings
 
 EXAMPLE_SUMMARY: Final[dict[str, Any]] = {
@@ -140,9 +140,9 @@ def row_of(job: BackgroundJob, shown: type[JobOut]) -> dict[str, Any]:
     """What the row itself holds of the fields that are shown."""
     row = {name: getattr(job, name) for name in shown.model_fields if hasattr(job, name)}
     row |= {"next_run_at": job.due_at, "unique_key": job.own_key}
-    if fields := redacted_fields(job.job_type):
-        row |= {name: redact(row[name], fields) for name in ("payload", "result", "progress")}
-    return row
+    return row | {
+        name: redact_for(job.job_type, row[name]) for name in ("payload", "result", "progress")
+    }
 
 
 def effective_limits(job: NewJob | BackgroundJob, settings: Settings) -> dict[str, float | None]:

@@ -1,10 +1,11 @@
 """New jobs as clients send them, field by field."""
 
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 from fastapi.openapi.models import Example
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
@@ -13,9 +14,11 @@ from pydantic import (
 )
 
 from service.api.field_types import Name, PlannedTime, Priority, Retries
+from service.errors import InvalidInput
 from service.jobs.core.backoff import MAX_DELAY_SECONDS, Backoff
-from service.jobs.core.concurrency_key import key_of
+from service.jobs.core.concurrency_key import check_readable, key_of
 from service.jobs.core.dependencies import MAX_PARENTS, OnParentFailure
+from service.jobs.core.encryption import MAX_FIELDS, Sealing, both, check_unread, sealing_of
 from service.jobs.core.job import (
     DEFAULT_PRIORITY,
     DEFAULT_QUEUE,
@@ -24,7 +27,7 @@ from service.jobs.core.job import (
     MAX_ID,
     JobId,
 )
-from service.jobs.core.job_types import DEFAULTS, policies
+from service.jobs.core.job_types import DEFAULTS, encrypted_of, policies
 from service.jobs.core.new_job import MAX_DELAY_YEARS_SECONDS, NewJob
 from service.jobs.core.unique_by import MAX_PARTS, key_by
 from service.jobs.core.unique_key import (
@@ -84,8 +87,23 @@ _BOTH_TIMES: Final[dict[str, Any]] = {
     "properties": {"run_at": {"type": "string"}, "delay_seconds": {"type": "number"}},
 }
 """What no job may have: two times at which it is due."""
-_ADDED: Final = frozenset({"concurrency_key", "after", "on_parent_failure", "batch_id", *OPTIONS})
+_ADDED: Final = frozenset(
+    {"concurrency_key", "after", "on_parent_failure", "batch_id", "encrypt", *OPTIONS}
+)
 """Members of a new job that the version before lacks."""
+
+
+def _checked(given: object) -> object:
+    try:
+        sealing_of(given)
+    except InvalidInput as error:
+        raise ValueError(error.detail) from None
+    return given
+
+
+EncryptIn = Annotated[
+    bool | Annotated[list[str], Field(max_length=MAX_FIELDS)], BeforeValidator(_checked)
+]
 
 
 class BackoffIn(BaseModel):
@@ -220,6 +238,13 @@ class JobIn(BaseModel):
         "`payload.customer_id`, and always the type. A field that the payload lacks is a 422.",
     )
 
+    encrypt: EncryptIn | None = Field(
+        None,
+        description="What of the payload is kept encrypted, besides what its handler says: `true`, all of it; "
+        "else members, `card` or `customer.card`. Nobody is shown it; the handler gets it plain.",
+        examples=[["card"]],
+    )
+
     @model_validator(mode="after")
     def _one_time(self) -> Self:
         if self.run_at is not None and self.delay_seconds is not None:
@@ -238,10 +263,11 @@ class JobIn(BaseModel):
         """The same for the engine, with its queue and concurrency key decided.
 
         Raises:
-            InvalidInput: the rule of its type can make no key of this payload.
+            InvalidInput: the rule of its type can make no key of this payload, or reads what is encrypted.
         """
         queue = self.queue or _own_queue(self.job_type)
         unique_key, unique_by = self.unique_key, self.unique_by
+        self._check_keys()
         if unique_by is not None and unique_key is None:
             unique_key, unique_by = key_by(
                 unique_by, job_type=self.job_type, queue=queue, payload=self.payload
@@ -266,7 +292,27 @@ class JobIn(BaseModel):
             unique_for_seconds=self.unique_for_seconds,
             debounce_max_seconds=self.debounce_max_seconds,
             unique_by=unique_by,
+            encrypt=self.encrypt or None,
         )
+
+    def sealing(self) -> Sealing | None:
+        """What of the payload is encrypted; None: nothing.
+
+        Raises:
+            InvalidInput: `encrypt` names no members of a payload.
+        """
+        own = encrypted_of(self.job_type)
+        return own if self.encrypt is None else both(sealing_of(self.encrypt), own)
+
+    def _check_keys(self) -> None:
+        """Refuse keys that would be made here of what is encrypted.
+
+        Raises:
+            InvalidInput: the option and the member are named.
+        """
+        if (sealing := self.sealing()) is not None:
+            check_unread(sealing, self.unique_by or (), by="unique_by")
+            check_readable(self.job_type, sealing, given=self.concurrency_key)
 
 
 class BatchIn(BaseModel):

@@ -9,6 +9,7 @@ from pydantic_core import to_json
 
 from service.api.new_job_schemas import JobIn
 from service.api.refusals import MAX_ERRORS, first_errors
+from service.jobs.core.encryption import ENCRYPTED
 from service.jobs.core.job_types import DEFAULTS, policies
 from service.jobs.core.new_job import NewJob
 from service.jobs.store.batches import COUNTS
@@ -27,7 +28,9 @@ def check_payload(job: JobIn) -> None:
 
 
 def check_payload_of(job_type: str, payload: Any) -> None:
-    """The same for the new payload of a job."""
+    """The same for the new payload of a job; one that keeps encrypted members is its handler's to check."""
+    if isinstance(payload, dict) and ENCRYPTED in payload:
+        return
     if errors := _errors(job_type, payload, ("body", "payload")):
         raise RequestValidationError(errors)
 

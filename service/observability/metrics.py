@@ -158,6 +158,11 @@ HANDLERS_STUCK: Final = Gauge(
     "finmind_handlers_stuck",
     "Handlers that were cancelled and still run: they hold a slot or a thread.",
 )
+ENCRYPTED_PAYLOADS: Final = Counter(
+    "finmind_encrypted_payloads_total",
+    "Payloads at the start of an attempt: `opened` (decrypted), `key_missing` (by a key that this worker lacks; the attempt failed), `altered` (it does not belong to its job, which is FAILED), `not_encrypted` (readable, although its handler asks for encryption).",
+    ["outcome"],
+)
 DATABASE_ERRORS_TOTAL: Final = Counter(
     "finmind_database_errors_total",
     "Statements or connections that failed, by what they were for.",
@@ -286,6 +291,11 @@ _operations: Final = LabelBound(20)
 def record_database_error(operation: str) -> None:
     """Count a statement or connection that failed; `operation` is a fixed word: `claim`, `settle`."""
     DATABASE_ERRORS_TOTAL.labels(operation).inc()
+
+
+def record_encrypted_payload(outcome: str) -> None:
+    """Count a payload that is, or should be, encrypted; `outcome` is a fixed word."""
+    ENCRYPTED_PAYLOADS.labels(outcome).inc()
 
 
 def reminder_event(event: str, channel: str, status: str = "ok") -> None:

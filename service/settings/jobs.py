@@ -1,6 +1,6 @@
 """Settings of jobs: retries, timeouts, backoff and sizes."""
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 
 
 class JobsSettings(BaseModel):
@@ -45,6 +45,10 @@ class JobsSettings(BaseModel):
         ge=1024,
         le=16_777_216,
         description="Largest payload or result of a job, measured as the JSON that PostgreSQL writes: a space after each comma and colon, and 1e308 as 309 digits.",
+    )
+    payload_keys: SecretStr | None = Field(
+        None,
+        description="Keys that payloads are encrypted with (docs/encryption.md), comma-separated, each 32 bytes in base64 (`openssl rand -base64 32`). The first encrypts, all decrypt. The same in every process that enqueues or runs such jobs.",
     )
     job_log_lines: int = Field(
         1000,

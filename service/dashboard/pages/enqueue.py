@@ -22,6 +22,7 @@ from service.api.enqueue_policy import check_allowed, within_quotas
 from service.api.new_job_schemas import JobIn
 from service.api.patterns import NO_NUL
 from service.api.payloads import check_payload
+from service.api.request_key import request_key
 from service.api.session import AppSettings, Session
 from service.auth.principal import Principal
 from service.dashboard.access import Operator
@@ -31,7 +32,6 @@ from service.dashboard.payload_form import PREFIX, Field, fields_of, read
 from service.dashboard.rendering import flash, render, see
 from service.dashboard.route import form, page_router
 from service.errors import Conflict, FinMindError, Forbidden, InvalidInput, QuotaExceeded
-from service.jobs.core.idempotency_key import IdempotencyKey
 from service.jobs.core.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY
 from service.jobs.core.job_types import DEFAULTS, policies
 from service.jobs.core.search_times import read_moment
@@ -155,8 +155,11 @@ async def _enqueue(
     """
     body = _body(page)
     job = body.to_new_job()
-    key = IdempotencyKey.of(
-        dict(page.given), model=body.model_dump(), owner=operator.subject, key=f"form-{page.key}"
+    model = body.model_dump()
+    # What the boxes hold is in the body as well, which hides what is to be encrypted.
+    boxes = dict(page.given) if body.sealing() is None else model
+    key = request_key(
+        boxes, model=model, jobs=[body], kind=None, owner=operator.subject, key=f"form-{page.key}"
     )
     try:
         check_allowed(operator, [job])

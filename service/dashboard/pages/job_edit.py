@@ -1,6 +1,7 @@
 """Edit a job: change one that waits, or edit a dead one while it is retried."""
 
 import hashlib
+import sys
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -26,10 +27,12 @@ from service.dashboard.route import form, page_router
 from service.errors import Conflict, InvalidInput
 from service.jobs.actions import change_job, retry_dead_letter_job
 from service.jobs.core.change import JobChange
+from service.jobs.core.encoding import edit_json
+from service.jobs.core.encryption import may_be_sealed, without_ciphertext
 from service.jobs.core.job import DEAD, BackgroundJob, JobId, JobStatus
 from service.jobs.core.redaction import redacted_fields
 from service.jobs.core.search_times import read_moment
-from service.jobs.read.detail import JobDetail, get_detail
+from service.jobs.read.detail import JobDetail, JsonText, get_detail
 from service.settings import Settings
 
 router = page_router()
@@ -169,8 +172,16 @@ async def _detail(session: AsyncSession, job_id: int, *, to_change: bool = False
     return detail
 
 
+def _editable(detail: JobDetail) -> str:
+    """The payload as it can be edited: without a ciphertext, which stays while `$encrypted` names it."""
+    text = detail.texts["payload"].text
+    if not may_be_sealed(text):
+        return text
+    return edit_json(text, without_ciphertext, what="payload", max_bytes=sys.maxsize)
+
+
 def _page(detail: JobDetail) -> JobEdit:
-    source = detail.texts["payload"].text
+    source = _editable(detail)
     given = dict.fromkeys(FIELDS, "") | {"payload": json_view.write(json_view.parse(source))}
     return JobEdit(detail.job, given, hashlib.sha256(source.encode()).hexdigest())
 
@@ -183,10 +194,11 @@ def _closed(page: JobEdit, detail: JobDetail, settings: Settings) -> JobEdit:
 
 
 def _is_locked(detail: JobDetail, settings: Settings) -> bool:
+    text = _editable(detail)
     value = value_of(
         "payload",
         "Payload",
-        source=detail.texts["payload"],
+        source=JsonText(text, len(text)),
         settings=settings,
         revealed=Revealed.NOTHING,
         redacted=redacted_fields(detail.job.job_type),
@@ -200,7 +212,7 @@ def _check_shown(detail: JobDetail) -> None:
     Raises:
         Conflict: it has some.
     """
-    node = json_view.parse(detail.texts["payload"].text, redacted_fields(detail.job.job_type))
+    node = json_view.parse(_editable(detail), redacted_fields(detail.job.job_type))
     if json_view.masks_in(node):
         raise Conflict(
             f"The payload of job {detail.job.id} has values that are never shown: send it anew as a whole "

@@ -57,6 +57,8 @@ async def change_job(
         }
     job = await _held(session, job_id, versions)
     if change.payload is not None:
+        change = change.sealed_for(job.job_type, before=job.payload)
+        values["payload"] = change.encoded(max_payload_bytes=max_payload_bytes)["payload"]
         values["concurrency_key"] = key = key_after_edit(
             job.job_type, job.concurrency_key, before=job.payload, after=change.payload
         )

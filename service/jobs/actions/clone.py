@@ -7,6 +7,7 @@ from service.jobs import store
 from service.jobs.actions.acted_on import record
 from service.jobs.core.backoff import Backoff
 from service.jobs.core.change import JobChange
+from service.jobs.core.encryption import plain_part
 from service.jobs.core.job import JobId
 from service.jobs.core.new_job import DEFAULT_MAX_PAYLOAD_BYTES, EnqueuedJob, NewJob
 from service.jobs.enqueue.enqueue import enqueue_for
@@ -33,7 +34,7 @@ async def clone_job(
     job = await get_job(session, job_id)
     copy = NewJob(
         job.job_type,
-        job.payload,
+        plain_part(job.payload),
         queue=job.queue,
         priority=job.priority,
         max_retries=job.max_retries,
@@ -43,7 +44,7 @@ async def clone_job(
     )
     made = (await enqueue_for(session, [copy], caller=by, max_payload_bytes=max_payload_bytes))[0]
     exact = (await store.actions.payloads_of(session, [job_id])).get(job_id)
-    # What Python read of it may have lost digits.
+    # What Python read of it may have lost digits; and what is encrypted stays as it is.
     await store.actions.change(session, [made.id], **JobChange().encoded() | {"payload": exact})
     await record(
         session, actor, "job.clone", made.id, reason=reason,

@@ -1,7 +1,7 @@
 """Act on many jobs in one transaction; what cannot be acted on is skipped, and named."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -18,8 +18,9 @@ from service.jobs import store
 from service.jobs.core.bulk_action import BulkAction, Verb, merged
 from service.jobs.core.concurrency_key import key_after_edit
 from service.jobs.core.encoding import edit_json, load_json
+from service.jobs.core.encryption import Sealing, check_merge
 from service.jobs.core.job import JobId
-from service.jobs.core.job_types import DEFAULTS, policies
+from service.jobs.core.job_types import DEFAULTS, encrypted_of, policies
 from service.jobs.core.lane import Lane
 from service.jobs.notify.publisher import (
     announce_after_commit,
@@ -81,7 +82,8 @@ async def act_on(
     if action.verb is Verb.RETRY:
         await _leave_out_taken_keys(session, jobs, payloads, done)
         if action.payload_merge is not None:
-            await _edit(session, action.payload_merge, payloads, done, context)
+            sealings = {job.id: encrypted_of(job.job_type) for job in jobs}
+            await _edit(session, action.payload_merge, payloads, sealings, done, context)
             keys = await _keys_after_edit(session, jobs, payloads, done)
     lanes: set[Lane] = set()
     types: Counter[str] = Counter()
@@ -153,12 +155,13 @@ async def _edit(
     session: AsyncSession,
     patch: dict[str, Any],
     payloads: dict[JobId, str | None],
+    sealings: Mapping[JobId, Sealing | None],
     done: ActedOn,
     context: ActionContext,
 ) -> None:
     """Apply the merge patch to each payload; one that cannot be stored is skipped."""
-    merge = partial(_merged, patch=patch)
     for job_id, text in (await store.actions.payloads_of(session, list(payloads))).items():
+        merge = partial(_merged, patch=patch, sealing=sealings[job_id])
         try:
             payloads[job_id] = edit_json(
                 text, merge, what="payload", max_bytes=context.max_payload_bytes
@@ -196,7 +199,8 @@ async def _keys_after_edit(
     return keys
 
 
-def _merged(payload: Any, patch: dict[str, Any]) -> Any:
+def _merged(payload: Any, patch: dict[str, Any], *, sealing: Sealing | None) -> Any:
+    check_merge(payload, patch, sealing)
     if not isinstance(payload, dict):
         raise InvalidInput("The payload is not an object: a merge would replace it whole")
     return merged(payload, patch)

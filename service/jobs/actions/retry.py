@@ -62,6 +62,8 @@ async def retry_dead_letter_job(
             dead.job_type, dead.concurrency_key, before=dead.payload, after=edit.payload
         )
         keys = {} if key is None else {job_id: key}
+        edit = edit.sealed_for(dead.job_type, before=dead.payload)
+        payload = edit.encoded(max_payload_bytes=max_payload_bytes)["payload"]
     try:
         async with session.begin_nested():
             retried = await store.actions.retry_dead(

@@ -1,11 +1,13 @@
 """What a person changes of a job that waits, or of a dead one that is to run again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from service.errors import InvalidInput
 from service.jobs.core.encoding import dump_json
+from service.jobs.core.encryption import resealed
+from service.jobs.core.job_types import encrypted_of
 from service.jobs.core.new_job import DEFAULT_MAX_PAYLOAD_BYTES, RULES, check_name
 
 
@@ -37,6 +39,15 @@ class JobChange:
             name: None if (value := getattr(self, name)) is None else RULES[name](value)
             for name in ("run_at", "priority", "max_retries")
         }
+
+    def sealed_for(self, job_type: str, *, before: Any) -> "JobChange":
+        """The same with the payload as it is stored in a job of this type, whose payload is `before`.
+
+        Raises:
+            InvalidInput: it keeps encrypted members that the job has not, or a key is missing.
+        """
+        payload = resealed(before, self.payload, encrypted_of(job_type), job_type=job_type)
+        return self if payload is self.payload else replace(self, payload=payload)
 
     def retry_values(self, *, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> dict[str, Any]:
         """The parameters of a retry, which leaves a job in its lane.

@@ -7,6 +7,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from service.errors import ConfigurationError, InvalidInput
+from service.jobs.core.encryption import Sealing, check_unread
 from service.jobs.core.job_types import DEFAULTS, JobTypePolicy, policies
 from service.jobs.core.new_job import RULES
 
@@ -61,13 +62,42 @@ def key_after_edit(job_type: str, key: str | None, *, before: Any, after: Any) -
     return "" if made is None else RULES["concurrency_key"](made)
 
 
+def fields_of(template: str) -> list[str]:
+    """The fields of the payload that a template names."""
+    return _FIELD.findall(template)
+
+
+def check_readable(job_type: str, sealing: Sealing, *, given: str | None) -> None:
+    """Refuse to make the concurrency key of a job of what is encrypted of its payload.
+
+    Args:
+        job_type: of the job.
+        sealing: what is encrypted.
+        given: the key that it names; the rule of its type counts where None.
+
+    Raises:
+        InvalidInput: the rule reads an encrypted member, or is a function, which may.
+    """
+    rule = policies.get(job_type, DEFAULTS).concurrency_key
+    if given is not None or rule is None:
+        return
+    if isinstance(rule, str):
+        check_unread(sealing, fields_of(rule), by="concurrency_key")
+        return
+    raise InvalidInput(
+        f"concurrency_key is missing: for {job_type} jobs a function makes it of the whole payload, part of which"
+        " is encrypted: give a key, or make it by a template of other members",
+        field="concurrency_key",
+    )
+
+
 def check_template(job_type: str, template: str) -> None:
     """Refuse a template that names anything but fields of the payload.
 
     Raises:
         ConfigurationError: naming what was found.
     """
-    for name in _FIELD.findall(template):
+    for name in fields_of(template):
         if not _PATH.fullmatch(name):
             raise ConfigurationError(
                 f"Handler {job_type!r}: concurrency_key names {{{name}}}, expected a field of the"

@@ -8,11 +8,12 @@ from operator import attrgetter
 from typing import Any, Final
 
 from service.errors import InvalidInput
-from service.jobs.core.concurrency_key import key_of
+from service.jobs.core.concurrency_key import check_readable, key_of
 from service.jobs.core.encoding import MAX_STATEMENT_BYTES, bytes_bound, dump_json
+from service.jobs.core.encryption import both, check_unread, check_unsealed, seal, sealing_of
 from service.jobs.core.fields import INPUTS
 from service.jobs.core.job import DEFAULT_QUEUE
-from service.jobs.core.job_types import DEFAULTS, policies
+from service.jobs.core.job_types import DEFAULTS, encrypted_of, policies
 from service.jobs.core.lane import Lane
 from service.jobs.core.new_job import RULES, NewJob, check_name
 from service.jobs.core.unique_key import OPTIONS, KeyRule, uniqueness_of
@@ -134,6 +135,7 @@ def _encode(job: NewJob, max_payload_bytes: int, caller: str | None) -> Row:
     values: Sequence[Any] = _defaults
     until_start: str | None = None
     rule: KeyRule | None = None
+    stored = _stored(job)
     if job.concurrency_key is None and policy.concurrency_key is not None:
         job = replace(job, concurrency_key=key_of(job.job_type, job.payload))
     if (given := _read(job)) != _NOTHING:  # as most jobs of a large batch
@@ -160,8 +162,29 @@ def _encode(job: NewJob, max_payload_bytes: int, caller: str | None) -> Row:
             raise InvalidInput("run_at and delay_seconds are both given: give one", field="run_at")
     # Last, since it is the slowest.
     payload = (
-        "{}"
-        if job.payload is None
-        else dump_json(job.payload, what="payload", max_bytes=max_payload_bytes)
+        "{}" if stored is None else dump_json(stored, what="payload", max_bytes=max_payload_bytes)
     )
     return (payload, job.job_type, queue, caller, *values, until_start, rule)
+
+
+def encrypts(job: NewJob) -> bool:
+    """Whether the job, or its type, asks for encryption."""
+    return bool(job.encrypt) or encrypted_of(job.job_type) is not None
+
+
+def _stored(job: NewJob) -> Any:
+    """The payload as it is stored: encrypted, as far as the job or its type says so.
+
+    Raises:
+        InvalidInput: a key is to be made of what is encrypted, or it cannot be encrypted.
+    """
+    check_unsealed(job.payload)
+    of_type = encrypted_of(job.job_type)
+    if job.encrypt is None and of_type is None:
+        return job.payload
+    sealing = both(sealing_of(job.encrypt), of_type)
+    if sealing is None or job.payload is None:
+        return job.payload
+    check_unread(sealing, job.unique_by or (), by="unique_by")
+    check_readable(job.job_type, sealing, given=job.concurrency_key)
+    return seal(job.payload, sealing, job_type=job.job_type)

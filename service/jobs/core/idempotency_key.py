@@ -19,6 +19,8 @@ class IdempotencyKey:
     key: str
     body_hash: bytes
     sent: bytes
+    earlier: tuple["IdempotencyKey", ...] = ()
+    """The same request, where what is encrypted of it is digested by keys that no longer encrypt."""
 
     @classmethod
     def of(cls, sent: object, *, model: object, owner: str, key: str) -> "IdempotencyKey":
@@ -33,6 +35,8 @@ class IdempotencyKey:
 
     def names(self, body_hash: bytes, request_hash: bytes | None) -> bool:
         """Whether the request with these digests is this one."""
+        if any(one.names(body_hash, request_hash) for one in self.earlier):
+            return True
         return request_hash == self._hash_beside(body_hash) or body_hash == self.body_hash
 
     def _hash_beside(self, body_hash: bytes) -> bytes:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from service.errors import ConfigurationError
 from service.jobs.core.backoff import Backoff
+from service.jobs.core.encryption import Sealing
 from service.jobs.core.job import NAME_PATTERN
 from service.settings import Settings
 
@@ -31,6 +32,7 @@ class JobTypePolicy:
         concurrency_key: the key of jobs that name none: made of the payload (of its model's instance,
             if there is one), or a template of its fields, `customer:{payload.customer_id}`.
         max_running_per_key: how many jobs with one key may run at once, over all processes.
+        encrypt: what is kept encrypted of payloads: True, all; else members, `card` or `customer.card`.
         redacted_fields: members of payloads and results, in lower case, whose values nobody is shown.
     """
 
@@ -42,6 +44,7 @@ class JobTypePolicy:
     internal: bool = False
     concurrency_key: ConcurrencyKey | None = None
     max_running_per_key: int | None = None
+    encrypt: Sealing | None = None
     redacted_fields: frozenset[str] = frozenset()
 
     def retries_of(self, asked: int | None, settings: Settings) -> int:
@@ -101,6 +104,15 @@ DEFAULTS: Final = JobTypePolicy()
 
 policies: Final[dict[str, JobTypePolicy]] = {}
 """The policies of the job types that this process knows; `handlers.registry` fills it."""
+
+sealed_elsewhere: Final[dict[str, Sealing]] = {}
+"""What handlers of other processes have encrypted, of the types that this one does not know."""
+
+
+def encrypted_of(job_type: str) -> Sealing | None:
+    """What is encrypted of every payload of a type."""
+    policy = policies.get(job_type)
+    return sealed_elsewhere.get(job_type) if policy is None else policy.encrypt
 
 
 def _refused(job_type: str, problem: str) -> ConfigurationError:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from service.errors import InvalidInput
 from service.jobs.core.backoff import Backoff
 from service.jobs.core.encoding import dump_json
+from service.jobs.core.encryption import Encrypt
 from service.jobs.core.job import HIGHEST_PRIORITY, LOWEST_PRIORITY, MAX_ID, NAME_PATTERN, JobId
 from service.jobs.core.unique_key import OnConflict, UniqueScope
 
@@ -55,6 +56,8 @@ class NewJob:
             None), `run` or `hold`.
         batch_id: the batch that it becomes a member of.
         unique_by: what the key is made of instead: `queue`, `payload.customer_id`; the type always.
+        encrypt: what of the payload is kept encrypted, besides what its type says: True, all of it; else
+            members, `card` or `customer.card`.
     """
 
     job_type: str
@@ -76,6 +79,7 @@ class NewJob:
     on_parent_failure: str | None = None
     batch_id: int | None = None
     unique_by: Sequence[str] | None = None
+    encrypt: Encrypt | None = None
 
     @property
     def is_ruled(self) -> bool:

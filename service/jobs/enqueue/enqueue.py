@@ -11,6 +11,7 @@ from service.db.session import CallerSession, fetch, together
 from service.errors import InvalidInput
 from service.jobs.core.backoff import Backoff
 from service.jobs.core.encoded_jobs import EncodedJobs, encode_in_parts, encode_jobs
+from service.jobs.core.encryption import Encrypt
 from service.jobs.core.new_job import DEFAULT_MAX_PAYLOAD_BYTES, EnqueuedJob, NewJob
 from service.jobs.core.unique_key import OnConflict, UniqueScope
 from service.jobs.enqueue.dependencies import MayName, check_parents, link_in, waits
@@ -41,6 +42,7 @@ async def enqueue(
     on_parent_failure: str | None = None,
     batch_id: int | None = None,
     unique_by: Sequence[str] | None = None,
+    encrypt: Encrypt | None = None,
 ) -> EnqueuedJob:
     """Enqueue one job in the caller's transaction: it exists if and when that commits.
 
@@ -66,6 +68,7 @@ async def enqueue(
         on_parent_failure: what becomes of it when one of those does not succeed.
         batch_id: the batch that it becomes a member of.
         unique_by: what the key is made of instead.
+        encrypt: what of the payload is kept encrypted.
 
     Raises:
         InvalidInput: a field breaks a rule; it is named.
@@ -92,6 +95,7 @@ async def enqueue(
         on_parent_failure=on_parent_failure,
         batch_id=batch_id,
         unique_by=unique_by,
+        encrypt=encrypt,
     )
     return (await enqueue_batch(session, [job]))[0]
 

@@ -1,5 +1,6 @@
 """Requests for jobs whose `unique_key` a live job holds already."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -7,8 +8,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.errors import Conflict
 from service.jobs import store
+from service.jobs.core.encoded_jobs import encrypts
 from service.jobs.core.encoding import dump_json
+from service.jobs.core.encryption import opened
+from service.jobs.core.job import JobId
 from service.jobs.core.new_job import EnqueuedJob, NewJob
+from service.jobs.core.payload_keys import AlteredCiphertext, PayloadKeyMissing
+from service.jobs.read.get import get_job
 from service.settings import Settings
 
 
@@ -58,9 +64,28 @@ async def check_holders(
             raise Conflict(
                 f"{held} a job of another caller: use a key that begins with a name of your own"
             )
-        if not same:
+        if not same and not (
+            found and await _is_same_inside(session, jobs[position], enqueued[position].id)
+        ):
             why = "with another job_type or payload" if found else "that has been removed"
             raise Conflict(f"{held} job {enqueued[position].id} {why}")
+
+
+async def _is_same_inside(session: AsyncSession, job: NewJob, holder_id: JobId) -> bool:
+    """Whether a job does the same as its holder, once that is decrypted: two ciphertexts of the same differ.
+
+    Without the key it is not known, and counts as other work.
+    """
+    if not encrypts(job):
+        return False
+    holder = await get_job(session, holder_id)
+    try:
+        payload = opened(holder.payload, job_type=holder.job_type)
+    except (PayloadKeyMissing, AlteredCiphertext):
+        return False
+    return holder.job_type == job.job_type and bool(
+        payload == json.loads(_payload_text(job.payload))
+    )
 
 
 def _replaced(jobs: Sequence[NewJob]) -> set[int]:

@@ -7,7 +7,9 @@ from typing import Final
 
 from service import signals
 from service.errors import ConfigurationError
+from service.jobs.core.encryption import check_configured
 from service.jobs.core.job import DEFAULT_QUEUE
+from service.jobs.core.payload_keys import PayloadKeys, use_keys
 from service.jobs.handlers.registry import registry
 from service.observability.labels import known_queue
 from service.observability.logging import get_logger
@@ -23,8 +25,11 @@ def load_handlers(settings: Settings) -> list[str]:
     """Import every module that registers handlers; the job types that are then known.
 
     Raises:
-        ConfigurationError: a module cannot be imported, or exits; which, and why.
+        ConfigurationError: a module cannot be imported, or exits; which, and why. A handler encrypts
+            payloads, and there is no key for it.
     """
+    if settings.payload_keys is not None:
+        use_keys(PayloadKeys.parse(settings.payload_keys.get_secret_value()))
     modules = [(name, "HANDLER_MODULES") for name in settings.handler_modules]
     modules += [
         (point.module, f"entry point {point.name!r} of {ENTRY_POINT_GROUP}")
@@ -35,6 +40,7 @@ def load_handlers(settings: Settings) -> list[str]:
     for name, source in modules:
         _load(name, source)
     job_types = registry.job_types()
+    check_configured(registry.encrypted_types())
     expect_job_types(job_types)
     served = {entry.partition(":")[0] for entry in settings.worker_queues} - {"*"}
     known_queue.reserve(registry.queues() | served | {DEFAULT_QUEUE})

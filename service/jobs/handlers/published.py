@@ -46,6 +46,8 @@ def rules_text(policy: JobTypePolicy) -> str | None:
         rules["concurrency_key"] = policy.concurrency_key
     elif policy.concurrency_key is not None:
         rules["key_by_function"] = True
+    if policy.encrypt is not None:
+        rules["encrypt"] = policy.encrypt
     if policy.internal:
         rules["internal"] = True
     return json.dumps(rules) if rules else None

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, InvalidInput
 from service.jobs.core.backoff import Backoff
-from service.jobs.core.concurrency_key import check_template
+from service.jobs.core.concurrency_key import check_template, fields_of
+from service.jobs.core.encryption import Encrypt, Sealing, check_unread, sealing_of
 from service.jobs.core.job import NAME_PATTERN, NAME_RULE
 from service.jobs.core.job_types import ConcurrencyKey, JobTypePolicy, policies
 
@@ -53,6 +54,7 @@ class Registry:
         internal: bool = False,
         concurrency_key: ConcurrencyKey | None = None,
         max_running_per_key: int | None = None,
+        encrypt: Encrypt | None = None,
         redacted_fields: Collection[str] = (),
     ) -> Callable[[HandlerT], HandlerT]:
         """Register the decorated function for `job_type`.
@@ -73,6 +75,8 @@ class Registry:
             concurrency_key: the key of jobs that name none: a function of the payload, or a template
                 of its fields, `"customer:{payload.customer_id}"`.
             max_running_per_key: how many jobs with one key may run at once, over all processes.
+            encrypt: what is kept encrypted of payloads: True, all of it; else members, `["card"]`. The
+                handler gets them plain; people see that they are there.
             redacted_fields: members of payloads and results, at any depth and in any case, whose values
                 the API, the dashboard and the audit log never show.
 
@@ -103,6 +107,7 @@ class Registry:
                         internal=internal,
                         concurrency_key=concurrency_key,
                         max_running_per_key=max_running_per_key,
+                        encrypt=_sealing(job_type, encrypt),
                         redacted_fields=frozenset(name.lower() for name in redacted_fields),
                     ),
                 )
@@ -119,6 +124,7 @@ class Registry:
         spec.policy.check(name)
         if isinstance(spec.policy.concurrency_key, str):
             check_template(name, spec.policy.concurrency_key)
+        _check_key_rule(name, spec.policy)
         standing = self._specs.get(name)
         if standing is not None and _origin(standing.function) != _origin(spec.function):
             raise ConfigurationError(
@@ -144,6 +150,14 @@ class Registry:
             if spec.policy.max_running_per_key is not None
         }
 
+    def encrypted_types(self) -> dict[str, Sealing]:
+        """The job types that have payloads encrypted, and what of them."""
+        return {
+            name: spec.policy.encrypt
+            for name, spec in self._specs.items()
+            if spec.policy.encrypt is not None
+        }
+
     def queues(self) -> set[str]:
         """The queues that handlers name for their jobs."""
         return {spec.policy.queue for spec in self._specs.values() if spec.policy.queue is not None}
@@ -153,6 +167,27 @@ registry = Registry(policies)
 """The process's own registry: `register_handler` fills it, and workers use it by default."""
 
 register_handler = registry.handler
+
+
+def _sealing(job_type: str, encrypt: Encrypt | None) -> Sealing | None:
+    try:
+        return sealing_of(encrypt)
+    except InvalidInput as error:
+        raise ConfigurationError(f"Handler {job_type!r}: {error.detail}") from None
+
+
+def _check_key_rule(job_type: str, policy: JobTypePolicy) -> None:
+    if policy.encrypt is None or policy.concurrency_key is None:
+        return
+    if not isinstance(policy.concurrency_key, str):
+        raise ConfigurationError(
+            f"Handler {job_type!r}: concurrency_key is a function, which reads the whole payload, and part of that"
+            ' is encrypted: make the key by a template of other members, "customer:{payload.customer_id}"'
+        )
+    try:
+        check_unread(policy.encrypt, fields_of(policy.concurrency_key), by="concurrency_key")
+    except InvalidInput as error:
+        raise ConfigurationError(f"Handler {job_type!r}: {error.detail}") from None
 
 
 def _origin(function: Handler) -> str:

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.jobs.core.filters import JobFilters
 from service.jobs.core.job import LIVE, MAX_ID, JobId, JobStatus
+from service.jobs.read.sealed_fields import check_searchable
 from service.jobs.store import listing
 from service.jobs.store.listing import ORDER_SLACK, slackened
 from service.jobs.store.listing_index import is_driven, is_scattered
@@ -88,7 +89,11 @@ async def list_jobs(
         cap: limit on the rows that a count looks at.
         scan_seconds: how long to look for matches that are far apart. When it is over the page is
             returned as it stands, shorter than `limit`, and the next one goes on from there.
+
+    Raises:
+        InvalidInput: a field of the payload is encrypted in the jobs that are asked for.
     """
+    await check_searchable(session, filters)
     await listing.plan_by_index(session)
     finding = await _find(
         session, filters, limit=limit, before_id=before_id, scan_seconds=scan_seconds

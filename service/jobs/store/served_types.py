@@ -1,7 +1,7 @@
 """Find the job types that workers serve, and the due jobs that no worker serves."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -56,6 +56,11 @@ WHERE (s.payload_schema, s.rules) IS DISTINCT FROM (EXCLUDED.payload_schema, EXC
 
 _OFFERED: Final = Statement("""
 SELECT job_type, payload_schema::text FROM finmind_jobs.served_types ORDER BY 1 LIMIT :limit
+""")
+
+
+_ENCRYPTED: Final = Statement("""
+SELECT job_type, rules -> 'encrypt' FROM finmind_jobs.served_types WHERE rules ? 'encrypt' ORDER BY 1
 """)
 
 
@@ -128,6 +133,11 @@ async def offered(session: AsyncSession, *, limit: int) -> list[tuple[str, str |
     """The types that some worker has served within the days remembered, with their schemas."""
     rows = await fetch(session, *_OFFERED.bind(limit=limit))
     return [(row[0], row[1]) for row in rows]
+
+
+async def encrypted(session: AsyncSession) -> list[tuple[str, Any]]:
+    """The types whose payloads are encrypted, and what of them, as workers have published."""
+    return [(row[0], row[1]) for row in await fetch(session, *_ENCRYPTED.bind())]
 
 
 async def served(link: Link, *, alive_seconds: float, grace_seconds: float) -> set[str]:

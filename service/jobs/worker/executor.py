@@ -16,7 +16,7 @@ from service.jobs.core.poison import PoisonPolicy
 from service.jobs.flow.unique_turns import give_up_key
 from service.jobs.handlers.context import JobContext
 from service.jobs.handlers.parents import ParentReader
-from service.jobs.handlers.payload import load_payload
+from service.jobs.handlers.payload import load_payload, opened_payload
 from service.jobs.handlers.registry import Registry
 from service.jobs.handlers.steps import JobSteps, StepAccess, StepLimits
 from service.jobs.worker import lease_clock
@@ -212,7 +212,8 @@ class Executor:
             return self._policy.raised(run, error, run.stop)
 
     def _arguments(self, run: Run) -> tuple[Any, ...]:
-        payload = load_payload(run.job.payload, run.policy.payload_model)
+        text = opened_payload(run.job.payload, run.job.job_type, run.policy)
+        payload = load_payload(text, run.policy.payload_model)
         if not run.handler.takes_context:
             return (payload,)
         run.context = self._context(run)

@@ -23,10 +23,10 @@ ORDER BY a.attnum
 """
 LONG_NAMES = {"timestamptz": "timestamp with time zone", "float8": "double precision"}
 NOT_OF_THE_ROW = {"effective_max_retries", "effective_timeout_seconds"}
-OTHERS = {"after", "on_parent_failure"}
-"""What a new job says of other jobs: it is kept in a table of its own."""
+OTHERS = {"after", "on_parent_failure", "encrypt"}
+"""What a new job says of other jobs, which is kept in a table of its own, and of its payload."""
 NOT_BY_SQL: set[str] = set()
-"""What `enqueue_job` of SQL has no option for, and docs/sql.md says so: see decision 025."""
+"""What `enqueue_job` of SQL has no option for, and docs/sql.md says so: see decision 026."""
 NAMES = [field.name for field in FIELDS]
 
 
@@ -79,8 +79,8 @@ async def test_sql_takes_all_that_a_client_gives(sql: Any) -> None:
     members = await sql.fetch(
         "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass('jobs_new') AND attnum > 0"
     )
-    assert set(names) - {"encrypt"} == given
-    assert {row[0] for row in members} - {"encrypt", "unique_until_start"} == given
+    assert set(names) == given
+    assert {row[0] for row in members} - {"unique_until_start"} == given
 
 
 def test_the_api_hands_on_all_that_a_client_gives() -> None:
@@ -89,7 +89,7 @@ def test_the_api_hands_on_all_that_a_client_gives() -> None:
         "max_retries": 1, "timeout_seconds": 1.0, "run_at": "2030-01-01T00:00:00Z",
         "unique_key": "k", "backoff": {}, "concurrency_key": "c",
         "on_conflict": "extend", "debounce_max_seconds": 60.0,
-        "after": [1], "on_parent_failure": "run", "batch_id": 1,
+        "after": [1], "on_parent_failure": "run", "batch_id": 1, "encrypt": ["n"],
     }  # fmt: skip
     job = JobIn.model_validate(body).to_new_job()
     left_out = {one.name for one in fields(NewJob) if getattr(job, one.name) is None}
