@@ -6,11 +6,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from service.jobs.core.attempt import Attempt
+from service.jobs.core.attempt import Attempt, InvalidPayload
 from service.jobs.core.claimed_job import ClaimedJob
+from service.jobs.core.outcome_policy import OutcomePolicy
 from service.jobs.core.outcomes import Cancelled, HowCancelled, Outcome, Released
+from service.jobs.core.payload_keys import PayloadKeyMissing
 from service.jobs.core.poison import PoisonPolicy
 from service.jobs.flow.queues import QueuePolicies
+from service.jobs.handlers.payload import opened_payload
 from service.jobs.handlers.registry import Registry
 from service.jobs.worker.settler import Settler
 from service.jobs.worker.slots import Slots
@@ -44,6 +47,7 @@ class Desk:
         self._slots = slots
         self._settler = settler
         self._poison = PoisonPolicy(settings, worker_name=name)
+        self._policy = OutcomePolicy(settings, worker_name=name)
         self.runs: Final[set[Attempt]] = set()
         self.arrived: Final[deque[Arrived]] = deque()
         self.some: Final = asyncio.Event()
@@ -97,4 +101,13 @@ class Desk:
         """The outcome of a job that must not start; None where it may."""
         if attempt.job.cancel_asked:
             return Cancelled(HowCancelled.NOT_STARTED)
-        return self._poison.unfit(attempt)
+        return self._poison.unfit(attempt) or self._unreadable(attempt)
+
+    def _unreadable(self, attempt: Attempt) -> Outcome | None:
+        """The outcome of a job whose payload cannot be decrypted; of any other it is plain from here on."""
+        job = attempt.job
+        try:
+            job.payload = opened_payload(job.payload, job.job_type, attempt.policy)
+        except (InvalidPayload, PayloadKeyMissing) as error:
+            return self._policy.raised(attempt, error, None)
+        return None

@@ -12,8 +12,11 @@ from service.db.engine import Database
 from service.db.errors import DATABASE_ERRORS
 from service.errors import Unavailable
 from service.jobs import store
+from service.jobs.core.attempt import InvalidPayload
 from service.jobs.core.claimed_job import Lease
+from service.jobs.core.payload_keys import PayloadKeyMissing
 from service.jobs.flow.queue_settings import QueueSettings
+from service.jobs.handlers.payload import opened_payload
 from service.jobs.loops import Loop
 from service.jobs.notify.listener import Listener
 from service.jobs.notify.messages import Endings, Look, Message, Policies, Wake
@@ -173,6 +176,10 @@ class Gateway:
         handed = []
         for job in jobs:
             policy = policy_of(job.job_type, kinds.policy(job.job_type))
+            try:
+                job.payload = opened_payload(job.payload, job.job_type, policy)
+            except (InvalidPayload, PayloadKeyMissing):  # the claim after its lease settles it
+                continue
             retries = policy.retries_of(job.max_retries, self._settings)
             timeout = policy.timeout_of(job.timeout_seconds, self._settings)
             handed.append(Handed(job, seconds, timeout, retries + 1))
