@@ -136,7 +136,7 @@ class Service:
                 # Registered first: a worker that fails half-way is stopped as well.
                 stack.push_async_callback(self.worker.stop)
                 await self.worker.start()
-                tending = Tending(self.database, sender.breakers)
+                tending = Tending(self.database, sender.breakers, sender.connections)
                 stack.push_async_callback(tending.stop)
                 await tending.start()
             self.live.start()

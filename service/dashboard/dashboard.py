@@ -30,6 +30,7 @@ from service.dashboard.pages import (
     queues,
     reminders,
     sign_in,
+    targets,
     workers,
 )
 from service.dashboard.rendering import HERE, STATIC_PATH
@@ -52,6 +53,7 @@ PAGES: Final = (
     queue_limits,
     job_types,
     workers,
+    targets,
     audit,
     api_keys,
     reminders,

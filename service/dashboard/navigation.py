@@ -26,6 +26,7 @@ ITEMS: Final = (
     Item("Queues", "/dashboard/queues", key="q"),
     Item("Job types", "/dashboard/job-types", key="t"),
     Item("Workers", "/dashboard/workers", key="w"),
+    Item("Targets", "/dashboard/targets", key="h"),
     Item("Reminders", "/dashboard/reminders", key="r"),
     Item("Enqueue", "/dashboard/enqueue", Permission.ADMIN_OPERATE, key="n"),
     Item("Audit log", "/dashboard/audit", key="a"),

@@ -41,6 +41,9 @@ READ_SECONDS: Final = 1.0
 LONGEST_SNOOZE_SECONDS: Final = 60.0
 """After so long a job that found a breaker open looks again, if it was not held."""
 
+PROBE_MARGIN_SECONDS: Final = 10.0
+"""How much longer than its timeout a request that tries a target is waited for."""
+
 BUSY_SECONDS: Final = 1.0
 """How long about a job puts itself off that finds as many requests running as may."""
 
@@ -94,9 +97,9 @@ class Breakers:
 
     @asynccontextmanager
     async def request(
-        self, destination: Destination, context: JobContext
-    ) -> AsyncIterator["list[Outcome]"]:
-        """Around a request: the body appends what it says of the target, or nothing.
+        self, destination: Destination, context: JobContext, *, timeout_seconds: float
+    ) -> AsyncIterator[list[Outcome]]:
+        """Around a request, which takes so long at most: the body appends what it says of the target, or nothing.
 
         Raises:
             Snooze: the breaker is open, or as many requests run as may.
@@ -104,10 +107,11 @@ class Breakers:
         name = target_name(destination)
         await self._refresh()
         probes = name in self._open
-        if probes:
-            await self._let_through(name, context)
         known = self._of(name)
-        self._check_room(known)
+        if probes:
+            await self._let_through(name, context, seconds=timeout_seconds + PROBE_MARGIN_SECONDS)
+        else:
+            self._check_room(known)
         known.running += 1
         said: list[Outcome] = []
         try:
@@ -119,7 +123,7 @@ class Breakers:
 
     # -- before -------------------------------------------------------------------------------
 
-    async def _let_through(self, name: str, context: JobContext) -> None:
+    async def _let_through(self, name: str, context: JobContext, *, seconds: float) -> None:
         """Become the probe of an open breaker.
 
         Raises:
@@ -129,7 +133,7 @@ class Breakers:
         if wait <= 0:
             try:
                 async with self._database.sessions.begin() as session:
-                    if await repository.take_probe(session, name):
+                    if await repository.take_probe(session, name, seconds=seconds):
                         return
             except (*DATABASE_ERRORS, SQLAlchemyError):
                 record_database_error("target_probe")

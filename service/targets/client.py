@@ -3,7 +3,6 @@
 import asyncio
 import ssl
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -15,17 +14,12 @@ import httpx
 
 from service.settings import Settings
 from service.targets.answer import Answer, Body, joined, read_body
+from service.targets.connections import KEEP_ALIVE_SECONDS, Connections
 from service.targets.guard import Guard, TargetRefused
 from service.targets.network import GuardedBackend, LookUp, Resolver
 from service.targets.signature import SIGNATURE_HEADERS
 from service.targets.url import Destination, Url, parse_url
 from service.version import running_version
-
-MAX_POOLS: Final = 500
-"""Destinations whose connections are kept; of more, those that were used longest ago are closed."""
-
-KEEP_ALIVE_SECONDS: Final = 5.0
-"""How long a connection without requests is kept: then its host is looked up, and checked, again."""
 
 BODY_SECONDS: Final = 5.0
 """How long the body may take once its status, which decides, is known."""
@@ -65,13 +59,6 @@ class Sent:
     """Names in lower case: they are for the first destination, and no redirect takes them to another."""
 
 
-@dataclass(slots=True)
-class _Pool:
-    connections: httpcore.AsyncConnectionPool
-    requests: int = 0
-    """Running now."""
-
-
 class TargetClient:
     """Sends requests; safe to use from many tasks at once, in one event loop.
 
@@ -82,10 +69,9 @@ class TargetClient:
         self._guard = Guard.of(settings)
         self._resolver = Resolver()
         self._look_up = look_up or self._resolver.look_up
-        self._max_connections = settings.target_max_running
         self._ca_file = settings.target_ca_file
         self._tls_context: ssl.SSLContext | None = None
-        self._pools: OrderedDict[Destination, _Pool] = OrderedDict()
+        self.connections: Final = Connections(self._connection)
         self._agent = f"FinMind-Jobs/{running_version()}"
 
     async def send(self, request: Sent) -> Answer:
@@ -115,18 +101,16 @@ class TargetClient:
     async def close(self) -> None:
         """Close every connection."""
         self._resolver.close()
-        while self._pools:
-            _, pool = self._pools.popitem()
-            await pool.connections.aclose()
+        await self.connections.close()
 
     async def _exchange(self, request: Sent, *, until: float) -> Answer:
         destination = request.url.destination
-        pool = await self._pool(destination)
-        pool.requests += 1
+        connection, may_keep = await self.connections.take(destination), True
         try:
-            response = await pool.connections.handle_async_request(self._as_httpcore(request))
+            response = await connection.handle_async_request(self._as_httpcore(request))
             async with aclosing(response):
                 headers = joined(response.headers)
+                may_keep = not _has_rest(response.status, headers)
                 body = Body(headers.get("content-encoding", "").strip().lower())
                 await _read(response, body, until=until)
                 return Answer(request.url, 0, response.status, headers, body.kept, body.is_whole)
@@ -141,7 +125,10 @@ class TargetClient:
                 f"broke off, or answered something else than HTTP ({type(error).__name__})",
             ) from None
         finally:
-            pool.requests -= 1
+            if may_keep:
+                await self.connections.give_back(destination, connection)
+            else:
+                await connection.aclose()
 
     def _as_httpcore(self, request: Sent) -> httpcore.Request:
         destination = request.url.destination
@@ -173,31 +160,21 @@ class TargetClient:
                     "connect": min(request.connect_timeout_seconds, request.timeout_seconds),
                     "read": request.timeout_seconds,
                     "write": request.timeout_seconds,
-                    "pool": request.timeout_seconds,
                 }
             },
         )
 
-    async def _pool(self, destination: Destination) -> _Pool:
-        pool = self._pools.get(destination)
-        if pool is not None:
-            self._pools.move_to_end(destination)
-            return pool
-        pool = self._pools[destination] = _Pool(
-            httpcore.AsyncConnectionPool(
-                ssl_context=self._tls() if destination.scheme == "https" else None,
-                max_connections=self._max_connections,
-                max_keepalive_connections=self._max_connections,
-                keepalive_expiry=KEEP_ALIVE_SECONDS,
-                network_backend=GuardedBackend(destination, self._guard, self._look_up),
-            )
+    def _connection(self, destination: Destination) -> httpcore.AsyncHTTPConnection:
+        return httpcore.AsyncHTTPConnection(
+            httpcore.Origin(
+                destination.scheme.encode("ascii"),
+                destination.host.encode("ascii"),
+                destination.port,
+            ),
+            ssl_context=self._tls() if destination.scheme == "https" else None,
+            keepalive_expiry=KEEP_ALIVE_SECONDS,
+            network_backend=GuardedBackend(destination, self._guard, self._look_up),
         )
-        for other in list(self._pools):
-            if len(self._pools) <= MAX_POOLS:
-                break
-            if self._pools[other].requests == 0 and other != destination:
-                await self._pools.pop(other).connections.aclose()
-        return pool
 
     def _tls(self) -> ssl.SSLContext:
         if self._tls_context is None:  # slow to make
@@ -215,6 +192,11 @@ async def _read(response: httpcore.Response, body: Body, *, until: float) -> Non
             await read_body(response.aiter_stream(), body)
     except (TimeoutError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException):
         body.is_whole = False
+
+
+def _has_rest(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether a body may stand behind an answer that has none: it would be read as the next answer."""
+    return status in {204, 304} and headers.get("content-length", "0") != "0"
 
 
 def _following(request: Sent, answer: Answer) -> Sent | None:

@@ -42,6 +42,7 @@ class TargetSender:
     ) -> None:
         self.breakers: Final = breakers
         self._client = TargetClient(settings, look_up=look_up)
+        self.connections: Final = self._client.connections
         self._timeout = settings.target_timeout_seconds
         self._connect_timeout = settings.target_connect_seconds
         self._max_retry_after = settings.target_retry_after_seconds
@@ -68,7 +69,9 @@ class TargetSender:
         destination = request.url.destination
         kept = self._kept(request)
         try:
-            async with self.breakers.request(destination, context) as said:
+            async with self.breakers.request(
+                destination, context, timeout_seconds=request.timeout_seconds
+            ) as said:
                 answer = await self._send(request, said)
         except TargetRefused as refusal:
             _log.warning("target_refused", job_id=context.job_id, target=str(destination))

@@ -14,9 +14,6 @@ from service.jobs.core.holds import BREAKER
 MAX_OPEN: Final = 10_000
 """Open breakers that one process knows."""
 
-PROBE_SECONDS: Final = 330.0
-"""How long a request that tries a target is waited for: longer than the longest timeout."""
-
 RELEASE_AGAIN_SECONDS: Final = 10.0
 """How long a held job that was let go may take to try its target, before another is let go."""
 
@@ -24,7 +21,7 @@ MAX_TARGETS: Final = 10_000
 KEEP_DAYS: Final = 7
 """How long a target is listed that nobody uses; of more than `MAX_TARGETS` the latest."""
 
-MAX_HELD_COUNTED: Final = 10_000
+MAX_HELD_COUNTED: Final = 1_000
 MAX_ERROR_CHARS: Final = 300
 
 Write: TypeAlias = Callable[[AsyncSession, str], Awaitable[object]]
@@ -114,15 +111,18 @@ async def open_breaker(
     return float(rows.scalar_one())
 
 
-async def take_probe(session: AsyncSession, name: str) -> bool:
-    """Become the one request that tries a target, over all processes; True also where it is closed again."""
+async def take_probe(session: AsyncSession, name: str, *, seconds: float) -> bool:
+    """Become the one request that tries a target, over all processes; True also where it is closed again.
+
+    After so many seconds another request may try it, whatever became of this one.
+    """
     rows = await _run(
         session,
         """UPDATE finmind_jobs.targets SET probe_until = now() + make_interval(secs => :seconds)
         WHERE name = :name AND (opened_at IS NULL OR retry_at <= now() AND (probe_until IS NULL OR probe_until < now()))
         RETURNING name""",
         name=name,
-        seconds=PROBE_SECONDS,
+        seconds=seconds,
     )
     return rows.first() is not None
 

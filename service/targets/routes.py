@@ -20,6 +20,7 @@ from service.targets.schemas import ResetIn, TargetOut, TargetPageOut
 
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_NAME_CHARS: Final = 300
+MAX_CURSOR_CHARS: Final = 600
 
 router = APIRouter(prefix="/targets", tags=["Admin"], route_class=GuardedRoute)
 
@@ -55,7 +56,7 @@ async def list_targets(
         int, Query(ge=1, description="Targets on the page."), PLAIN_NUMBER
     ] = DEFAULT_PAGE_SIZE,
     cursor: Annotated[
-        str | None, Query(max_length=600, description="`next_cursor` of a page.")
+        str | None, Query(max_length=MAX_CURSOR_CHARS, description="`next_cursor` of a page.")
     ] = None,
 ) -> TargetPageOut:
     """Hosts and ports that requests were sent to within the last 7 days, 10,000 at most, by name."""

@@ -43,7 +43,7 @@ class TargetOut(BaseModel):
     used_at: UtcTime = Field(
         description="When a request was sent last. Those of 7 days are listed."
     )
-    held: int = Field(description="Jobs that are held for it; up to 10,000 are counted.")
+    held: int = Field(description="Jobs that are held for it; up to 1,000 are counted.")
 
 
 class TargetPageOut(BaseModel):

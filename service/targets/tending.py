@@ -1,4 +1,7 @@
-"""Looks after breakers: holds jobs that found one open, lets one go to try, and all once it has closed."""
+"""Looks after breakers: holds jobs that found one open, lets one go to try, and all once it has closed.
+
+Connections that were idle for too long are closed on the way.
+"""
 
 import asyncio
 import random
@@ -21,6 +24,7 @@ from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
 from service.targets import repository
 from service.targets.breaker import Breakers, target_key
+from service.targets.connections import Connections
 
 ROUND_SECONDS: Final = 1.0
 """How long a job that put itself off waits to be held, and a closed breaker to let its jobs go."""
@@ -43,9 +47,12 @@ _log = get_logger(__name__)
 class Tending:
     """The loop of one process; each process may run one."""
 
-    def __init__(self, database: Database, breakers: Breakers) -> None:
+    def __init__(
+        self, database: Database, breakers: Breakers, connections: Connections | None = None
+    ) -> None:
         self._database = database
         self._breakers = breakers
+        self._connections = connections
         self._tries: dict[Lease, int] = {}
         self._drop_at = time.monotonic() + DROP_SECONDS * random.random()  # noqa: S311 - not cryptography
         self._loop = Loop("targets", self._run)
@@ -64,6 +71,8 @@ class Tending:
         Raises:
             DATABASE_ERRORS, SQLAlchemyError: the database did not answer; nothing is lost.
         """
+        if self._connections is not None:
+            await self._connections.sweep()
         await self._hold()
         await self._move()
         await self._write_uses()

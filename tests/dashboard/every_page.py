@@ -55,6 +55,10 @@ MORE_ROWS: Final = (
         f" VALUES ('{FINGERPRINT}', :queue, :word, :word, 1, 3, now(), now(), ARRAY[:word], now(), :word, :word)"
         " RETURNING 1"
     ),
+    (
+        "INSERT INTO targets (name, opened_at, retry_at, last_error, last_failure_at) VALUES (left(:word, 300), now(),"
+        " now() + interval '1 minute', :word, now()) RETURNING 1"
+    ),
     f"INSERT INTO cause_hours VALUES ('{FINGERPRINT}', date_trunc('hour', now()), 3) RETURNING 1",
     (
         "INSERT INTO job_rates (step, scope, at, queue, job_type, outcome, jobs, delays, runs)"

@@ -36,6 +36,7 @@ PLACES = {
     "/dashboard/queues/queue": 4,
     "/dashboard/reminders": 1,  # the user; message and recipient for who may see them
     "/dashboard/sign-in": 0,
+    "/dashboard/targets": 2,  # name, error
     "/dashboard/workers": 4,  # name, version, queues, types
 }
 """How many texts of the database each page shows, at least."""

@@ -5,6 +5,7 @@ import pytest
 from fastapi import FastAPI
 
 from service.auth.principal import Permission, Role
+from service.targets import repository
 from tests.api.conftest import Auth
 from tests.pages.parsed import parsed
 from tests.pages.signing_in import browser
@@ -15,6 +16,7 @@ __all__ = ["put"]
 
 pytestmark = pytest.mark.whole
 
+TARGET = "crm.example.com:443"
 KEY = {"name": "billing", "scopes": Permission.JOBS_READ.value, "days": "30"}
 SENT: dict[str, dict[str, str]] = {
     "/dashboard/jobs/{job_id}/reschedule": {"run_at": "2100-01-01T00:00"},
@@ -22,6 +24,7 @@ SENT: dict[str, dict[str, str]] = {
     "/dashboard/queues/queue": {"max_running": "5"},
     "/dashboard/queues/pause": {"name": "mail"},
     "/dashboard/queues/resume": {"name": "mail"},
+    "/dashboard/targets/reset": {"name": TARGET},
     "/dashboard/enqueue": {"type": "mail", "payload": "{}", "key": "a"},
     "/dashboard/api-keys": KEY,
     "/dashboard/sign-out": {"everywhere": "1"},
@@ -40,6 +43,8 @@ async def test_every_form_leaves_the_entry_that_it_promises(
 
     made = await client.post("/batches", json={"name": "letters"}, headers=auth("admin"))
     batch_id, found = made.json()["id"], {}
+    async with app.state.service.database.sessions.begin() as session:
+        await repository.open_breaker(session, TARGET, error="broke off", pause=60, longest=60)
     for template in AUDITED:
         async with await browser(app, Role.ADMIN) as sender:
             path, more = await prepared(template, sender, put, batch_id)

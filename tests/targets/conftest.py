@@ -36,7 +36,7 @@ class Process:
         # As the process has them: keys are made when jobs are enqueued.
         handlers = Registry(policies)
         self.sender: TargetSender = bind(database, settings, to=handlers)
-        self.tending = Tending(database, self.sender.breakers)
+        self.tending = Tending(database, self.sender.breakers, self.sender.connections)
         self.worker = Worker(database, settings, handlers=handlers)
 
     async def __aenter__(self) -> Self:

@@ -116,7 +116,7 @@ async def test_a_breaker_that_one_process_opens_is_open_in_all_and_one_request_p
 
     async def probe() -> bool:
         async with database.sessions.begin() as session:
-            return await repository.take_probe(session, NAME)
+            return await repository.take_probe(session, NAME, seconds=30)
 
     assert sorted(await asyncio.gather(probe(), probe(), probe())) == [False, False, True]
     async with database.sessions.begin() as session:
