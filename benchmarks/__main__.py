@@ -23,6 +23,7 @@ from benchmarks import (
     profiles,
     redrive,
     retention,
+    schedules,
     states,
     variants,
 )
@@ -51,6 +52,7 @@ ON_DEMAND: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {
     "pages": pages.measure,
     "redrive": redrive.measure,
     "retention": retention.measure,
+    "schedules": schedules.measure,
     "states": states.measure,
     "offered": offered.measure,
     "held": held.measure,

@@ -59,6 +59,11 @@ from service.remote import note_routes as remote_notes
 from service.remote import report_routes as remote_reports
 from service.remote import routes as remote
 from service.remote.gateway import Gateway
+from service.schedules import actions as schedule_actions
+from service.schedules import routes as schedule_routes
+from service.schedules.declared import declarations
+from service.schedules.declaring import declare
+from service.schedules.ticker import Ticker
 from service.settings import Settings
 from service.targets import routes as targets
 from service.targets.handler import bind as bind_targets
@@ -94,6 +99,7 @@ class Service:
         self.live = Live(self.database, settings, listener=listener)
         self.gateway = Gateway(self.database, settings, listener=listener)
         self.reminder_loop = ReminderLoop(self.database, settings) if run_worker else None
+        self.ticker = Ticker(self.database, settings) if run_worker else None
         self.monitor = EventLoopMonitor()
         self.health = HealthChecks(
             self.database,
@@ -125,6 +131,7 @@ class Service:
             sender = bind_targets(self.database, self.settings)
             stack.push_async_callback(sender.close)
             load_handlers(self.settings)
+            schedules = declarations.definitions()
             await prepare(self.database, self.settings)
             await ensure_live_jobs_index(self.database, self.settings)
             stack.push_async_callback(self.sealed_types.stop)
@@ -146,6 +153,11 @@ class Service:
             if self.reminder_loop is not None:
                 stack.push_async_callback(self.reminder_loop.stop)
                 await self.reminder_loop.start()
+            if self.ticker is not None:
+                async with self.database.sessions.begin() as session:
+                    await declare(session, schedules, self.settings)
+                stack.push_async_callback(self.ticker.stop)
+                await self.ticker.start()
             self._started = stack.pop_all()
         _log.info("service_started", worker=self.worker is not None)
 
@@ -239,6 +251,8 @@ def create_app(
             remote_reports,
             remote_notes,
             remote_drain,
+            schedule_routes,
+            schedule_actions,
             reminders,
         ):
             add_routes(app, part.router)

@@ -29,6 +29,14 @@ LINKS: Final[dict[str, dict[str, Any]]] = {
             "retry": _link("retryJob", "job_id", "/jobs/0/id", "Run it again, if it is dead."),
         }
     },
+    "createSchedule": {
+        "201": {
+            "read": _link("getSchedule", "name", "/name", "The schedule, and its next tick."),
+            "change": _link("changeSchedule", "name", "/name", "Change it."),
+            "run": _link("runSchedule", "name", "/name", "Run it now."),
+            "delete": _link("deleteSchedule", "name", "/name", "Delete it."),
+        }
+    },
     "createReminder": {
         "201": {
             "read": _link("getReminder", "reminder_id", "/id", "The reminder, and its delivery."),

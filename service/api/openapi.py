@@ -18,6 +18,7 @@ from service.jobs.core.job import MAX_ID
 TAGS: Final = [
     {"name": "Jobs", "description": "For clients: enqueue jobs and follow them."},
     {"name": "Batches", "description": "For clients: jobs that are counted together."},
+    {"name": "Schedules", "description": "Rules that enqueue a job at each tick."},
     {
         "name": "Workers",
         "description": "For workers in any language: claim jobs, keep them, report what became of them.",

@@ -18,6 +18,8 @@ class Permission(StrEnum):
     ADMIN_OPERATE = "admin:operate"
     ADMIN_DELETE = "admin:delete"
     """Delete many jobs at once; one job needs `admin:operate` alone."""
+    SCHEDULES_WRITE = "schedules:write"
+    """Make schedules, and act on one's own; on others' with `admin:operate`."""
     KEYS_MANAGE = "keys:manage"
     METRICS_READ = "metrics:read"
     REMINDERS_OWN = "reminders:own"
@@ -38,9 +40,11 @@ _VIEWER: Final = frozenset({Permission.ADMIN_READ, Permission.JOBS_READ, Permiss
 
 ROLE_PERMISSIONS: Final[dict[Role, frozenset[Permission]]] = {
     Role.ADMIN: frozenset(Permission),
-    Role.OPERATOR: _VIEWER | {Permission.ADMIN_OPERATE},
+    Role.OPERATOR: _VIEWER | {Permission.ADMIN_OPERATE, Permission.SCHEDULES_WRITE},
     Role.VIEWER: _VIEWER,
-    Role.SERVICE: frozenset({Permission.JOBS_WRITE, Permission.JOBS_READ}),
+    Role.SERVICE: frozenset(
+        {Permission.JOBS_WRITE, Permission.JOBS_READ, Permission.SCHEDULES_WRITE}
+    ),
     Role.USER: frozenset({Permission.REMINDERS_OWN}),
 }
 

@@ -23,6 +23,7 @@ from service.cli.jobs import JOBS
 from service.cli.migrate import MIGRATE
 from service.cli.queues import QUEUES
 from service.cli.roles import ROLES
+from service.cli.schedules import SCHEDULES
 from service.cli.serve import SERVE, WORKER
 from service.cli.token import TOKEN
 from service.db.errors import DATABASE_ERRORS
@@ -30,7 +31,19 @@ from service.errors import FinMindError
 from service.observability.logging import configure_logging
 from service.settings import load_settings
 
-COMMANDS: Final = (SERVE, WORKER, MIGRATE, ROLES, TOKEN, API_KEYS, ENQUEUE, JOBS, QUEUES, DEMO)
+COMMANDS: Final = (
+    SERVE,
+    WORKER,
+    MIGRATE,
+    ROLES,
+    TOKEN,
+    API_KEYS,
+    ENQUEUE,
+    JOBS,
+    QUEUES,
+    SCHEDULES,
+    DEMO,
+)
 """Every command, in the order that `--help` shows."""
 
 

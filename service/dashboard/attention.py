@@ -7,11 +7,12 @@ from enum import IntEnum
 from typing import Final
 
 from service.dashboard.formats import duration, number
-from service.dashboard.links import FAILED, group_href, jobs_href, queue_href
+from service.dashboard.links import FAILED, group_href, jobs_href, queue_href, schedule_href
 from service.jobs.read.attention import UnnamedDead, UnresolvedCauses, UnservedType, Workers
 from service.jobs.read.queues import QueueState
 from service.observability.health import Check
 from service.operations.model import Operation, OperationState
+from service.schedules.model import Schedule
 
 MAX_OF_A_KIND: Final = 3
 """Items of one kind; the rest are summed in one more."""
@@ -219,6 +220,31 @@ def of_operations(found: Iterable[Operation]) -> Iterator[Attention]:
                 f"/dashboard/operations/{one.id}",
                 "Decide",
             )
+
+
+def of_schedules(found: Sequence[Schedule]) -> Iterator[Attention]:
+    """Schedules whose runs failed ten times in a row, and those that failures have paused."""
+    for one in found[:MAX_OF_A_KIND]:
+        paused = ", and it is paused" if one.is_paused else ""
+        yield Attention(
+            Level.BROKEN,
+            one.failures,
+            f"Schedule {one.name} failed {number(one.failures)} times in a row{paused}",
+            f"{one.definition.timing.words}, jobs of type {one.definition.job_type}",
+            one.last_tick_at,
+            "last tick",
+            schedule_href(one.name),
+            "See it",
+        )
+    if len(found) > MAX_OF_A_KIND:
+        more = len(found) - MAX_OF_A_KIND
+        yield Attention(
+            Level.BROKEN,
+            _after(found[MAX_OF_A_KIND - 1].failures),
+            f"{number(more)} more {'schedule fails' if more == 1 else 'schedules fail'} again and again",
+            href="/dashboard/schedules",
+            act="See all",
+        )
 
 
 def of_checks(checks: Iterable[Check]) -> Iterator[Attention]:

@@ -29,6 +29,11 @@ def queue_href(name: str) -> str:
     return f"/dashboard/queues/queue?{urlencode({'name': name})}"
 
 
+def schedule_href(name: str) -> str:
+    """The page of a schedule; in the query, as that of a queue."""
+    return f"/dashboard/schedules/schedule?{urlencode({'name': name})}"
+
+
 def group_href(fingerprint: str) -> str:
     """The page of a cause of dead letters."""
     return f"/dashboard/dead-letters/{quote(fingerprint, safe='')}"

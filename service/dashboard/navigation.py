@@ -23,6 +23,7 @@ ITEMS: Final = (
     Item("Dead letters", "/dashboard/dead-letters", key="d"),
     Item("Operations", "/dashboard/operations", key="b"),
     Item("Batches", "/dashboard/batches", key="c"),
+    Item("Schedules", "/dashboard/schedules", key="s"),
     Item("Queues", "/dashboard/queues", key="q"),
     Item("Job types", "/dashboard/job-types", key="t"),
     Item("Workers", "/dashboard/workers", key="w"),

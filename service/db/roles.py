@@ -53,6 +53,8 @@ RUNTIME: Final = {
     "dashboard_sessions": WHOLE_ROWS,
     "operations": WHOLE_ROWS,
     "operation_skips": WHOLE_ROWS,
+    "schedules": WHOLE_ROWS,
+    "schedule_ticks": WHOLE_ROWS,
     "api_keys": "SELECT, INSERT, UPDATE (revoked_at, last_used_at)",
     "audit_log": "SELECT, INSERT (actor, action, subject_type, subject_id, filter, before, after,"
     " reason, request_id, address, outcome)",
@@ -93,6 +95,8 @@ READ_ONLY: Final = {
     "targets": "SELECT",
     "operations": "SELECT",
     "operation_skips": "SELECT",
+    "schedules": "SELECT",
+    "schedule_ticks": "SELECT",
     "reminders": "SELECT (id, job_id, send_at, sent_at, created_at, updated_at, attempts, user_id,"
     " channel, status)",
     "api_keys": "SELECT (prefix, name, scopes, created_by, created_at, expires_at, revoked_at,"

@@ -194,6 +194,26 @@ OPERATION_ENDS: Final = Counter(
     "Operations on many jobs that came to an end here: `done`, or `stopped` by their canary.",
     ["state"],
 )
+SCHEDULE_TICKS: Final = Counter(
+    "finmind_schedule_ticks_total",
+    "Ticks of schedules that this process decided: `fired`, `skipped`, `missed`, `backfilled`.",
+    ["outcome"],
+)
+for _outcome in ("fired", "skipped", "missed", "backfilled"):
+    SCHEDULE_TICKS.labels(_outcome)
+SCHEDULE_RUNS: Final = Counter(
+    "finmind_schedule_runs_total",
+    "Runs of schedules whose end this process noted, by status: `success`, `dead_letter`, `failed`, `cancelled`; `gone`: the job was deleted.",
+    ["status"],
+)
+for _status in ("success", "dead_letter", "failed", "cancelled", "gone"):
+    SCHEDULE_RUNS.labels(_status)
+SCHEDULE_DELAY_SECONDS: Final = FastHistogram(
+    "finmind_schedule_delay_seconds",
+    "How long after a schedule was due, jitter included, its job was enqueued.",
+    label="job_type",
+    buckets=DELAY_BUCKETS,
+)
 LOG_LINES_DROPPED: Final = Counter(
     "finmind_log_lines_dropped_total",
     "Log lines that were dropped, since nobody read the log or its disk was full.",
@@ -296,6 +316,21 @@ def record_database_error(operation: str) -> None:
 def record_encrypted_payload(outcome: str) -> None:
     """Count a payload that is, or should be, encrypted; `outcome` is a fixed word."""
     ENCRYPTED_PAYLOADS.labels(outcome).inc()
+
+
+def schedule_ticks(outcome: str, ticks: int) -> None:
+    """Count what became of ticks of schedules."""
+    SCHEDULE_TICKS.labels(outcome).inc(ticks)
+
+
+def schedule_runs(status: str, runs: int) -> None:
+    """Count how runs of schedules ended."""
+    SCHEDULE_RUNS.labels(status).inc(runs)
+
+
+def observe_schedule_delay(job_type: str, seconds: float) -> None:
+    """Record how long after a schedule was due its job was enqueued."""
+    SCHEDULE_DELAY_SECONDS.observe(job_type, seconds if seconds > 0 else 0.0, bound=known_job_type)
 
 
 def reminder_event(event: str, channel: str, status: str = "ok") -> None:

@@ -24,6 +24,7 @@ from service.settings.http import HTTPSettings
 from service.settings.jobs import JobsSettings
 from service.settings.maintenance import MaintenanceSettings
 from service.settings.reminders import RemindersSettings
+from service.settings.schedules import SchedulesSettings
 from service.settings.service import ServiceSettings
 from service.settings.targets import TargetsSettings
 from service.settings.worker import WorkerSettings
@@ -34,6 +35,7 @@ from service.settings.worker import WorkerSettings
 class Settings(
     TargetsSettings,
     RemindersSettings,
+    SchedulesSettings,
     DashboardSettings,
     AuthSettings,
     HTTPSettings,

@@ -16,6 +16,7 @@ from service.db.engine import Database
 from service.targets import repository
 from tests.api.conftest import Auth
 from tests.api.test_policies import a_path
+from tests.schedules.code import declare_one
 
 WORKER_CALLS = (
     "register", "claim", "heartbeat", "progress", "log", "complete", "fail", "snooze", "release", "stop"
@@ -25,6 +26,7 @@ NOT_AUDITED = {
         ("POST", f"/worker/{call}"): "a worker's daily work: the job's history names the worker"
         for call in WORKER_CALLS
     },
+    ("POST", "/schedules/preview"): "it changes nothing",
     ("POST", "/admin/operations/preview"): "it changes nothing",
     ("POST", "/jobs"): "a client's daily work: the job itself says who enqueued it and when",
     ("POST", "/jobs/batch"): "the same",
@@ -69,10 +71,17 @@ async def fill(client: httpx.AsyncClient, auth: Auth, database: Database) -> dic
     ]
     await client.post(f"/admin/operations/{operations[1]}/pause", headers=auth("admin", "setup"))
     body = {"name": "old", "scopes": ["jobs:read"]}
-    serves = {"worker": "mailer-1:831", "job_types": ["t"]}
+    serves = {"worker": "mailer-1:831", "job_types": ["mail"]}
     worker = await client.post("/worker/register", json=serves, headers=auth("admin", "setup"))
     batch = await client.post("/batches", json={"name": "b"}, headers=auth("admin", "setup"))
     made = await client.post("/admin/api-keys", json=body, headers=auth("admin", "setup"))
+    for name in ("mine", "paused"):
+        schedule = {"name": name, "cron": "@yearly", "job_type": "t"}
+        await client.post("/schedules", json=schedule, headers=auth("admin", "setup"))
+    await client.post("/schedules/paused/pause", headers=auth("admin", "setup"))
+    await declare_one(database, "coded")
+    change = {"priority": 3}
+    await client.patch("/schedules/coded", json=change, headers=auth("admin", "setup"))
     reminder = await client.post("/reminders", json=REMINDER, headers=auth("user", "ada"))
     return {
         "/admin/jobs/{job_id}/retry": f"/admin/jobs/{jobs[0]}/retry",
@@ -90,6 +99,12 @@ async def fill(client: httpx.AsyncClient, auth: Auth, database: Database) -> dic
         "/queues/{name}": "/queues/mail",
         "/admin/workers/{worker_id}/drain": f"/admin/workers/{worker.json()['worker_id']}/drain",
         "/targets/{name}/reset": "/targets/crm.example.com:443/reset",
+        "/schedules/{name}": "/schedules/mine",
+        "/schedules/{name}/pause": "/schedules/mine/pause",
+        "/schedules/{name}/release": "/schedules/coded/release",
+        "/schedules/{name}/run": "/schedules/mine/run",
+        "/schedules/{name}/backfill": "/schedules/mine/backfill",
+        "/schedules/{name}/resume": "/schedules/paused/resume",
         "/batches/{batch_id}/cancel": f"/batches/{batch.json()['id']}/cancel",
         "/reminders/{reminder_id}": f"/reminders/{reminder.json()['id']}",
         "/admin/operations/{operation_id}/pause": f"/admin/operations/{operations[0]}/pause",
@@ -107,6 +122,14 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/admin/operations"): {"action": "delete", "filter": {"queue": "old"}},
     ("POST", "/admin/api-keys"): {"name": "new", "scopes": ["jobs:read"]},
     ("PATCH", "/queues/{name}"): {"paused": True},
+    ("POST", "/schedules"): {"name": "new", "every_seconds": 86400, "job_type": "t"},
+    ("PATCH", "/schedules/{name}"): {"cron": "@daily"},
+    ("POST", "/schedules/{name}/backfill"): {
+        "from": "2026-01-01T00:00:00Z",
+        "until": "2026-01-02T00:00:00Z",
+    },
+    ("POST", "/schedules/pause"): {"names": ["mine"]},
+    ("POST", "/schedules/resume"): {"names": ["paused"]},
     ("PATCH", "/admin/jobs/{job_id}"): {"queue": "slow", "payload": {"n": 2}},
     ("PATCH", "/jobs/{job_id}"): {"queue": "slow", "payload": {"n": 2}},
 }
@@ -142,6 +165,20 @@ EXPECTED: dict[tuple[str, str], tuple[str, Any, Any]] = {
     ("POST", "/targets/{name}/reset"): (
         "target.reset", {"state": "open"}, {"state": "closed"},
     ),
+    ("POST", "/schedules"): ("schedule.create", None, {"every_seconds": 86400.0, "job_type": "t"}),
+    ("POST", "/schedules/pause"): ("schedule.pause", None, None),
+    ("POST", "/schedules/resume"): ("schedule.resume", {"paused_by": "setup"}, None),
+    ("POST", "/schedules/{name}/pause"): ("schedule.pause", None, None),
+    ("POST", "/schedules/{name}/resume"): ("schedule.resume", {"paused_by": "setup"}, None),
+    ("PATCH", "/schedules/{name}"): (
+        "schedule.edit", {"cron": "@yearly"}, {"cron": "@daily"},
+    ),
+    ("POST", "/schedules/{name}/release"): ("schedule.release", {"priority": 3}, {"priority": None}),
+    ("POST", "/schedules/{name}/run"): ("schedule.run", None, {}),
+    ("POST", "/schedules/{name}/backfill"): (
+        "schedule.backfill", None, {"enqueued": 1, "skipped": 0},
+    ),
+    ("DELETE", "/schedules/{name}"): ("schedule.delete", {"cron": "@yearly"}, None),
     ("POST", "/batches/{batch_id}/cancel"): (
         "batch.cancel", {"state": "open"}, {"state": "cancelled"},
     ),

@@ -22,6 +22,7 @@ NO_PAGES: Final = frozenset(
 
 QUERIES: Final[dict[str, str]] = {
     "/dashboard/queues/queue": "?name={queue}",
+    "/dashboard/schedules/schedule": "?name={queue}",
     "/dashboard/jobs": "?q=status:DEAD_LETTER",
     "/dashboard/operations/new": "?action=retry&queue={queue}",
 }
@@ -58,6 +59,15 @@ MORE_ROWS: Final = (
     (
         "INSERT INTO targets (name, opened_at, retry_at, last_error, last_failure_at) VALUES (left(:word, 300), now(),"
         " now() + interval '1 minute', :word, now()) RETURNING 1"
+        "INSERT INTO schedules (name, owner, created_by, cron, zone, jitter_seconds, job_type, payload, queue,"
+        " concurrency_key, overlap, catch_up, catch_up_seconds, declared, pinned_by, paused_at, paused_by,"
+        " pause_reason, failures) VALUES (:queue, :word, :word, :word, :word, 5, :queue,"
+        " jsonb_build_object(CAST(:word AS text), CAST(:word AS text)), :queue, :word, 'skip', 'one', 1e300, '{}', :word, now(), :word, :word,"
+        " 12) RETURNING id"
+    ),
+    (
+        "INSERT INTO schedule_ticks (schedule_id, schedule, planned_at, outcome, reason, until, ticks)"
+        " SELECT id, name, now(), 'missed', :word, now(), 5 FROM schedules RETURNING id"
     ),
     f"INSERT INTO cause_hours VALUES ('{FINGERPRINT}', date_trunc('hour', now()), 3) RETURNING 1",
     (

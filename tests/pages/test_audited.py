@@ -11,6 +11,7 @@ from tests.pages.parsed import parsed
 from tests.pages.signing_in import browser
 from tests.pages.test_jobs import Put, put
 from tests.pages.test_policies import AUDITED
+from tests.schedules.code import declare_one
 
 __all__ = ["put"]
 
@@ -21,6 +22,10 @@ KEY = {"name": "billing", "scopes": Permission.JOBS_READ.value, "days": "30"}
 SENT: dict[str, dict[str, str]] = {
     "/dashboard/jobs/{job_id}/reschedule": {"run_at": "2100-01-01T00:00"},
     "/dashboard/operations": {"action": "cancel", "queue": "nowhere"},
+    "/dashboard/schedules/pause": {"ids": "coded"},
+    "/dashboard/schedules/resume": {"ids": "coded"},
+    "/dashboard/schedules/run": {"name": "coded"},
+    "/dashboard/schedules/release": {"name": "coded"},
     "/dashboard/queues/queue": {"max_running": "5"},
     "/dashboard/queues/pause": {"name": "mail"},
     "/dashboard/queues/resume": {"name": "mail"},
@@ -45,6 +50,8 @@ async def test_every_form_leaves_the_entry_that_it_promises(
     batch_id, found = made.json()["id"], {}
     async with app.state.service.database.sessions.begin() as session:
         await repository.open_breaker(session, TARGET, error="broke off", pause=60, longest=60)
+    await declare_one(app.state.service.database, "coded")
+    await client.patch("/schedules/coded", json={"priority": 3}, headers=auth("admin"))
     for template in AUDITED:
         async with await browser(app, Role.ADMIN) as sender:
             path, more = await prepared(template, sender, put, batch_id)

@@ -44,3 +44,10 @@ async def gated(_: dict[str, Any], context: JobContext) -> None:
         note("stopped", context)
         raise
     note("end", context)
+
+
+@register_handler("test.scheduled")
+async def scheduled(payload: dict[str, Any]) -> dict[str, Any]:
+    """Return what it was told of its tick."""
+    tick: dict[str, Any] = payload["schedule"]
+    return tick

@@ -737,6 +737,7 @@ ONLY_POSTGRESQL: Final = {
     "HOLD",  # for the audit log
     "HOLD_ALL", "HOLD_FREE",  # lock, and change nothing
     "LOCK_QUEUE", "SET_LIMITS",  # a queue's limits: the simulation's rows have none
+    "TICK_OF", "DROP_SCHEDULE_TICKS",  # what an application reads of its schedules, and old ticks
     "PARENTS", "PARENTS_OF", "CHILDREN_OF", "GET_BATCH", "LIST_BATCHES",  # read what clients and handlers ask for
     # The simulation's handlers log nothing.
     "WRITE_LOG_LINES", "LOG_SIZES", "READ_LOG_LINES", "READ_LAST_LOG_LINES", "DELETE_LOG_LINES",

@@ -32,6 +32,7 @@ WORDS: Final[dict[Permission, str]] = {
     Permission.ADMIN_READ: "see all jobs, statistics and the audit log",
     Permission.ADMIN_OPERATE: "retry, cancel, edit and delete jobs",
     Permission.ADMIN_DELETE: "delete jobs, one or many at once",
+    Permission.SCHEDULES_WRITE: "make schedules and act on its own",
     Permission.KEYS_MANAGE: "make and revoke API keys",
     Permission.METRICS_READ: "read metrics",
     Permission.REMINDERS_OWN: "make reminders of its own",

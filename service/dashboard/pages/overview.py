@@ -19,6 +19,7 @@ from service.dashboard.attention import (
     of_checks,
     of_operations,
     of_queues,
+    of_schedules,
     of_unnamed,
     of_unserved,
     of_workers,
@@ -41,6 +42,8 @@ from service.jobs.read.rates import Rates, Window, series, total, totals
 from service.jobs.read.statistics import JobStats
 from service.observability.health import HealthChecks
 from service.operations import repository as operations
+from service.schedules import repository as schedules
+from service.schedules.model import FAILING
 
 router = page_router()
 
@@ -49,6 +52,9 @@ MAX_QUEUES: Final = 10
 
 MAX_OPERATIONS: Final = 20
 """Unfinished operations that are looked at, the newest."""
+
+MAX_SCHEDULES: Final = 100
+"""Failing schedules that are counted."""
 
 LATELY: Final = timedelta(hours=1)
 """A cause that killed a job since is broken now; an older one is a warning until somebody deals with it."""
@@ -114,6 +120,7 @@ async def show_overview(
         *of_operations(
             await operations.page(session, limit=MAX_OPERATIONS, before=MAX_ID, unfinished=True)
         ),
+        *of_schedules(await schedules.failing(session, least=FAILING, limit=MAX_SCHEDULES)),
         *of_workers(workers, due=stats.due_now),
     )
     page = Overview(

@@ -9,6 +9,7 @@ from structlog.typing import FilteringBoundLogger
 from service.jobs.core.encoding import dump_json
 from service.jobs.core.job import JobId, LeaseToken
 from service.jobs.core.log_line import Level
+from service.jobs.core.schedule_tick import ScheduleTick
 from service.jobs.handlers.job_log import JobLog
 from service.jobs.handlers.parents import ParentJob
 from service.jobs.handlers.steps import JobSteps
@@ -17,6 +18,9 @@ from service.observability.logging import get_logger
 MAX_PROGRESS_BYTES: Final = 4_096
 PARENTS_WAIT_SECONDS: Final = 60.0
 """Bound on a thread's wait for its parents: more than the timeouts of the database."""
+
+TICK_WAIT_SECONDS: Final = 60.0
+"""Bound on a thread's wait for its tick: more than the timeouts of the database."""
 
 PROGRESS_WAIT_SECONDS: Final = 60.0
 """Bound on a thread's wait for its progress to be written: more than the timeouts of the database."""
@@ -43,6 +47,7 @@ class JobContext:
         "_open_log",
         "_open_steps",
         "_read_parents",
+        "_read_tick",
         "_steps",
         "_write",
         "attempt",
@@ -65,6 +70,7 @@ class JobContext:
         open_log: Callable[[JobId, LeaseToken, int], JobLog],
         read_parents: Callable[[JobId, int], Coroutine[Any, Any, list[ParentJob]]],
         open_steps: "Callable[[JobContext, asyncio.AbstractEventLoop], JobSteps]",
+        read_tick: Callable[[JobId], Coroutine[Any, Any, ScheduleTick | None]],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.job_id = job_id
@@ -76,6 +82,7 @@ class JobContext:
         self._write = write
         self._open_log = open_log
         self._read_parents = read_parents
+        self._read_tick = read_tick
         self._job_log: JobLog | None = None
         self._open_steps = open_steps
         self._steps: JobSteps | None = None
@@ -185,6 +192,32 @@ class JobContext:
             raise RuntimeError("ctx.parents_sync would block the event loop: await ctx.parents")
         reading = self._read_parents(self.job_id, after_id)
         return asyncio.run_coroutine_threadsafe(reading, self._loop).result(PARENTS_WAIT_SECONDS)
+
+    def tick(self) -> Coroutine[Any, Any, ScheduleTick | None]:
+        """Read which tick of a schedule the job is for: `await ctx.tick()`; None: it is for none.
+
+        Raises:
+            RuntimeError: called in a thread: a plain function calls `tick_sync`.
+            DATABASE_ERRORS: awaited, the database did not answer: let the attempt fail.
+        """
+        if _loop_here() is not self._loop:
+            raise RuntimeError(
+                "ctx.tick is for `async def` handlers; in a plain function or a thread call "
+                "ctx.tick_sync(), without await"
+            )
+        return self._read_tick(self.job_id)
+
+    def tick_sync(self) -> ScheduleTick | None:
+        """The same for handlers that are plain functions.
+
+        Raises:
+            RuntimeError: called on the event loop, which it would block: `await ctx.tick`.
+            DATABASE_ERRORS: the database did not answer.
+        """
+        if _loop_here() is not None:
+            raise RuntimeError("ctx.tick_sync would block the event loop: await ctx.tick")
+        reading = self._read_tick(self.job_id)
+        return asyncio.run_coroutine_threadsafe(reading, self._loop).result(TICK_WAIT_SECONDS)
 
     def progress(self, fraction: float, message: str = "") -> Coroutine[Any, Any, bool]:
         """Record how far the job is, for operators to see: `await ctx.progress(0.5, "half")`.

@@ -1,4 +1,4 @@
-"""What became of the jobs that a job waited for, for its handler."""
+"""What became of the jobs that a job waited for, and which tick it is for: for its handler."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -7,6 +7,7 @@ from service.db.connection import Link
 from service.jobs import store
 from service.jobs.core.encoding import load_json
 from service.jobs.core.job import JobId, JobStatus
+from service.jobs.core.schedule_tick import ScheduleTick
 
 MAX_PARENTS_PAGE: Final = 1_000
 MAX_PAGE_BYTES: Final = 16 * 2**20
@@ -31,7 +32,7 @@ class ParentJob:
 
 
 class ParentReader:
-    """Reads parents over one connection, which is opened when the first handler asks."""
+    """Reads them over one connection, which is opened when the first handler asks."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -54,6 +55,10 @@ class ParentReader:
             )
             for one in found
         ]
+
+    async def tick(self, job_id: JobId) -> ScheduleTick | None:
+        """The tick of a schedule that a job is for."""
+        return await store.schedule_ticks.tick_of(self._link.fetch, job_id)
 
 
 def _status(text: str | None) -> JobStatus | None:

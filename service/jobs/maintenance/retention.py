@@ -38,6 +38,7 @@ async def drop_days(link: Link, settings: Settings) -> None:
 
 async def drop_old(link: Link, settings: Settings) -> None:
     """Drop dead letters, idempotency keys, usage, names, log lines, batches, remote claims, operations and workers that are over theirs."""
+    """Drop dead letters, idempotency keys, usage, names, log lines, batches, operations, ticks and workers that are over theirs."""
     for statement, age in (
         (store.retention.DROP_DEAD_BEFORE, settings.dead_retention_days),
         (store.retention.DROP_IDEMPOTENCY_KEYS, settings.idempotency_key_hours),
@@ -48,6 +49,7 @@ async def drop_old(link: Link, settings: Settings) -> None:
         (store.retention.DROP_UNIQUE_WINDOWS, WINDOW_HOURS),
         (store.retention.DROP_REMOTE_CLAIMS, REMOTE_CLAIM_HOURS),
         (store.retention.DROP_OPERATIONS, settings.operation_retention_days),
+        (store.retention.DROP_SCHEDULE_TICKS, settings.schedule_tick_days),
     ):
         await _repeat(link, statement, age)
     await store.retention.drop_old_workers(link)

@@ -58,19 +58,25 @@ class Endings:
 
 
 @dataclass(frozen=True, slots=True)
+class Schedules:
+    """A schedule was made or changed: see when the next one is due."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """Somebody asked for the cancel of these running jobs; none: of more than a message has room for."""
 
     ids: tuple[JobId, ...]
 
 
-Message: TypeAlias = Wake | Policies | Look | Watch | Changed | Endings | Cancel
+Message: TypeAlias = Wake | Policies | Look | Watch | Changed | Endings | Schedules | Cancel
 
 _KINDS: Final[dict[tuple[str, int], Message]] = {
     ("policies", 1): Policies(),
     ("watch", 1): Watch(),
     ("changed", 1): Changed(),
     ("endings", 1): Endings(),
+    ("schedules", 1): Schedules(),
 }
 _CANCEL: Final = ("cancel", 1)
 _NAMES: Final = {message: name for name, message in _KINDS.items()}

@@ -27,6 +27,7 @@ from service.jobs.notify.messages import (
     Endings,
     Message,
     Policies,
+    Schedules,
     Wake,
     Watch,
     encode,
@@ -61,7 +62,7 @@ class Publisher:
         self._lanes.update(lanes)
         self._start(gather_first=not urgent)
 
-    def tell(self, message: Policies | Watch | Changed | Endings | Cancel) -> None:
+    def tell(self, message: Policies | Watch | Changed | Endings | Schedules | Cancel) -> None:
         """Send one message to every process; returns at once. Needs a running event loop."""
         self._others.add(message)
         self._start(gather_first=False)
@@ -156,6 +157,19 @@ async def publish_policies_after_commit(session: AsyncSession) -> None:
         publisher.changes.announce()
 
     await after_commit(connection, publish_policies)
+
+
+async def publish_schedules_after_commit(session: AsyncSession) -> None:
+    """Have every process see when the next schedule is due, once the caller's transaction has committed."""
+    connection = await session.connection()
+    publisher = publisher_for(connection.engine)
+
+    def publish_schedules() -> None:
+        notify_local(Schedules())
+        publisher.tell(Schedules())
+        publisher.changes.announce()
+
+    await after_commit(connection, publish_schedules)
 
 
 async def publish_endings_after_commit(session: CallerSession) -> None:

@@ -58,6 +58,7 @@ DROP_JOB_LOGS: Final = _drop_older("job_logs", "at", "days")
 
 DROP_REMOTE_CLAIMS: Final = _drop_older("remote_claims", "created_at", "hours")
 """Of workers that claim no more; each claim drops what is older of its own worker."""
+DROP_SCHEDULE_TICKS: Final = _drop_older("schedule_ticks", "decided_at", "days")
 
 
 DROP_OPERATIONS: Final = Statement("""

@@ -246,6 +246,7 @@ class Executor:
             open_steps=lambda context, loop: JobSteps(
                 job, self._steps, loop=loop, stopped=lambda: context.cancelled
             ),
+            read_tick=self._parents.tick,
         )
 
     # -- its end ------------------------------------------------------------------------------
