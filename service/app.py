@@ -17,6 +17,7 @@ from service.api import (
     explain,
     health,
     job_changes,
+    job_events,
     job_logs,
     jobs,
     own_jobs,
@@ -42,6 +43,7 @@ from service.db.engine import Database
 from service.db.migrate import prepare
 from service.errors import ConfigurationError
 from service.jobs.enqueue.group_commit import Intake
+from service.jobs.following.followers import Followers
 from service.jobs.handlers.loader import load_handlers
 from service.jobs.notify.listener import Listener
 from service.jobs.read.sealed_types import SealedTypes
@@ -98,6 +100,7 @@ class Service:
         listener = Listener(self.database, settings, worker=run_worker)
         self.live = Live(self.database, settings, listener=listener)
         self.gateway = Gateway(self.database, settings, listener=listener)
+        self.followers = Followers(self.database, settings, listener=listener)
         self.reminder_loop = ReminderLoop(self.database, settings) if run_worker else None
         self.ticker = Ticker(self.database, settings) if run_worker else None
         self.monitor = EventLoopMonitor()
@@ -150,6 +153,8 @@ class Service:
             stack.push_async_callback(self.live.stop)
             self.gateway.start()
             stack.push_async_callback(self.gateway.stop)
+            self.followers.start()
+            stack.push_async_callback(self.followers.stop)
             if self.reminder_loop is not None:
                 stack.push_async_callback(self.reminder_loop.stop)
                 await self.reminder_loop.start()
@@ -166,6 +171,7 @@ class Service:
         self._stopping = True
         self.live.close()
         self.gateway.close()
+        self.followers.close()
         if self.worker is not None:
             self.worker.stop_claiming()
 
@@ -226,6 +232,7 @@ def create_app(
     app.state.stats_cache = StatsCache()
     app.state.sessions = service.sessions
     app.state.live = service.live
+    app.state.followers = service.followers
     app.state.sign_in_link = None if settings.is_production else SignInLink()
     add_routes(app, health.router)
     if api:
@@ -234,6 +241,7 @@ def create_app(
             dependencies,
             batches,
             jobs,
+            job_events,
             explain,
             rates,
             admin,

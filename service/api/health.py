@@ -1,13 +1,16 @@
 """Liveness, readiness and metrics: what the platform around the service asks."""
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_fastapi_instrumentator import Instrumentator
 from prometheus_fastapi_instrumentator import metrics as http_metrics
+from prometheus_fastapi_instrumentator.metrics import Info
 from pydantic import BaseModel, Field
 
+from service.api.lasting import LASTING
 from service.api.problems import problem_responses
 from service.auth.dependencies import public, require
 from service.auth.principal import Permission
@@ -91,6 +94,14 @@ for _path, _endpoint in (("/health/live", live), ("/health/ready", ready)):
     router.head(_path, include_in_schema=False, dependencies=[Depends(public)])(_endpoint)
 
 
+def _unless_lasting(measure: Callable[[Info], None] | None) -> Callable[[Info], None]:
+    def measured(info: Info) -> None:
+        if measure is not None and LASTING not in info.request.scope:
+            measure(info)
+
+    return measured
+
+
 def add_metrics(app: FastAPI, settings: Settings) -> None:
     """Measure every request of the application, and serve `/metrics`.
 
@@ -99,11 +110,17 @@ def add_metrics(app: FastAPI, settings: Settings) -> None:
     """
     registry = CollectorRegistry()
     instrumentator = Instrumentator(
-        excluded_handlers=["^/metrics$", "^/static-offline-docs", "^/dashboard/events$"]
+        excluded_handlers=[
+            "^/metrics$",
+            "^/static-offline-docs",
+            "^/dashboard/events$",
+            "^/jobs/[^/]+/events$",
+        ]
     )
     # Two of the library's five: each adds to the cost of every request, and sizes are of no use here.
     instrumentator.add(http_metrics.requests(registry=registry))
-    instrumentator.add(http_metrics.latency(registry=registry, should_include_status=False))
+    latency = http_metrics.latency(registry=registry, should_include_status=False)
+    instrumentator.add(_unless_lasting(latency))
     instrumentator.instrument(app)
 
     async def metrics() -> Response:

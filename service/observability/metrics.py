@@ -234,6 +234,17 @@ DASHBOARD_STREAMS_REFUSED: Final = Counter(
     "Pages that were not kept live, beyond DASHBOARD_MAX_STREAMS or five of a session: they look "
     "every few seconds.",
 )
+FOLLOWERS: Final = Gauge(
+    "finmind_followers",
+    "Requests that wait here for the end of a job, or read its events.",
+)
+FOLLOWERS_REFUSED: Final = Counter(
+    "finmind_followers_refused_total",
+    "Such requests that were answered 503: `process`, beyond MAX_FOLLOWERS; `caller`, beyond MAX_FOLLOWERS_PER_CALLER; `stopping`, the process stops.",
+    ["reason"],
+)
+for _reason in ("process", "caller", "stopping"):
+    FOLLOWERS_REFUSED.labels(_reason)
 AUDIT_UNRECORDED: Final = Counter(
     "finmind_audit_refusals_unrecorded_total",
     "Answers 403 that left no entry in the audit log: `failed`, the database did not take it; `limited`, this process had written a hundred within a minute.",

@@ -86,6 +86,19 @@ class HTTPSettings(BaseModel):
         description="Timeout for the database work of one request; beyond it the answer is 503.",
     )
 
+    max_followers: int = Field(
+        2000,
+        ge=0,
+        le=100_000,
+        description="Requests of one process that may wait for the end of a job (`wait`) or read its events at a time. Further ones are answered 503.",
+    )
+    max_followers_per_caller: int = Field(
+        1000,
+        ge=0,
+        le=100_000,
+        description="How many of them may be those of one caller.",
+    )
+
     @field_validator("forwarded_allow_ips", mode="after")
     @classmethod
     def _proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:

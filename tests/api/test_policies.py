@@ -51,6 +51,7 @@ TABLE: dict[tuple[str, str], str] = {
     ("GET", "/jobs"): Permission.JOBS_READ,
     ("GET", "/jobs/{job_id}"): Permission.JOBS_READ,
     ("GET", "/jobs/{job_id}/explain"): Permission.JOBS_READ,
+    ("GET", "/jobs/{job_id}/events"): Permission.JOBS_READ,
     ("POST", "/jobs/{job_id}/cancel"): Permission.JOBS_WRITE,
     ("POST", "/jobs/{job_id}/run-now"): Permission.JOBS_WRITE,
     ("PATCH", "/jobs/{job_id}"): Permission.JOBS_WRITE,

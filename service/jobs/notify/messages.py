@@ -15,7 +15,7 @@ from service.jobs.core.lane import Lane
 MAX_LANES: Final = 100
 """Limit on the lanes that one message names; with more, the reader looks for itself."""
 
-MAX_CANCELS: Final = 300
+MAX_IDS: Final = 300
 """Limit on the jobs that one message names: of the largest ids so many fit into a notification."""
 
 MAX_NOTIFY_BYTES: Final = 7999
@@ -69,7 +69,25 @@ class Cancel:
     ids: tuple[JobId, ...]
 
 
-Message: TypeAlias = Wake | Policies | Look | Watch | Changed | Endings | Schedules | Cancel
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Somebody follows these jobs: say `Moved` of them for a while."""
+
+    ids: tuple[JobId, ...]
+    by: str
+    """The process that asks; it hears of its own jobs without a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """These jobs, which somebody follows, changed or ended."""
+
+    ids: tuple[JobId, ...]
+
+
+Message: TypeAlias = (
+    Wake | Policies | Look | Watch | Changed | Endings | Schedules | Cancel | Follow | Moved
+)
 
 _KINDS: Final[dict[tuple[str, int], Message]] = {
     ("policies", 1): Policies(),
@@ -78,15 +96,19 @@ _KINDS: Final[dict[tuple[str, int], Message]] = {
     ("endings", 1): Endings(),
     ("schedules", 1): Schedules(),
 }
-_CANCEL: Final = ("cancel", 1)
 _NAMES: Final = {message: name for name, message in _KINDS.items()}
 
 
 def encode(message: Message) -> str:
     """The text of a notification; a `Wake` that is too long to name its lanes becomes a `Look`."""
-    if isinstance(message, Cancel):
-        ids = message.ids if len(message.ids) <= MAX_CANCELS else ()
-        return json.dumps({"kind": "cancel", "v": 1, "ids": ids})
+    match message:
+        case Cancel(ids):
+            named = ids if len(ids) <= MAX_IDS else ()
+            return json.dumps({"kind": "cancel", "v": 1, "ids": named})
+        case Follow(ids, by):
+            return json.dumps({"kind": "follow", "v": 1, "by": by, "ids": ids})
+        case Moved(ids):
+            return json.dumps({"kind": "moved", "v": 1, "ids": ids})
     if name := _NAMES.get(message):
         kind, version = name
         return json.dumps({"kind": kind, "v": version})
@@ -105,24 +127,35 @@ def decode(text: str) -> Message:
     try:
         value = json.loads(text)
         if isinstance(value, dict):
-            kind = value["kind"], value["v"]
-            return _cancel(value["ids"]) if kind == _CANCEL else _KINDS.get(kind, Look())
+            return _of_kind(value)
         lanes = tuple(_lane(queue, priority) for queue, priority in value)
     except (LookupError, ValueError, TypeError, OverflowError, RecursionError):
         return Look()
     return Wake(lanes) if lanes else Look()
 
 
-def _cancel(ids: Any) -> Cancel:
-    """The cancel of these jobs.
+def _of_kind(value: dict[str, Any]) -> Message:
+    match value["kind"], value["v"]:
+        case "cancel", 1:
+            return Cancel(_ids(value["ids"]))
+        case "follow", 1:
+            return Follow(_ids(value["ids"]), str(value["by"]))
+        case "moved", 1:
+            return Moved(_ids(value["ids"]))
+        case kind:
+            return _KINDS.get(kind, Look())
+
+
+def _ids(ids: Any) -> tuple[JobId, ...]:
+    """The ids of jobs.
 
     Raises:
-        ValueError: no column of the table can hold one of the ids.
+        ValueError: no column of the table can hold one of them.
     """
     numbers = tuple(JobId(int(one)) for one in ids)
     if any(not 0 < number <= MAX_ID for number in numbers):
         raise ValueError("not a job")
-    return Cancel(numbers)
+    return numbers
 
 
 def _lane(queue: object, priority: Any) -> Lane:

@@ -4,6 +4,7 @@ Notifications only reduce latency: workers also poll, so a lost one delays a job
 """
 
 import asyncio
+import secrets
 import weakref
 from collections.abc import Iterable
 from contextlib import suppress
@@ -21,11 +22,14 @@ from service.jobs import store
 from service.jobs.core.job import JobId
 from service.jobs.core.lane import Lane
 from service.jobs.notify.changes import Changes
+from service.jobs.notify.followed import Followed
 from service.jobs.notify.messages import (
     Cancel,
     Changed,
     Endings,
+    Follow,
     Message,
+    Moved,
     Policies,
     Schedules,
     Wake,
@@ -52,7 +56,9 @@ class Publisher:
         self._lanes: set[Lane] = set()
         self._others: set[Message] = set()
         self._task: asyncio.Task[None] | None = None
-        self.changes: Final = Changes(lambda: self.tell(Changed()))
+        self.changes: Final = Changes(
+            lambda: self.tell(Changed()), Followed(self.tell, name=secrets.token_hex(4))
+        )
 
     def publish(self, lanes: Iterable[Lane], *, urgent: bool) -> None:
         """Tell the workers of every process; returns at once. Needs a running event loop.
@@ -62,7 +68,9 @@ class Publisher:
         self._lanes.update(lanes)
         self._start(gather_first=not urgent)
 
-    def tell(self, message: Policies | Watch | Changed | Endings | Schedules | Cancel) -> None:
+    def tell(
+        self, message: Policies | Watch | Changed | Endings | Schedules | Cancel | Follow | Moved
+    ) -> None:
         """Send one message to every process; returns at once. Needs a running event loop."""
         self._others.add(message)
         self._start(gather_first=False)

@@ -10,7 +10,15 @@ from service.db.errors import DATABASE_ERRORS
 from service.jobs.loops import Pause
 from service.jobs.notify.changes import Changes
 from service.jobs.notify.listen import listen
-from service.jobs.notify.messages import Changed, Message, Watch, decode
+from service.jobs.notify.messages import (
+    Changed,
+    Follow,
+    Look,
+    Message,
+    Moved,
+    Watch,
+    decode,
+)
 from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error
 
@@ -55,23 +63,14 @@ async def subscribe(
     Args:
         database: where to listen.
         notified: takes what concerns a worker.
-        changes: of this process; it learns that a dashboard is open, and that jobs changed.
+        changes: of this process; it learns that a dashboard is open or a job followed, and that jobs
+            changed.
     """
     pause = Pause(longest_seconds=RECONNECT_LONGEST_SECONDS)
 
     def received(text: str) -> None:
         pause.reset()
-        match decode(text):
-            case Watch():
-                changes.watch()
-            case Changed():
-                changes.heard()
-            case message:
-                notified(message)
-                for subscription in list(_subscriptions):
-                    if not subscription.is_worker:
-                        subscription.callback(message)
-                changes.heard()
+        _pass_on(decode(text), notified, changes)
 
     while True:
         try:
@@ -82,3 +81,24 @@ async def subscribe(
         record_database_error("listen")
         _log.warning("listen_failed", error=reason)
         await pause.wait()
+
+
+def _pass_on(message: Message, notified: Callable[[Message], None], changes: Changes) -> None:
+    match message:
+        case Watch():
+            changes.watch()
+        case Follow():
+            changes.followed.heard_follow(message)
+        case Moved():
+            changes.followed.heard_moved(message)
+        case Changed():
+            changes.followed.unsure()
+            changes.heard()
+        case _:
+            if isinstance(message, Look):
+                changes.followed.unsure()
+            notified(message)
+            for subscription in list(_subscriptions):
+                if not subscription.is_worker:
+                    subscription.callback(message)
+            changes.heard()

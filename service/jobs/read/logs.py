@@ -45,7 +45,7 @@ async def read_log(
     rows = await store.job_logs.after(session, job_id, token=token, line=line, limit=limit)
     if not rows:
         await _refuse_unknown(session, job_id)
-    return [_line(row) for row in rows]
+    return [line_of(row) for row in rows]
 
 
 async def read_log_end(
@@ -59,7 +59,7 @@ async def read_log_end(
     rows = await store.job_logs.last(session, job_id, limit=limit)
     if not rows:
         await _refuse_unknown(session, job_id)
-    return [_line(row) for row in reversed(rows)]
+    return [line_of(row) for row in reversed(rows)]
 
 
 async def _refuse_unknown(session: AsyncSession, job_id: JobId) -> None:
@@ -80,7 +80,8 @@ def _parsed(position: str | None) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _line(row: Any) -> LoggedLine:
+def line_of(row: Any) -> LoggedLine:
+    """A row of `store.job_logs`."""
     token, line, attempt, at, level, message, fields = row
     return LoggedLine(
         f"{token}.{line}", attempt, at, level, message,

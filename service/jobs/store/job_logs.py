@@ -34,7 +34,7 @@ ON CONFLICT DO NOTHING
 """An attempt that begins to log drops the lines of all but the newest of the attempts before it. Where
 the answer was lost, the same lines are sent again and are there already."""
 
-_COLUMNS: Final = "lease_token, line, attempt, at, level, message, fields::text"
+COLUMNS: Final = "lease_token, line, attempt, at, level, message, fields::text"
 
 LOG_SIZES: Final = Statement("""
 SELECT l.job_id, l.lease_token,
@@ -45,13 +45,13 @@ GROUP BY 1, 2
 """)
 
 READ_LOG_LINES: Final = Statement(f"""
-SELECT {_COLUMNS} FROM finmind_jobs.job_logs
+SELECT {COLUMNS} FROM finmind_jobs.job_logs
 WHERE job_id = :job_id AND (lease_token, line) > (:token::bigint, :line::int)
 ORDER BY lease_token, line LIMIT :limit
 """)
 
 READ_LAST_LOG_LINES: Final = Statement(f"""
-SELECT {_COLUMNS} FROM finmind_jobs.job_logs
+SELECT {COLUMNS} FROM finmind_jobs.job_logs
 WHERE job_id = :job_id ORDER BY lease_token DESC, line DESC LIMIT :limit
 """)
 

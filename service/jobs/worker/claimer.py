@@ -230,8 +230,6 @@ class Claimer:
                 await self._start(jobs)
                 claimed += len(jobs)
             claimed += await self._claim_held(min(asked - claimed, self._slots.free))
-            if claimed:
-                self._changes.happened()
             return claimed, asked
 
     async def _claim_held(self, limit: int) -> int:
@@ -265,6 +263,8 @@ class Claimer:
             raise
         await self._starter.start(admitted, lease_deadline=lease_deadline)
         self._starter.give_back(unsure, lease_deadline=lease_deadline)
+        if jobs:
+            self._changes.happened(job.id for job in jobs)
 
     def permits_freed(self, permits: Counter[str]) -> None:
         """So many permits of each limit came free."""

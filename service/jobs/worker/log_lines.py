@@ -78,6 +78,7 @@ class LogLines:
                 try:
                     await self._write(batch)
                     pause.reset()
+                    self._changes.happened({line.job_id for line in batch})
                 except DATABASE_ERRORS as error:
                     self._put_back(batch)
                     record_database_error("job_logs")
@@ -85,7 +86,6 @@ class LogLines:
                         "job_logs_failed", waiting=len(self._waiting), error=type(error).__name__
                     )
                     await pause.wait()
-            self._changes.happened()
             if not self._waiting:
                 self._idle.set()
 

@@ -66,7 +66,7 @@ class ProgressWriter:
                     for lease in batch:
                         del self._waiting[lease]
                     _answer(batch, await self._write(batch))
-                    self._changes.happened()
+                    self._changes.happened(job_id for job_id, _ in batch)
         finally:
             self._stopped = True
             _answer(batch | self._waiting, None)

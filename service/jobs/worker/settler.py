@@ -149,7 +149,7 @@ class Settler:
                 )
         for (event, reason, job_type), count in counts.items():
             record_event(event, job_type, reason, count)
-        self._changes.happened()
+        self._changes.happened(one.run.job.id for one in batch)
         if freed and self.on_permits_freed is not None:
             self.on_permits_freed(freed)
         announced |= await self._start_next(batch, lost)

@@ -6,7 +6,7 @@ import pytest
 
 from service.jobs.core.job import MAX_ID, JobId
 from service.jobs.notify.messages import (
-    MAX_CANCELS,
+    MAX_IDS,
     MAX_NOTIFY_BYTES,
     Cancel,
     Look,
@@ -21,7 +21,7 @@ def test_a_cancel_is_read_as_it_was_written(ids: tuple[JobId, ...]) -> None:
 
 
 def test_a_cancel_of_more_jobs_than_fit_names_none() -> None:
-    most = tuple(JobId(MAX_ID - number) for number in range(MAX_CANCELS))
+    most = tuple(JobId(MAX_ID - number) for number in range(MAX_IDS))
     text = encode(Cancel(most))
     assert decode(text) == Cancel(most)
     assert len(text) <= MAX_NOTIFY_BYTES
