@@ -69,6 +69,10 @@ class JobsSettings(BaseModel):
         le=67_108_864,
         description="Bytes of the results of all steps of one job, which each of its attempts that has steps reads; `MAX_PAYLOAD_BYTES` limits each of them.",
     )
+    job_log_capture: bool = Field(
+        False,
+        description="Keep what handlers log by `logging` with their jobs, as if by `ctx.log`, unless a type sets `capture_logging`.",
+    )
     max_error_entries: int = Field(
         20,
         ge=1,

@@ -33,6 +33,7 @@ class JobTypePolicy:
             if there is one), or a template of its fields, `customer:{payload.customer_id}`.
         max_running_per_key: how many jobs with one key may run at once, over all processes.
         encrypt: what is kept encrypted of payloads: True, all; else members, `card` or `customer.card`.
+        capture_logging: whether what the handler logs by `logging` is kept with its job.
         redacted_fields: members of payloads and results, in lower case, whose values nobody is shown.
     """
 
@@ -45,6 +46,7 @@ class JobTypePolicy:
     concurrency_key: ConcurrencyKey | None = None
     max_running_per_key: int | None = None
     encrypt: Sealing | None = None
+    capture_logging: bool | None = None
     redacted_fields: frozenset[str] = frozenset()
 
     def retries_of(self, asked: int | None, settings: Settings) -> int:
@@ -62,6 +64,11 @@ class JobTypePolicy:
         own = asked if asked is not None and 0 < asked < math.inf else None
         return own or self.timeout_seconds or settings.default_timeout_seconds
 
+    def captures_logging(self, settings: Settings) -> bool:
+        """Whether records of `logging` are kept: by its type's word, else the service's."""
+        own = self.capture_logging
+        return settings.job_log_capture if own is None else own
+
     def check(self, job_type: str) -> None:
         """Refuse values that would only fail once jobs of `job_type` run.
 
@@ -74,6 +81,7 @@ class JobTypePolicy:
             ("backoff", self.backoff, (Backoff,)),
             ("queue", self.queue, (str,)),
             ("max_running_per_key", self.max_running_per_key, (int,)),
+            ("capture_logging", self.capture_logging, (bool,)),
         ):
             if value is not None and not isinstance(value, kind):
                 expected = " or ".join(one.__name__ for one in kind)

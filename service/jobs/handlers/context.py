@@ -1,7 +1,7 @@
 """What a handler gets beside the payload."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, ParamSpec
 
 from structlog.typing import FilteringBoundLogger
@@ -104,6 +104,14 @@ class JobContext:
             level: `debug`, `info`, `warning` or `error`.
             fields: values beside the message, written as JSON, or as text where JSON has no form for
                 them; long ones are cut.
+
+        Raises:
+            ValueError: there is no such level.
+        """
+        self.keep_line(level, message, fields)
+
+    def keep_line(self, level: Level, message: str, fields: Mapping[str, Any]) -> None:
+        """The same with the fields in a mapping, whatever their names.
 
         Raises:
             ValueError: there is no such level.

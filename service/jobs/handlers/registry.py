@@ -55,6 +55,7 @@ class Registry:
         concurrency_key: ConcurrencyKey | None = None,
         max_running_per_key: int | None = None,
         encrypt: Encrypt | None = None,
+        capture_logging: bool | None = None,
         redacted_fields: Collection[str] = (),
     ) -> Callable[[HandlerT], HandlerT]:
         """Register the decorated function for `job_type`.
@@ -77,6 +78,8 @@ class Registry:
             max_running_per_key: how many jobs with one key may run at once, over all processes.
             encrypt: what is kept encrypted of payloads: True, all of it; else members, `["card"]`. The
                 handler gets them plain; people see that they are there.
+            capture_logging: whether what the handler logs by `logging` is kept with its job, as if by
+                `ctx.log`; `JOB_LOG_CAPTURE` where None.
             redacted_fields: members of payloads and results, at any depth and in any case, whose values
                 the API, the dashboard and the audit log never show.
 
@@ -108,6 +111,7 @@ class Registry:
                         concurrency_key=concurrency_key,
                         max_running_per_key=max_running_per_key,
                         encrypt=_sealing(job_type, encrypt),
+                        capture_logging=capture_logging,
                         redacted_fields=frozenset(name.lower() for name in redacted_fields),
                     ),
                 )

@@ -14,6 +14,7 @@ from service.jobs.core.outcome_policy import OutcomePolicy
 from service.jobs.core.outcomes import Cancelled, HowCancelled, Outcome, Released
 from service.jobs.core.poison import PoisonPolicy
 from service.jobs.flow.unique_turns import give_up_key
+from service.jobs.handlers.captured import capture
 from service.jobs.handlers.context import JobContext
 from service.jobs.handlers.parents import ParentReader
 from service.jobs.handlers.payload import load_payload, opened_payload
@@ -67,6 +68,7 @@ class Executor:
         keys_link: Link,
         worker_name: str,
     ) -> None:
+        self._settings = settings
         self._registry = registry
         self._keys_link = keys_link
         # A heartbeat that began before the run may take so long to fail, and extends no lease of it.
@@ -214,10 +216,13 @@ class Executor:
     def _arguments(self, run: Run) -> tuple[Any, ...]:
         text = opened_payload(run.job.payload, run.job.job_type, run.policy)
         payload = load_payload(text, run.policy.payload_model)
-        if not run.handler.takes_context:
+        captures = run.policy.captures_logging(self._settings)
+        if not run.handler.takes_context and not captures:
             return (payload,)
         run.context = self._context(run)
-        return payload, run.context
+        if captures:
+            capture(run.context.keep_line)
+        return (payload, run.context) if run.handler.takes_context else (payload,)
 
     def _begin(self, run: Run) -> None:
         """Set the timeout of a handler that begins now.
