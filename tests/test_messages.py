@@ -14,7 +14,7 @@ DETAIL_FIRST = RAISED | {"_refused"}
 """Calls whose first argument is what is said; that of the others is their second."""
 DETAIL_SECOND = {"BodyRefused", "HeadRefused", "refuse", "problem_response"}
 NAMES = re.compile(
-    r"(action|after|backoff|encrypt|limit|name|payload|priority|queue|reason|recipient|scopes"
+    r"(action|after|backoff|callback|encrypt|limit|name|payload|priority|queue|reason|recipient|scopes"
     r"|cron|names|overlap|zone|@schedule"
     r"|session|until|\w+_\w+|--\w+)\b"
 )

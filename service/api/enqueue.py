@@ -267,6 +267,9 @@ def _created(job: NewJob, enqueued: EnqueuedJob, settings: Settings) -> Response
         "progress": None,
         "cancel": None,
         "timeout_seconds": job.timeout_seconds,
+        "callback": job.callback,
+        "result_ttl_seconds": job.result_ttl_seconds,
+        "result_dropped": False,
         **effective_limits(job, settings),
     }
     return _response(to_json(answer), 201, f"{settings.root_path}/jobs/{enqueued.id}")

@@ -11,6 +11,7 @@ from service.api.session import deadline_of, settings_of
 from service.auth.principal import Permission, Principal
 from service.auth.quotas import Name, Quotas
 from service.errors import Forbidden
+from service.jobs.core.callback import CALLBACK_TYPE, callback_queue
 from service.jobs.core.job import DEFAULT_PRIORITY, DEFAULT_QUEUE
 from service.jobs.core.job_types import DEFAULTS, policies
 from service.jobs.core.new_job import NewJob
@@ -108,8 +109,15 @@ def _refusal(principal: Principal, job: NewJob) -> str | None:
         )
     if principal.limits is None:
         return None
-    return principal.limits.refusal(
+    refusal = principal.limits.refusal(
         job_type=job.job_type,
         queue=job.queue or "",
         priority=DEFAULT_PRIORITY if job.priority is None else job.priority,
     )
+    if refusal is None and job.callback is not None:
+        # It would enqueue such a job.
+        refusal = principal.limits.refusal(
+            job_type=CALLBACK_TYPE, queue=callback_queue(), priority=DEFAULT_PRIORITY
+        )
+        return refusal and f"callback: {refusal}"
+    return refusal

@@ -45,6 +45,9 @@ EXAMPLE_OUT: Final[dict[str, Any]] = EXAMPLE_SUMMARY | {
     "progress": None,
     "cancel": None,
     "timeout_seconds": None,
+    "callback": None,
+    "result_ttl_seconds": None,
+    "result_dropped": False,
     "effective_max_retries": 3,
     "effective_timeout_seconds": 300.0,
 }
@@ -109,6 +112,13 @@ class JobOut(JobSummaryOut):
         description="The requested timeout. null: that of its handler where it runs, else "
         "`DEFAULT_TIMEOUT_SECONDS` (300)."
     )
+    callback: Any = Field(description="Whom its end is told: `url`, and `sign_with`. null: nobody.")
+    result_ttl_seconds: float | None = Field(
+        description="How long after its end its result is kept. null: as long as the job."
+    )
+    result_dropped: bool = Field(
+        description="Whether that time is over: then `result` is null, whatever its handler returned."
+    )
     effective_max_retries: int | None = Field(
         description="The effective retries. null: its handler determines them, and this process does "
         "not know the handler."
@@ -140,6 +150,8 @@ def row_of(job: BackgroundJob, shown: type[JobOut]) -> dict[str, Any]:
     """What the row itself holds of the fields that are shown."""
     row = {name: getattr(job, name) for name in shown.model_fields if hasattr(job, name)}
     row |= {"next_run_at": job.due_at, "unique_key": job.own_key}
+    if job.result_dropped:
+        row["result"] = None
     return row | {
         name: redact_for(job.job_type, row[name]) for name in ("payload", "result", "progress")
     }

@@ -16,6 +16,7 @@ from pydantic import (
 from service.api.field_types import Name, PlannedTime, Priority, Retries
 from service.errors import InvalidInput
 from service.jobs.core.backoff import MAX_DELAY_SECONDS, Backoff
+from service.jobs.core.callback import MAX_SECRET_NAME_CHARS, MAX_URL_CHARS
 from service.jobs.core.concurrency_key import check_readable, key_of
 from service.jobs.core.dependencies import MAX_PARENTS, OnParentFailure
 from service.jobs.core.encryption import MAX_FIELDS, Sealing, both, check_unread, sealing_of
@@ -88,8 +89,11 @@ _BOTH_TIMES: Final[dict[str, Any]] = {
 }
 """What no job may have: two times at which it is due."""
 _ADDED: Final = frozenset(
-    {"concurrency_key", "after", "on_parent_failure", "batch_id", "encrypt", *OPTIONS}
-)
+    {
+        "concurrency_key", "after", "on_parent_failure", "batch_id", "encrypt", "callback",
+        "result_ttl_seconds", *OPTIONS,
+    }
+)  # fmt: skip
 """Members of a new job that the version before lacks."""
 
 
@@ -122,6 +126,25 @@ class BackoffIn(BaseModel):
     )
     jitter: float = Field(
         0.1, ge=0, le=1, strict=True, description="Share by which delays vary up and down."
+    )
+
+
+class CallbackIn(BaseModel):
+    """Whom to tell of a job's end."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"url": "https://shop.example.com/jobs"}]}
+    )
+
+    url: str = Field(
+        max_length=MAX_URL_CHARS,
+        description="`http://` or `https://`; the job's id, status and short results are sent there by POST.",
+    )
+    sign_with: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_SECRET_NAME_CHARS,
+        description="The name of a secret in `TARGET_SECRETS`: the call is signed by Standard Webhooks.",
     )
 
 
@@ -244,6 +267,18 @@ class JobIn(BaseModel):
         "else members, `card` or `customer.card`. Nobody is shown it; the handler gets it plain.",
         examples=[["card"]],
     )
+    callback: CallbackIn | None = Field(
+        None,
+        description="Whom to tell of its end, whatever that is: an `http.request` job sends it there, "
+        "retried as such jobs are.",
+    )
+    result_ttl_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_DELAY_YEARS_SECONDS,
+        strict=True,
+        description="How long after its end its result is kept; default as long as the job.",
+    )
 
     @model_validator(mode="after")
     def _one_time(self) -> Self:
@@ -293,6 +328,8 @@ class JobIn(BaseModel):
             debounce_max_seconds=self.debounce_max_seconds,
             unique_by=unique_by,
             encrypt=self.encrypt or None,
+            callback=None if self.callback is None else self.callback.model_dump(exclude_none=True),
+            result_ttl_seconds=self.result_ttl_seconds,
         )
 
     def sealing(self) -> Sealing | None:

@@ -38,6 +38,7 @@ RUNTIME: Final = {
     "job_dependencies": WHOLE_ROWS,
     "job_endings": WHOLE_ROWS,
     "batches": WHOLE_ROWS,
+    "result_drops": WHOLE_ROWS,
     "job_workers": WHOLE_ROWS,
     "remote_claims": WHOLE_ROWS,
     "served_types": WHOLE_ROWS,
@@ -83,6 +84,7 @@ READ_ONLY: Final = {
     "job_dependencies": "SELECT",
     "job_endings": "SELECT",
     "batches": "SELECT",
+    "result_drops": "SELECT",
     "job_workers": "SELECT",
     "remote_claims": "SELECT",
     "served_types": "SELECT",
@@ -110,7 +112,7 @@ READ_ONLY: Final = {
 
 _GIVEN: Final = (
     "job_type, payload, queue, priority, max_retries, timeout_seconds, next_run_at, unique_key,"
-    " backoff, concurrency_key, unique_until_start"
+    " backoff, concurrency_key, unique_until_start, callback, result_ttl_seconds"
 )
 APPLICATION: Final = {
     "background_jobs": f"INSERT ({_GIVEN}), SELECT (id)",

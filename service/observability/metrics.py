@@ -234,6 +234,13 @@ DASHBOARD_STREAMS_REFUSED: Final = Counter(
     "Pages that were not kept live, beyond DASHBOARD_MAX_STREAMS or five of a session: they look "
     "every few seconds.",
 )
+CALLBACKS: Final = Counter(
+    "finmind_callbacks_total",
+    "Callbacks of jobs that ended: `enqueued`, as jobs of the type `http.request`; `refused`, since no such job could be stored.",
+    ["outcome"],
+)
+for _outcome in ("enqueued", "refused"):
+    CALLBACKS.labels(_outcome)
 FOLLOWERS: Final = Gauge(
     "finmind_followers",
     "Requests that wait here for the end of a job, or read its events.",

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from service.jobs.notify.publisher import publisher_for
 from service.settings import Settings
 from tests.api.conftest import Auth
 from tests.api.shell import real_server, sample
+from tests.jobs.rows import add
 from tests.jobs.waiting import until_true
 
 pytestmark = pytest.mark.whole
@@ -204,3 +206,41 @@ async def test_an_answer_comes_at_once_where_there_is_nothing_to_wait_for(
         assert refused.json()["errors"][0]["field"] == "query.wait"
     text = (await client.get("/metrics", headers=headers)).text
     assert 'http_request_duration_seconds_count{handler="/jobs/{job_id}"' in text
+
+
+async def test_a_result_whose_time_is_over_is_not_shown(
+    app: FastAPI, client: httpx.AsyncClient, auth: Auth
+) -> None:
+    body = {
+        "job_type": "gated",
+        "callback": {"url": "https://shop.example.com/jobs"},
+        "result_ttl_seconds": 60,
+    }
+    made = (await client.post("/jobs", json=body, headers=auth("admin"))).json()
+    assert made["callback"] == body["callback"]
+    assert (made["result_ttl_seconds"], made["result_dropped"]) == (60, False)
+    now = datetime.now(UTC)
+    for seconds, dropped in ((30, False), (90, True)):
+        async with app.state.service.database.sessions.begin() as session:
+            job_id = await add(
+                session, status="SUCCESS", finished_at=now - timedelta(seconds=seconds),
+                result={"n": 1}, result_ttl_seconds=60,
+            )  # fmt: skip
+        for path in ("/jobs", "/admin/jobs"):
+            job = (await client.get(f"{path}/{job_id}", headers=auth("admin"))).json()
+            assert (job["result"], job["result_dropped"]) == (
+                None if dropped else {"n": 1},
+                dropped,
+            )
+    for field, value in (("callback", {"url": "ftp://a"}), ("result_ttl_seconds", 0)):
+        answer = await client.post("/jobs", json=body | {field: value}, headers=auth("admin"))
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["field"].startswith(f"body.{field}")
+    limited = await client.post(
+        "/admin/api-keys",
+        json={"name": "shop", "scopes": ["jobs:write"], "job_types": ["gated"]},
+        headers=auth("admin"),
+    )
+    refused = await client.post("/jobs", json=body, headers={"x-api-key": limited.json()["key"]})
+    assert refused.status_code == 403
+    assert "http.request" in refused.json()["detail"]

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from service.jobs.core.job import LIVE, JobId
 
-_JSON = {"payload", "result", "errors", "progress", "backoff"}
+_JSON = {"payload", "result", "errors", "progress", "backoff", "callback"}
 
 
 async def add(session: AsyncSession, **values: Any) -> JobId:

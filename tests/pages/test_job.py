@@ -314,6 +314,26 @@ async def test_a_running_job_is_cancelled_and_shows_what_came_of_it(
     assert "Its worker knew" in history
 
 
+async def test_a_job_says_whom_it_calls_and_that_its_result_was_dropped(
+    viewer: httpx.AsyncClient, put: Put
+) -> None:
+    url = "https://shop.example.com/<b>?key=1"
+    ended = {"status": "SUCCESS", "finished_at": NOW - 2 * MINUTE, "result": {"word": "gone"}}
+    dropped = await put(callback={"url": url}, result_ttl_seconds=60.0, **ended)
+    kept = await put(callback="not an object", result_ttl_seconds=600.0, **ended)
+    for job_id, call, words, shown in (
+        (dropped, url, "dropped, 1 min after its end", False),
+        (kept, "not an object", "kept, 10 min from its end", True),
+    ):
+        page = await job_page(viewer, job_id)
+        facts = page.one("section", id="facts").text
+        assert call in facts
+        assert words in facts
+        assert ("gone" in page.text) is shown
+        text = await viewer.get(f"/dashboard/jobs/{job_id}/result.txt")
+        assert (text.status_code == 200) is shown
+
+
 async def test_a_job_that_is_not_there_says_what_may_have_become_of_it(
     viewer: httpx.AsyncClient,
 ) -> None:

@@ -62,7 +62,8 @@ class Dependencies:
         ][:limit]
         for ending in free:
             ending.taken_at = at.clock
-        return [(ending.id, ending.job_id, ending.status, ending.batch_id) for ending in free]
+        # Its jobs have no callback and no time for their results: nothing is owed.
+        return [(ending.id, ending.job_id, ending.status, ending.batch_id, None) for ending in free]
 
     def give_back_endings(self, at: Instant, *, ids: list[int], seconds: float) -> Answer:
         for ending_id in ids:

@@ -158,6 +158,7 @@ class Model:
             store.kept_counts.STATS_ROWS, store.kept_counts.FOLD_STATS, store.retention.DROP_DEAD_BEFORE,
             store.retention.DROP_DEFAULT_BEFORE, store.retention.DROP_IDEMPOTENCY_KEYS,
             store.retention.DROP_CALLER_USAGE, store.retention.DROP_JOB_NAMES, store.retention.DROP_JOB_LOGS, store.retention.DROP_BATCHES, store.retention.DROP_UNIQUE_WINDOWS,
+            store.owed.DROP_RESULTS,
             store.retention.DROP_OPERATIONS, store.retention.DROP_REMOTE_CLAIMS, store.rates.FOLD_RATES,
             store.rates.DROP_RATES,
         ):  # fmt: skip

@@ -92,6 +92,13 @@ class JobPage:
     """Whether it shows what a live page would hide again."""
 
     @property
+    def callback(self) -> str | None:
+        """Whom its end is told; plain SQL may have written anything."""
+        callback = self.job.callback
+        url = callback.get("url") if isinstance(callback, dict) else callback
+        return None if url is None else str(url)
+
+    @property
     def type_search(self) -> str:
         """The search for the jobs of its type."""
         return str(Search().also("type", self.job.job_type))
@@ -145,7 +152,8 @@ async def show_text(
             f"A job has no {column} to show as text: there is payload.txt and result.txt"
         )
     detail = await get_detail(session, JobId(job_id), max_chars=MAX_WHOLE_CHARS)
-    if (source := detail.texts.get(column)) is None:
+    source = detail.texts.get(column)
+    if source is None or (column == "result" and detail.job.result_dropped):
         raise NotFound(f"Job {job_id} has no {column}")
     redacted = redacted_fields(detail.job.job_type)
     text = await asyncio.to_thread(whole_text, source, settings, name=column, redacted=redacted)
@@ -219,6 +227,7 @@ async def _page(
             redacted=redacted,
         )
         for name, title in (("payload", "Payload"), ("result", "Result"))
+        if name != "result" or not job.result_dropped
     ]
     shown = [value for value in values if value is not None]
     payload = next((value.text for value in shown if value.name == "payload"), None)

@@ -41,6 +41,8 @@ async def clone_job(
         timeout_seconds=job.timeout_seconds,
         backoff=None if job.backoff is None else Backoff.from_json(job.backoff),
         concurrency_key=job.concurrency_key,
+        callback=job.callback,
+        result_ttl_seconds=job.result_ttl_seconds,
     )
     made = (await enqueue_for(session, [copy], caller=by, max_payload_bytes=max_payload_bytes))[0]
     exact = (await store.actions.payloads_of(session, [job_id])).get(job_id)

@@ -107,6 +107,8 @@ FIELDS: Final = (
     JobField("cancel", "jsonb", Kept.UNTIL_RETRIED),
     _given("batch_id", "bigint", listed=True, optional=True),
     _given("unique_until_start", "text", optional=True),
+    _given("callback", "jsonb", optional=True),
+    _given("result_ttl_seconds", "float8", optional=True),
 )
 """In the order of the table."""
 

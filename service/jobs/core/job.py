@@ -1,6 +1,6 @@
 """A job as the database keeps it, and what may become of it."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, NewType
 
@@ -126,9 +126,19 @@ class BackgroundJob(Base):
     cancel: Mapped[Any | None] = mapped_column(JSONB)
     batch_id: Mapped[int | None] = mapped_column(BigInteger)
     unique_until_start: Mapped[str | None] = mapped_column(Text)
+    callback: Mapped[Any | None] = mapped_column(JSONB)
+    result_ttl_seconds: Mapped[float | None] = mapped_column(Double)
 
     version: Mapped[str] = column_property(literal_column("xmin::text", Text), deferred=True)
     """The transaction that wrote the row: another one after each change. Loaded by `get_job`."""
+
+    @property
+    def result_dropped(self) -> bool:
+        """Whether the time of its result is over; its body may be there until retention's next round."""
+        ttl, finished_at = self.result_ttl_seconds, self.finished_at
+        if self.status != JobStatus.SUCCESS or ttl is None or finished_at is None:
+            return False
+        return (datetime.now(UTC) - finished_at).total_seconds() > ttl
 
     @property
     def own_key(self) -> str | None:

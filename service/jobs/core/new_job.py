@@ -1,13 +1,14 @@
 """A job to be enqueued, and the rules for its values."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from service.errors import InvalidInput
 from service.jobs.core.backoff import Backoff
+from service.jobs.core.callback import checked_callback
 from service.jobs.core.encoding import dump_json
 from service.jobs.core.encryption import Encrypt
 from service.jobs.core.job import HIGHEST_PRIORITY, LOWEST_PRIORITY, MAX_ID, NAME_PATTERN, JobId
@@ -58,6 +59,8 @@ class NewJob:
         unique_by: what the key is made of instead: `queue`, `payload.customer_id`; the type always.
         encrypt: what of the payload is kept encrypted, besides what its type says: True, all of it; else
             members, `card` or `customer.card`.
+        callback: `{"url": "https://…"}`: an `http.request` job tells that URL of its end.
+        result_ttl_seconds: how long after its end its result is kept; as long as the job where None.
     """
 
     job_type: str
@@ -80,6 +83,8 @@ class NewJob:
     batch_id: int | None = None
     unique_by: Sequence[str] | None = None
     encrypt: Encrypt | None = None
+    callback: Mapping[str, Any] | None = None
+    result_ttl_seconds: float | None = None
 
     @property
     def is_ruled(self) -> bool:
@@ -174,6 +179,16 @@ def _delay(value: float) -> float:
     return value
 
 
+def _result_ttl(value: float) -> float:
+    if not 0 < value <= MAX_DELAY_YEARS_SECONDS:
+        raise InvalidInput(
+            f"result_ttl_seconds is {value!r}: expected above 0 and at most {MAX_DELAY_YEARS_SECONDS} "
+            "(ten years)",
+            field="result_ttl_seconds",
+        )
+    return value
+
+
 def _backoff(value: Backoff) -> str:
     return dump_json(value.to_json(), what="backoff", max_bytes=1000)
 
@@ -192,6 +207,8 @@ RULES: Final[dict[str, Callable[[Any], Any]]] = {
     "delay_seconds": _delay,
     "backoff": _backoff,
     "concurrency_key": _key("concurrency_key"),
+    "callback": checked_callback,
+    "result_ttl_seconds": _result_ttl,
     "batch_id": _integer("batch_id", 1, MAX_ID, low_words="1"),
 }
 """Each takes a value that was given, refuses it with `InvalidInput` or returns what is stored.

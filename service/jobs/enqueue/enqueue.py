@@ -1,10 +1,11 @@
 """Enqueueing in the caller's transaction."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import islice
+from typing import Any
 
 from service.db.after_commit import after_commit
 from service.db.session import CallerSession, fetch, together
@@ -43,6 +44,8 @@ async def enqueue(
     batch_id: int | None = None,
     unique_by: Sequence[str] | None = None,
     encrypt: Encrypt | None = None,
+    callback: Mapping[str, Any] | None = None,
+    result_ttl_seconds: float | None = None,
 ) -> EnqueuedJob:
     """Enqueue one job in the caller's transaction: it exists if and when that commits.
 
@@ -69,6 +72,8 @@ async def enqueue(
         batch_id: the batch that it becomes a member of.
         unique_by: what the key is made of instead.
         encrypt: what of the payload is kept encrypted.
+        callback: whom to tell of its end: `{"url": "https://…"}`.
+        result_ttl_seconds: how long after its end its result is kept.
 
     Raises:
         InvalidInput: a field breaks a rule; it is named.
@@ -96,6 +101,8 @@ async def enqueue(
         batch_id=batch_id,
         unique_by=unique_by,
         encrypt=encrypt,
+        callback=callback,
+        result_ttl_seconds=result_ttl_seconds,
     )
     return (await enqueue_batch(session, [job]))[0]
 

@@ -1,4 +1,4 @@
-"""Acts on the ends of jobs that others wait for: lets children go or cancels them, and counts for batches.
+"""Acts on the ends of jobs: lets children go or cancels them, counts for batches, enqueues callbacks.
 
 What ended is noted in `job_endings` by the statement that ended it. Whoever takes a row from there acts on
 it, and then drops it: cut off in between, it is taken again, and to act twice changes nothing.
@@ -17,6 +17,7 @@ from service.jobs.core.dependencies import DELETED, dooms
 from service.jobs.core.job import DEAD, LIVE, JobId
 from service.jobs.core.lane import Lane
 from service.jobs.flow import batches
+from service.jobs.flow.owed import pay
 from service.jobs.loops import Pause
 from service.jobs.notify.messages import Message, Wake
 from service.jobs.notify.publisher import publish_over
@@ -59,8 +60,10 @@ async def act(link: Link, *, max_errors: int) -> Acted:
     taken = await store.dependencies.take_endings(link, limit=ENDINGS, again_seconds=AGAIN_SECONDS)
     if not taken:
         return Acted()
+    lanes = await pay(link, taken)
     ended, undecided = await _find_ended(link, taken)
-    lanes, locked = await _count_for_children(link, ended, max_errors=max_errors)
+    released, locked = await _count_for_children(link, ended, max_errors=max_errors)
+    lanes |= released
     blocked = undecided | locked
     done = {ending.id for ending in taken if ending.job_id not in blocked}
     dropped, changed = await store.batches.settle_endings(link, done)

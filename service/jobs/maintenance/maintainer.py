@@ -149,6 +149,7 @@ class Maintainer:
                 self._make_partitions,
                 self._drop_days,
                 self._apply_retention,
+                self._drop_results,
                 self._drop_rates,
                 self._drop_causes,
                 self._look_at_parents,
@@ -255,6 +256,9 @@ class Maintainer:
 
     async def _start_next(self) -> None:
         await unique_turns.look(self._link, max_errors=self._settings.max_error_entries)
+
+    async def _drop_results(self) -> None:
+        await retention.drop_results(self._link)
 
     async def _apply_retention(self) -> None:
         await retention.drop_old(self._link, self._settings)

@@ -56,6 +56,13 @@ async def drop_old(link: Link, settings: Settings) -> None:
     await store.served_types.forget(link, days=settings.served_type_memory_days)
 
 
+async def drop_results(link: Link) -> None:
+    """Drop results whose own time is over; their jobs stay."""
+    for _ in range(MAX_BATCHES):
+        if await store.owed.drop_results(link, limit=BATCH) < BATCH:
+            return
+
+
 async def _repeat(link: Link, statement: Statement, age: int) -> bool:
     """Drop batch after batch; False where more is left than one round may drop."""
     for _ in range(MAX_BATCHES):

@@ -76,7 +76,7 @@ WHERE e.ctid = ANY (ARRAY(
   SELECT t.ctid FROM finmind_jobs.job_endings t
   WHERE t.taken_at IS NULL OR t.taken_at < now() - make_interval(secs => :again_seconds)
   ORDER BY t.id LIMIT :limit FOR UPDATE SKIP LOCKED))
-RETURNING e.id, e.job_id, e.status, e.batch_id
+RETURNING e.id, e.job_id, e.status, e.batch_id, e.owed_by
 """)
 """The oldest ends that nobody acts on; those that somebody has not come to an end with are taken again."""
 
@@ -175,6 +175,8 @@ class Ending(NamedTuple):
     """Where other jobs wait for it."""
     status: str | None
     batch_id: int | None
+    owed_by: JobId | None
+    """The job, where its callback or the time of its result is not seen to."""
 
 
 class Marked(NamedTuple):

@@ -113,13 +113,16 @@ OWN_KEY: Final = "COALESCE(unique_key, unique_until_start)"
 """The unique key of a job, also of one that had it until it started."""
 
 
+_OWES: Final = "(callback IS NOT NULL OR result_ttl_seconds IS NOT NULL)"
+
+
 def count_ends(
     source: str, *, outcome: str, finished_at: str, timings: str = "NULL::smallint[]"
 ) -> str:
     """Count the jobs that came into the finished partitions: one row each queue, type and outcome.
 
-    Those that other jobs wait for, and members of batches, are noted in job_endings: `told` holds what was
-    noted.
+    Those that other jobs wait for, members of batches, and those with a callback or a time for their
+    result are noted in job_endings: `told` holds what was noted.
 
     Args:
         source: where they are.
@@ -136,9 +139,9 @@ counted AS (
   SELECT queue, job_type, outcome, day, jobs FROM ends),
 {TIMED},
 told AS (
-  INSERT INTO finmind_jobs.job_endings (job_id, status, batch_id)
-  SELECT CASE WHEN has_children THEN id END, {outcome}, batch_id
-  FROM {source} WHERE has_children OR batch_id IS NOT NULL RETURNING id)"""
+  INSERT INTO finmind_jobs.job_endings (job_id, status, batch_id, owed_by)
+  SELECT CASE WHEN has_children THEN id END, {outcome}, batch_id, CASE WHEN {_OWES} THEN id END
+  FROM {source} WHERE has_children OR batch_id IS NOT NULL OR {_OWES} RETURNING id)"""
 
 
 TOLD_DELETED: Final = f"""told AS (
@@ -181,7 +184,7 @@ def keep_ended(changed: Mapping[str, str]) -> str:
     return f"""kept AS (
   {moved}
   RETURNING id, lease_token, queue, job_type, status, finished_at, has_children,
-    batch_id),
+    batch_id, callback, result_ttl_seconds),
 {count_ends("kept", outcome="status", finished_at="finished_at")}"""
 
 

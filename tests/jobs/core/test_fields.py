@@ -22,10 +22,10 @@ WHERE a.attrelid = 'background_jobs'::regclass AND a.attnum > 0 AND NOT a.attisd
 ORDER BY a.attnum
 """
 LONG_NAMES = {"timestamptz": "timestamp with time zone", "float8": "double precision"}
-NOT_OF_THE_ROW = {"effective_max_retries", "effective_timeout_seconds"}
+NOT_OF_THE_ROW = {"effective_max_retries", "effective_timeout_seconds", "result_dropped"}
 OTHERS = {"after", "on_parent_failure", "encrypt"}
 """What a new job says of other jobs, which is kept in a table of its own, and of its payload."""
-NOT_BY_SQL: set[str] = set()
+NOT_BY_SQL = {"callback", "result_ttl_seconds"}
 """What `enqueue_job` of SQL has no option for, and docs/sql.md says so: see decision 026."""
 NAMES = [field.name for field in FIELDS]
 
@@ -90,6 +90,7 @@ def test_the_api_hands_on_all_that_a_client_gives() -> None:
         "unique_key": "k", "backoff": {}, "concurrency_key": "c",
         "on_conflict": "extend", "debounce_max_seconds": 60.0,
         "after": [1], "on_parent_failure": "run", "batch_id": 1, "encrypt": ["n"],
+        "callback": {"url": "https://shop.example.com/jobs"}, "result_ttl_seconds": 60.0,
     }  # fmt: skip
     job = JobIn.model_validate(body).to_new_job()
     left_out = {one.name for one in fields(NewJob) if getattr(job, one.name) is None}
