@@ -12,7 +12,11 @@ from service.cli.database import with_database
 from service.db.engine import Database
 from service.errors import InvalidInput
 from service.jobs import NewJob, enqueue_batch
+from service.jobs.core.encryption import Encrypt
+from service.jobs.core.redaction import shown_of_new
 from service.jobs.core.unique_key import POLICIES
+from service.jobs.handlers.loader import use_keys_of
+from service.jobs.read.sealed_types import SealedTypes
 from service.settings import Settings
 
 _DONE_TO_HOLDER: Final = {
@@ -33,6 +37,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout-seconds", "--timeout", type=float, metavar="SECONDS")
     parser.add_argument("--unique-key")
     parser.add_argument(
+        "--encrypt",
+        metavar="MEMBERS",
+        help="what of the payload is kept encrypted: card,customer.iban; * for all of it",
+    )
+    parser.add_argument(
         "--on-conflict", choices=POLICIES, help="where a live job has the key (default return)"
     )
 
@@ -44,6 +53,12 @@ def _time(text: str) -> datetime:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a time: expected one with a zone, such as 2026-03-01T09:00:00Z"
         ) from None
+
+
+def _members(text: str | None) -> Encrypt | None:
+    if text is None:
+        return None
+    return True if text == "*" else [one.strip() for one in text.split(",")]
 
 
 def _enqueue(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -62,9 +77,12 @@ def _enqueue(settings: Settings, arguments: argparse.Namespace) -> int:
         timeout_seconds=arguments.timeout_seconds,
         unique_key=arguments.unique_key,
         on_conflict=arguments.on_conflict,
+        encrypt=_members(arguments.encrypt),
     )
+    use_keys_of(settings)
 
     async def run(database: Database) -> None:
+        await SealedTypes(database).look()
         async with database.sessions.begin() as session:
             (enqueued,) = await enqueue_batch(session, [job])
             if enqueued.created:
@@ -74,7 +92,11 @@ def _enqueue(settings: Settings, arguments: argparse.Namespace) -> int:
                     "job.enqueue",
                     subject_type="job",
                     subject_id=str(enqueued.id),
-                    after={"job_type": job.job_type, "queue": job.queue, "payload": job.payload},
+                    after={
+                        "job_type": job.job_type,
+                        "queue": job.queue,
+                        "payload": shown_of_new(job),
+                    },
                 )
         print(enqueued.id)
         if not enqueued.created:

@@ -50,3 +50,24 @@ def test_enqueue_refuses_bad_input_in_one_line(
     done = run("enqueue", *arguments, DATABASE_URL=pg_dsn)
     assert done.returncode == 2
     assert re.fullmatch(r"error: .*\n", done.stderr)
+
+
+async def test_a_secret_of_the_command_line_is_in_no_table(
+    run: Run, pg_dsn: str, session: AsyncSession
+) -> None:
+    await session.execute(
+        text("INSERT INTO served_types VALUES ('charge', now(), NULL, CAST(:rules AS jsonb))"),
+        {"rules": '{"encrypt": ["card"]}'},
+    )
+    await session.commit()
+    payload = ("--payload", '{"card": "4111", "iban": "DE02", "n": 1}', "--encrypt", "iban")
+    refused = run("enqueue", "charge", *payload, DATABASE_URL=pg_dsn)
+    assert (refused.returncode, "PAYLOAD_KEYS" in refused.stderr) == (2, True)
+    done = run("enqueue", "charge", *payload, DATABASE_URL=pg_dsn, PAYLOAD_KEYS="B" * 43 + "=")
+    assert done.returncode == 0, done.stderr
+    rows = await session.execute(
+        text("SELECT j::text FROM background_jobs j UNION ALL SELECT a::text FROM audit_log a")
+    )
+    kept = [row[0] for row in rows]
+    assert len(kept) == 2
+    assert [one for one in kept if "4111" in one or "DE02" in one] == []

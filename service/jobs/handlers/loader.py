@@ -28,8 +28,7 @@ def load_handlers(settings: Settings) -> list[str]:
         ConfigurationError: a module cannot be imported, or exits; which, and why. A handler encrypts
             payloads, and there is no key for it.
     """
-    if settings.payload_keys is not None:
-        use_keys(PayloadKeys.parse(settings.payload_keys.get_secret_value()))
+    use_keys_of(settings)
     modules = [(name, "HANDLER_MODULES") for name in settings.handler_modules]
     modules += [
         (point.module, f"entry point {point.name!r} of {ENTRY_POINT_GROUP}")
@@ -46,6 +45,16 @@ def load_handlers(settings: Settings) -> list[str]:
     known_queue.reserve(registry.queues() | served | {DEFAULT_QUEUE})
     _log.info("handlers_loaded", modules=[name for name, _ in modules], job_types=job_types)
     return job_types
+
+
+def use_keys_of(settings: Settings) -> None:
+    """Have this process encrypt and decrypt payloads by the keys of its settings.
+
+    Raises:
+        ConfigurationError: one is not 32 bytes in base64.
+    """
+    if settings.payload_keys is not None:
+        use_keys(PayloadKeys.parse(settings.payload_keys.get_secret_value()))
 
 
 def _load(name: str, source: str) -> None:
