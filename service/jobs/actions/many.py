@@ -18,7 +18,8 @@ from service.jobs import store
 from service.jobs.core.bulk_action import BulkAction, Verb, merged
 from service.jobs.core.concurrency_key import key_after_edit
 from service.jobs.core.encoding import edit_json, load_json
-from service.jobs.core.encryption import Sealing, check_merge
+from service.jobs.core.encrypted_edits import check_merge
+from service.jobs.core.encryption import Sealing
 from service.jobs.core.job import JobId
 from service.jobs.core.job_types import DEFAULTS, encrypted_of, policies
 from service.jobs.core.lane import Lane

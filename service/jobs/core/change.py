@@ -6,7 +6,7 @@ from typing import Any
 
 from service.errors import InvalidInput
 from service.jobs.core.encoding import dump_json
-from service.jobs.core.encryption import resealed
+from service.jobs.core.encrypted_edits import resealed
 from service.jobs.core.job_types import encrypted_of
 from service.jobs.core.new_job import DEFAULT_MAX_PAYLOAD_BYTES, RULES, check_name
 

@@ -148,7 +148,7 @@ def seal(payload: Any, sealing: Sealing, *, job_type: str) -> Any:
                 " the whole of it",
                 field="encrypt",
             )
-        taken, rest = _split(value, sealing)
+        taken, rest = split(value, sealing)
         if not taken:
             return payload
         names, secret = sorted(taken), taken
@@ -163,7 +163,7 @@ def preview(payload: Any, sealing: Sealing | None, *, ciphertext: str) -> Any:
         return payload
     if sealing is True:
         return {ENCRYPTED: True, CIPHERTEXT: ciphertext}
-    taken, rest = _split(payload, sealing) if isinstance(payload, dict) else ({}, {})
+    taken, rest = split(payload, sealing) if isinstance(payload, dict) else ({}, {})
     return {**rest, ENCRYPTED: sorted(taken), CIPHERTEXT: ciphertext} if taken else payload
 
 
@@ -172,7 +172,7 @@ def digested(payload: Any, sealing: Sealing, *, key: int) -> Any:
 
     Two that are the same have the same, and without the key nobody can tell of what.
     """
-    taken, rest = ({"": payload}, {}) if sealing is True else _split(payload, sealing)
+    taken, rest = ({"": payload}, {}) if sealing is True else split(payload, sealing)
     made = {
         name: payload_keys().digests(json.dumps(value, sort_keys=True).encode())[key].hex()
         for name, value in taken.items()
@@ -214,81 +214,6 @@ def opened_text(text: str, *, job_type: str) -> str:
     return dump_json(opened(payload, job_type=job_type), what="payload", max_bytes=2**31)
 
 
-def resealed(before: Any, after: Any, sealing: Sealing | None, *, job_type: str) -> Any:
-    """What is stored where a person replaces the payload `before` of a job by `after`.
-
-    Members in `$encrypted` of `after` keep their values: the very ciphertext, where all of them do. A
-    member that `after` gives anew is encrypted again; one that it leaves out of both is gone.
-
-    Args:
-        before: as it is stored.
-        after: as the person sends it; what is shown in place of a ciphertext counts as nothing.
-        sealing: what the job's type encrypts.
-        job_type: of the job.
-
-    Raises:
-        InvalidInput: `after` keeps what the job has not, or this process lacks a key that it takes.
-    """
-    kept = after.get(ENCRYPTED) if isinstance(after, Mapping) else None
-    had = before.get(ENCRYPTED) if is_sealed(before) else None
-    given = after
-    if isinstance(after, Mapping) and (kept is not None or CIPHERTEXT in after):
-        given = {name: one for name, one in after.items() if name not in {ENCRYPTED, CIPHERTEXT}}
-    sealing = both(sealing, _names(had))
-    if kept is None:
-        return given if sealing is None else seal(given, sealing, job_type=job_type)
-    asked = _names(kept)
-    if had is None or asked is None or (asked is True) != (had is True) or not _within(asked, had):
-        raise InvalidInput(
-            f"payload keeps {ENCRYPTED} {json.dumps(kept)[:120]}, and of the job's payload {json.dumps(had)[:120]}"
-            " is encrypted: leave out what the job has not",
-            field="payload",
-        )
-    if had is True:
-        if given:
-            raise InvalidInput(
-                f"payload is encrypted as a whole: send it anew as a whole, or {{{json.dumps(ENCRYPTED)}: true}}"
-                " alone to keep it",
-                field="payload",
-            )
-        return before
-    taken, _ = _split(given, tuple(had)) if isinstance(given, dict) else ({}, {})
-    if not taken and set(kept) == set(had):
-        return {**given, ENCRYPTED: had, CIPHERTEXT: before[CIPHERTEXT]}
-    try:
-        whole = opened(before, job_type=job_type)
-    except Exception as error:  # no key, or altered: both are words for a person
-        raise InvalidInput(
-            f"payload gives some encrypted members anew and keeps others, and {error}",
-            field="payload",
-        ) from None
-    old, _ = _split(whole, () if asked is True else asked)
-    assert sealing is not None
-    return seal(_joined(given, old), sealing, job_type=job_type)
-
-
-def check_merge(payload: Any, patch: Mapping[str, Any], sealing: Sealing | None) -> None:
-    """Refuse a merge patch for many jobs that would touch what is encrypted.
-
-    Raises:
-        InvalidInput: the member is named.
-    """
-    had = payload.get(ENCRYPTED) if is_sealed(payload) else None
-    sealing = both(sealing, _names(had))
-    if ENCRYPTED in patch or CIPHERTEXT in patch:
-        check_unsealed(patch)
-    if sealing is True:
-        raise InvalidInput("The payload is encrypted as a whole: a merge cannot change it")
-    for name in sealing or ():
-        if name.partition(".")[0] in patch:
-            raise InvalidInput(f"payload.{name} is encrypted: change it job by job")
-
-
-def sealing_in(payload: Any) -> Sealing | None:
-    """What is encrypted of a stored payload."""
-    return _names(payload[ENCRYPTED]) if is_sealed(payload) else None
-
-
 def check_configured(job_types: Mapping[str, Sealing]) -> None:
     """Refuse to start a process that could neither encrypt nor decrypt what its handlers ask for.
 
@@ -302,17 +227,14 @@ def check_configured(job_types: Mapping[str, Sealing]) -> None:
         )
 
 
-def _names(had: Any) -> Sealing | None:
+def names_of(had: Any) -> Sealing | None:
+    """What `$encrypted` of a payload says; None where it says nothing."""
     if had is True:
         return True
     return tuple(map(str, had)) if isinstance(had, list) else None
 
 
-def _within(asked: Sealing, had: Any) -> bool:
-    return asked is True or had is True or set(asked) <= set(had)
-
-
-def _split(payload: dict[str, Any], names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split(payload: dict[str, Any], names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The members of these names that the payload has, and a copy without them."""
     taken: dict[str, Any] = {}
     rest = dict(payload)
@@ -328,18 +250,6 @@ def _split(payload: dict[str, Any], names: Sequence[str]) -> tuple[dict[str, Any
             if last in place:
                 taken[name] = place.pop(last)
     return taken, rest
-
-
-def _joined(payload: dict[str, Any], members: Mapping[str, Any]) -> dict[str, Any]:
-    """The payload with these members, where it has none of their names."""
-    whole = json.loads(json.dumps(payload))
-    for name, value in members.items():
-        *parents, last = name.split(".")
-        place = whole
-        for one in parents:
-            place = place.setdefault(one, {})
-        place.setdefault(last, value)
-    return whole  # type: ignore[no-any-return]
 
 
 def _bound_to(job_type: str, names: Any) -> bytes:

@@ -9,14 +9,8 @@ from service.jobs import NewJob, Registry
 from service.jobs.core import payload_keys
 from service.jobs.core.encoded_jobs import encode_jobs
 from service.jobs.core.encoding import load_json
-from service.jobs.core.encryption import (
-    check_merge,
-    digested,
-    opened,
-    resealed,
-    seal,
-    sealing_of,
-)
+from service.jobs.core.encrypted_edits import check_merge, resealed
+from service.jobs.core.encryption import digested, opened, seal, sealing_of
 from service.jobs.core.payload_keys import (
     AlteredCiphertext,
     PayloadKeyMissing,
@@ -169,6 +163,9 @@ def test_an_edit_keeps_the_ciphertext_or_encrypts_anew() -> None:
         edit(shown | {"$encrypted": ["n"]})
     with pytest.raises(InvalidInput, match="leave out what the job has not"):
         edit(shown, {"card": 1})
+    # What the type has encrypted since then is so after the edit.
+    since = resealed(before, shown | {"iban": "DE7"}, ("iban",), job_type="charge")
+    assert ("DE7" in str(since), opened(since, job_type="charge")["iban"]) == (False, "DE7")
     whole = seal(CARD, True, job_type="charge")
     assert edit({"$encrypted": True}, whole) == whole
     with pytest.raises(InvalidInput, match="send it anew as a whole"):
