@@ -23,6 +23,7 @@ from service.api import (
     own_jobs,
     queues,
     rates,
+    sent_events,
     workers,
 )
 from service.api.docs import add_docs
@@ -247,6 +248,7 @@ def create_app(
             admin,
             job_changes,
             own_jobs,
+            sent_events,
             queues,
             dead_letters,
             workers,

@@ -63,7 +63,7 @@ async def cancel_own_job(
 
     A job that another caller enqueued needs `admin:operate`.
     """
-    await _own(session, writer, job_id)
+    await own_job(session, writer, job_id)
     job = await cancel_job(session, JobId(job_id), actor=acting(request, writer), reason=reason)
     response.status_code = 202 if job.status == JobStatus.RUNNING else 200
     return _shown(response, writer, job, settings)
@@ -93,7 +93,7 @@ async def change_own_job(
     caller could not enqueue is refused. A job that another caller enqueued needs `admin:operate`.
     """
     change = body.change()
-    await _check_change(request, writer, await _own(session, writer, job_id), change)
+    await _check_change(request, writer, await own_job(session, writer, job_id), change)
     job = await change_job(
         session,
         JobId(job_id),
@@ -128,7 +128,7 @@ async def run_own_job_now(
     Limits, and other jobs that it waits for, hold it all the same. A job that another caller enqueued
     needs `admin:operate`.
     """
-    await _own(session, writer, job_id)
+    await own_job(session, writer, job_id)
     job = await run_job_now(session, JobId(job_id), actor=acting(request, writer), reason=reason)
     return _shown(response, writer, job, settings)
 
@@ -138,7 +138,7 @@ def _shown(response: Response, caller: Principal, job: BackgroundJob, settings: 
     return JobOut.of(job, settings).as_seen(may_read=may_read(caller, job))
 
 
-async def _own(session: AsyncSession, caller: Principal, job_id: int) -> BackgroundJob:
+async def own_job(session: AsyncSession, caller: Principal, job_id: int) -> BackgroundJob:
     """The job, if this caller may change it.
 
     Raises:

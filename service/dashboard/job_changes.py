@@ -17,6 +17,7 @@ _TITLES: Final = {
     "job.edit": "Edited",
     "job.run_now": "Made due at once",
     "job.clone": "Copied to a new job",
+    "job.event": "Event sent",
     "payload.reveal": "Hidden values shown",
 }
 

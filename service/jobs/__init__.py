@@ -5,6 +5,7 @@ from service.jobs.actions import (
     delete_job,
     reschedule_job,
     retry_dead_letter_job,
+    send_event,
 )
 from service.jobs.batches import cancel_batch, close_batch, create_batch
 from service.jobs.core.backoff import Backoff
@@ -12,6 +13,7 @@ from service.jobs.core.job import BackgroundJob, JobId, JobStatus
 from service.jobs.core.new_job import EnqueuedJob, NewJob
 from service.jobs.core.outcomes import PermanentError, RetryAfter, Snooze
 from service.jobs.core.queue_limits import QueueLimits, Rate
+from service.jobs.core.steps import AttemptStopped, EventTimeout, StepError
 from service.jobs.enqueue.chain import enqueue_chain
 from service.jobs.enqueue.enqueue import enqueue, enqueue_batch, enqueue_many
 from service.jobs.enqueue.group_commit import Intake
@@ -24,9 +26,11 @@ from service.jobs.run_once import ProcessSummary, process_due_jobs
 from service.jobs.worker.worker import Worker
 
 __all__ = [
+    "AttemptStopped",
     "BackgroundJob",
     "Backoff",
     "EnqueuedJob",
+    "EventTimeout",
     "Intake",
     "JobContext",
     "JobId",
@@ -40,6 +44,7 @@ __all__ = [
     "Registry",
     "RetryAfter",
     "Snooze",
+    "StepError",
     "Worker",
     "cancel_batch",
     "cancel_job",
@@ -60,4 +65,5 @@ __all__ = [
     "reschedule_job",
     "resume_queue",
     "retry_dead_letter_job",
+    "send_event",
 ]

@@ -18,6 +18,7 @@ REASONS_BY_EVENT: Final[Mapping[str, tuple[str, ...]]] = {
     "cancel_requested": ("ok",),
     "cancelled": ("ok", "parent", "batch", "limit", "superseded", "not_started", "stopped", "returned", "failed", "ignored"),
     "snoozed": ("ok",),
+    "suspended": ("sleep", "event"),
     "held": ("concurrency", "rate"),
     "released": ("ok",),
     "postponed": ("ok",),

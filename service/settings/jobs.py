@@ -73,6 +73,15 @@ class JobsSettings(BaseModel):
         False,
         description="Keep what handlers log by `logging` with their jobs, as if by `ctx.log`, unless a type sets `capture_logging`.",
     )
+    job_events: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        description="Events that one job keeps (`POST /jobs/{id}/events/{name}`).",
+    )
+    job_event_bytes: int = Field(
+        16_384, ge=256, le=1_048_576, description="Bytes of the data of one event."
+    )
     max_error_entries: int = Field(
         20,
         ge=1,

@@ -88,6 +88,7 @@ async def fill(client: httpx.AsyncClient, auth: Auth, database: Database) -> dic
         "/jobs/{job_id}": f"/jobs/{jobs[2]}",
         "/jobs/{job_id}/run-now": f"/jobs/{jobs[1]}/run-now",
         "/jobs/{job_id}/cancel": f"/jobs/{jobs[1]}/cancel",
+        "/jobs/{job_id}/events/{name}": f"/jobs/{jobs[1]}/events/paid",
         "/admin/jobs/{job_id}/cancel": f"/admin/jobs/{jobs[1]}/cancel",
         "/admin/jobs/{job_id}": f"/admin/jobs/{jobs[2]}",
         "/admin/jobs/{job_id}/run-now": f"/admin/jobs/{jobs[1]}/run-now",
@@ -132,6 +133,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/schedules/resume"): {"names": ["paused"]},
     ("PATCH", "/admin/jobs/{job_id}"): {"queue": "slow", "payload": {"n": 2}},
     ("PATCH", "/jobs/{job_id}"): {"queue": "slow", "payload": {"n": 2}},
+    ("POST", "/jobs/{job_id}/events/{name}"): {"data": {"amount": 12}},
 }
 EXPECTED: dict[tuple[str, str], tuple[str, Any, Any]] = {
     ("POST", "/admin/jobs/process"): (
@@ -154,6 +156,9 @@ EXPECTED: dict[tuple[str, str], tuple[str, Any, Any]] = {
     ),
     ("POST", "/admin/jobs/{job_id}/run-now"): ("job.run_now", {}, {}),
     ("POST", "/jobs/{job_id}/run-now"): ("job.run_now", {}, {}),
+    ("POST", "/jobs/{job_id}/events/{name}"): (
+        "job.event", None, {"event": "paid", "was_awaited": False},
+    ),
     ("PATCH", "/jobs/{job_id}"): (
         "job.edit", {"queue": "default", "payload": {}}, {"queue": "slow", "payload": {"n": 2}},
     ),
@@ -246,6 +251,7 @@ REASONED: dict[tuple[str, str], Any] = {
     ("POST", "/admin/jobs/{job_id}/cancel"): None,
     ("POST", "/jobs/{job_id}/cancel"): None,
     ("POST", "/jobs/{job_id}/run-now"): None,
+    ("POST", "/jobs/{job_id}/events/{name}"): {},
     ("PATCH", "/jobs/{job_id}"): {"priority": 1},
     ("DELETE", "/admin/jobs/{job_id}"): None,
     ("POST", "/admin/jobs/{job_id}/run-now"): None,

@@ -70,6 +70,7 @@ VERBS: dict[str, tuple[str, str, Any]] = {
     "cancel": ("POST", "/cancel", None),
     "run now": ("POST", "/run-now", None),
     "change": ("PATCH", "", {"priority": 1}),
+    "event": ("POST", "/events/paid", {"data": 12}),
 }
 
 
@@ -94,7 +95,24 @@ async def test_a_client_changes_nothing_of_another(
     async with app.state.service.database.engine.begin() as connection:
         row = (await connection.execute(text("SELECT cancel, priority FROM jobs_live"))).one()
     assert tuple(row) == (None, 2)
-    assert (await send(job_id, auth("admin", "root"))).status_code == 200
+    assert (await send(job_id, auth("admin", "root"))).is_success
+
+
+async def test_a_client_sends_its_job_an_event_once(client: httpx.AsyncClient, auth: Auth) -> None:
+    ann = auth("service", "ann")
+    path = f"/jobs/{await enqueue(client, ann)}/events"
+    first = await client.post(f"{path}/paid", json={"data": {"amount": 12}}, headers=ann)
+    assert first.status_code == 201
+    assert first.json()["sent_by"] == "ann"
+    again = await client.post(f"{path}/paid", json={"data": {"amount": 12}}, headers=ann)
+    assert (again.status_code, again.json()) == (200, first.json())
+    other = await client.post(f"{path}/paid", json={"data": 13}, headers=ann)
+    assert "with other data" in assert_problem(other, 409)["detail"]
+    assert (await client.post(f"{path}/seen", headers=ann)).json()["data"] is None
+    large = await client.post(f"{path}/large", json={"data": "x" * 20_000}, headers=ann)
+    assert "at most 16384 are allowed" in assert_problem(large, 422)["detail"]
+    for bad, body in (("a%20b", {}), ("paid", {"payload": 1}), ("paid", [1])):
+        assert_problem(await client.post(f"{path}/{bad}", json=body, headers=ann), 422)
 
 
 async def test_jobs_of_python_and_sql_belong_to_nobody(

@@ -66,6 +66,7 @@ TABLE: dict[tuple[str, str], str] = {
     ("POST", "/worker/log"): Permission.JOBS_WORK,
     ("POST", "/worker/stop"): Permission.JOBS_WORK,
     ("POST", "/admin/workers/{worker_id}/drain"): Permission.ADMIN_OPERATE,
+    ("POST", "/jobs/{job_id}/events/{name}"): Permission.JOBS_WRITE,
     ("GET", "/admin/jobs"): Permission.ADMIN_READ,
     ("GET", "/admin/jobs/stats"): Permission.ADMIN_READ,
     ("GET", "/admin/jobs/rates"): Permission.ADMIN_READ,

@@ -19,6 +19,7 @@ from tests.simulation.invariants import FAILED, Run, fits
 from tests.simulation.ledger import CLAIMING, CLAIMS, Claim, Ledger
 from tests.simulation.limits import Limits, PermitLedger, RateLedger
 from tests.simulation.rows import MICROSECONDS, Change, Row, Tables
+from tests.simulation.steps import StepLedger
 
 RECOVERY_SECONDS: Final = 5.0
 """A claim whose answer was lost is given back within this time, if nothing more goes wrong."""
@@ -44,6 +45,7 @@ class Checker(Ledger):
         self._tables = tables
         self.permits = PermitLedger(limits, tables, self.violate)
         self.rates = RateLedger(tables, self.violate)
+        self.steps = StepLedger(tables, self.violate, self.events, self.holder)
 
     def carried_out(
         self, sql: str, args: tuple[Any, ...], changes: list[Change],
@@ -277,7 +279,10 @@ class Checker(Ledger):
             self.attempts[row.id] -= refund
             self._must_fit(row, token, "requeue", refund=bool(refund))
 
-    _requeue_permitted = _requeue
+    _requeue_permitted = _requeue_suspended = _requeue
+
+    def _store(self, values: Any, _changes: list[Change], _by: Any, _now: float) -> None:
+        self.steps.stored(values, self.now)
 
     def _end_cancelled(self, values: Any, changes: list[Change], _by: Any, _now: float) -> None:
         leases = zip(values["ids"], values["tokens"], strict=True)

@@ -5,12 +5,24 @@ import random
 from dataclasses import dataclass
 from typing import Any, Final
 
-from service.jobs import Backoff, JobContext, NewJob, PermanentError, Registry, RetryAfter, Snooze
+from service.jobs import (
+    AttemptStopped,
+    Backoff,
+    EventTimeout,
+    JobContext,
+    NewJob,
+    PermanentError,
+    Registry,
+    RetryAfter,
+    Snooze,
+)
+from service.jobs.core.outcomes import Suspend
 from tests.simulation.checker import Checker
 from tests.simulation.clock import PROCESS, VirtualLoop
-from tests.simulation.invariants import RETURNED, Run
+from tests.simulation.invariants import RETURNED, SUSPENDED, Run
 from tests.simulation.limits import Limits
 from tests.simulation.model import REFUSED
+from tests.simulation.steps import EVENT
 
 BACKOFF: Final = Backoff(0.5, 2.0, 8.0, 0.2)
 ASYNC_TYPES: Final = ("work", "rare")
@@ -91,7 +103,9 @@ class Handlers:
             )(function)
 
     async def _work(self, payload: Any, context: JobContext) -> object:
-        run, behaviour, seconds = self._begin(payload, context)
+        run, behaviour, seconds, *operations = self._begin(payload, context)
+        if operations:
+            await self._take_steps(run, context, operations)
         if behaviour == "stubborn":
             until = self._loop.time() + seconds + 3.0
             while self._loop.time() < until:
@@ -106,19 +120,55 @@ class Handlers:
         return self._end(run, behaviour)
 
     def _thread(self, payload: Any, context: JobContext) -> object:
-        run, behaviour, seconds = self._begin(payload, context)
+        run, behaviour, seconds, *_ = self._begin(payload, context)
         self._loop.thread_seconds = max(0.0, seconds)
         return self._end(run, behaviour)
 
-    def _begin(self, payload: Any, context: JobContext) -> tuple[Run, str, float]:
+    async def _take_steps(self, run: Run, context: JobContext, operations: list[str]) -> None:
+        """As a handler does that is made of steps: all of them in each run."""
+        try:
+            for number, operation in enumerate(operations):
+                await self._take_step(run, context, str(number), *operation.split(":"))
+        except Suspend:
+            self._checker.run_ended(run, SUSPENDED)
+            raise
+        except AttemptStopped:
+            self._checker.run_ended(run, "stopped")
+            raise
+        except asyncio.CancelledError:
+            self._checker.run_ended(run, "cancelled")
+            raise
+
+    async def _take_step(
+        self, run: Run, context: JobContext, name: str, kind: str, seconds: str
+    ) -> None:
+        ledger = self._checker.steps
+        match kind:
+            case "step":
+                value = await context.step(name, self._step, run, name, float(seconds))
+                ledger.returned(run, name, value)
+            case "sleep":
+                await context.sleep(float(seconds), name=name)
+                ledger.slept(run, name, self._loop.time())
+            case "event":
+                try:
+                    ledger.came(run, await context.wait_for_event(EVENT, timeout=float(seconds)))
+                except EventTimeout:
+                    ledger.came(run, None)
+
+    async def _step(self, run: Run, name: str, seconds: float) -> dict[str, int]:
+        self._checker.steps.called(run, name)
+        await asyncio.sleep(seconds)
+        return {"of": run.context.lease_token}
+
+    def _begin(self, payload: Any, context: JobContext) -> tuple[Any, ...]:
         process = PROCESS.get()
         assert process is not None
         run = self._checker.run_started(
             process, context, timeout_seconds=TIMEOUT_SECONDS[context.job_type]
         )
         nth = len(self._checker.runs_of[context.job_id]) - 1
-        behaviour, seconds = payload[nth] if nth < len(payload) else ("return", AT_ONCE)
-        return run, behaviour, seconds
+        return run, *(payload[nth] if nth < len(payload) else ("return", AT_ONCE))
 
     async def _wait(self, run: Run, behaviour: str, seconds: float) -> None:
         if seconds == AT_ONCE:

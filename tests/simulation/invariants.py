@@ -11,6 +11,7 @@ from tests.simulation.rows import Row
 
 RETURNED: Final = "returned"
 SNOOZED: Final = "snoozed"
+SUSPENDED: Final = "suspended"
 EARLY_SECONDS: Final = 0.01
 """Timers may go off a little early."""
 
@@ -60,7 +61,7 @@ def fits(
             and "could not be recorded" in (row.last_error or "")
         )
     elif verb == "requeue" and refund:
-        allowed = cancelled or run.ended == SNOOZED
+        allowed = cancelled or run.ended in {SNOOZED, SUSPENDED}
     else:
         # A run that is interrupted before its timeout, by a stop or a lost lease, has not failed.
         overtime = now - run.started_at >= run.timeout_seconds - EARLY_SECONDS

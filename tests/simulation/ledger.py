@@ -22,8 +22,9 @@ def _sent(*sent: Statement) -> frozenset[str]:
 HEARTBEAT: Final = _sent(store.leases.EXTEND, store.workers.WORKER_SEEN)
 SETTLE: Final = _sent(
     store.settle.FINISH, store.settle.REQUEUE, store.settle.FINISH_PERMITTED,
-    store.settle.REQUEUE_PERMITTED, store.settle.SETTLED_BEFORE, store.cancel.END_CANCELLED,
+    store.settle.REQUEUE_PERMITTED, store.settle.REQUEUE_SUSPENDED, store.settle.SETTLED_BEFORE, store.cancel.END_CANCELLED,
 )  # fmt: skip
+STEPS: Final = _sent(store.steps.STORE, store.steps.OF_JOB, store.steps.END_WAIT)
 CLAIMS: Final = _sent(
     store.claim.CLAIM, store.claim.CLAIM_WITHIN_LIMITS, store.claim.CLAIM_ORPHANS,
     store.claim.CLAIM_BESIDE_KEYS, store.claim_by_keys.CLAIM_BY_KEYS, store.admission.CLAIM_HELD,
@@ -179,9 +180,12 @@ class Ledger:
 
     def trouble(self, process: Process, duty: str) -> None:
         """Something of this duty failed or took long."""
-        known = {"heartbeat": "heartbeat", "settler": "settler", "requeuer": "settler"}.get(
-            duty, "claimer"
-        )
+        known = {
+            "heartbeat": "heartbeat",
+            "settler": "settler",
+            "requeuer": "settler",
+            "steps": "steps",
+        }.get(duty, "claimer")
         self.watches[process].troubles[known].append(self.now)
 
     def answered(self, statement: str, process: Process) -> None:
@@ -213,4 +217,6 @@ def _duty_of(statement: str) -> str:
     """Whose connection a statement goes over."""
     if statement in HEARTBEAT:
         return "heartbeat"
+    if statement in STEPS:
+        return "steps"
     return "settler" if statement in SETTLE else "claimer"

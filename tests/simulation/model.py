@@ -29,6 +29,7 @@ from tests.simulation.rows import (
     Tables,
     microseconds,
 )
+from tests.simulation.steps import Steps
 from tests.simulation.uniqueness import Uniqueness
 
 Nulls = list[str | None]
@@ -47,6 +48,7 @@ class Model:
         maintenance, dependencies = Maintenance(self.tables), Dependencies(self.tables)
         permits = Permits(self.tables, claims)
         batches, breakers = Batches(self.tables), Breakers(self.tables)
+        self.steps = steps = Steps(self.tables)
         plays: dict[Statement, Callable[..., Answer]] = {
             store.lanes.LANES: claims.lanes,
             store.lanes.LANES_OF: claims.lanes_of,
@@ -69,6 +71,11 @@ class Model:
             store.settle.FINISH_PERMITTED: partial(self.finish, frees=True),
             store.settle.REQUEUE: self.requeue,
             store.settle.REQUEUE_PERMITTED: partial(self.requeue, frees=True),
+            store.settle.REQUEUE_SUSPENDED: partial(self.requeue, frees=True),
+            store.steps.STORE: steps.store,
+            store.steps.OF_JOB: steps.of_job,
+            store.steps.END_WAIT: steps.end_wait,
+            store.step_events.SEND_EVENT: steps.send_event,
             store.admission.ADMIT: permits.admit,
             store.admission.MAKE_PERMITS: permits.make_permits,
             store.admission.CLAIM_HELD: permits.claim_held,
@@ -223,12 +230,14 @@ class Model:
     def requeue(
         self, at: Instant, *, ids: list[int], tokens: list[int], delays: list[float | None],
         refunds: list[int], failures: Nulls, keeps_lost_leases: list[bool],
-        timings: list[int | None], max_errors: int, frees: bool = False,
+        timings: list[int | None], max_errors: int, steps: Nulls | None = None,
+        frees: bool = False,
     ) -> Answer:  # fmt: skip
         lost: Answer = []
-        for job_id, token, delay, refund, failure, keeps in zip(
-            ids, tokens, delays, refunds, failures, keeps_lost_leases, strict=True
-        ):
+        for job_id, token, delay, refund, failure, keeps, step in zip(
+            ids, tokens, delays, refunds, failures, keeps_lost_leases, steps or [None] * len(ids),
+            strict=True,
+        ):  # fmt: skip
             row = self.tables.settled(job_id, token)
             if row is None:
                 lost.append((job_id, token))
@@ -236,7 +245,9 @@ class Model:
             row.attempts -= refund
             if not keeps:  # it came to an end of its own
                 row.lost_leases = 0
-            if delay is not None:
+            if step is not None:
+                row.next_run_at = self.steps.due_at(at, row, step)
+            elif delay is not None:
                 row.next_run_at = at.clock + microseconds(delay)
             if frees:
                 self.tables.free_permits(row)

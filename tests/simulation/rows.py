@@ -250,6 +250,22 @@ class QueueRow:
 
 
 @dataclass(slots=True)
+class StepRow:
+    """One step of a job."""
+
+    kind: str
+    token: int
+    result: str | None
+    is_done: bool
+    wait_until: int | None
+    timed_out: bool = False
+
+    @property
+    def awaits_event(self) -> bool:
+        return self.kind == "event" and not self.is_done
+
+
+@dataclass(slots=True)
 class Tables:
     """Everything that is stored."""
 
@@ -269,6 +285,10 @@ class Tables:
     """What the statement that is being carried out has done to jobs so far."""
     dependencies: dict[tuple[int, int], DependencyRow] = field(default_factory=dict)
     """By parent and child."""
+    steps: dict[tuple[int, str], StepRow] = field(default_factory=dict)
+    """By job and name."""
+    events: dict[tuple[int, str], str | None] = field(default_factory=dict)
+    """The data of events, by job and name."""
     batches: dict[int, BatchRow] = field(default_factory=dict)
     endings: dict[int, EndingRow] = field(default_factory=dict)
     last_ending_id: int = 0

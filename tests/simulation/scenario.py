@@ -24,6 +24,7 @@ from tests.simulation.ledger import Violation, Watch
 from tests.simulation.limits import Limits
 from tests.simulation.model import Model
 from tests.simulation.server import Access, Server
+from tests.simulation.steps import EVENT, StepPlans
 
 ALL_TYPES: Final = ["rare", "thread", "work"]
 LAST_CALM_SECONDS: Final = 400.0
@@ -67,6 +68,7 @@ class Simulation:
         self.loop = clock.loop = VirtualLoop(early=early)
         self.settings = draw_settings(base, rng).model_copy(update=settings)
         self.limits = Limits(seed)
+        self.steps = StepPlans(seed)
         model = Model()
         self.checker = Checker(self.loop, self.settings, tables=model.tables, limits=self.limits)
         self.fault_model = FaultModel(random.Random(f"weather {seed}"))
@@ -155,6 +157,7 @@ class Simulation:
         """Enqueue some jobs, and notify some of the workers."""
         jobs = [self.mix.job(self.rng) for _ in range(count)]
         self.limits.give_keys(jobs)
+        self.steps.give(jobs)
         encoded = encode_jobs(jobs, max_payload_bytes=100_000)
         keyed = any(job.concurrency_key is not None for job in jobs)
         statement = store.enqueue.ENQUEUE_LIMITED if keyed else store.enqueue.ENQUEUE
@@ -163,7 +166,22 @@ class Simulation:
         made = self.as_client(*statement.bind(**arguments))
         if self.families is not None:
             self.hold_children([JobId(row[0]) for row in made], self.families)
+        for job_id, seconds in self.steps.events_of(jobs, [row[0] for row in made]):
+            self.others.append(asyncio.create_task(self.send_event(job_id, seconds)))
         self.announce(sorted(encoded.lanes()))
+
+    async def send_event(self, job_id: int, seconds: float) -> None:
+        """Send a job the event that it waits for, or will, once the server is there."""
+        await asyncio.sleep(seconds)
+        while not self.server.up:  # noqa: ASYNC110 - of virtual time
+            await asyncio.sleep(1.0)
+        row = self.server.model.tables.jobs.get(job_id)
+        if row is None or not row.live:
+            return
+        data = {"job_id": job_id, "name": EVENT, "data": '"paid"', "sent_by": None}
+        ((*_, due),) = self.as_client(*store.step_events.SEND_EVENT.bind(**data))
+        if due:
+            self.announce([Lane(row.queue, row.priority)])
 
     def hold_children(self, made: list[JobId], rng: random.Random) -> None:
         """Have some of the new jobs wait for others, in the transaction that made them."""

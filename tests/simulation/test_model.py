@@ -33,8 +33,9 @@ from service.jobs.core.lane import (
     LaneRequest,
     Position,
 )
-from service.jobs.core.outcomes import Cancelled, HowCancelled
+from service.jobs.core.outcomes import Cancelled, HowCancelled, Released, Suspended
 from service.jobs.core.queue_limits import Rate
+from service.jobs.core.steps import NewStep, StepKind
 from service.jobs.flow.batches import look_at_due
 from service.jobs.flow.endings import act
 from service.jobs.store.statement import Transition
@@ -61,7 +62,7 @@ ALTER TABLE job_workers ALTER seen_at SET DEFAULT simulated.now()
 """
 ANEW: Final = """
 TRUNCATE background_jobs, job_stats, job_workers, served_types, queues, job_dependencies, job_endings,
-  job_permits, rate_limits, batches RESTART IDENTITY;
+  job_permits, rate_limits, batches, job_steps, job_events RESTART IDENTITY;
 ALTER SEQUENCE background_job_ids RESTART;
 ALTER SEQUENCE background_job_lease_tokens RESTART
 """
@@ -79,6 +80,10 @@ ORDER BY parent_id, child_id
 ENDS: Final = """
 SELECT id, COALESCE(job_id, 0), COALESCE(status, ''), COALESCE(batch_id, 0), jobs, taken_at IS NOT NULL
 FROM job_endings ORDER BY COALESCE(job_id, 0), COALESCE(status, '') COLLATE "C", 4, 5, 6
+"""
+STORED: Final = """
+SELECT job_id, name, kind, lease_token, result::text, finished_at IS NOT NULL, wait_until, timed_out
+FROM job_steps ORDER BY job_id, name
 """
 BATCHES: Final = """
 SELECT id, jobs, succeeded, failed, dead_lettered, cancelled, deleted, closed_at IS NOT NULL,
@@ -152,6 +157,22 @@ class Both:
             for place, link in sorted(tables.dependencies.items())
         ]
         assert links == [tuple(row) for row in await self._connection.fetch(LINKS)]
+        steps = [
+            (
+                *key,
+                step.kind,
+                step.token,
+                step.result,
+                step.is_done,
+                step.wait_until,
+                step.timed_out,
+            )
+            for key, step in sorted(tables.steps.items())
+        ]
+        rows = [list(row) for row in await self._connection.fetch(STORED)]
+        for row in rows:
+            row[6] = None if row[6] is None else since(row[6])
+        assert steps == [tuple(row) for row in rows]
         ends = await self._connection.fetch(ENDS)
         ours = sorted(tables.endings.values(), key=_end)
         assert [_end(ending) for ending in ours] == [tuple(row[1:]) for row in ends]
@@ -266,7 +287,7 @@ class Player:
             self._enqueue, self._claim, self._claim, self._claim, self._settle, self._settle,
             self._settle, self._hold, self._recover, self._recover, self._operate, self._operate, self._operate, self._work,
             self._look, self._lead, self._refuse, self._link_others, self._act, self._act,
-            self._admit, self._admit, self._hand_over, self._limit, self._claim_by_keys,
+            self._admit, self._admit, self._hand_over, self._limit, self._claim_by_keys, self._take_steps,
         ]  # fmt: skip
         if keys:
             steps = [
@@ -474,6 +495,34 @@ class Player:
         for job in jobs:
             if job.lease in answers and answers[job.lease].admitted:
                 job.permits = answers[job.lease].permits
+
+    async def _take_steps(self) -> None:
+        """As a handler does, and as somebody sends an event; then some of them wait."""
+        rng, claims = self._rng, self._some()
+        kinds = {"c": StepKind.CALL, "s": StepKind.SLEEP, "e": StepKind.EVENT}
+        steps = [
+            NewStep(
+                claim.lease, claim.job_type, name, kinds[name], claim.attempt, 0.0, '{"a": 1}',
+                None if name == "c" else rng.choice((0.0, 5.0, 60.0)),
+            )
+            for claim in claims
+            for name in rng.sample("cse", rng.randint(1, 3))
+        ]  # fmt: skip
+        if steps:
+            await store.steps.store(self._link, steps)
+        for claim in claims:
+            await store.steps.of_job(self._link, claim.id)
+            if rng.random() < 0.5:
+                await store.steps.end_wait(self._link, claim.lease, rng.choice("se"))
+            if rng.random() < 0.5:
+                event = {"job_id": claim.id, "name": rng.choice("se"), "sent_by": None}
+                await self._link.fetch(*store.step_events.SEND_EVENT.bind(data='"paid"', **event))
+        batch: list[Any] = [
+            (claim, Suspended(rng.choice("cse"), "sleep") if rng.random() < 0.7 else Released())
+            for claim in claims
+        ]
+        if rng.random() < 0.7 and batch:
+            await store.settle.requeue(self._link, batch, max_errors=KEPT)
 
     async def _hand_over(self) -> None:
         rng = self._rng
@@ -743,7 +792,8 @@ ONLY_POSTGRESQL: Final = {
     "STILL_LIVE", "LIVE_STATES", "STATES", "NEW_LOG_LINES",  # read for clients that follow jobs
     # The simulation's handlers log nothing.
     "WRITE_LOG_LINES", "LOG_SIZES", "READ_LOG_LINES", "READ_LAST_LOG_LINES", "DELETE_LOG_LINES",
-    "STORE", "OF_JOB", "DELETE_STEPS",  # its handlers have no steps
+    "DELETE_STEPS", "FORGET_TIMEOUTS",  # what operators do, and a replaced job
+    "READ_EVENT", "SAME_EVENT", "COUNT_EVENTS",  # answers of POST /jobs/{id}/events/{name}
     # Processes of the simulation enqueue nothing; its clients have no keys.
     "ENQUEUE_UNSEEN", "ENQUEUE_KEYED", "ENQUEUE_FOR_CALLERS", "ENQUEUE_KEYED_FOR_CALLERS",
     "KEY_HOLDERS", "HOLDER", "HOLDER_STATUS", "ENQUEUE_WAITING_FOR_CALLERS",
@@ -796,6 +846,7 @@ def test_every_statement_is_in_the_model_or_named_as_missing() -> None:
         ("EXTEND_HOLDER", "AND b.status = 'PENDING'"),
         ("GIVE_UP_KEY", "AND status = 'RUNNING'"),
         ("HOLD_FOR_BREAKER", "AND b.lease_token = r.token"),
+        ("STORE", "b.lease_token = r.token AND"),
     ],
 )
 async def test_a_fence_that_is_missing_in_the_sql_is_found(

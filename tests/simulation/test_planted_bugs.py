@@ -39,6 +39,7 @@ from tests.simulation.permits import Permits
 from tests.simulation.rates import Rates, Starts
 from tests.simulation.rows import Row, Tables
 from tests.simulation.simulator import Failed, Simulator
+from tests.simulation.steps import Steps
 from tests.simulation.test_simulation import SEEDS, windows_of_one_job
 
 Patch = pytest.MonkeyPatch
@@ -431,6 +432,17 @@ def a_job_that_a_rate_holds_is_never_looked_for(patch: Patch) -> None:
     patch.setattr(QueueRates, "holds_jobs", lambda *_: None)
 
 
+def a_step_is_stored_without_the_fence(patch: Patch) -> None:
+    patch.setattr(Steps, "_held", lambda steps, job_id, _: steps.tables.jobs.get(job_id))
+
+
+def an_event_is_missed_that_comes_while_its_job_is_put_back(patch: Patch) -> None:
+    def deaf(_: Steps, at: Any, row: Row, name: str) -> int:
+        return _.tables.steps[row.id, name].wait_until or at.clock
+
+    patch.setattr(Steps, "due_at", deaf)
+
+
 BUGS: Final[list[Callable[[Patch], None]]] = [
     no_fence,
     leases_end_too_early,
@@ -473,6 +485,7 @@ BUGS: Final[list[Callable[[Patch], None]]] = [
     rows_of_rates_are_dropped_too_early,
     rates_of_keys_are_not_asked_for,
     a_job_that_a_rate_holds_is_never_looked_for,
+    an_event_is_missed_that_comes_while_its_job_is_put_back,
 ]
 RARE: Final[list[Callable[[Patch], None]]] = [
     a_claim_goes_on_behind_what_it_has_not_walked,
@@ -482,6 +495,7 @@ RARE: Final[list[Callable[[Patch], None]]] = [
     a_give_back_takes_whatever_claim_there_is,
     nobody_is_known_to_serve_anything,
     a_start_under_a_rate_moves_its_time_on_once_for_all_of_a_batch,
+    a_step_is_stored_without_the_fence,
 ]
 """Found too, but only by many seeds."""
 

@@ -44,7 +44,8 @@ SEEN: Final = frozenset(
         "listen_failed", "listing_failed", "progress_failed", "worker_stop_not_recorded",
         "outcomes_not_recorded", "PAUSE_QUEUE", "RESUME_QUEUE", "cancel asked", "cancelled: not_started",
         "cancelled: stopped", "cancelled: returned", "cancelled: failed", "children let go",
-        "children cancelled",
+        "children cancelled", "ran: suspended", "stale step", "step replayed", "slept", "event came",
+        "event missed", "steps_failed",
     }
 )  # fmt: skip
 """What some of a thousand seeds bring about: a simulation of which nothing comes proves nothing."""

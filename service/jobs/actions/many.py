@@ -238,6 +238,7 @@ async def _run(
     ids = list(payloads)
     match action.verb:
         case Verb.RETRY:
+            await store.steps.forget_timeouts(session, ids)
             return await store.actions.retry_dead(
                 session,
                 payloads,

@@ -77,6 +77,7 @@ async def retry_dead_letter_job(
             f"Job {job_id} is {status}: only DEAD_LETTER and FAILED jobs can be retried by hand"
         )
     ((_, job_type, lane),) = retried
+    await store.steps.forget_timeouts(session, [job_id])
     await publish_after_commit(session, [lane])
     await after_commit(session, lambda: record_event("manual_retry", job_type))
     job = await get_job(session, job_id)

@@ -25,6 +25,8 @@ from service.jobs.core.outcomes import (
     Snooze,
     Snoozed,
     Succeeded,
+    Suspend,
+    Suspended,
     asked_seconds,
     clamp_delay,
     deciding,
@@ -97,7 +99,7 @@ class OutcomePolicy:
             return Released()
         if stop is Stop.TIMEOUT:
             return self._failed(attempt, error, reason="timeout")
-        if stop is not None and not isinstance(deciding(error), PermanentError | Snooze):
+        if stop is not None and not isinstance(deciding(error), PermanentError | Snooze | Suspend):
             # Drivers turn a cancellation in the middle of a call into an error of their own. The
             # worker caused it, not the job.
             return Released()
@@ -105,6 +107,8 @@ class OutcomePolicy:
 
     def _by_kind(self, attempt: Attempt, error: BaseException) -> Outcome:
         match deciding(error):
+            case Suspend() as wait:
+                return Suspended(wait.step, wait.kind)
             case Snooze() | RetryAfter() as asked:
                 return self._asked(attempt, error, asked)
             case PermanentError():

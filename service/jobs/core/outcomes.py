@@ -30,6 +30,19 @@ class Snooze(Exception):
         self.seconds = clamp_delay(seconds)
 
 
+class Suspend(BaseException):
+    """Ends an attempt at a step that waits; the job goes on behind it once the wait is over.
+
+    `ctx.sleep` and `ctx.wait_for_event` raise it: let it pass. Like `CancelledError` it is not an
+    `Exception`, so that no handler takes it for a failure.
+    """
+
+    def __init__(self, step: str, kind: str) -> None:
+        super().__init__(f"the job waits at its step {step!r}: {kind}")
+        self.step = step
+        self.kind = kind
+
+
 def asked_seconds(error: RetryAfter | Snooze) -> float:
     """The delay until the next run that `error` asks for.
 
@@ -49,7 +62,8 @@ def deciding(error: BaseException) -> BaseException:
     """The error that decides the outcome; in a group, the strictest of its errors.
 
     A PermanentError decides before all others, then the RetryAfter with the longest delay. A Snooze
-    decides only where nothing failed: where every error of the group is one.
+    decides only where nothing failed: where every error of the group is one, or a Suspend. Of several
+    Suspends the first does.
     """
     if not isinstance(error, BaseExceptionGroup):
         return error
@@ -59,10 +73,10 @@ def deciding(error: BaseException) -> BaseException:
             return cause
     asking: list[RetryAfter | Snooze] = [one for one in causes if isinstance(one, RetryAfter)]
     if not asking:
-        asking = [one for one in causes if isinstance(one, Snooze)]
-        if len(asking) < len(causes):
+        if not all(isinstance(one, Snooze | Suspend) for one in causes):
             return error
-    return max(asking, key=_seconds_or_none)
+        asking = [one for one in causes if isinstance(one, Snooze)]
+    return max(asking, key=_seconds_or_none) if asking else causes[0]
 
 
 def _seconds_or_none(error: RetryAfter | Snooze) -> float:
@@ -158,7 +172,7 @@ class Cancelled(_Outcome):
         match outcome:
             case Cancelled():
                 return outcome
-            case Succeeded() | Snoozed():
+            case Succeeded() | Snoozed() | Suspended():
                 return cls(HowCancelled.RETURNED, seen)
             case Released() | Postponed():
                 return cls(HowCancelled.STOPPED, seen)
@@ -186,6 +200,7 @@ class Retried(_Requeued):
 
     event: ClassVar = "retried"
     refund: ClassVar = 0
+    step: ClassVar = None
     delay_seconds: float
     failure: Failure
     reason: str
@@ -198,7 +213,21 @@ class Snoozed(_Requeued):
     event: ClassVar = "snoozed"
     reason: ClassVar = "ok"
     failure: ClassVar = None
+    step: ClassVar = None
     delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended(_Requeued):
+    """A step of the handler waits for its time or its event; no attempt is used."""
+
+    event: ClassVar = "suspended"
+    failure: ClassVar = None
+    delay_seconds: ClassVar = None
+    step: str
+    """The job is due when this is over."""
+    reason: str
+    """The kind of the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +237,7 @@ class Released(_Requeued):
     event: ClassVar = "released"
     reason: ClassVar = "ok"
     failure: ClassVar = None
+    step: ClassVar = None
     delay_seconds: ClassVar = None
     keeps_lost_leases: ClassVar = True
     is_announced: ClassVar = True
@@ -220,12 +250,13 @@ class Postponed(_Requeued):
     event: ClassVar = "postponed"
     reason: ClassVar = "ok"
     failure: ClassVar = None
+    step: ClassVar = None
     keeps_lost_leases: ClassVar = True
     delay_seconds: float
 
 
 Ending = Succeeded | DeadLettered | Failed | Cancelled
-Requeueing = Retried | Snoozed | Released | Postponed
+Requeueing = Retried | Snoozed | Suspended | Released | Postponed
 Outcome = Ending | Requeueing
 
 SUCCEEDED_EMPTY: Final = Succeeded()

@@ -14,7 +14,7 @@ from typing import Any, Final
 from service.errors import Conflict, KeyHeld
 from service.jobs import store
 from service.jobs.core.encoded_jobs import EncodedJobs
-from service.jobs.core.job import JobStatus
+from service.jobs.core.job import JobId, JobStatus
 from service.jobs.core.new_job import EnqueuedJob
 from service.jobs.core.unique_key import KeyRule
 from service.jobs.store.enqueue import Fetch
@@ -150,7 +150,10 @@ async def _change_holder(fetch: Fetch, job: EncodedJobs, rule: KeyRule | None) -
     else:
         started = rule.on_conflict == "keep_latest"
         change = partial(store.uniqueness.replace_holder, fetch, job, started=started)
-    return await store.uniqueness.unlocked(fetch, change)
+    rows = await store.uniqueness.unlocked(fetch, change)
+    if rows and rule.on_conflict != "extend":
+        await store.steps.forget(fetch, JobId(rows[0][0]))  # of the payload before
+    return rows
 
 
 async def _holder(

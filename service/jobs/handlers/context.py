@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, ParamSpec
+from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
 
@@ -12,7 +12,7 @@ from service.jobs.core.log_line import Level
 from service.jobs.core.schedule_tick import ScheduleTick
 from service.jobs.handlers.job_log import JobLog
 from service.jobs.handlers.parents import ParentJob
-from service.jobs.handlers.steps import JobSteps
+from service.jobs.handlers.stepping import OpenSteps, Stepping, loop_here
 from service.observability.logging import get_logger
 
 MAX_PROGRESS_BYTES: Final = 4_096
@@ -25,10 +25,8 @@ TICK_WAIT_SECONDS: Final = 60.0
 PROGRESS_WAIT_SECONDS: Final = 60.0
 """Bound on a thread's wait for its progress to be written: more than the timeouts of the database."""
 
-P = ParamSpec("P")
 
-
-class JobContext:
+class JobContext(Stepping):
     """One attempt at one job, as its handler sees it.
 
     Attributes:
@@ -43,12 +41,9 @@ class JobContext:
 
     __slots__ = (
         "_job_log",
-        "_loop",
         "_open_log",
-        "_open_steps",
         "_read_parents",
         "_read_tick",
-        "_steps",
         "_write",
         "attempt",
         "cancelled",
@@ -69,10 +64,10 @@ class JobContext:
         write: Callable[[str], Coroutine[Any, Any, bool]],
         open_log: Callable[[JobId, LeaseToken, int], JobLog],
         read_parents: Callable[[JobId, int], Coroutine[Any, Any, list[ParentJob]]],
-        open_steps: "Callable[[JobContext, asyncio.AbstractEventLoop], JobSteps]",
+        open_steps: OpenSteps,
         read_tick: Callable[[JobId], Coroutine[Any, Any, ScheduleTick | None]],
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        super().__init__(open_steps)
         self.job_id = job_id
         self.job_type = job_type
         self.attempt = attempt
@@ -84,8 +79,6 @@ class JobContext:
         self._read_parents = read_parents
         self._read_tick = read_tick
         self._job_log: JobLog | None = None
-        self._open_steps = open_steps
-        self._steps: JobSteps | None = None
 
     @property
     def logger(self) -> FilteringBoundLogger:
@@ -120,57 +113,6 @@ class JobContext:
             self._job_log = self._open_log(self.job_id, self.lease_token, self.attempt)
         self._job_log.write(level, message, fields)
 
-    def step(
-        self, name: str, function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, Any]:
-        """Call a function once for the job, whatever becomes of this attempt.
-
-        `receipt = await ctx.step("charge", charge_card, order)` calls `charge_card(order)` and stores what it
-        returns as JSON. In a later attempt, after a failure, a crash or a deploy, the same line returns what
-        was stored, without a call. A function that raises stores nothing, and its error goes on.
-
-        At most one result is stored. The function runs again if the process dies between its return and
-        the store: what it does elsewhere should take `ctx.job_id` and the name as an idempotency key.
-
-        Args:
-            name: of the step, the same in every attempt; 1 to 200 characters.
-            function: a coroutine function, or a plain one, which is called in a thread.
-            args: what it is called with; not stored.
-            kwargs: the same.
-
-        Returns:
-            The result as it comes out of JSON, in the first attempt too: a model comes as a dict.
-
-        Raises:
-            StepError: this attempt had a step of that name, the result has no JSON form, or the job's steps are
-                over `JOB_STEPS` or `JOB_STEP_BYTES`. The job becomes FAILED.
-            AttemptStopped: the lease was lost, or the attempt was told to stop: nothing is stored.
-            RuntimeError: called in a thread: a plain function calls `step_sync`.
-        """
-        if _loop_here() is not self._loop:
-            raise RuntimeError(
-                "ctx.step is for `async def` handlers; in a plain function or a thread call "
-                "ctx.step_sync(name, function, …), without await"
-            )
-        return self._job_steps().step(name, function, args, kwargs)
-
-    def step_sync(
-        self, name: str, function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Any:
-        """The same for handlers that are plain functions: calls a plain function in this thread.
-
-        Raises:
-            RuntimeError: called on the event loop, which it would block: `await ctx.step`.
-        """
-        if _loop_here() is not None:
-            raise RuntimeError("ctx.step_sync would block the event loop: await ctx.step")
-        return self._job_steps().step_sync(name, function, args, kwargs)
-
-    def _job_steps(self) -> JobSteps:
-        if self._steps is None:
-            self._steps = self._open_steps(self, self._loop)
-        return self._steps
-
     def parents(self, *, after_id: int = 0) -> Coroutine[Any, Any, list[ParentJob]]:
         """Read what became of the jobs in `after`, with their results: `await ctx.parents()`.
 
@@ -182,7 +124,7 @@ class JobContext:
             RuntimeError: called in a thread: a plain function calls `parents_sync`.
             DATABASE_ERRORS: awaited, the database did not answer: let the attempt fail.
         """
-        if _loop_here() is not self._loop:
+        if loop_here() is not self._loop:
             raise RuntimeError(
                 "ctx.parents is for `async def` handlers; in a plain function or a thread call "
                 "ctx.parents_sync(), without await"
@@ -196,7 +138,7 @@ class JobContext:
             RuntimeError: called on the event loop, which it would block: `await ctx.parents`.
             DATABASE_ERRORS: the database did not answer.
         """
-        if _loop_here() is not None:
+        if loop_here() is not None:
             raise RuntimeError("ctx.parents_sync would block the event loop: await ctx.parents")
         reading = self._read_parents(self.job_id, after_id)
         return asyncio.run_coroutine_threadsafe(reading, self._loop).result(PARENTS_WAIT_SECONDS)
@@ -208,7 +150,7 @@ class JobContext:
             RuntimeError: called in a thread: a plain function calls `tick_sync`.
             DATABASE_ERRORS: awaited, the database did not answer: let the attempt fail.
         """
-        if _loop_here() is not self._loop:
+        if loop_here() is not self._loop:
             raise RuntimeError(
                 "ctx.tick is for `async def` handlers; in a plain function or a thread call "
                 "ctx.tick_sync(), without await"
@@ -222,7 +164,7 @@ class JobContext:
             RuntimeError: called on the event loop, which it would block: `await ctx.tick`.
             DATABASE_ERRORS: the database did not answer.
         """
-        if _loop_here() is not None:
+        if loop_here() is not None:
             raise RuntimeError("ctx.tick_sync would block the event loop: await ctx.tick")
         reading = self._read_tick(self.job_id)
         return asyncio.run_coroutine_threadsafe(reading, self._loop).result(TICK_WAIT_SECONDS)
@@ -243,7 +185,7 @@ class JobContext:
             PayloadError: the message cannot be stored.
             RuntimeError: called in a thread: a plain function calls `progress_sync`.
         """
-        if _loop_here() is not self._loop:
+        if loop_here() is not self._loop:
             # A coroutine that nobody awaits would record nothing, and no one would notice.
             raise RuntimeError(
                 "ctx.progress is for `async def` handlers; in a plain function or a thread call "
@@ -258,7 +200,7 @@ class JobContext:
             PayloadError: the message cannot be stored.
             RuntimeError: called on the event loop, which it would block: `await ctx.progress`.
         """
-        if _loop_here() is not None:
+        if loop_here() is not None:
             raise RuntimeError("ctx.progress_sync would block the event loop: await ctx.progress")
         text = progress_text(fraction, message)
         written = asyncio.run_coroutine_threadsafe(self._write(text), self._loop)
@@ -280,10 +222,3 @@ def progress_text(fraction: float, message: str) -> str:
         what="progress",
         max_bytes=MAX_PROGRESS_BYTES,
     )
-
-
-def _loop_here() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

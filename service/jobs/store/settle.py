@@ -71,18 +71,24 @@ FINISH_PERMITTED: Final = _finish(frees=f",\n{free_permits('gone')}")
 """The same for a batch in which jobs hold permits."""
 
 
-def _requeue(*, was: str = "", joined: str = "", also: str = "", frees: str = "") -> Transition:
+_DUE_AFTER: Final = """CASE WHEN r.delay_seconds IS NULL THEN b.next_run_at
+    ELSE clock_timestamp() + make_interval(secs => r.delay_seconds) END"""
+
+
+def _requeue(
+    *, given: str = "", given_as: str = "", was: str = "", joined: str = "", due: str = _DUE_AFTER,
+    also: str = "", frees: str = "",
+) -> Transition:  # fmt: skip
     return Transition(f"""
 WITH r AS (
   SELECT * FROM unnest(:ids::bigint[], :tokens::bigint[], :delays::float8[], :refunds::smallint[],
-    :failures::text[], :keeps_lost_leases::bool[], :timings::smallint[])
-    AS r(id, token, delay_seconds, refund, failure, keeps_lost_leases, timing)){was},
+    :failures::text[], :keeps_lost_leases::bool[], :timings::smallint[]{given})
+    AS r(id, token, delay_seconds, refund, failure, keeps_lost_leases, timing{given_as})){was},
 back AS (
 UPDATE finmind_jobs.jobs_live b SET
   status = 'PENDING', attempts = b.attempts - r.refund,
   lost_leases = CASE WHEN r.keeps_lost_leases THEN b.lost_leases ELSE 0 END,
-  next_run_at = CASE WHEN r.delay_seconds IS NULL THEN b.next_run_at
-    ELSE clock_timestamp() + make_interval(secs => r.delay_seconds) END,
+  next_run_at = {due},
   lease_until = NULL, worker_id = NULL, started_at = NULL,{also}
   last_error = CASE WHEN r.failure IS NULL THEN b.last_error
     ELSE {last_error("r.failure::jsonb")} END,
@@ -111,6 +117,26 @@ REQUEUE_PERMITTED: Final = _requeue(
 )
 """The same for a batch in which jobs hold permits. The join sees to it that they are read before the
 update."""
+
+
+_WAITS: Final = """waits AS MATERIALIZED (
+  SELECT s.job_id, s.wait_until FROM was JOIN r ON r.id = was.id
+  JOIN finmind_jobs.job_steps s ON s.job_id = was.id AND s.name = r.step
+  WHERE s.finished_at IS NULL FOR UPDATE OF s)"""
+"""Of steps whose event has not come: it may come while this statement waits for the job."""
+
+REQUEUE_SUSPENDED: Final = _requeue(
+    given=", :steps::text[]",
+    given_as=", step",
+    was=f",\n{held_permits('r', unless_cancelled=True)},\n{_WAITS}",
+    joined=" JOIN was ON was.id = r.id LEFT JOIN waits ON waits.job_id = r.id",
+    due=f"""CASE WHEN r.step IS NOT NULL THEN COALESCE(waits.wait_until, clock_timestamp())
+    ELSE {_DUE_AFTER} END""",
+    also=" permits = NULL,",
+    frees=f",\n{free_permits('was')}",
+)
+"""The same for a batch in which jobs wait at a step: each is due when that is over, and at once where its
+event has come. First the job is locked, then its step, as whoever sends an event does."""
 
 
 SETTLED_BEFORE: Final = Statement("""
@@ -162,8 +188,12 @@ async def requeue(
     """Put jobs back to PENDING; returns the leases that no longer held, and of jobs to be cancelled."""
     returned = sorted(returned, key=_by_id)
     statement = REQUEUE_PERMITTED if _hold_permits(returned) else REQUEUE
+    more: dict[str, object] = {}
+    if any(outcome.step is not None for _, outcome in returned):
+        statement, more["steps"] = REQUEUE_SUSPENDED, [outcome.step for _, outcome in returned]
     rows = await link.fetch(
         *statement.bind(
+            **more,
             ids=[job.id for job, _ in returned],
             tokens=[job.lease_token for job, _ in returned],
             delays=[outcome.delay_seconds for _, outcome in returned],

@@ -10,38 +10,65 @@ from service.db.session import fetch
 from service.jobs.core.claimed_job import Lease
 from service.jobs.core.job import JobId
 from service.jobs.core.steps import NewStep, StoredStep
+from service.jobs.store.enqueue import Fetch
 from service.jobs.store.fragments import ID_BY_PRIMARY_KEY
 from service.jobs.store.statement import Statement
 
 STORE: Final = Statement(f"""
 WITH held AS (
   SELECT r.* FROM unnest(:ids::bigint[], :tokens::bigint[], :names::text[], :kinds::text[],
-    :attempts::int[], :seconds::float8[], :results::text[])
-    AS r(id, token, name, kind, attempt, seconds, result)
+    :attempts::int[], :seconds::float8[], :results::text[], :wait_seconds::float8[],
+    :wait_untils::timestamptz[])
+    AS r(id, token, name, kind, attempt, seconds, result, wait_seconds, wait_until)
   JOIN finmind_jobs.jobs_live b ON {ID_BY_PRIMARY_KEY}
   WHERE b.lease_token = r.token AND b.status = 'RUNNING' FOR NO KEY UPDATE OF b),
 stored AS (
   INSERT INTO finmind_jobs.job_steps
-    (job_id, name, kind, attempt, lease_token, started_at, finished_at, result)
+    (job_id, name, kind, attempt, lease_token, started_at, finished_at, result, wait_until)
   SELECT id, name, kind, attempt, token, clock_timestamp() - make_interval(secs => seconds),
-    clock_timestamp(), result::json
+    CASE WHEN wait_seconds IS NULL THEN clock_timestamp() END, result::json,
+    COALESCE(wait_until, clock_timestamp() + make_interval(secs => wait_seconds))
   FROM held ON CONFLICT DO NOTHING RETURNING job_id, name)
 SELECT held.id, held.token, held.name, stored.name IS NOT NULL
 FROM held LEFT JOIN stored ON stored.job_id = held.id AND stored.name = held.name
 """)
-"""Keeps the results of steps, fenced by their tokens. The job is locked: a claim that takes it over
+"""Keeps the results of steps, and until when others wait, fenced by their tokens. The job is locked: a claim that takes it over
 waits until they are there, and reads them. Returns those whose lease held, and whether each is new:
 what is there already, since an answer was lost, stays."""
 
 
 OF_JOB: Final = Statement("""
-SELECT name, kind, result::text FROM finmind_jobs.job_steps WHERE job_id = :job_id
+SELECT name, kind, result::text, finished_at IS NOT NULL, timed_out,
+  COALESCE(date_part('epoch', wait_until - clock_timestamp()), 0)
+FROM finmind_jobs.job_steps WHERE job_id = :job_id
 """)
+
+
+END_WAIT: Final = Statement(f"""
+WITH held AS MATERIALIZED (
+  SELECT b.id FROM unnest(:ids::bigint[], :tokens::bigint[]) AS r(id, token)
+  JOIN finmind_jobs.jobs_live b ON {ID_BY_PRIMARY_KEY}
+  WHERE b.lease_token = r.token AND b.status = 'RUNNING' FOR NO KEY UPDATE OF b)
+UPDATE finmind_jobs.job_steps s
+SET finished_at = clock_timestamp(), timed_out = e.name IS NULL, result = e.data
+FROM held LEFT JOIN finmind_jobs.job_events e ON e.job_id = held.id AND e.name = :name
+WHERE s.job_id = held.id AND s.name = :name AND s.kind = 'event' AND s.finished_at IS NULL
+  AND (e.name IS NOT NULL OR s.wait_until <= clock_timestamp())
+RETURNING s.kind, s.result::text, true, s.timed_out
+""")
+"""Ends a wait for an event that had been sent before, or whose time is over, fenced by its token. What is
+sent once the step is there ends it by itself (`SEND_EVENT`): that locks the job too, so that one of the
+two sees the other."""
 
 
 DELETE_STEPS: Final = Statement("""
 WITH steps AS (DELETE FROM finmind_jobs.job_steps WHERE job_id = ANY (:job_ids::bigint[]))
 DELETE FROM finmind_jobs.job_events WHERE job_id = ANY (:job_ids::bigint[])
+""")
+
+
+FORGET_TIMEOUTS: Final = Statement("""
+DELETE FROM finmind_jobs.job_steps WHERE job_id = ANY (:job_ids::bigint[]) AND timed_out
 """)
 
 
@@ -79,6 +106,8 @@ async def store(link: Link, steps: Sequence[NewStep]) -> dict[tuple[Lease, str],
             attempts=[step.attempt for step in ordered],
             seconds=[step.seconds for step in ordered],
             results=[step.result for step in ordered],
+            wait_seconds=[step.wait_seconds for step in ordered],
+            wait_untils=[step.wait_until for step in ordered],
         )
     )
     return {((row[0], row[1]), row[2]): row[3] for row in rows}
@@ -88,6 +117,22 @@ async def of_job(link: Link, job_id: JobId) -> dict[str, StoredStep]:
     """The steps of a job, by name."""
     rows = await link.fetch(*OF_JOB.bind(job_id=job_id))
     return {row[0]: StoredStep(*row[1:]) for row in rows}
+
+
+async def end_wait(link: Link, lease: Lease, name: str) -> StoredStep | None:
+    """End a wait for an event, if it has come or its time is over; None: it goes on."""
+    rows = await link.fetch(*END_WAIT.bind(ids=[lease[0]], tokens=[lease[1]], name=name))
+    return StoredStep(*rows[0]) if rows else None
+
+
+async def forget(fetch: Fetch, job_id: JobId) -> None:
+    """Have a job begin anew: delete its steps and events."""
+    await fetch(*DELETE_STEPS.bind(job_ids=[job_id]))
+
+
+async def forget_timeouts(session: AsyncSession, job_ids: Collection[JobId]) -> None:
+    """Have jobs wait anew for events that did not come in time."""
+    await fetch(session, *FORGET_TIMEOUTS.bind(job_ids=list(job_ids)))
 
 
 async def delete(session: AsyncSession, job_ids: Collection[JobId]) -> None:

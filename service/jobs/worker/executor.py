@@ -19,7 +19,7 @@ from service.jobs.handlers.context import JobContext
 from service.jobs.handlers.parents import ParentReader
 from service.jobs.handlers.payload import load_payload, opened_payload
 from service.jobs.handlers.registry import Registry
-from service.jobs.handlers.steps import JobSteps, StepAccess, StepLimits
+from service.jobs.handlers.step_record import StepAccess, StepLimits, StepRecord
 from service.jobs.worker import lease_clock
 from service.jobs.worker.handler_threads import HandlerThreads
 from service.jobs.worker.log_lines import LogLines
@@ -86,7 +86,11 @@ class Executor:
         self._poison = PoisonPolicy(settings, worker_name=worker_name)
         self._threads = HandlerThreads(settings.sync_handler_threads)
         self._steps = StepAccess(
-            StepLimits.from_settings(settings), steps.read, steps.store, self._threads.call
+            StepLimits.from_settings(settings),
+            steps.read,
+            steps.store,
+            steps.end_wait,
+            self._threads.call,
         )
         self.runs: set[Run] = set()
         """Handlers that have not ended, whether or not their outcome was recorded."""
@@ -207,6 +211,9 @@ class Executor:
                 )
             if value is not None and hasattr(value, "__await__"):
                 value = await value  # of a plain decorator around a coroutine function
+            if run.context is not None and run.context.suspension is not None:
+                # The handler caught it, as a bare `except` does: its steps wait all the same.
+                return self._policy.raised(run, run.context.suspension, run.stop)
             return self._policy.returned(run, value, run.stop)
         except asyncio.CancelledError as error:
             return self._policy.cancelled(run, error, run.stop)
@@ -248,8 +255,8 @@ class Executor:
             write=lambda text: self._progress.write(job, text),
             open_log=self._log_lines.open,
             read_parents=self._parents.page,
-            open_steps=lambda context, loop: JobSteps(
-                job, self._steps, loop=loop, stopped=lambda: context.cancelled
+            open_steps=lambda loop: StepRecord(
+                job, self._steps, loop=loop, stopped=lambda: run.stop is not None
             ),
             read_tick=self._parents.tick,
         )

@@ -1,7 +1,8 @@
 """Steps of handlers, stored for many jobs with one statement."""
 
 import asyncio
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 from service.db.connection import Link
 from service.db.errors import DATABASE_ERRORS, REFUSED_ERRORS
@@ -16,6 +17,8 @@ from service.observability.logging import get_logger
 from service.observability.metrics import record_database_error, record_event
 
 MAX_BATCH: Final = 500
+
+T = TypeVar("T")
 
 _log = get_logger(__name__)
 
@@ -44,13 +47,13 @@ class StepWriter:
 
     async def read(self, job_id: JobId) -> dict[str, StoredStep]:
         """The steps that a job has stored, by name; waits for a database that is away."""
-        pause = Pause()
-        while True:
-            try:
-                return await store.steps.of_job(self._link, job_id)
-            except DATABASE_ERRORS as error:
-                _failed("read", error, jobs=1)
-                await pause.wait()
+        return await _until_answered("read", lambda: store.steps.of_job(self._link, job_id))
+
+    async def end_wait(self, lease: Lease, name: str) -> StoredStep | None:
+        """End a wait for an event, if it has come or its time is over; waits for a database that is away."""
+        return await _until_answered(
+            "end_wait", lambda: store.steps.end_wait(self._link, lease, name)
+        )
 
     async def store(self, step: NewStep) -> bool:
         """Store one step; returns once that is committed. False: the job has one of that name, which stays.
@@ -114,6 +117,16 @@ class StepWriter:
         else:
             name = batch[0].step.name
             _refuse(batch[0], StepError(f"PostgreSQL refused the result of step {name!r}: {error}"))
+
+
+async def _until_answered(what: str, ask: Callable[[], Awaitable[T]]) -> T:
+    pause = Pause()
+    while True:
+        try:
+            return await ask()
+        except DATABASE_ERRORS as error:
+            _failed(what, error, jobs=1)
+            await pause.wait()
 
 
 def _answer(batch: list[_Waiting], held: dict[tuple[Lease, str], bool]) -> None:

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from service.db.connection import Link
 from service.db.engine import Database
 from service.jobs import Backoff, JobContext, Registry, delete_job, store
 from service.jobs.core.steps import NewStep, StepKind
@@ -181,12 +182,14 @@ async def test_a_claim_waits_for_a_step_that_is_being_stored_and_reads_it(
     step = NewStep(job.lease, "order", "charge", StepKind.CALL, 1, 0.0, "1")
     link, other = database.link(), database.link()
     async with link.transaction() as connection:
-        await connection.execute("SELECT 1")
-        bound = store.steps.STORE.bind(
-            ids=[job_id], tokens=[job.lease_token], names=["charge"], kinds=["call"], attempts=[1],
-            seconds=[0.0], results=["1"],
-        )  # fmt: skip
-        await connection.fetch(link.render(bound[0]), *bound[1:])
+
+        class Open:
+            """A link whose statement is not committed yet."""
+
+            async def fetch(self, sql: str, *args: object) -> Any:
+                return await connection.fetch(link.render(sql), *args)
+
+        assert await store.steps.store(cast("Link", Open()), [step])
         assert await claim(database, ["order"]) == []  # although its lease is over
     (taken,) = await claim(database, ["order"])
     assert (await store.steps.of_job(other, job_id))["charge"].result == "1"
