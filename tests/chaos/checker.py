@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from tests.chaos.ledger import Event, Note
 
 LIVE: Final = frozenset({"PENDING", "RUNNING"})
-GIVEN_BACK: Final = frozenset({"retried", "snoozed", "released", "postponed"})
+GIVEN_BACK: Final = frozenset({"retried", "snoozed", "suspended", "released", "postponed"})
 """Settles after which another run is as it should be."""
 ENDINGS: Final = {"succeeded": "SUCCESS", "failed": "FAILED", "dead_lettered": "DEAD_LETTER"}
 """Settles after which there is none, and the status that they leave."""

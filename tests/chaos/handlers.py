@@ -79,6 +79,27 @@ async def crashing(payload: dict[str, Any], context: JobContext) -> dict[str, in
     return result(payload, context)
 
 
+@register_handler("chaos.steps", backoff=QUICK, max_retries=MANY)
+async def steps(payload: dict[str, Any], context: JobContext) -> dict[str, int]:
+    """Three steps and a sleep; end the process at one of their points, where its environment says so."""
+    from tests.chaos.step_crashing import StepPoint, crash_at
+
+    def call(name: str) -> int:
+        _pen.note(Event.STEP, context.job_id, lease_token=context.lease_token, detail=name)
+        crash_at(StepPoint.AFTER_CALL, name)
+        return context.lease_token
+
+    note(Event.START, context)
+    crash_at(StepPoint.BEFORE_CALL, "one")
+    await context.step("one", call, "one")
+    await context.sleep(0.2)
+    for name in ("two", "three"):
+        crash_at(StepPoint.BEFORE_CALL, name)
+        await context.step(name, call, name)
+    note(Event.END, context)
+    return result(payload, context)
+
+
 @register_handler("chaos.stalling", backoff=QUICK, max_retries=MANY)
 async def stalling(payload: dict[str, Any], context: JobContext) -> dict[str, int]:
     """In its first run wait to be stopped and woken too late, then go on as if nothing had been.

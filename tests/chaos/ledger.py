@@ -33,6 +33,8 @@ class Event(StrEnum):
     """The handler raises."""
     LEFT = "left"
     """The handler was cancelled, and ends."""
+    STEP = "step"
+    """The function of a step was called; detail: the step."""
     TRYING = "trying"
     """Something fenced by the token is about to be sent; detail: what."""
     ACCEPTED = "accepted"
