@@ -32,6 +32,7 @@ from service.jobs.core.job import BackgroundJob, JobId, JobStatus
 from service.jobs.maintenance.unserved import alive_seconds
 from service.jobs.read.get import get_job, worker_name
 from service.jobs.read.list import list_jobs
+from service.jobs.read.steps import read_steps
 from service.jobs.read.waiting import waiting_for, what_holds
 from service.jobs.run_once import Passes
 from service.settings import Settings
@@ -265,4 +266,5 @@ async def detail_of(session: AsyncSession, job: BackgroundJob, settings: Setting
     hold = await what_holds(
         session, job, now=datetime.now(UTC), alive_seconds=alive_seconds(settings)
     )
-    return JobDetail.whole(job, settings, worker=worker, hold=hold)
+    steps = await read_steps(session, JobId(job.id), max_chars=0)
+    return JobDetail.whole(job, settings, worker=worker, hold=hold, steps=steps)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Self
@@ -27,6 +28,7 @@ from service.jobs.core.change import JobChange
 from service.jobs.core.job import BackgroundJob
 from service.jobs.core.redaction import redact_for
 from service.jobs.read.list import JobSummary
+from service.jobs.read.steps import JobStep
 from service.jobs.read.waiting import Hold, Waiting
 from service.settings import Settings
 
@@ -86,10 +88,21 @@ class ErrorEntry(BaseModel):
             return cls(event="unreadable", message=json.dumps(value, ensure_ascii=False)[:2000])
 
 
+EXAMPLE_STEP: Final[dict[str, Any]] = {
+    "name": "charge",
+    "kind": "call",
+    "attempt": 1,
+    "started_at": "2026-03-01T09:00:00.100Z",
+    "finished_at": "2026-03-01T09:00:00.480Z",
+    "wait_until": None,
+    "timed_out": False,
+}
+
 WAITING_FOR: Final[Any] = Field(
     description="What keeps it from starting: `time`: it is not due; `worker`: no worker serves its type and "
     "queue; `queue_paused`; `concurrency`: the limit of its key or queue is reached; `rate_limit`; "
-    "`breaker`: its target keeps failing; `dependencies`: jobs that it comes after have not ended. null: a free slot alone, or it runs or has "
+    "`breaker`: its target keeps failing; `dependencies`: jobs that it comes after have not ended; `sleep`, "
+    "`event`: a step of its handler waits for its time, or for an event. null: a free slot alone, or it runs or has "
     "ended. `GET /jobs/{id}/explain` says more."
 )
 
@@ -121,6 +134,27 @@ class PauseOut(BaseModel):
     reason: str | None = Field(description="Why, if it was said.")
 
 
+class StepOut(BaseModel):
+    """A step of the job's handler."""
+
+    model_config = ConfigDict(
+        from_attributes=True,
+        json_schema_extra={"examples": [EXAMPLE_STEP]},
+    )
+
+    name: str = Field(description="Its name; of an event, that of the event.")
+    kind: str = Field(description="`call`, `sleep` or `event`.")
+    attempt: int = Field(description="The attempt that came to it first.")
+    started_at: UtcTime = Field(description="When it began.")
+    finished_at: UtcTime | None = Field(
+        description="When its result was stored, or its event came or was too late. null: a sleep, or it waits."
+    )
+    wait_until: UtcTime | None = Field(
+        description="Until when a sleep, or at the latest a wait for an event, lasts."
+    )
+    timed_out: bool = Field(description="Whether its event did not come in time.")
+
+
 class JobDetail(JobOut):
     """The whole job."""
 
@@ -139,6 +173,7 @@ class JobDetail(JobOut):
                     "worker": "web-1:831:c0ffee",
                     "waiting_for": None,
                     "pause": None,
+                    "steps": [EXAMPLE_STEP],
                 }
             ]
         }
@@ -172,10 +207,20 @@ class JobDetail(JobOut):
     pause: PauseOut | None = Field(
         description="Who paused its queue, why and since when, if it waits for that."
     )
+    steps: list[StepOut] = Field(
+        description="The steps of its handler that are done or wait, oldest first, without their results; "
+        "200 at most."
+    )
 
     @classmethod
     def whole(
-        cls, job: BackgroundJob, settings: Settings, *, worker: str | None, hold: Hold
+        cls,
+        job: BackgroundJob,
+        settings: Settings,
+        *,
+        worker: str | None,
+        hold: Hold,
+        steps: Sequence[JobStep] = (),
     ) -> Self:
         """The row as operators see it, with the name of its worker."""
         history: Any = redact_for(job.job_type, job.errors) or []
@@ -185,6 +230,7 @@ class JobDetail(JobOut):
             "worker": worker,
             "waiting_for": hold.reason,
             "pause": hold.pause,
+            "steps": [StepOut.model_validate(step) for step in steps],
         }
         return cls.model_validate(row | effective_limits(job, settings))
 

@@ -30,6 +30,7 @@ _DETAIL: Final[dict[str, Any]] = {
     "due_at": "2026-03-01T09:00:00Z",
     "held_for": None,
     "also": [],
+    "step": None,
     "pause": None,
     "limit": None,
     "rate": None,
@@ -39,6 +40,12 @@ _DETAIL: Final[dict[str, Any]] = {
     "behind": None,
     "run": None,
     "last_chance": False,
+}
+_STEP: Final[dict[str, Any]] = {
+    "kind": "event",
+    "name": "paid",
+    "since": "2026-03-01T09:00:00Z",
+    "until": "2026-03-01T10:00:00Z",
 }
 _ESTIMATE: Final[dict[str, Any]] = {
     "start_at": "2026-03-01T09:11:00Z",
@@ -185,6 +192,29 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
                 }
             ],
         },
+    ),
+    "sleep": _example(
+        "A step of its handler sleeps",
+        Waiting.SLEEP,
+        "It sleeps until 2026-03-01 10:00:00 UTC, at step sleep of its handler.",
+        advice="Wait: to run it now would not shorten its sleep.",
+        due_at="2026-03-01T10:00:00Z",
+        step=_STEP | {"kind": "sleep", "name": "sleep"},
+        estimate=_ESTIMATE
+        | {
+            "start_at": "2026-03-01T10:00:00Z",
+            "drain_seconds": None,
+            "based_on": "when it is due",
+        },
+    ),
+    "event": _example(
+        "A step of its handler waits for an event",
+        Waiting.EVENT,
+        "It waits for event paid since 2026-03-01 09:00:00 UTC, and goes on without it at 2026-03-01 "
+        "10:00:00 UTC.",
+        advice="Send the event (POST /jobs/42/events/paid), or wait for it.",
+        due_at="2026-03-01T10:00:00Z",
+        step=_STEP,
     ),
     "slot": _example(
         "It waits for a free slot",

@@ -144,12 +144,24 @@ class CurrentRunOut(BaseModel):
     )
 
 
+class AwaitedStepOut(BaseModel):
+    """A step of its handler that waits."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    kind: str = Field(description="`sleep` or `event`.")
+    name: str = Field(description="Its name; of an event, that of the event.")
+    since: UtcTime = Field(description="When it began to wait.")
+    until: UtcTime = Field(description="When it goes on; with an event, at the latest.")
+
+
 class DetailOut(BaseModel):
     """What is known of the reason; null: it does not apply."""
 
     due_at: UtcTime = Field(description="When it is, or was, due.")
     held_for: str | None = Field(description="The name of the limit or hold, as in lists.")
     also: list[Waiting] = Field(description="What would keep it from starting after that.")
+    step: AwaitedStepOut | None = Field(description="The step of its handler that it waits at.")
     pause: PauseOut | None = Field(description="Who paused its queue, why and since when.")
     limit: LimitOut | None = Field(description="The limit that is reached, and who is under it.")
     rate: RateOut | None = Field(
@@ -226,6 +238,7 @@ def _detail(
         due_at=why.due_at,
         held_for=why.held_for,
         also=list(why.also),
+        step=None if why.step is None else AwaitedStepOut.model_validate(why.step),
         pause=None if why.pause is None else PauseOut.model_validate(why.pause),
         limit=_limit(why, principal, sees_workers=sees_workers),
         rate=None if why.rate is None else RateOut(**why.rate._asdict()),

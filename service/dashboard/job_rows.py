@@ -40,6 +40,8 @@ WAITING_WORDS: Final[dict[Waiting | None, str]] = {
     Waiting.RATE_LIMIT: "its rate is reached",
     Waiting.BREAKER: "its target keeps failing",
     Waiting.DEPENDENCIES: "it comes after other jobs",
+    Waiting.SLEEP: "it sleeps at a step",
+    Waiting.EVENT: "its event has not come",
 }
 """What a PENDING job waits for."""
 
@@ -63,7 +65,7 @@ class Row:
         if self.job.status == JobStatus.PENDING:
             if self.job.held_for is not None:
                 return "held"
-            late = self.waiting is not Waiting.TIME
+            late = self.waiting not in {Waiting.TIME, Waiting.SLEEP, Waiting.EVENT}
             return "overdue" if late else "retry" if self.job.attempts > 0 else "scheduled"
         return "running" if self.job.status == JobStatus.RUNNING else "ended"
 

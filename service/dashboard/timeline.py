@@ -19,7 +19,9 @@ from service.dashboard.job_values import write_value
 from service.dashboard.payload_edit import Line, difference
 from service.db.json_values import read_json
 from service.jobs.core.job import BackgroundJob, JobId, JobStatus
+from service.jobs.core.steps import StepKind
 from service.jobs.read.detail import JsonText, read_history
+from service.jobs.read.steps import JobStep
 
 Write = Callable[[Any], str]
 
@@ -99,6 +101,7 @@ def timeline(
     now: datetime,
     worker: str | None,
     entries: Sequence[AuditEntry] = (),
+    steps: Sequence[JobStep] = (),
     write: Write = write_value,
 ) -> list[Event]:
     """What happened to the job, newest first.
@@ -109,9 +112,11 @@ def timeline(
         now: until when an attempt that runs has run.
         worker: the name of the worker that runs it, or ran it last.
         entries: what people did to it, newest first, from the audit log.
+        steps: the steps of its handler, in order.
         write: how a payload is written, without what is masked.
     """
     changes = [_change(entry, write) for entry in reversed(entries)]
+    taken = [_step(step, now, write) for step in steps]
     past = [_event(entry, write) for entry in history]
     # What was done by hand stands in the history too, and in the audit log with its reason.
     past = [
@@ -120,7 +125,11 @@ def timeline(
         if not (event.title in {_RETRIED, _EDITED} and _is_known(event, changes))
     ]
     created = Event(title="Enqueued", at=job.created_at, by=job.enqueued_by)
-    return [*_latest(job, now, worker), *reversed(_in_order(past, changes)), created]
+    return [
+        *_latest(job, now, worker),
+        *reversed(_in_order(_in_order(past, changes), taken)),
+        created,
+    ]
 
 
 async def history_of(session: AsyncSession, job_id: JobId) -> tuple[list[ErrorEntry], int]:
@@ -221,6 +230,38 @@ def _change(entry: AuditEntry, write: Write) -> Event:
         message=entry.reason,
         more=differences(entry),
         difference=tuple(_payloads(entry, write)),
+    )
+
+
+def _step(step: JobStep, now: datetime, write: Write) -> Event:
+    """A step, where it ended; one that waits, where it began."""
+    ended = step.finished_at
+    match step.kind:
+        case StepKind.CALL:
+            title = f"Step {step.name} done"
+        case StepKind.SLEEP:
+            ended = None if step.waits(now) else step.wait_until
+            title = (
+                f"Sleeps at step {step.name}" if step.waits(now) else f"Slept at step {step.name}"
+            )
+        case StepKind.EVENT if step.timed_out:
+            title = f"Event {step.name} did not come in time"
+        case StepKind.EVENT:
+            title = f"Event {step.name} came" if ended else f"Waits for event {step.name}"
+    more = []
+    if step.waits(now) and step.wait_until is not None:
+        more.append(("until", step.wait_until.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")))
+    if step.result is not None and step.result.is_whole:
+        more.append(("result", _words(write(read_json(step.result.text)))))
+    elif step.result is not None:
+        more.append(("result", f"{step.result.length} characters, too many to show here"))
+    return Event(
+        title=title,
+        at=ended or step.started_at,
+        kind="now" if step.waits(now) else "note",
+        started_at=step.started_at,
+        run_seconds=seconds_between(step.started_at, ended) if step.kind is StepKind.CALL else None,
+        more=tuple(more),
     )
 
 

@@ -190,4 +190,11 @@ async def _jobs(session: AsyncSession, word: str, queue: str, worker: int) -> in
         ),
         {"id": dead, "word": word, "fields": json.dumps({word: word})},
     )
+    await session.execute(
+        text(
+            "INSERT INTO job_steps VALUES (:id, :word, 'call', 1, 1, now(), NULL, now(), false,"
+            " CAST(:result AS json))"
+        ),
+        {"id": dead, "word": word, "result": json.dumps({word: word})},
+    )
     return dead

@@ -21,6 +21,7 @@ from service.jobs.core.job import JobId, LeaseToken
 from service.jobs.core.outcomes import Cancelled, HowCancelled
 from service.jobs.queues import pause_queue
 from service.jobs.read.waiting import Waiting
+from tests.api.conftest import Auth
 from tests.api.test_odd_rows import ODD, insert
 from tests.jobs.rows import add
 from tests.pages.parsed import Element, parsed
@@ -101,6 +102,46 @@ async def test_all_that_happened_stands_in_one_timeline(
     assert "ValueError: no such customer" in failed
     assert 'File "mail.py", line 3' in failed
     assert "by billing" in enqueued
+
+
+async def test_steps_stand_in_the_timeline_and_in_the_api(
+    app: FastAPI, operator: httpx.AsyncClient, auth: Auth, client: httpx.AsyncClient, put: Put
+) -> None:
+    hour = 60 * MINUTE
+    failure = ERROR | {"at": (NOW - 2 * MINUTE).isoformat()}
+    job = await put(
+        status="PENDING", errors=[failure], created_at=NOW - 9 * MINUTE, next_run_at=NOW + hour
+    )
+    steps: list[tuple[str, str, datetime, datetime | None, datetime | None, bool, str | None]] = [
+        ("charge", "call", NOW - 8 * MINUTE, NOW - 7 * MINUTE, None, False, '{"password": "s", "n": 1}'),
+        ("night", "sleep", NOW - 6 * MINUTE, None, NOW - 5 * MINUTE, False, None),
+        ("signed", "event", NOW - 5 * MINUTE, NOW - 4 * MINUTE, NOW - 4 * MINUTE, True, None),
+        ("<b>paid", "event", NOW - MINUTE, None, NOW + hour, False, None),
+    ]  # fmt: skip
+    async with app.state.service.database.engine.begin() as connection:
+        for name, kind, began, ended, until, timed_out, result in steps:
+            await connection.execute(
+                text("INSERT INTO job_steps VALUES (:id, :n, :k, 1, 1, :b, :u, :e, :t, :r)"),
+                {"id": job, "n": name, "k": kind, "b": began, "u": until, "e": ended, "t": timed_out,
+                 "r": result},
+            )  # fmt: skip
+    page = await job_page(operator, job)
+    waits, failed, signed, slept, charged, enqueued = happened(page)
+    assert waits.startswith("Waits for event <b>paid")
+    assert failed.startswith("Attempt 1 failed")
+    assert signed.startswith("Event signed did not come in time")
+    assert slept.startswith("Slept at step night")
+    assert charged.startswith("Step charge done")
+    assert "ran 1 min" in charged
+    assert '"n": 1' in charged
+    assert '"s"' not in charged
+    assert enqueued.startswith("Enqueued")
+    assert "Waits for event <b>paid, until" in page.one("section", id="standing").text
+    told = (await client.get(f"/admin/jobs/{job}", headers=auth("viewer"))).json()
+    assert told["waiting_for"] == "event"
+    assert [(one["name"], one["timed_out"]) for one in told["steps"]] == [
+        ("charge", False), ("night", False), ("signed", True), ("<b>paid", False),
+    ]  # fmt: skip
 
 
 async def test_a_long_history_shows_its_newest_attempts_with_their_tracebacks(

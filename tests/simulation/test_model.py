@@ -792,6 +792,7 @@ ONLY_POSTGRESQL: Final = {
     "STILL_LIVE", "LIVE_STATES", "STATES", "NEW_LOG_LINES",  # read for clients that follow jobs
     # The simulation's handlers log nothing.
     "WRITE_LOG_LINES", "LOG_SIZES", "READ_LOG_LINES", "READ_LAST_LOG_LINES", "DELETE_LOG_LINES",
+    "LIST_STEPS", "AWAITED",  # what operators look at
     "DELETE_STEPS", "FORGET_TIMEOUTS",  # what operators do, and a replaced job
     "READ_EVENT", "SAME_EVENT", "COUNT_EVENTS",  # answers of POST /jobs/{id}/events/{name}
     # Processes of the simulation enqueue nothing; its clients have no keys.

@@ -46,6 +46,7 @@ from service.jobs.read.dependencies import children_of, parents_of
 from service.jobs.read.detail import JobDetail, get_detail, neighbours
 from service.jobs.read.get import worker_name
 from service.jobs.read.logs import LoggedLine, read_log_end
+from service.jobs.read.steps import read_steps
 from service.jobs.store.relatives import Relative
 from service.settings import Settings
 
@@ -53,6 +54,8 @@ router = page_router()
 
 PATH: Final = "/dashboard/jobs"
 MAX_LOG_LINES: Final = 200
+MAX_STEP_CHARS: Final = 2_000
+"""A longer result of a step is not shown."""
 MAX_RELATIVES: Final = 20
 """Parents, and children, that the page names."""
 TEXT_COLUMNS: Final = {"payload": "payload", "result": "result"}
@@ -248,6 +251,7 @@ async def _page(
             now=now,
             worker=worker,
             entries=entries,
+            steps=await read_steps(session, job_id, max_chars=MAX_STEP_CHARS),
             write=write,
         ),
         history_is_cut=len(history) + older_entries >= settings.max_error_entries,

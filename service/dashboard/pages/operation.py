@@ -34,6 +34,8 @@ WAITING_WORDS: Final = {
     Waiting.RATE_LIMIT: "It waits for its turn under the rate of the queue finmind.",
     Waiting.BREAKER: "It waits for a target.",
     Waiting.DEPENDENCIES: "It waits for the jobs that it comes after.",
+    Waiting.SLEEP: "It sleeps.",
+    Waiting.EVENT: "It waits for an event.",
 }
 """Why its job does not run."""
 WAITS_FOR_A_SLOT: Final = "It waits for a worker with a free slot."

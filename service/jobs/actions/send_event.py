@@ -15,6 +15,7 @@ from service.jobs.core.encoding import dump_json, load_json
 from service.jobs.core.job import LIVE, NAME_PATTERN, NAME_RULE, JobId, JobStatus
 from service.jobs.core.lane import Lane
 from service.jobs.notify.publisher import publish_after_commit
+from service.jobs.store.step_events import NOT_SENT, Sent
 
 MAX_EVENT_BYTES: Final = 16_384
 MAX_EVENTS: Final = 100
@@ -49,7 +50,7 @@ async def send_event(
     """Send a PENDING or RUNNING job an event: `ctx.wait_for_event(name)` returns its data.
 
     A job that waits for it is due once the caller's transaction has committed. Of several under one name the
-    first counts; to send the same again changes nothing. `actor` and `reason` are for the audit log.
+    first counts; to send the same again changes nothing, also once the job has ended. `actor` and `reason` are for the audit log.
 
     Args:
         session: holds the caller's transaction.
@@ -74,6 +75,8 @@ async def send_event(
     was = await store.actions.hold(session, job_id)
     if was is None or was["status"] not in LIVE:
         status = JobStatus(was["status"]) if was else await status_of(session, job_id)
+        if await store.step_events.is_same(session, job_id, name, text):
+            return await _kept(session, job_id, name)  # asked once more, since the answer was lost
         raise Conflict(
             f"Job {job_id} is {status}: a job that has ended takes no events. Retry it, and send the"
             " event then."
@@ -85,7 +88,7 @@ async def send_event(
         )
     by = (actor or Actor(PYTHON)).subject
     sent = await store.step_events.send(session, job_id, name, text, sent_by=by)
-    kept = await store.step_events.read(session, job_id, name)
+    kept = await _kept(session, job_id, name, sent)
     if not sent.is_new and not await store.step_events.is_same(session, job_id, name, text):
         raise Conflict(
             f"Job {job_id} has had an event {name!r} with other data, at {kept.sent_at.isoformat()}: the"
@@ -98,5 +101,12 @@ async def send_event(
             session, actor, "job.event", job_id, reason=reason,
             before=None, after={"event": name, "was_awaited": sent.met},
         )  # fmt: skip
+    return kept
+
+
+async def _kept(
+    session: AsyncSession, job_id: JobId, name: str, sent: Sent = NOT_SENT
+) -> SentEvent:
+    kept = await store.step_events.read(session, job_id, name)
     value = None if kept.data is None else load_json(kept.data)
     return SentEvent(name, value, kept.sent_at, kept.sent_by, sent.is_new, sent.met)

@@ -198,6 +198,23 @@ def _see_to_target(why: Explanation) -> str:
     )
 
 
+def _waits_at_step(why: Explanation) -> str:
+    if why.step is None:
+        return "It waits at a step of its handler."
+    if why.waiting_for is Waiting.EVENT:
+        return (
+            f"It waits for event {why.step.name} since {when(why.step.since)}, and goes on without it at "
+            f"{when(why.step.until)}."
+        )
+    return f"It sleeps until {when(why.step.until)}, at step {why.step.name} of its handler."
+
+
+def _send_event(why: Explanation) -> str:
+    if why.step is None:
+        return "Wait."
+    return f"Send the event (POST /jobs/{why.id}/events/{why.step.name}), or wait for it."
+
+
 def _startable(why: Explanation) -> str:
     if why.lease_lost_at is not None:
         return f"The worker that ran it was lost at {when(why.lease_lost_at)}"
@@ -252,6 +269,8 @@ _SUMMARIES: Final[Mapping[Waiting, Callable[[Explanation], str]]] = {
     Waiting.RATE_LIMIT: _waits_for_turn,
     Waiting.BREAKER: _waits_for_target,
     Waiting.DEPENDENCIES: _waits_for_parents,
+    Waiting.SLEEP: _waits_at_step,
+    Waiting.EVENT: _waits_at_step,
 }
 
 _ADVICE: Final[Mapping[Waiting, Callable[[Explanation], str]]] = {
@@ -264,4 +283,6 @@ _ADVICE: Final[Mapping[Waiting, Callable[[Explanation], str]]] = {
     Waiting.RATE_LIMIT: _raise_rate,
     Waiting.BREAKER: _see_to_target,
     Waiting.DEPENDENCIES: _see_to_parents,
+    Waiting.SLEEP: lambda _: "Wait: to run it now would not shorten its sleep.",
+    Waiting.EVENT: _send_event,
 }

@@ -99,7 +99,12 @@ async def _waiting(
     alive_seconds: float,
 ) -> Explanation:
     pair, startable_at = (job.job_type, job.queue), known.lease_lost_at or job.due_at
-    around = await Surroundings.read(session, [pair], alive_seconds=alive_seconds)
+    around = await Surroundings.read(
+        session,
+        [pair],
+        alive_seconds=alive_seconds,
+        early=[job.id] if startable_at > now else [],
+    )
     reasons = around.reasons(job, startable_at=startable_at, now=now)
     first = reasons[0] if reasons else None
     workers = await store.waiting.workers(
@@ -112,6 +117,7 @@ async def _waiting(
         known,
         waiting_for=first,
         also=reasons[1:],
+        step=around.steps.get(job.id) if first in {Waiting.SLEEP, Waiting.EVENT} else None,
         pause=around.pauses.get(job.queue),
         workers=workers,
         last_worker=last_worker,
@@ -184,7 +190,8 @@ async def _breaker(session: AsyncSession, job: BackgroundJob) -> OpenBreaker | N
 async def _before(
     session: AsyncSession, job: BackgroundJob, reason: Waiting | None
 ) -> Before | None:
-    if reason in {Waiting.TIME, Waiting.DEPENDENCIES} or job.held_for == UNIQUE:
+    not_due = {Waiting.TIME, Waiting.SLEEP, Waiting.EVENT}
+    if reason in not_due | {Waiting.DEPENDENCIES} or job.held_for == UNIQUE:
         return None
     if job.held_for is not None:
         found = await store.waiting.held_before(
@@ -222,7 +229,7 @@ async def _since(
         case Waiting.WORKER if known.last_worker is not None:
             return max(startable_at, known.last_worker.seen_at)
         case _:
-            return startable_at
+            return startable_at if known.step is None else known.step.since
 
 
 async def _estimate(
@@ -232,7 +239,7 @@ async def _estimate(
         return None  # nobody knows when a person does something about it
     before, limit = known.before, known.limit
     match known.waiting_for:
-        case Waiting.TIME:
+        case Waiting.TIME | Waiting.SLEEP:
             return estimate.at_its_time(known.due_at)
         case Waiting.RATE_LIMIT if known.rate is not None and before is not None:
             return await estimate.by_limit(

@@ -9,6 +9,7 @@ from service.jobs.read.estimate import Before, Estimate
 from service.jobs.read.waiting import Waiting
 from service.jobs.store.breakers import OpenBreaker
 from service.jobs.store.queues import Pause
+from service.jobs.store.steps import AwaitedStep
 from service.jobs.store.waiting import Holder, LastWorker, LiveWorkers, UnmetParent
 
 
@@ -73,6 +74,8 @@ class Explanation:
     run: Run | None = None
     lease_lost_at: datetime | None = None
     """When the worker that ran it was lost, if nobody has taken it over."""
+    step: AwaitedStep | None = None
+    """What its handler waits at, if that is the reason."""
     pause: Pause | None = None
     limit: Limit | None = None
     rate: Rate | None = None

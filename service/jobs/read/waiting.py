@@ -1,7 +1,7 @@
 """What PENDING jobs wait for: one answer for a page of jobs and for one."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, Protocol, Self
@@ -13,6 +13,7 @@ from service.jobs.core.dependencies import AFTER
 from service.jobs.core.holds import BREAKER, KEY, QUEUE, UNIQUE
 from service.jobs.core.job import LIVE, BackgroundJob, JobStatus
 from service.jobs.store.queues import Pause
+from service.jobs.store.steps import AwaitedStep
 
 
 class Waiting(StrEnum):
@@ -33,6 +34,10 @@ class Waiting(StrEnum):
     """Its target kept failing, and is left alone for a while."""
     DEPENDENCIES = "dependencies"
     """Jobs that it comes after have not ended."""
+    SLEEP = "sleep"
+    """It is not due: a step of its handler sleeps."""
+    EVENT = "event"
+    """It is not due: a step of its handler waits for an event."""
 
 
 _HOLDS: Final = {
@@ -79,14 +84,22 @@ class Surroundings:
     """Queues whose rate lets no job start now: no worker asks for theirs either."""
     unserved: Mapping[tuple[str, str], bool]
     """Pairs of type and queue that no live worker serves; true: some worker serves the type."""
+    steps: Mapping[int, AwaitedStep] = field(default_factory=dict)
+    """What jobs that are not due wait at, if it is a step, by their ids."""
 
     @classmethod
     async def read(
-        cls, session: AsyncSession, pairs: Iterable[tuple[str, str]], *, alive_seconds: float
+        cls,
+        session: AsyncSession,
+        pairs: Iterable[tuple[str, str]],
+        *,
+        alive_seconds: float,
+        early: Collection[int] = (),
     ) -> Self:
-        """Read what concerns these pairs of type and queue; nothing for no pair."""
+        """Read what concerns these pairs of type and queue, and what these jobs wait at; nothing for none."""
+        steps = await store.steps.awaited(session, early)
         if not (wanted := set(pairs)):
-            return cls({}, frozenset(), frozenset(), {})
+            return cls({}, frozenset(), frozenset(), {}, steps)
         unserved = await store.workers.unserved(session, wanted, alive_seconds=alive_seconds)
         rows = await store.queues.rows(session)
         pauses = {name: row.pause for name, row in rows.items() if row.pause is not None}
@@ -95,6 +108,7 @@ class Surroundings:
             frozenset(name for name, row in rows.items() if row.is_full),
             frozenset(name for name, row in rows.items() if row.no_turn_is_free),
             unserved,
+            steps,
         )
 
     def reasons(
@@ -110,8 +124,9 @@ class Surroundings:
         is_early = startable_at is not None and startable_at > now
         # A job whose worker was lost has its permits.
         is_asked_for = job.held_for is None and not is_early and job.status == JobStatus.PENDING
+        step = self.steps.get(job.id)
         around = {
-            Waiting.TIME: is_early,
+            Waiting.TIME if step is None else Waiting(step.kind): is_early,
             Waiting.QUEUE_PAUSED: job.queue in self.pauses,
             Waiting.WORKER: (job.job_type, job.queue) in self.unserved,
             Waiting.CONCURRENCY: is_asked_for and job.queue in self.full,
@@ -127,15 +142,19 @@ async def waiting_for(
     """What each of the PENDING jobs waits for; None: for a free slot alone.
 
     Args:
-        session: read in its transaction, by two statements whatever the number of jobs.
+        session: read in its transaction, by three statements whatever the number of jobs.
         jobs: the jobs; those that are not PENDING are not in the answer.
         now: the time that due times are compared with.
         alive_seconds: how long ago a worker may have been seen last to count.
     """
     pending = [job for job in jobs if job.status == JobStatus.PENDING]
     due = [job for job in pending if job.held_for is None and job.next_run_at <= now]
+    early = [job.id for job in pending if job.held_for is None and job.next_run_at > now]
     around = await Surroundings.read(
-        session, ((job.job_type, job.queue) for job in due), alive_seconds=alive_seconds
+        session,
+        ((job.job_type, job.queue) for job in due),
+        alive_seconds=alive_seconds,
+        early=early,
     )
 
     def first(job: Pending) -> Waiting | None:
@@ -165,7 +184,10 @@ async def what_holds(
     if startable_at is None:
         return Hold(None)
     around = await Surroundings.read(
-        session, [(job.job_type, job.queue)], alive_seconds=alive_seconds
+        session,
+        [(job.job_type, job.queue)],
+        alive_seconds=alive_seconds,
+        early=[job.id] if startable_at > now else [],
     )
     reason = next(iter(around.reasons(job, startable_at=startable_at, now=now)), None)
     return Hold(reason, around.pauses[job.queue] if reason is Waiting.QUEUE_PAUSED else None)

@@ -67,6 +67,9 @@ class Sent(NamedTuple):
     """Whether that made the job due."""
 
 
+NOT_SENT: Final = Sent(is_new=False, met=False, due=False)
+
+
 async def send(
     session: AsyncSession, job_id: JobId, name: str, data: str | None, *, sent_by: str | None
 ) -> Sent:
@@ -81,9 +84,9 @@ async def read(session: AsyncSession, job_id: JobId, name: str) -> EventRow:
 
 
 async def is_same(session: AsyncSession, job_id: JobId, name: str, data: str | None) -> bool:
-    """Whether an event of a job, which is there, has this data."""
+    """Whether a job has an event of this name and with this data."""
     rows = await fetch(session, *SAME_EVENT.bind(job_id=job_id, name=name, data=data))
-    return bool(rows[0][0])
+    return bool(rows and rows[0][0])
 
 
 async def others(session: AsyncSession, job_id: JobId, name: str) -> int:

@@ -1,7 +1,8 @@
 """Store and read the steps of jobs."""
 
 from collections.abc import Collection, Sequence
-from typing import Final
+from datetime import datetime
+from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -11,7 +12,7 @@ from service.jobs.core.claimed_job import Lease
 from service.jobs.core.job import JobId
 from service.jobs.core.steps import NewStep, StoredStep
 from service.jobs.store.enqueue import Fetch
-from service.jobs.store.fragments import ID_BY_PRIMARY_KEY
+from service.jobs.store.fragments import ID_BY_PRIMARY_KEY, readable
 from service.jobs.store.statement import Statement
 
 STORE: Final = Statement(f"""
@@ -72,6 +73,23 @@ DELETE FROM finmind_jobs.job_steps WHERE job_id = ANY (:job_ids::bigint[]) AND t
 """)
 
 
+_LISTED: Final = ("started_at", "finished_at", "wait_until")
+LIST_STEPS: Final = Statement(f"""
+SELECT name, kind, attempt, {", ".join(map(readable, _LISTED))}, timed_out,
+  left(result::text, :max_chars), length(result::text)
+FROM finmind_jobs.job_steps WHERE job_id = :job_id ORDER BY started_at, name LIMIT :limit
+""")
+
+
+AWAITED: Final = Statement(f"""
+SELECT DISTINCT ON (job_id) job_id, kind, name, {readable("started_at")}, {readable("wait_until")}
+FROM finmind_jobs.job_steps
+WHERE job_id = ANY (:job_ids::bigint[]) AND finished_at IS NULL AND wait_until > now()
+ORDER BY job_id, job_steps.wait_until DESC
+""")
+"""The steps that jobs wait at."""
+
+
 def _drop_of_no_job(table: str) -> Statement:
     return Statement(f"""
 WITH page AS MATERIALIZED (
@@ -123,6 +141,47 @@ async def end_wait(link: Link, lease: Lease, name: str) -> StoredStep | None:
     """End a wait for an event, if it has come or its time is over; None: it goes on."""
     rows = await link.fetch(*END_WAIT.bind(ids=[lease[0]], tokens=[lease[1]], name=name))
     return StoredStep(*rows[0]) if rows else None
+
+
+class ListedStep(NamedTuple):
+    """A step for people."""
+
+    name: str
+    kind: str
+    attempt: int
+    started_at: datetime
+    finished_at: datetime | None
+    wait_until: datetime | None
+    timed_out: bool
+    result: str | None
+    """The beginning of its JSON text; None: null."""
+    result_chars: int | None
+    """How long all of it is."""
+
+
+class AwaitedStep(NamedTuple):
+    """A step that a job waits at."""
+
+    kind: str
+    name: str
+    since: datetime
+    until: datetime
+
+
+async def listed(
+    session: AsyncSession, job_id: JobId, *, limit: int, max_chars: int
+) -> list[ListedStep]:
+    """The first `limit` steps of a job in order, and up to `max_chars` characters of each result."""
+    bound = LIST_STEPS.bind(job_id=job_id, limit=limit, max_chars=max_chars)
+    return [ListedStep(*row) for row in await fetch(session, *bound)]
+
+
+async def awaited(session: AsyncSession, job_ids: Collection[int]) -> dict[int, AwaitedStep]:
+    """What those of these jobs wait at that wait at a step."""
+    if not job_ids:
+        return {}
+    rows = await fetch(session, *AWAITED.bind(job_ids=sorted(job_ids)))
+    return {row[0]: AwaitedStep(*row[1:]) for row in rows}
 
 
 async def forget(fetch: Fetch, job_id: JobId) -> None:

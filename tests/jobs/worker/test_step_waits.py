@@ -16,14 +16,20 @@ from service.jobs import (
     EventTimeout,
     JobContext,
     JobId,
+    NewJob,
     Registry,
     cancel_job,
+    enqueue_batch,
+    get_job,
     retry_dead_letter_job,
     send_event,
     store,
 )
 from service.jobs.core.outcomes import Suspended
 from service.jobs.core.steps import NewStep, StepKind
+from service.jobs.read.advice import advice, summary
+from service.jobs.read.explain import explain
+from service.jobs.read.waiting import waiting_for
 from tests.jobs.claims import claim
 from tests.jobs.conftest import Events, Put, StartWorker
 from tests.jobs.waiting import until, until_ended, until_job
@@ -179,6 +185,7 @@ async def test_events_are_refused_in_words(session: AsyncSession, put: Put) -> N
         await cancel_job(session, job_id)
         with pytest.raises(Conflict, match="is CANCELLED"):
             await send_event(session, job_id, "late")
+        assert not (await send_event(session, job_id, "first", max_events=1)).is_new
 
 
 WRONG_WAITS: Final[dict[str, tuple[Any, str]]] = {
@@ -226,3 +233,71 @@ async def test_a_handler_that_catches_everything_waits_all_the_same(
     await start_worker()
     job = await until_ended(sql, job_id)
     assert (job["status"], job["result"], after) == ("SUCCESS", "slept", [])
+
+
+async def test_a_job_that_waits_at_a_step_says_for_what(
+    handlers: Registry, put: Put, sql: Any, session: AsyncSession, start_worker: StartWorker
+) -> None:
+    @handlers.handler("order")
+    async def handle(payload: str, ctx: JobContext) -> None:
+        if payload == "paid":
+            await ctx.wait_for_event("paid", timeout=HOUR)
+        await ctx.sleep(HOUR, name="pause")
+
+    jobs = [
+        await put("order", "paid"),
+        await put("order", "pause"),
+        await put("order", delay_seconds=HOUR),
+    ]
+    await start_worker()
+    for job_id in jobs[:2]:
+        await until_job(sql, job_id, where=WAITS)
+    now = datetime.now(UTC)
+    async with session.begin():
+        rows = [await get_job(session, job_id) for job_id in jobs]
+        found = await waiting_for(session, rows, now=now, alive_seconds=30)
+        assert list(found.values()) == ["event", "sleep", "time"]
+        said = [
+            await explain(session, job, now=now, alive_seconds=30, max_lost_leases=5)
+            for job in rows
+        ]
+    assert [one.waiting_for for one in said] == ["event", "sleep", "time"]
+    assert summary(said[0]).startswith("It waits for event paid since ")
+    assert advice(said[0]) == [
+        f"Send the event (POST /jobs/{jobs[0]}/events/paid), or wait for it."
+    ]
+    assert summary(said[1]).endswith("at step pause of its handler.")
+    assert said[0].since is not None
+
+
+async def test_of_three_workers_whoever_comes_next_goes_on_behind_the_steps(
+    handlers: Registry, sql: Any, session: AsyncSession, start_worker: StartWorker
+) -> None:
+    calls: Counter[tuple[int, str]] = Counter()
+
+    @handlers.handler("order", backoff=AT_ONCE)
+    async def handle(payload: int, ctx: JobContext) -> list[Any]:
+        for name in ("charge", "pack"):
+            await ctx.step(name, count, payload, name)
+            await ctx.sleep(0.05, name=f"after {name}")
+        paid = await ctx.wait_for_event("paid", timeout=HOUR)
+        if await ctx.step("failed", work, ctx.attempt) == ctx.attempt:
+            raise ValueError("once more")
+        return [payload, paid, ctx.attempt]
+
+    def count(payload: int, name: str) -> None:
+        calls[payload, name] += 1
+
+    async def work(value: int) -> int:
+        return value
+
+    jobs = await enqueue_batch(sql, [NewJob("order", number) for number in range(20)])
+    for _ in range(3):
+        await start_worker(worker_concurrency=2)
+    for job in jobs:
+        async with session.begin():
+            await send_event(session, job.id, "paid", job.id)
+    for number, job in enumerate(jobs):
+        ended = await until_ended(sql, job.id)
+        assert ended["result"] == [number, job.id, 2]
+    assert calls == dict.fromkeys(((n, name) for n in range(20) for name in ("charge", "pack")), 1)
