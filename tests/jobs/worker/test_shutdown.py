@@ -114,7 +114,7 @@ async def test_a_worker_is_alive_while_every_one_of_its_loops_is(start_worker: S
     worker = await start_worker()
     loops = (worker._claims, *worker._others, *worker._pipeline.loops)
     names = {"claimer", "lanes", "maintenance", "listener", "settler", "requeuer", "heartbeat"}
-    names |= {"progress", "logs", "cancels", "endings", "unique_turns"}
+    names |= {"progress", "logs", "steps", "cancels", "endings", "unique_turns"}
     assert {loop.name for loop in loops} == names
     seen = [worker.alive]
     for loop in loops:
