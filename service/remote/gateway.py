@@ -108,7 +108,7 @@ class Gateway:
         """Answer every waiting claim: the server waits for them. Safe in a signal handler."""
         self._closed.set()
         for line in self._lines.values():
-            line.send_away(line.worker_ids)
+            line.close()
 
     async def stop(self) -> None:
         """Record what was reported, and close."""
@@ -143,11 +143,13 @@ class Gateway:
         """Wait for jobs of these kinds up to so long.
 
         Raises:
-            Unavailable: too many claims wait here, for too many different kinds of jobs, or the database
-                does not answer.
+            Unavailable: too many claims wait here, for too many different kinds of jobs, the database does
+                not answer, or the process stops.
         """
         if self._closed.is_set():
-            return ()
+            raise Unavailable(
+                "This process stops: claim again, from another", retry_after_seconds=1
+            )
         line = self._lines.get(kinds) or await self._new_line(kinds, claim.owner)
         waiting = self.waiting
         if waiting >= self._settings.remote_claims_waiting:

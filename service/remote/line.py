@@ -138,8 +138,7 @@ class Line:
     async def stop(self) -> None:
         """Claim no more, and put back what was not handed over."""
         self.claimer.stop()
-        for claim in list(self._waiting):
-            self._answer(claim, ())
+        self.close()
         await self._claims.join(timeout_seconds=self._settings.database_command_timeout_seconds)
         for loop in self._others:
             await loop.stop()
@@ -186,6 +185,13 @@ class Line:
         for claim in [one for one in self._waiting if one.worker_id in worker_ids]:
             claim.sent_away = True
             self._answer(claim, ())
+        self._look_over()
+
+    def close(self) -> None:
+        """Answer every claim: the process stops, and others serve the next ones."""
+        for claim in list(self._waiting):
+            self._answer(claim, ())
+        self._look_over()
 
     def _leave(self, claim: WaitingClaim) -> None:
         if claim in self._waiting:

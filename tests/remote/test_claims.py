@@ -83,3 +83,14 @@ async def test_a_worker_that_hangs_up_while_it_waits_is_claimed_nothing_for(
     made = await enqueue()
     claimed = await call("claim", worker="w:2", wait_seconds=10.0)
     assert [(job["id"], job["attempt"]) for job in claimed["jobs"]] == [(made, 1)]
+
+
+async def test_a_process_that_stops_answers_those_that_wait_and_sends_no_worker_home(
+    app: FastAPI, call: Call
+) -> None:
+    waiting = asyncio.create_task(call("claim", wait_seconds=15.0))
+    await until_true(lambda: gateway_of(app).waiting == 1)
+    app.state.service.stop_claiming()
+    async with asyncio.timeout(5):
+        assert await waiting == {"jobs": [], "drain": False}
+    assert "claim again" in (await call("claim", status=503))["detail"]
