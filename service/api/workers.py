@@ -34,6 +34,8 @@ EXAMPLE: Final[dict[str, Any]] = {
     "stopped_at": None,
     "up_seconds": 10804.0,
     "seen_seconds": 3.2,
+    "owner": None,
+    "drain_asked_at": None,
     "jobs": [{"id": 42, "job_type": "send_invoice", "queue": "emails", "seconds": 1.5}],
 }
 
@@ -55,10 +57,14 @@ class WorkerOut(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]}, from_attributes=True)
 
     id: int = Field(description="Its number, as in a job's `worker_id`.")
-    name: str = Field(description="Host, process id and a random part.")
+    name: str = Field(
+        description="Host, process id and a random part; of a worker over HTTP as it calls itself."
+    )
     host: str = Field(description="The host that it runs on.")
     pid: int | None = Field(description="Its process id. null: its name has none.")
-    version: str | None = Field(description="Of the service. null: it did not tell.")
+    version: str | None = Field(
+        description="Of the service, or of a worker over HTTP its own. null: it did not tell."
+    )
     status: WorkerStatus = Field(
         description="`live`: seen lately. `lost`: not seen, and it did not say that it stops. "
         "`stopped`: it did."
@@ -72,6 +78,12 @@ class WorkerOut(BaseModel):
     stopped_at: UtcTime | None
     up_seconds: float = Field(description="How long it has been, or was, up.")
     seen_seconds: float = Field(description="How long ago its last heartbeat was.")
+    owner: str | None = Field(
+        description="Who claims over HTTP under this name: the subject of its key. null: a process of the service."
+    )
+    drain_asked_at: UtcTime | None = Field(
+        description="When somebody asked it to claim no more; null for processes of the service."
+    )
     jobs: list[RunningOut] = Field(description="What it runs, the longest first, up to 20.")
 
 

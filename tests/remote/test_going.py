@@ -116,6 +116,7 @@ async def test_what_a_worker_registers_holds_for_its_jobs_and_its_types_count_as
     (worker,) = workers
     assert (worker["name"], worker["status"], worker["slots"]) == ("w:1", "live", 7)
     assert (worker["job_types"], worker["queues"]) == (["mail"], ["*"])
+    assert (worker["owner"], worker["drain_asked_at"]) == ("tester", None)
     explained = await client.get(f"/jobs/{made}/explain", headers=auth("admin"))
     assert explained.status_code == 200
 

@@ -46,8 +46,9 @@ class Workers:
 
     @property
     def versions(self) -> list[str]:
-        """The versions that run."""
-        return sorted({worker.version or "unknown" for worker in self.live})
+        """The versions of the service that run; workers over HTTP have their own."""
+        processes = [worker for worker in self.live if worker.owner is None]
+        return sorted({worker.version or "unknown" for worker in processes})
 
 
 @router.get("/workers")

@@ -56,6 +56,10 @@ class WorkerState:
     stopped_at: datetime | None
     up_seconds: float
     seen_seconds: float
+    owner: str | None
+    """Who claims over HTTP under this name; None: a process of the service."""
+    drain_asked_at: datetime | None
+    """When somebody asked it to claim no more."""
     jobs: list[RunningRow]
     """Up to `MAX_SHOWN` of them, the longest first."""
 
@@ -112,5 +116,7 @@ def _state(row: WorkerRow, used: int, jobs: list[RunningRow]) -> WorkerState:
         stopped_at=row.stopped_at,
         up_seconds=max(0.0, row.up_seconds),
         seen_seconds=max(0.0, row.seen_seconds),
+        owner=row.owner,
+        drain_asked_at=row.drain_asked_at,
         jobs=jobs,
     )

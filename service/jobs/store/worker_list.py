@@ -16,7 +16,7 @@ _WORKERS: Final = Statement("""
 SELECT id, name, version, queues, job_types, concurrency, started_at, seen_at, stopped_at,
   stopped_at IS NULL AND seen_at > now() - make_interval(secs => :alive_seconds) AS is_live,
   extract(epoch FROM COALESCE(stopped_at, now()) - started_at)::float8,
-  extract(epoch FROM now() - seen_at)::float8
+  extract(epoch FROM now() - seen_at)::float8, owner, drain_asked_at
 FROM finmind_jobs.job_workers
 ORDER BY is_live DESC, stopped_at IS NOT NULL, seen_at DESC, id DESC LIMIT :limit
 """)
@@ -54,6 +54,9 @@ class WorkerRow(NamedTuple):
     up_seconds: float
     seen_seconds: float
     """How long ago it was seen last."""
+    owner: str | None
+    """Who claims over HTTP under this name; None: a process of the service."""
+    drain_asked_at: datetime | None
 
 
 class RunningRow(NamedTuple):
