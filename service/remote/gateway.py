@@ -92,6 +92,7 @@ class Gateway:
             *self._settler.loops,
             Loop("remote_keeper", self._keep),
             Loop("remote_timeouts", self._deadlines.run),
+            Loop("remote_workers", self.workers.run),
         ]
         self._subscription: Subscription | None = None
         self._closed = asyncio.Event()

@@ -1,8 +1,9 @@
 """Register workers that claim over HTTP, and note that they live."""
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias, TypedDict
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -10,10 +11,14 @@ from service.db.connection import Link
 from service.db.session import fetch
 from service.jobs.store.statement import Statement
 
-ENTER_REMOTE_WORKER: Final = Statement("""
+ENTER_REMOTE_WORKERS: Final = Statement("""
 INSERT INTO finmind_jobs.job_workers AS w
   (owner, name, queues, job_types, concurrency, version, policies)
-VALUES (:owner, :name, :queues::text[], :job_types::text[], :concurrency, :version, :policies::jsonb)
+SELECT e.owner, e.name, ARRAY(SELECT jsonb_array_elements_text(e.queues)),
+  ARRAY(SELECT jsonb_array_elements_text(e.job_types)), e.concurrency, e.version, e.policies
+FROM jsonb_to_recordset(:entries::text::jsonb) AS e(owner text, name text, queues jsonb, job_types jsonb,
+  concurrency integer, version text, policies jsonb)
+ORDER BY e.owner, e.name
 ON CONFLICT (owner, name) WHERE owner IS NOT NULL DO UPDATE SET
   queues = CASE WHEN :anew OR w.stopped_at IS NOT NULL THEN EXCLUDED.queues
     ELSE ARRAY(SELECT DISTINCT q FROM unnest(w.queues || EXCLUDED.queues) q ORDER BY q LIMIT :names) END,
@@ -27,16 +32,19 @@ ON CONFLICT (owner, name) WHERE owner IS NOT NULL DO UPDATE SET
   started_at = CASE WHEN :anew OR w.stopped_at IS NOT NULL THEN now() ELSE w.started_at END,
   drain_asked_at = CASE WHEN :anew THEN NULL ELSE w.drain_asked_at END,
   seen_at = now(), stopped_at = NULL
-RETURNING id, policies::text, drain_asked_at IS NOT NULL
+RETURNING owner, name, id, policies::text, drain_asked_at IS NOT NULL
 """)
-"""A worker begins (`:anew`), or claims: then what it claims is added to what it is known to serve."""
+"""Workers begin (`:anew`), or claim: then what they claim is added to what they are known to serve. Many
+with one commit: thousands come at once when a process is restarted."""
 
 MAX_NAMES: Final = 1000
 """Types and queues that a worker is known to serve."""
 
-REMOTE_WORKER_SEEN: Final = Statement("""
-UPDATE finmind_jobs.job_workers SET seen_at = now(), stopped_at = NULL
-WHERE owner = :owner AND name = :name RETURNING drain_asked_at IS NOT NULL
+REMOTE_WORKERS_SEEN: Final = Statement("""
+UPDATE finmind_jobs.job_workers w SET seen_at = now(), stopped_at = NULL
+FROM unnest(:owners::text[], :names::text[]) AS r(owner, name)
+WHERE w.owner = r.owner AND w.name = r.name
+RETURNING w.owner, w.name, w.drain_asked_at IS NOT NULL
 """)
 
 REMOTE_WORKERS_WAITING: Final = Statement(
@@ -78,44 +86,50 @@ class RemoteWorker(NamedTuple):
     """Whether somebody asked it to claim no more."""
 
 
-async def enter(
-    link: Link,
-    *,
-    owner: str,
-    name: str,
-    queues: Sequence[str],
-    job_types: Sequence[str],
-    concurrency: int,
-    version: str | None = None,
-    policies: str | None = None,
-    anew: bool,
-) -> RemoteWorker:
-    """Enter a worker, or tell that it lives and what it serves.
+class Entry(TypedDict):
+    """What a worker tells of itself."""
+
+    owner: str
+    """Whose name it is: two callers may use the same."""
+    name: str
+    queues: list[str]
+    """`*` for all."""
+    job_types: list[str]
+    concurrency: int
+    """How many jobs it runs at once."""
+    version: str | None
+    """Its own, for people to read."""
+    policies: Mapping[str, Any] | None
+    """By job type."""
+
+
+Name: TypeAlias = tuple[str, str]
+"""Owner and name of a worker."""
+
+
+async def enter(link: Link, entries: Sequence[Entry], *, anew: bool) -> dict[Name, RemoteWorker]:
+    """Enter workers, or tell that they live and what they serve.
 
     Args:
         link: the connection.
-        owner: whose name it is: two callers may use the same.
-        name: its own.
-        queues: the queues that it serves; `*` for all.
-        job_types: the types.
-        concurrency: how many jobs it runs at once.
-        version: its own, for people to read.
-        policies: JSON text, by job type.
-        anew: whether it begins: what was registered before is over.
+        entries: each worker once.
+        anew: whether they begin: what was registered before is over.
     """
     rows = await link.fetch(
-        *ENTER_REMOTE_WORKER.bind(
-            owner=owner, name=name, queues=queues, job_types=job_types, concurrency=concurrency,
-            version=version, policies=policies, anew=anew, names=MAX_NAMES,
+        *ENTER_REMOTE_WORKERS.bind(entries=json.dumps(entries), anew=anew, names=MAX_NAMES)
+    )
+    return {(row[0], row[1]): RemoteWorker(*tuple(row)[2:]) for row in rows}
+
+
+async def seen(link: Link, names: Collection[Name]) -> dict[Name, bool]:
+    """Tell that workers live; of those that are known, whether somebody asked them to claim no more."""
+    ordered = sorted(names)
+    rows = await link.fetch(
+        *REMOTE_WORKERS_SEEN.bind(
+            owners=[owner for owner, _ in ordered], names=[name for _, name in ordered]
         )
-    )  # fmt: skip
-    return RemoteWorker(*rows[0])
-
-
-async def seen(link: Link, *, owner: str, name: str) -> bool:
-    """Tell that a worker lives; whether somebody asked it to claim no more."""
-    rows = await link.fetch(*REMOTE_WORKER_SEEN.bind(owner=owner, name=name))
-    return bool(rows and rows[0][0])
+    )
+    return {(row[0], row[1]): row[2] for row in rows}
 
 
 async def waiting(link: Link, ids: Collection[int]) -> set[int]:
