@@ -19,6 +19,7 @@ from service.jobs.flow.queues import ALL, QueuePolicies
 from service.jobs.flow.unique_turns import give_up_key
 from service.jobs.loops import Loop
 from service.jobs.notify.changes import Changes
+from service.jobs.store.remote_claims import Given
 from service.jobs.worker import lease_clock
 from service.jobs.worker.claimer import Claimer
 from service.jobs.worker.settler import Settler
@@ -38,10 +39,20 @@ KEPT_LEASES: Final = 2
 LOOK_SECONDS: Final = 5.0
 """How long a claim that is not to wait waits for the look that it asks for."""
 
+MAX_HANDED_OVER: Final = 1000
+"""Jobs that one statement hands over, and those of one claim more."""
+
 SERVE_SECONDS: Final = 30.0
 """How long a claim that jobs are on their way to waits for them, when its own time is over."""
 
 _log = get_logger(__name__)
+
+
+class _Share(NamedTuple):
+    """What a claim is given."""
+
+    claim: WaitingClaim
+    attempts: list[Arrived]
 
 
 class Links(NamedTuple):
@@ -203,58 +214,77 @@ class Line:
             await self._desk.some.wait()
             self._desk.some.clear()
             while self._desk.arrived:
-                if self._waiting:
-                    claim, _ = self._waiting.popitem(last=False)
-                    await self._serve(claim)
+                if shares := self._next_shares():
+                    await self._serve(shares)
                     continue
                 for attempt in self._desk.take(self._settings.claim_batch_size, 0, _no_size):
                     self._desk.put_back(attempt)
 
-    async def _serve(self, claim: WaitingClaim) -> None:
-        attempts = self._desk.take(claim.limit, MAX_ANSWER_BYTES, _size_of)
-        claim.served = True
+    def _next_shares(self) -> list[_Share]:
+        """What arrived, for those who have waited longest: many are served with one statement."""
+        shares: list[_Share] = []
+        jobs = 0
+        while self._desk.arrived and self._waiting and jobs < MAX_HANDED_OVER:
+            claim, _ = self._waiting.popitem(last=False)
+            attempts = self._desk.take(claim.limit, MAX_ANSWER_BYTES, _size_of)
+            claim.served = True
+            self._slots.want_no_more(claim.limit - len(attempts))
+            shares.append(_Share(claim, attempts))
+            jobs += len(attempts)
+        return shares
+
+    async def _serve(self, shares: Sequence[_Share]) -> None:
         self._look_over()
-        self._slots.want_no_more(claim.limit - len(attempts))
-        taken = set(attempts)
         try:
-            await self._give_up_keys(taken)
+            for share in shares:
+                await self._give_up_keys(share)
             held = await store.remote_claims.hand_over(
                 self._links.hand_over,
-                [attempt.job.lease for attempt in taken],
-                worker_id=claim.worker_id,
-                request_id=claim.request_id,
+                [
+                    Given(attempt.job.lease, share.claim.worker_id, share.claim.request_id)
+                    for share in shares
+                    for attempt in share.attempts
+                ],
                 kept_seconds=KEPT_LEASES * self._settings.lease_seconds,
             )
         except DATABASE_ERRORS as error:
             record_database_error("hand_over")
-            _log.warning("hand_over_failed", jobs=len(taken), error=type(error).__name__)
-            self._put_back(claim, taken)
+            _log.warning("hand_over_failed", claims=len(shares), error=type(error).__name__)
+            self._put_back(shares)
         except asyncio.CancelledError:
-            self._put_back(claim, taken)
+            self._put_back(shares)
             raise
         else:
-            for attempt in taken:
-                self._desk.left(attempt)
-            self._give(claim, [one for one in attempts if one.job.lease in held])
-        finally:
-            self._slots.want_no_more(len(attempts))
+            for share in shares:
+                for attempt in share.attempts:
+                    self._left(attempt)
+                self._give(share.claim, [one for one in share.attempts if one.job.lease in held])
 
-    async def _give_up_keys(self, taken: set[Arrived]) -> None:
-        for attempt in [one for one in taken if one.job.unique_until_start is not None]:
+    async def _give_up_keys(self, share: _Share) -> None:
+        for attempt in [one for one in share.attempts if one.job.unique_until_start is not None]:
             try:
                 await give_up_key(self._links.keys, attempt.job)
             except TooLate:
-                taken.discard(attempt)
-                self._desk.put_back(attempt)
+                share.attempts.remove(attempt)
+                self._settler.settle(attempt, Released())
+                self._left(attempt)
 
-    def _put_back(self, claim: WaitingClaim, taken: set[Arrived]) -> None:
+    def _left(self, attempt: Arrived) -> None:
+        self._desk.left(attempt)
+        self._slots.want_no_more(1)
+
+    def _put_back(self, shares: Sequence[_Share]) -> None:
         # Under their leases: whether or not the statement was carried out.
-        for attempt in taken:
-            self._desk.put_back(attempt)
-        if not claim.gone and not claim.answer.done():
-            claim.answer.set_exception(
-                Unavailable("The database did not answer when jobs were handed over: claim again")
-            )
+        for share in shares:
+            for attempt in share.attempts:
+                self._settler.settle(attempt, Released())
+                self._left(attempt)
+            if not share.claim.gone and not share.claim.answer.done():
+                share.claim.answer.set_exception(
+                    Unavailable(
+                        "The database did not answer when jobs were handed over: claim again"
+                    )
+                )
 
     def _give(self, claim: WaitingClaim, attempts: Sequence[Arrived]) -> None:
         if claim.gone and claim.request_id is None:

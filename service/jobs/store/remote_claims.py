@@ -1,7 +1,7 @@
 """Hand claimed jobs over to workers that claim over HTTP, and remember what each claim brought."""
 
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 from service.db.connection import Link
 from service.jobs.core.claimed_job import Lease
@@ -10,23 +10,25 @@ from service.jobs.store.leases import lease_columns
 from service.jobs.store.statement import Statement
 
 HAND_OVER: Final = Statement(f"""
-WITH given AS (
-  UPDATE finmind_jobs.jobs_live b SET worker_id = :worker_id
-  FROM unnest(:ids::bigint[], :tokens::bigint[]) AS r(id, token) WHERE {LEASE_HOLDS}
-  RETURNING b.id, b.lease_token),
+WITH r AS MATERIALIZED (
+  SELECT * FROM unnest(:ids::bigint[], :tokens::bigint[], :worker_ids::bigint[], :request_ids::text[])
+    AS r(id, token, worker_id, request_id)),
+given AS (
+  UPDATE finmind_jobs.jobs_live b SET worker_id = r.worker_id FROM r WHERE {LEASE_HOLDS}
+  RETURNING b.id, b.lease_token, r.worker_id, r.request_id),
 too_old AS (
-  DELETE FROM finmind_jobs.remote_claims
-  WHERE worker_id = :worker_id AND :request_id::text IS NOT NULL
-    AND created_at < now() - make_interval(secs => :kept_seconds)),
+  DELETE FROM finmind_jobs.remote_claims c
+  WHERE c.worker_id = ANY (ARRAY(SELECT worker_id FROM r WHERE request_id IS NOT NULL))
+    AND c.created_at < now() - make_interval(secs => :kept_seconds)),
 noted AS (
   INSERT INTO finmind_jobs.remote_claims AS c (worker_id, request_id, job_ids, tokens)
-  SELECT :worker_id, :request_id::text, array_agg(id), array_agg(lease_token) FROM given
-  WHERE :request_id::text IS NOT NULL HAVING count(*) > 0
+  SELECT worker_id, request_id, array_agg(id), array_agg(lease_token) FROM given
+  WHERE request_id IS NOT NULL GROUP BY 1, 2
   ON CONFLICT (worker_id, request_id) DO UPDATE
     SET job_ids = c.job_ids || EXCLUDED.job_ids, tokens = c.tokens || EXCLUDED.tokens)
 SELECT id, lease_token FROM given
 """)
-"""The worker has them from now on, under the leases that they were claimed under. No index holds the
+"""Their workers have them from now on, under the leases that they were claimed under. No index holds the
 column: the update is HOT. Two claims under one request id, of which one was given up while it waited, are one."""
 
 CLAIMED_BEFORE: Final = Statement("""
@@ -40,23 +42,26 @@ LINE_ID: Final = Statement(
 """Negative: no registered worker has such an id."""
 
 
-async def hand_over(
-    link: Link,
-    leases: Collection[Lease],
-    *,
-    worker_id: int,
-    request_id: str | None,
-    kept_seconds: float,
-) -> set[Lease]:
-    """Give these jobs to a worker; the leases that held.
+class Given(NamedTuple):
+    """A job that a worker is to have."""
 
-    Under a `request_id` they can be asked for again; what the worker claimed `kept_seconds` ago is forgotten.
+    lease: Lease
+    worker_id: int
+    request_id: str | None
+    """Of the claim: under it the job can be asked for again."""
+
+
+async def hand_over(link: Link, given: Iterable[Given], *, kept_seconds: float) -> set[Lease]:
+    """Give jobs to the workers that claimed them; the leases that held.
+
+    What these workers claimed `kept_seconds` ago can be asked for no more.
     """
+    ordered = sorted(given)
     rows = await link.fetch(
         *HAND_OVER.bind(
-            **lease_columns(leases),
-            worker_id=worker_id,
-            request_id=request_id,
+            **lease_columns(one.lease for one in ordered),
+            worker_ids=[one.worker_id for one in ordered],
+            request_ids=[one.request_id for one in ordered],
             kept_seconds=kept_seconds,
         )
     )
