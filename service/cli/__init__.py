@@ -25,6 +25,7 @@ from service.cli.queues import QUEUES
 from service.cli.roles import ROLES
 from service.cli.schedules import SCHEDULES
 from service.cli.serve import SERVE, WORKER
+from service.cli.targets import TARGETS
 from service.cli.token import TOKEN
 from service.db.errors import DATABASE_ERRORS
 from service.errors import FinMindError
@@ -42,6 +43,7 @@ COMMANDS: Final = (
     JOBS,
     QUEUES,
     SCHEDULES,
+    TARGETS,
     DEMO,
 )
 """Every command, in the order that `--help` shows."""

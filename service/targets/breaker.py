@@ -105,7 +105,7 @@ class Breakers:
             Snooze: the breaker is open, or as many requests run as may.
         """
         name = target_name(destination)
-        await self._refresh()
+        await self.refresh()
         probes = name in self._open
         known = self._of(name)
         if probes:
@@ -120,6 +120,11 @@ class Breakers:
             known.running -= 1
             outcome = said[0] if said else None
             await asyncio.shield(self._ended(name, known, outcome, probes=probes))
+
+    @property
+    def any_open(self) -> bool:
+        """Whether some breaker is open, as far as this process knows."""
+        return bool(self._open)
 
     # -- before -------------------------------------------------------------------------------
 
@@ -154,7 +159,8 @@ class Breakers:
         ):
             raise Snooze(BUSY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - as above
 
-    async def _refresh(self) -> None:
+    async def refresh(self) -> None:
+        """Read which breakers are open, unless that was done within the last second."""
         if time.monotonic() < self._read_at + READ_SECONDS:
             return
         if self._reading is None:

@@ -76,6 +76,8 @@ class Tending:
         await self._hold()
         await self._move()
         await self._write_uses()
+        if self._breakers.any_open:
+            await self._breakers.refresh()  # for the metric: nothing may be sent for hours
         await self._release()
         if time.monotonic() >= self._drop_at:
             async with self._database.sessions.begin() as session:
