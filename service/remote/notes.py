@@ -128,5 +128,5 @@ class Notes:
         for one in answers.values():
             REMOTE_ANSWERS.labels(call, one.outcome).inc()
         if held:
-            self._changes.happened()
+            self._changes.happened(job_id for job_id, _ in held)
         return answers
