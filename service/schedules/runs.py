@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,7 +47,9 @@ def new_job(
     if definition.tick_member is not None:
         # Not in every payload: a strict model of a type that existed before would refuse it.
         tick = ScheduleTick(name, planned_at.astimezone(UTC), backfill)
-        payload = {**payload, definition.tick_member: asdict(tick)}
+        # By hand: `asdict` copies the time at a cost of 100 µs.
+        told = {"name": tick.name, "planned_at": tick.planned_at, "backfill": tick.backfill}
+        payload = {**payload, definition.tick_member: told}
     return NewJob(
         definition.job_type,
         payload,
