@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes
 UV_COMPILE := $(VENV)/lock/bin/uv pip compile $(UV_FLAGS) --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
-SOURCES := service tests alembic docs benchmarks
+SOURCES := service finmind_client tests alembic docs benchmarks
 # More than there are cores: tests wait a lot, the fast ones most. See docs/decisions/010-tests-in-parallel.md.
 cores_and = $(shell $(PYTHON) -c 'import os; print($(1) + os.cpu_count())')
 test: WORKERS ?= $(call cores_and,1)
@@ -95,8 +95,9 @@ bench: $(VENV)/.bench ## Measure, beside floors measured in the same run (ARGS="
 bench-peers: $(VENV)/.dev ## Measure beside other queues, installed into .bench (ARGS="--jobs 100000")
 	$(BIN)/python -m benchmarks.peers $(ARGS)
 
-docs: $(VENV)/.dev ## Write docs/configuration.md from the settings
+docs: $(VENV)/.dev ## Write what is generated: docs/configuration.md, docs/metrics.md, finmind_client/client.py
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m tests.client.unasync
 
 lock: python ## Bring the locks in line with pyproject.toml (UV_FLAGS=--upgrade for newer versions)
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)

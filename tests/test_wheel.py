@@ -55,4 +55,4 @@ def test_the_pages_of_the_dashboard_are_in_the_wheel(wheel: Path) -> None:
 
 def test_the_types_are_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        assert "service/py.typed" in archive.namelist()
+        assert {"service/py.typed", "finmind_client/py.typed"} <= set(archive.namelist())

@@ -1,0 +1,51 @@
+"""A client of FinMind Jobs: enqueue jobs over REST, wait for them, repair them.
+
+It imports nothing of the service. `Client` and `AsyncClient` do the same, with and without asyncio:
+
+    with Client("https://jobs.example.com", token=key) as jobs:
+        job = jobs.enqueue("send_invoice", {"invoice": 7}, queue="billing")
+        print(jobs.wait(job.id).result)
+"""
+
+from finmind_client.async_client import AsyncAdmin, AsyncClient
+from finmind_client.client import Admin, Client
+from finmind_client.errors import (
+    ApiError,
+    Conflict,
+    FieldError,
+    FinMindError,
+    InvalidInput,
+    JobNotEnded,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    NotReached,
+    QuotaExceeded,
+    Unavailable,
+)
+from finmind_client.models import Backoff, Enqueued, Job, NewJob
+from finmind_client.retries import Retry
+
+__all__ = [
+    "Admin",
+    "ApiError",
+    "AsyncAdmin",
+    "AsyncClient",
+    "Backoff",
+    "Client",
+    "Conflict",
+    "Enqueued",
+    "FieldError",
+    "FinMindError",
+    "InvalidInput",
+    "Job",
+    "JobNotEnded",
+    "NewJob",
+    "NotAllowed",
+    "NotAuthenticated",
+    "NotFound",
+    "NotReached",
+    "QuotaExceeded",
+    "Retry",
+    "Unavailable",
+]
