@@ -59,6 +59,8 @@ MORE_ROWS: Final = (
     (
         "INSERT INTO targets (name, opened_at, retry_at, last_error, last_failure_at) VALUES (left(:word, 300), now(),"
         " now() + interval '1 minute', :word, now()) RETURNING 1"
+    ),
+    (
         "INSERT INTO schedules (name, owner, created_by, cron, zone, jitter_seconds, job_type, payload, queue,"
         " concurrency_key, overlap, catch_up, catch_up_seconds, declared, pinned_by, paused_at, paused_by,"
         " pause_reason, failures) VALUES (:queue, :word, :word, :word, :word, 5, :queue,"

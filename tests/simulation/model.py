@@ -166,7 +166,8 @@ class Model:
             store.retention.DROP_DEFAULT_BEFORE, store.retention.DROP_IDEMPOTENCY_KEYS,
             store.retention.DROP_CALLER_USAGE, store.retention.DROP_JOB_NAMES, store.retention.DROP_JOB_LOGS, store.retention.DROP_BATCHES, store.retention.DROP_UNIQUE_WINDOWS,
             store.owed.DROP_RESULTS,
-            store.retention.DROP_OPERATIONS, store.retention.DROP_REMOTE_CLAIMS, store.rates.FOLD_RATES,
+            store.retention.DROP_OPERATIONS, store.retention.DROP_REMOTE_CLAIMS,
+            store.retention.DROP_SCHEDULE_TICKS, store.rates.FOLD_RATES,
             store.rates.DROP_RATES,
         ):  # fmt: skip
             plays[duty] = lambda _, **values: [(0,)]
