@@ -29,6 +29,9 @@ from service.targets.connections import Connections
 ROUND_SECONDS: Final = 1.0
 """How long a job that put itself off waits to be held, and a closed breaker to let its jobs go."""
 
+IDLE_SECONDS: Final = 10.0
+"""How often a process looks for jobs held for targets while it knows of none, and of no open breaker."""
+
 BATCH: Final = 1_000
 MAX_BATCHES: Final = 20
 """Jobs of one target that one round moves or lets go; the next goes on."""
@@ -54,6 +57,9 @@ class Tending:
         self._breakers = breakers
         self._connections = connections
         self._tries: dict[Lease, int] = {}
+        self._some_held = True
+        """Whether the last look found held jobs."""
+        self._looked_at = 0.0
         self._drop_at = time.monotonic() + DROP_SECONDS * random.random()  # noqa: S311 - not cryptography
         self._loop = Loop("targets", self._run)
 
@@ -78,7 +84,9 @@ class Tending:
         await self._write_uses()
         if self._breakers.any_open:
             await self._breakers.refresh()  # for the metric: nothing may be sent for hours
-        await self._release()
+        idle_until = self._looked_at + IDLE_SECONDS
+        if self._some_held or self._breakers.any_open or time.monotonic() >= idle_until:
+            await self._release()
         if time.monotonic() >= self._drop_at:
             async with self._database.sessions.begin() as session:
                 await repository.drop_unused(session)
@@ -105,6 +113,7 @@ class Tending:
         async with self._database.sessions.begin() as session:
             jobs = [(lease, f"{BREAKER}{name}") for lease, name in waiting.items()]
             held = await store.breakers.hold(partial(fetch, session), jobs)
+        self._some_held |= bool(held)
         for lease in waiting:
             tries = self._tries.pop(lease, 0) + 1
             if lease[0] in held or tries >= HOLD_TRIES:
@@ -132,8 +141,10 @@ class Tending:
             await repository.write_uses(session, uses)
 
     async def _release(self) -> None:
+        self._looked_at = time.monotonic()
         async with self._database.sessions.begin() as session:
             holds = await store.breakers.held(partial(fetch, session), limit=MAX_HOLDS)
+            self._some_held = bool(holds)
             if not holds:
                 return
             is_open = await repository.open_breakers(session)
