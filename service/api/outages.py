@@ -24,6 +24,9 @@ _SLOW: Final = "The database did not answer in time."
 _DOWN: Final = "The database cannot answer just now."
 _BUSY: Final = "Every database connection of this process is busy."
 
+_NO_FILTERS: Final = frozenset({"wait"})
+"""Query parameters of reads that are no lists."""
+
 _AGAIN: Final = "Try again shortly."
 _NARROW: Final = (
     "Narrow the filter (a status, a job type, a shorter period), or try again when it is less busy."
@@ -51,9 +54,8 @@ def database_problem(error: BaseException, request: Request) -> Unavailable | No
 def _advice(request: Request, *, slow: bool) -> str:
     dependant = getattr(request.scope.get("route"), "dependant", None)
     if request.method in READING:
-        # Only lists have query parameters.
-        filters = getattr(dependant, "query_params", ())
-        return _NARROW if slow and filters else _AGAIN
+        parameters = {param.alias for param in getattr(dependant, "query_params", ())}
+        return _NARROW if slow and parameters - _NO_FILTERS else _AGAIN
     headers = {param.alias.lower() for param in getattr(dependant, "header_params", ())}
     return _WITH_KEY if "idempotency-key" in headers else _LOOK_FIRST
 
