@@ -21,14 +21,14 @@ from service.jobs.store.enqueue import Fetch
 from service.jobs.store.unique_windows import Window
 from service.jobs.store.uniqueness import Holder
 
-GIVE_UP_SECONDS: Final = 5.0
-"""How long a job is tried to be stored, or its holder to be changed. Where many ask for one key, each
-round may be lost to somebody else."""
+GIVE_UP_SECONDS: Final = 4.0
+"""How long a job is tried to be stored, or its holder to be changed: less than QUERY_TIMEOUT_SECONDS, so
+that the answer says why. Where many ask for one key, each round may be lost to somebody else."""
 
 _FIRST_PAUSE_SECONDS: Final = 0.001
-_LONGEST_PAUSE_SECONDS: Final = 0.1
+_LONGEST_PAUSE_SECONDS: Final = 0.5
 """Before a holder that is about to start, or has just ended, is looked at again. Each further pause is
-twice as long, up to this."""
+twice as long, up to this: fifty requests for one key would otherwise keep its worker from going on."""
 
 
 def ruled(jobs: EncodedJobs) -> list[int]:
