@@ -36,6 +36,7 @@ from service.jobs import (
     get_job_stats,
     process_due_jobs,
 )
+from service.jobs.notify.publisher import publisher_for
 from service.settings import Settings
 from tests import databases
 from tests.jobs.waiting import until
@@ -286,6 +287,11 @@ async def application(dsn: str, kind: str, path: str) -> AsyncIterator[Any]:
     else:
         async with AsyncSession(engine) as session, session.begin():
             yield session
+    await close(engine)
+
+
+async def close(engine: AsyncEngine) -> None:
+    await publisher_for(engine).close()  # it may still be telling workers
     await engine.dispose()
 
 
@@ -329,15 +335,15 @@ async def test_an_applications_session_reads_and_cancels_jobs_too(
         assert (await get_job(session, job.id)).status == "PENDING"
         assert (await get_job_stats(session)).total == 1
         assert (await cancel_job(session, job.id)).status == "CANCELLED"
-    await other.dispose()
+    await close(other)
     other = engine_on(empty_dsn, '""')
     async with AsyncSession(other) as session:
         connection = await session.connection()
         await connection.execution_options(schema_translate_map={"finmind_jobs": where})
         query = select(BackgroundJob.status).where(BackgroundJob.id == job.id)
         assert (await session.execute(query)).scalar_one() == "CANCELLED"
-    await engine.dispose()
-    await other.dispose()
+    await close(engine)
+    await close(other)
 
 
 @pytest.mark.parametrize("kind", KINDS)
