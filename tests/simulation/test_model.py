@@ -786,7 +786,7 @@ ONLY_POSTGRESQL: Final = {
     "HOLD",  # for the audit log
     "HOLD_ALL", "HOLD_FREE",  # lock, and change nothing
     "LOCK_QUEUE", "SET_LIMITS",  # a queue's limits: the simulation's rows have none
-    "TICK_OF", "DROP_SCHEDULE_TICKS",  # what an application reads of its schedules, and old ticks
+    "TICK_OF",  # what an application reads of its schedules
     "PARENTS", "PARENTS_OF", "CHILDREN_OF", "GET_BATCH", "LIST_BATCHES",  # read what clients and handlers ask for
     "TAKE_OWED", "OWING_JOBS", "KEEP_RESULTS_UNTIL",  # its jobs owe nothing
     "STILL_LIVE", "LIVE_STATES", "STATES", "NEW_LOG_LINES",  # read for clients that follow jobs
