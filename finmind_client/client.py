@@ -41,7 +41,7 @@ class Client:
             base_url: where the service is, such as `https://jobs.example.com`, with its root path.
             token: an API key or a bearer token.
             timeout_seconds: for each step of a request: connecting, sending, each read of the answer.
-            retry: by default five attempts within some ten seconds.
+            retry: by default five attempts, with pauses of four seconds at most in all.
             transport: of httpx, in place of the network; for tests.
         """
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}

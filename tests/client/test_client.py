@@ -64,6 +64,18 @@ async def test_a_job_is_enqueued_runs_and_is_waited_for(client: AsyncClient) -> 
     ]
 
 
+async def test_a_dead_job_is_retried_by_hand_and_deleted(client: AsyncClient) -> None:
+    job = await client.enqueue("demo.permanent", {"number": 1})
+    assert (await client.wait(job.id, timeout_seconds=30)).status == "FAILED"
+    assert (await client.admin.retry(job.id)).status == "PENDING"
+    assert (await client.wait(job.id, timeout_seconds=30)).status == "FAILED"
+    assert (await client.admin.retry(job.id, reason="mended")).status == "PENDING"
+    await client.wait(job.id, timeout_seconds=30)
+    await client.admin.delete(job.id, reason="of no use")
+    with pytest.raises(NotFound):
+        await client.get(job.id)
+
+
 def use_everything(url: str, token: str) -> list[object]:
     with Client(url, token=token) as client:
         made = client.enqueue_batch([NewJob("demo.ok", {"number": n}) for n in range(3)])
