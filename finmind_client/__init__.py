@@ -5,6 +5,8 @@ It imports nothing of the service. `Client` and `AsyncClient` do the same, with 
     with Client("https://jobs.example.com", token=key) as jobs:
         job = jobs.enqueue("send_invoice", {"invoice": 7}, queue="billing")
         print(jobs.wait(job.id).result)
+
+`finmind_client.transaction` enqueues in a transaction of your own, without the service between.
 """
 
 from finmind_client.async_client import AsyncAdmin, AsyncClient
@@ -19,11 +21,12 @@ from finmind_client.errors import (
     NotAllowed,
     NotAuthenticated,
     NotFound,
+    NotInstalled,
     NotReached,
     QuotaExceeded,
     Unavailable,
 )
-from finmind_client.models import Backoff, Enqueued, Job, NewJob
+from finmind_client.models import Backoff, Enqueued, Job, JobRef, NewJob
 from finmind_client.retries import Retry
 
 __all__ = [
@@ -40,10 +43,12 @@ __all__ = [
     "InvalidInput",
     "Job",
     "JobNotEnded",
+    "JobRef",
     "NewJob",
     "NotAllowed",
     "NotAuthenticated",
     "NotFound",
+    "NotInstalled",
     "NotReached",
     "QuotaExceeded",
     "Retry",

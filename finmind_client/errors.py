@@ -21,6 +21,10 @@ class JobNotEnded(FinMindError):
     """A job had not ended when the time to wait for it was over."""
 
 
+class NotInstalled(FinMindError):
+    """A database without the function that enqueues: the service's tables are in another one, or in another schema."""
+
+
 @dataclass(frozen=True, slots=True)
 class FieldError:
     """One value that was refused."""

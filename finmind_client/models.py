@@ -129,6 +129,15 @@ class Enqueued:
 
 
 @dataclass(frozen=True, slots=True)
+class JobRef:
+    """A job that was enqueued in a transaction: it can be read once that has committed."""
+
+    id: int
+    is_new: bool
+    """False: it is the one that has the `unique_key` already."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobPage:
     """Some of the jobs that match, newest first."""
 

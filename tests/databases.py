@@ -9,8 +9,8 @@ import itertools
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -129,6 +129,23 @@ async def execute(dsn: str, *statements: str) -> None:
 
 async def connect(dsn: str) -> Any:
     return await asyncpg.connect(dsn, timeout=10, command_timeout=30)
+
+
+@asynccontextmanager
+async def client_role(dsn: str) -> AsyncIterator[tuple[str, str]]:
+    """A role with the rights of `finmind_client`, with none of our schemas in its search path, and its DSN."""
+    name = f"finmind_test_{os.getpid()}_client_{next(_numbers)}"
+    await execute(
+        dsn,
+        f"CREATE ROLE {name} LOGIN",
+        f"ALTER ROLE {name} SET search_path = public",
+        f"GRANT USAGE ON SCHEMA finmind_jobs TO {name}",
+        f"GRANT EXECUTE ON FUNCTION finmind_jobs.enqueue_job, finmind_jobs.enqueue_jobs TO {name}",
+    )
+    parts = urlsplit(dsn)
+    netloc = f"{name}@{parts.netloc.rpartition('@')[2]}"
+    yield name, urlunsplit(parts._replace(netloc=netloc))
+    await execute(dsn, f"DROP OWNED BY {name}", f"DROP ROLE {name}")
 
 
 async def fingerprint(dsn: str) -> str:

@@ -1,14 +1,11 @@
 """`enqueue_job` and `enqueue_jobs` of SQL, called by the role that may call nothing else."""
 
 import asyncio
-import itertools
 import json
-import os
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -22,32 +19,22 @@ from tests.jobs.conftest import StartWorker
 from tests.jobs.waiting import until, until_true
 
 PAGE = (Path(__file__).parents[3] / "docs" / "sql.md").read_text(encoding="utf-8")
-_numbers = itertools.count()
 RUN = "UPDATE jobs_live SET status = 'RUNNING', lease_until = 'infinity' WHERE id = $1"
 
 
 @pytest.fixture
 async def connect(pg_dsn: str) -> AsyncIterator[Callable[[], Any]]:
     """Connects as a role with the rights of `finmind_client`, in no search_path of ours."""
-    name = f"finmind_test_{os.getpid()}_client_{next(_numbers)}"
-    await databases.execute(
-        pg_dsn,
-        f"CREATE ROLE {name} LOGIN",
-        f"GRANT USAGE ON SCHEMA finmind_jobs TO {name}",
-        f"GRANT EXECUTE ON FUNCTION finmind_jobs.enqueue_job, finmind_jobs.enqueue_jobs TO {name}",
-    )
-    parts = urlsplit(pg_dsn)
-    dsn = urlunsplit(parts._replace(netloc=f"{name}@{parts.netloc.rpartition('@')[2]}"))
     opened: list[Any] = []
+    async with databases.client_role(pg_dsn) as (_, dsn):
 
-    async def connect() -> Any:
-        opened.append(await asyncpg.connect(dsn, server_settings={"search_path": "public"}))
-        return opened[-1]
+        async def connect() -> Any:
+            opened.append(await asyncpg.connect(dsn))
+            return opened[-1]
 
-    yield connect
-    for connection in opened:
-        await connection.close(timeout=5)
-    await databases.execute(pg_dsn, f"DROP OWNED BY {name}", f"DROP ROLE {name}")
+        yield connect
+        for connection in opened:
+            await connection.close(timeout=5)
 
 
 @pytest.fixture
