@@ -7,6 +7,7 @@ import pytest
 
 from service.db.engine import Database
 from service.errors import InvalidInput
+from service.jobs.maintenance.retention import drop_old
 from service.schedules import managing, repository
 from service.schedules.by_hand import backfill, run_now
 from service.schedules.endings import note_endings, streaks
@@ -124,6 +125,24 @@ async def test_failures_in_a_row_pause_a_schedule_and_a_success_begins_the_count
     async with database.sessions.begin() as session:
         (resumed,) = await managing.resume(session, ["a"])
     assert (resumed.failures, resumed.is_paused) == (0, False)
+
+
+async def test_old_ticks_are_dropped_but_for_those_whose_run_has_not_ended(
+    add: Add, act: Act, database: Database, sql: Any, quick: Any
+) -> None:
+    await add("ended", every_seconds=60, late=1)
+    await add("live", every_seconds=60, late=1)
+    await add("new", every_seconds=60, late=1)
+    await act()
+    await sql.execute(
+        "UPDATE schedule_ticks SET decided_at = now() - interval '3 days' WHERE schedule <> 'new'"
+    )
+    await sql.execute("UPDATE schedule_ticks SET run_status = 'SUCCESS' WHERE schedule = 'ended'")
+    link = database.link()
+    await drop_old(link, quick(schedule_tick_days=2))
+    await link.close()
+    left = await sql.fetch("SELECT schedule FROM schedule_ticks ORDER BY schedule")
+    assert [row[0] for row in left] == ["live", "new"]
 
 
 def test_failures_count_in_the_order_in_which_runs_ended() -> None:

@@ -37,8 +37,7 @@ async def drop_days(link: Link, settings: Settings) -> None:
 
 
 async def drop_old(link: Link, settings: Settings) -> None:
-    """Drop dead letters, idempotency keys, usage, names, log lines, batches, remote claims, operations and workers that are over theirs."""
-    """Drop dead letters, idempotency keys, usage, names, log lines, batches, operations, ticks and workers that are over theirs."""
+    """Drop what is over its retention: dead letters, keys, usage, names, log lines, batches, claims, operations, ticks, workers."""
     for statement, age in (
         (store.retention.DROP_DEAD_BEFORE, settings.dead_retention_days),
         (store.retention.DROP_IDEMPOTENCY_KEYS, settings.idempotency_key_hours),

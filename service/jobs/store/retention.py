@@ -32,12 +32,13 @@ SELECT count(*) FROM gone
 """Days that never had a partition, since nobody led: the same days as are dropped whole."""
 
 
-def _drop_older(table: str, since: str, unit: str) -> Statement:
-    """Drop rows of a table that nothing is counted of."""
+def _drop_older(table: str, since: str, unit: str, *, but: str = "false") -> Statement:
+    """Drop rows of a table that nothing is counted of, `but` for some."""
     return Statement(f"""
 WITH gone AS (
   DELETE FROM finmind_jobs.{table} WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM finmind_jobs.{table} WHERE {since} < now() - make_interval({unit} => :age)
+      AND NOT ({but})
     ORDER BY {since} LIMIT :limit))
   RETURNING 1)
 SELECT count(*) FROM gone
@@ -58,7 +59,12 @@ DROP_JOB_LOGS: Final = _drop_older("job_logs", "at", "days")
 
 DROP_REMOTE_CLAIMS: Final = _drop_older("remote_claims", "created_at", "hours")
 """Of workers that claim no more; each claim drops what is older of its own worker."""
-DROP_SCHEDULE_TICKS: Final = _drop_older("schedule_ticks", "decided_at", "days")
+
+
+DROP_SCHEDULE_TICKS: Final = _drop_older(
+    "schedule_ticks", "decided_at", "days", but="job_id IS NOT NULL AND run_status IS NULL"
+)
+"""But for those whose job has not ended: `overlap` asks for them."""
 
 
 DROP_OPERATIONS: Final = Statement("""
