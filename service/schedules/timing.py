@@ -123,7 +123,7 @@ class Timing:
     def words(self) -> str:
         """The rule, short."""
         if self.every_seconds is not None:
-            return f"every {self.every_seconds:g} s"
+            return f"every {self.every_seconds:.15g} s"
         return f"{self.cron} {self.zone}"
 
 

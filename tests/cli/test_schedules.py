@@ -20,3 +20,16 @@ async def test_schedules_are_paused_and_listed(run: Run, pg_dsn: str, database: 
     assert len(lines) == 2
     assert lines[0].startswith("a  0 6 * * * Europe/Berlin  job_type=t  next=none  paused by cli:")
     assert lines[0].endswith(": a test")
+
+
+async def test_a_schedule_is_made_changed_and_backfilled(run: Run, pg_dsn: str) -> None:
+    def schedules(*words: str) -> str:
+        done = run("schedules", *words, DATABASE_URL=pg_dsn)
+        return f"{done.stdout}{done.stderr if done.returncode else ''}"
+
+    made = schedules("create", "a", "t", "--cron", "0 6 * * *", "--payload", '{"n": 1}')
+    assert made.startswith("a  0 6 * * * UTC  job_type=t  next=20")
+    changed = schedules("change", "a", "--every-seconds", "3600", "--reason", "a test")
+    assert changed.startswith("a  every 3600 s  job_type=t")
+    past = ("--from", "2026-03-01T00:00Z", "--until", "2026-03-02T00:00Z")
+    assert schedules("backfill", "a", *past) == "a  ticks=24  enqueued=24  skipped=0\n"

@@ -22,6 +22,7 @@ NO_PAGES: Final = frozenset(
 
 QUERIES: Final[dict[str, str]] = {
     "/dashboard/queues/queue": "?name={queue}",
+    "/dashboard/schedules/edit": "?name={queue}",
     "/dashboard/schedules/schedule": "?name={queue}",
     "/dashboard/jobs": "?q=status:DEAD_LETTER",
     "/dashboard/operations/new": "?action=retry&queue={queue}",

@@ -22,6 +22,14 @@ KEY = {"name": "billing", "scopes": Permission.JOBS_READ.value, "days": "30"}
 SENT: dict[str, dict[str, str]] = {
     "/dashboard/jobs/{job_id}/reschedule": {"run_at": "2100-01-01T00:00"},
     "/dashboard/operations": {"action": "cancel", "queue": "nowhere"},
+    "/dashboard/schedules/new": {"name": "made", "cron": "@daily", "job_type": "t"},
+    "/dashboard/schedules/edit": {"cron": "@hourly", "job_type": "coded"},
+    "/dashboard/schedules/backfill": {
+        "name": "coded",
+        "from": "2026-03-01T00:00Z",
+        "until": "2026-03-01T09:00Z",
+    },
+    "/dashboard/schedules/delete": {"name": "coded"},
     "/dashboard/schedules/pause": {"ids": "coded"},
     "/dashboard/schedules/resume": {"ids": "coded"},
     "/dashboard/schedules/run": {"name": "coded"},
@@ -35,7 +43,10 @@ SENT: dict[str, dict[str, str]] = {
     "/dashboard/sign-out": {"everywhere": "1"},
 }
 """What the forms are sent with, where that is anything."""
-QUERY = {"/dashboard/queues/queue": {"name": "mail"}}
+QUERY = {
+    "/dashboard/queues/queue": {"name": "mail"},
+    "/dashboard/schedules/edit": {"name": "coded"},
+}
 
 
 async def test_every_form_leaves_the_entry_that_it_promises(
@@ -92,7 +103,8 @@ async def prepared(
         given["prefix"] = key.partition(".")[0].removeprefix("fmj_")
     path = template.format(**given)
     if template.endswith("/edit"):
-        page = parsed((await sender.get(path)).text)
-        original = page.one("input", name="original").attributes["value"]
-        more = {"original": original or "", "payload": '{"n": 2}', "step": "send"}
+        page = parsed((await sender.get(path, params=QUERY.get(template))).text)
+        mark = "mark" if "/schedules/" in path else "original"
+        original = page.one("input", name=mark).attributes["value"]
+        more = {mark: original or "", "payload": '{"n": 2}', "step": "send"}
     return path, more

@@ -75,6 +75,89 @@ async def test_schedules_are_listed_paused_many_at_once_resumed_and_run(
         )
 
 
+FORM = {
+    "name": "digest",
+    "cron": "30 2 * * *",
+    "zone": "Europe/Berlin",
+    "job_type": "t",
+    "overlap": "allow",
+}
+
+
+async def test_a_schedule_is_made_and_changed_by_a_form_that_shows_its_next_ticks(
+    app: FastAPI, operator: httpx.AsyncClient
+) -> None:
+    new, edit = f"{PATH}/new", f"{PATH}/edit?name=digest"
+    assert "New schedule" in (await page_at(operator, f"{new}?job_type=t")).text
+    wrong = FORM | {"zone": "Berlin", "max_retries": "many"}
+    answer = await operator.post(new, data=wrong)
+    assert answer.status_code == 422
+    assert "valid integer" in parsed(answer.text).one("span", id="error-max_retries").text
+    answer = await operator.post(new, data=FORM | {"zone": "Berlin"})
+    assert "did you mean Europe/Berlin?" in parsed(answer.text).one("span", id="error-zone").text
+    shown = parsed((await operator.post(new, data=FORM | {"step": "preview"})).text)
+    assert len(shown.all("ol")[0].all("li")) == 5
+    assert (await operator.get(edit)).status_code == 404
+    secret = FORM | {"payload": '{"n": 1, "token": "s"}', "step": "send"}
+    answer = await operator.post(new, data=secret)
+    assert (answer.status_code, said(answer)) == (303, "digest ticks from now on")
+    answer = await operator.post(new, data=secret)
+    assert (answer.status_code, "There is a schedule" in answer.text) == (
+        409,
+        True,
+    )
+
+    page = await page_at(operator, edit)
+    assert "hidden values" in page.text
+    mark = str(page.one("input", name="mark").attributes["value"])
+    held = {
+        str(one.attributes["name"]): str(one.attributes.get("value") or "")
+        for one in page.all("input")
+    }
+    every = held | {
+        "cron": "",
+        "every_seconds": "1000000.5",
+        "overlap": "skip",
+        "catch_up": "all",
+        "payload": "",
+    }
+    answer = await operator.post(edit, data=every | {"reason": "a test"})
+    assert (answer.status_code, said(answer)) == (303, "digest is as you wrote it")
+    async with app.state.service.database.sessions() as session:
+        schedule = await managing.read(session, "digest")
+    changed = schedule.definition
+    assert (changed.timing.cron, changed.timing.every_seconds) == (None, 1000000.5)
+    assert (changed.overlap, changed.payload) == ("skip", {"n": 1, "token": "s"})
+    answer = await operator.post(edit, data=every | {"mark": mark})
+    assert (answer.status_code, "changed meanwhile" in answer.text) == (409, True)
+    page = await page_at(operator, edit)
+    assert page.one("input", name="every_seconds").attributes["value"] == "1000000.5"
+
+
+async def test_past_ticks_are_run_and_a_schedule_is_deleted_from_its_page(
+    app: FastAPI, operator: httpx.AsyncClient
+) -> None:
+    await make(app, "a")
+    past = {
+        "name": "a",
+        "from": "2026-03-01T00:00Z",
+        "until": "2026-03-04T00:00Z",
+        "overlap": "allow",
+    }
+    answer = await operator.post(f"{PATH}/backfill", data=past)
+    assert said(answer) == "3 of 3 ticks run again"
+    answer = await operator.post(f"{PATH}/backfill", data=past | {"from": "monday"})
+    assert said(answer).startswith("from is 'monday': expected a time such as")
+    answer = await operator.post(f"{PATH}/backfill", data=past | {"overlap": "all"})
+    assert said(answer).startswith("overlap is 'all': expected one of skip")
+    page = await page_at(operator, f"{PATH}/schedule?name=a")
+    assert page.one("section", id="ticks").text.count("backfill by tester") == 3
+    answer = await operator.post(f"{PATH}/delete", data={"name": "a"})
+    assert said(answer) == "a is deleted; its jobs stay"
+    answer = await operator.post(f"{PATH}/delete", data={"name": "a"})
+    assert said(answer) == "There is no schedule a"
+
+
 async def test_a_schedule_that_fails_ten_times_in_a_row_is_what_the_first_page_begins_with(
     app: FastAPI, operator: httpx.AsyncClient
 ) -> None:

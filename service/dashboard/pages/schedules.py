@@ -1,7 +1,7 @@
 """The schedules: when each is due, how its runs fared, and the buttons that pause, resume and run one."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated, Final
@@ -27,9 +27,9 @@ from service.errors import FinMindError, InvalidInput, NotFound
 from service.jobs.core.job import MAX_ID
 from service.jobs.core.redaction import redact_for
 from service.schedules import ledger, managing, repository
-from service.schedules.by_hand import run_now
+from service.schedules.by_hand import MAX_BACKFILL, run_now
 from service.schedules.declaring import release
-from service.schedules.model import FAILING, Schedule, Tick, TickOutcome
+from service.schedules.model import FAILING, Overlap, Schedule, Tick, TickOutcome
 from service.schedules.preview import ClockChange, preview
 from service.settings import Settings
 
@@ -41,6 +41,13 @@ NEXT_TICKS: Final = 5
 LAST_RUNS: Final = 5
 TICK_ROWS: Final = 50
 """Of one page of a ledger."""
+BACKFILLS: Final[dict[str, str]] = {
+    Overlap.QUEUE_ALL: "waits for its end: one after the other",
+    Overlap.ALLOW: "starts beside it: all at once",
+    Overlap.QUEUE_ONE: "waits for its end, as the only one that waits",
+    Overlap.SKIP: "is skipped",
+}
+"""What becomes of the runs of a backfill beside those before them."""
 
 ScheduleName = Annotated[str, Query(min_length=1, max_length=100, pattern=NO_NUL)]
 Sent = Annotated[FormData, Depends(form)]
@@ -100,6 +107,13 @@ class OneSchedule:
     outcome: str
     older_href: str | None
     outcomes: tuple[str, ...] = tuple(TickOutcome)
+    max_backfill: int = MAX_BACKFILL
+    backfills: Mapping[str, str] = field(default_factory=lambda: BACKFILLS)
+
+    @property
+    def edit_href(self) -> str:
+        """The form that changes it."""
+        return f"{PATH}/edit?{urlencode({'name': self.schedule.name})}"
 
     @property
     def schedule(self) -> Schedule:
