@@ -33,22 +33,34 @@ def read_payload(text: str, *, job_type: str) -> Any:
         InvalidInput: it is no JSON, or null, a number of it has more digits than the service can
             pass on, or the model of its type refuses it.
     """
+    value = read_json(text, what="payload")
+    if value is None:
+        raise _unsendable("it is null: write an object")
+    _check_model(text, job_type)
+    return value
+
+
+def read_json(text: str, *, what: str) -> Any:
+    """The value of any JSON text; `what` is the word for it in an error.
+
+    Raises:
+        InvalidInput: it is no JSON, or a number of it has more digits than the service can pass on.
+    """
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
-        raise _unsendable(f"it is nested deeper than {_MAX_DEPTH} levels") from None
+        raise _unsendable(f"it is nested deeper than {_MAX_DEPTH} levels", what=what) from None
     except json.JSONDecodeError as error:
-        raise _unsendable(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
+        why = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        raise _unsendable(why, what=what) from None
     except ValueError as error:
-        raise _unsendable(str(error)) from None
-    if value is None:
-        raise _unsendable("it is null: write an object")
+        raise _unsendable(str(error), what=what) from None
     for number in json_view.numbers_in(json_view.parse(text)):
         if not _is_exact(number):
             raise _unsendable(
-                f"{number[:60]} has more digits than a number keeps on its way: write it as a string"
+                f"{number[:60]} has more digits than a number keeps on its way: write it as a string",
+                what=what,
             )
-    _check_model(text, job_type)
     return value
 
 
@@ -97,5 +109,5 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _unsendable(why: str) -> InvalidInput:
-    return InvalidInput(f"The payload cannot be sent: {why}", field="payload")
+def _unsendable(why: str, *, what: str = "payload") -> InvalidInput:
+    return InvalidInput(f"The {what} cannot be sent: {why}", field=what)

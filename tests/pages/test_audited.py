@@ -21,6 +21,7 @@ TARGET = "crm.example.com:443"
 KEY = {"name": "billing", "scopes": Permission.JOBS_READ.value, "days": "30"}
 SENT: dict[str, dict[str, str]] = {
     "/dashboard/jobs/{job_id}/reschedule": {"run_at": "2100-01-01T00:00"},
+    "/dashboard/jobs/{job_id}/send-event": {"name": "paid", "data": '{"amount": 5}'},
     "/dashboard/operations": {"action": "cancel", "queue": "nowhere"},
     "/dashboard/schedules/new": {"name": "made", "cron": "@daily", "job_type": "t"},
     "/dashboard/schedules/edit": {"cron": "@hourly", "job_type": "coded"},

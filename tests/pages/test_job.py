@@ -137,6 +137,15 @@ async def test_steps_stand_in_the_timeline_and_in_the_api(
     assert '"s"' not in charged
     assert enqueued.startswith("Enqueued")
     assert "Waits for event <b>paid, until" in page.one("section", id="standing").text
+    assert page.one("input", name="name").attributes["value"] == "<b>paid"
+    sent = await operator.post(
+        f"/dashboard/jobs/{job}/send-event", data={"name": "cancelled", "data": " [1, "}
+    )
+    assert sent.status_code == 303
+    sent = await operator.post(
+        f"/dashboard/jobs/{job}/send-event", data={"name": "cancelled", "data": "", "reason": "by phone"}
+    )
+    assert happened(await job_page(operator, job))[0].startswith("Event sent")
     told = (await client.get(f"/admin/jobs/{job}", headers=auth("viewer"))).json()
     assert told["waiting_for"] == "event"
     assert [(one["name"], one["timed_out"]) for one in told["steps"]] == [

@@ -39,9 +39,10 @@ from service.dashboard.rendering import HEADERS, Problem, render
 from service.dashboard.route import form, page_router
 from service.dashboard.timeline import Event, history_of, timeline
 from service.errors import NotFound
-from service.jobs.core.job import DEAD, BackgroundJob, JobId, JobStatus
+from service.jobs.core.job import DEAD, LIVE, BackgroundJob, JobId, JobStatus
 from service.jobs.core.redaction import redacted_fields
 from service.jobs.core.search import Search
+from service.jobs.core.steps import StepKind
 from service.jobs.read.dependencies import children_of, parents_of
 from service.jobs.read.detail import JobDetail, get_detail, neighbours
 from service.jobs.read.get import worker_name
@@ -100,6 +101,12 @@ class JobPage:
         callback = self.job.callback
         url = callback.get("url") if isinstance(callback, dict) else callback
         return None if url is None else str(url)
+
+    @property
+    def awaited_event(self) -> str:
+        """The name of the event that it waits for; empty where it waits for none."""
+        step = self.explained.why.step
+        return step.name if step is not None and step.kind == StepKind.EVENT else ""
 
     @property
     def type_search(self) -> str:
@@ -235,6 +242,7 @@ async def _page(
     shown = [value for value in values if value is not None]
     payload = next((value.text for value in shown if value.name == "payload"), None)
     write = partial(written, settings=settings, revealed=revealed, redacted=redacted)
+    steps = await read_steps(session, job_id, max_chars=MAX_STEP_CHARS)
     lines = await read_log_end(session, job_id, limit=MAX_LOG_LINES)
     base_url = str(request.base_url).rstrip("/")
     return JobPage(
@@ -251,7 +259,7 @@ async def _page(
             now=now,
             worker=worker,
             entries=entries,
-            steps=await read_steps(session, job_id, max_chars=MAX_STEP_CHARS),
+            steps=steps,
             write=write,
         ),
         history_is_cut=len(history) + older_entries >= settings.max_error_entries,
@@ -265,15 +273,17 @@ async def _page(
         children=await children_of(session, job_id, limit=MAX_RELATIVES),
         older=older,
         newer=newer,
-        can=_possible(job),
+        can=_possible(job, has_steps=bool(steps)),
         cancel=cancel_out(job.cancel),
         masked_names=settings.dashboard_masked_fields,
         is_revealed=revealed > Revealed.NOTHING,
     )
 
 
-def _possible(job: BackgroundJob) -> frozenset[str]:
+def _possible(job: BackgroundJob, *, has_steps: bool) -> frozenset[str]:
     can, status = {"clone"}, JobStatus(job.status)
+    if has_steps and status in LIVE:
+        can.add("send-event")
     if status == JobStatus.RUNNING and job.cancel is None:
         can.add("cancel")
     if status != JobStatus.RUNNING:

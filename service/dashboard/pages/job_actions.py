@@ -13,6 +13,7 @@ from service.api.admin import Change
 from service.api.jobs import Id
 from service.api.session import AppSettings
 from service.dashboard.access import Deleter, Operator
+from service.dashboard.payload_edit import read_json
 from service.dashboard.rendering import flash, see
 from service.dashboard.route import form, page_router
 from service.errors import Conflict, InvalidInput, NotFound
@@ -23,6 +24,7 @@ from service.jobs.actions import (
     reschedule_job,
     retry_dead_letter_job,
     run_job_now,
+    send_event,
 )
 from service.jobs.core.job import JobId, JobStatus
 from service.jobs.core.search_times import read_moment
@@ -127,6 +129,33 @@ async def reschedule(
     )
     at = moment.strftime("%Y-%m-%d %H:%M:%S UTC")
     return await _done(request, job_id, moved, words=f"Job {job_id} is now due at {at}")
+
+
+@router.post("/jobs/{job_id}/send-event")
+async def send_event_to_job(
+    request: Request,
+    operator: Operator,
+    job_id: Id,
+    session: Change,
+    settings: AppSettings,
+    sent: Sent,
+) -> Response:
+    """Send what a step of the job waits for, or will."""
+    page, text = f"{PATH}/{job_id}", str(sent.get("data", "")).strip()
+    try:
+        event = await send_event(
+            session,
+            JobId(job_id),
+            str(sent.get("name", "")).strip(),
+            read_json(text, what="data") if text else None,
+            max_bytes=settings.job_event_bytes,
+            max_events=settings.job_events,
+            actor=acting(request, operator),
+            reason=reason_of(sent),
+        )
+    except (Conflict, InvalidInput, NotFound) as error:
+        return flash(see(request, page), error.detail, kind="failed")
+    return flash(see(request, page), event.summary)
 
 
 @router.post("/jobs/{job_id}/delete")

@@ -12,7 +12,7 @@ from service.errors import Conflict, InvalidInput
 from service.jobs import store
 from service.jobs.actions.acted_on import record, status_of
 from service.jobs.core.encoding import dump_json, load_json
-from service.jobs.core.job import LIVE, NAME_PATTERN, NAME_RULE, JobId, JobStatus
+from service.jobs.core.job import DEAD, LIVE, NAME_PATTERN, NAME_RULE, JobId, JobStatus
 from service.jobs.core.lane import Lane
 from service.jobs.notify.publisher import publish_after_commit
 from service.jobs.store.step_events import NOT_SENT, Sent
@@ -34,6 +34,17 @@ class SentEvent:
     """False: it had been sent before, with the same data."""
     was_awaited: bool
     """Whether a step of the job waited for it."""
+
+    @property
+    def summary(self) -> str:
+        """What came of it, in words."""
+        if not self.is_new:
+            return (
+                f"The job has had the event {self.name} before, with the same data: nothing changes"
+            )
+        if self.was_awaited:
+            return f"The job has the event {self.name}, and goes on"
+        return f"The job has the event {self.name}: nothing waits for it yet, a wait will find it"
 
 
 async def send_event(
@@ -77,10 +88,8 @@ async def send_event(
         status = JobStatus(was["status"]) if was else await status_of(session, job_id)
         if await store.step_events.is_same(session, job_id, name, text):
             return await _kept(session, job_id, name)  # asked once more, since the answer was lost
-        raise Conflict(
-            f"Job {job_id} is {status}: a job that has ended takes no events. Retry it, and send the"
-            " event then."
-        )
+        retry = " Retry it, and send the event then." if status in DEAD else ""
+        raise Conflict(f"Job {job_id} is {status}: a job that has ended takes no events.{retry}")
     if await store.step_events.others(session, job_id, name) >= max_events:
         raise Conflict(
             f"Job {job_id} has {max_events} events, and takes no more (JOB_EVENTS): put several things"
