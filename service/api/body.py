@@ -7,22 +7,18 @@ refused, the route takes none) it is not read.
 
 import asyncio
 import contextlib
-import re
 from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope
 
 from service.api.session import new_deadline
+from service.jobs.core.encoding import deeper_than
 from service.settings import Settings
 
 DRAIN_SECONDS: Final = 2.0
 DRAIN_FACTOR: Final = 10
 """How much of an unread body is read and thrown away: so many times the limit, and no longer."""
-
-_JSON_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
-_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
-_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 
 
 class BodyRefused(HTTPException):
@@ -107,21 +103,3 @@ class Body:
                     message = await self._receive()
                     size += len(message.get("body", b""))
                     self._expected = message.get("more_body", False)
-
-
-def deeper_than(body: bytes, limit: int) -> bool:
-    """Whether JSON text nests deeper than `limit`; brackets inside strings do not count.
-
-    The innermost pairs are taken out again and again: one round, at the speed of a search, for each
-    level. To count byte by byte held the loop for a tenth of a second for each megabyte.
-    """
-    if body.count(b"[") + body.count(b"{") <= limit:
-        return False
-    brackets = _JSON_STRING.sub(b"", body).translate(_SQUARE, _NOT_BRACKETS)
-    for _ in range(limit):
-        fewer = brackets.replace(b"[]", b"")
-        if len(fewer) == len(brackets):
-            break
-        brackets = fewer
-    # What is left was never closed, or lies deeper still.
-    return b"[]" in brackets or brackets.count(b"[") > limit

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.body import deeper_than
+from service.jobs.core.encoding import deeper_than
 from service.settings import Settings
 from tests.api.shell import real_server, shell_app, shell_client
 

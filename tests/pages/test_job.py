@@ -143,7 +143,8 @@ async def test_steps_stand_in_the_timeline_and_in_the_api(
     )
     assert sent.status_code == 303
     sent = await operator.post(
-        f"/dashboard/jobs/{job}/send-event", data={"name": "cancelled", "data": "", "reason": "by phone"}
+        f"/dashboard/jobs/{job}/send-event",
+        data={"name": "cancelled", "data": "", "reason": "by phone"},
     )
     assert happened(await job_page(operator, job))[0].startswith("Event sent")
     told = (await client.get(f"/admin/jobs/{job}", headers=auth("viewer"))).json()

@@ -14,7 +14,8 @@ CALLBACK_TYPE: Final = "http.request"
 MAX_URL_CHARS: Final = 2_000
 MAX_SECRET_NAME_CHARS: Final = 50
 MAX_RESULT_BYTES: Final = 16_384
-"""A result that is longer as JSON is left out of the call."""
+MAX_RESULT_DEPTH: Final = 64
+"""A result that is longer as JSON, or nested deeper, is left out of the call."""
 
 
 def callback_queue() -> str:

@@ -47,7 +47,7 @@ def redact_for_any(value: Any) -> Any:
 def _without_ciphertexts(value: Any) -> Any:
     """The same of a payload, of members that hold one, or of a history: without a walk through what they hold."""
     if isinstance(value, list):
-        return [_without_ciphertexts(one) for one in value]
+        return [_without_ciphertexts(one) if isinstance(one, dict) else one for one in value]
     if not isinstance(value, dict):
         return value
     if CIPHERTEXT in value:

@@ -4,7 +4,6 @@ An end that owes something is noted by the statement that ended the job. What it
 one transaction: exactly once, whoever is cut off where.
 """
 
-import json
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
@@ -15,8 +14,9 @@ from service.db.connection import Link
 from service.db.errors import REFUSED_ERRORS
 from service.errors import InvalidInput
 from service.jobs import store
-from service.jobs.core.callback import CALLBACK_TYPE, MAX_RESULT_BYTES, call_of
+from service.jobs.core.callback import CALLBACK_TYPE, MAX_RESULT_BYTES, MAX_RESULT_DEPTH, call_of
 from service.jobs.core.encoded_jobs import EncodedJobs, encode_jobs
+from service.jobs.core.encoding import deeper_than, load_json
 from service.jobs.core.job import JobId
 from service.jobs.core.lane import Lane
 from service.jobs.core.new_job import DEFAULT_MAX_PAYLOAD_BYTES, NewJob
@@ -82,8 +82,19 @@ async def _pay(link: Link, ids: Collection[int]) -> set[Lane]:
 
 
 def _call(job: Owed, status: str) -> list[Any]:
-    """The row of the job that calls; none where it cannot be stored."""
-    result = None if job.result is None else redact_for(job.job_type, json.loads(job.result))
+    """The row of the job that calls; none where it cannot be made: no other end waits for it."""
+    try:
+        return _encoded(job, status)
+    except Exception as error:  # whatever plain SQL wrote, and the rules of its type make of that
+        _refused(job.id, error.detail if isinstance(error, InvalidInput) else type(error).__name__)
+        return []
+
+
+def _encoded(job: Owed, status: str) -> list[Any]:
+    text = job.result
+    if text is not None and deeper_than(text.encode(), MAX_RESULT_DEPTH):
+        text = None
+    result = None if text is None else redact_for(job.job_type, load_json(text))
     ended = {
         "id": job.id,
         "job_type": job.job_type,
@@ -92,19 +103,15 @@ def _call(job: Owed, status: str) -> list[Any]:
         "finished_at": job.finished_at,
         "last_error": job.last_error,
         "result": result if status == "SUCCESS" else None,
-        "result_left_out": status == "SUCCESS" and job.has_result and job.result is None,
+        "result_left_out": status == "SUCCESS" and job.has_result and text is None,
     }
     assert job.url is not None
-    try:
-        new = NewJob(
-            CALLBACK_TYPE, call_of(job.url, sign_with=job.sign_with, status=status, ended=ended)
-        )
-        return encode_jobs(
-            [new], max_payload_bytes=DEFAULT_MAX_PAYLOAD_BYTES, caller=job.enqueued_by
-        ).rows
-    except InvalidInput as error:
-        _refused(job.id, error.detail)
-        return []
+    call = call_of(job.url, sign_with=job.sign_with, status=status, ended=ended)
+    return encode_jobs(
+        [NewJob(CALLBACK_TYPE, call)],
+        max_payload_bytes=DEFAULT_MAX_PAYLOAD_BYTES,
+        caller=job.enqueued_by,
+    ).rows
 
 
 def _refused(job_id: JobId, why: str) -> None:

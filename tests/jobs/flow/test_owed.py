@@ -45,18 +45,23 @@ async def test_each_end_of_a_job_is_told_once(
     async def handle(payload: dict[str, Any]) -> Any:
         if payload.get("fails"):
             raise PermanentError("no such address")
-        return "x" * payload.get("size", 2)
+        result: Any = "x" * payload.get("size", 2)
+        for _ in range(payload.get("depth", 0)):
+            result = [result]
+        return result
 
     good = await put("mail", {}, callback=CALLBACK)
     await put("mail", {"n": "tells nobody"})
     large = await put("mail", {"size": MAX_RESULT_BYTES + 1_000_000}, callback=CALLBACK)
+    deep = await put("mail", {"depth": 700}, callback=CALLBACK)
     bad = await put("mail", {"fails": True}, callback=CALLBACK)
     await start_worker(max_payload_bytes=4_000_000)
-    await until(lambda: sql.fetchval(CALLED, 3))
+    await until(lambda: sql.fetchval(CALLED, 4))
     found = {call["id"]: call for call in await calls(sql)}
     assert found[good]["status"] == "SUCCESS"
     assert (found[good]["result"], found[good]["attempts"]) == ("xx", 1)
-    assert (found[large]["result"], found[large]["result_left_out"]) == (None, True)
+    for left_out in (large, deep):
+        assert (found[left_out]["result"], found[left_out]["result_left_out"]) == (None, True)
     assert (found[bad]["status"], found[bad]["result"]) == ("FAILED", None)
     assert "no such address" in found[bad]["last_error"]
     (first, *_) = await sql.fetch(CALLS)
@@ -64,7 +69,7 @@ async def test_each_end_of_a_job_is_told_once(
     assert first["payload"]["sign_with"] == "shop"
     async with session.begin():
         await retry_dead_letter_job(session, bad)
-    await until(lambda: sql.fetchval(CALLED, 4))
+    await until(lambda: sql.fetchval(CALLED, 5))
     assert [call["id"] for call in await calls(sql)].count(bad) == 2
     assert await sql.fetchval("SELECT count(*) FROM job_endings") == 0
 
