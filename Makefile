@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes
 UV_COMPILE := $(VENV)/lock/bin/uv pip compile $(UV_FLAGS) --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
-SOURCES := service finmind_client tests alembic docs benchmarks
+SOURCES := service finmind_client tests alembic docs benchmarks examples
 # More than there are cores: tests wait a lot, the fast ones most. See docs/decisions/010-tests-in-parallel.md.
 cores_and = $(shell $(PYTHON) -c 'import os; print($(1) + os.cpu_count())')
 test: WORKERS ?= $(call cores_and,1)
