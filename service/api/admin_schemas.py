@@ -78,6 +78,9 @@ class ErrorEntry(BaseModel):
     at: MomentText = Field(None, description="When this was recorded.")
     worker: str | None = Field(None, description="The process that ran it.")
     by: str | None = Field(None, description="Who retried, cancelled or changed it by hand.")
+    chunk: int | None = Field(
+        None, description="How many jobs its handler was called with, where that takes several."
+    )
 
     @classmethod
     def of(cls, value: object) -> Self:

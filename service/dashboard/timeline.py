@@ -217,7 +217,10 @@ def _event(entry: ErrorEntry, write: Write) -> Event:
         run_seconds=seconds_between(started, at),
         message=words or None,
         traceback=entry.traceback,
-        more=tuple((name, _words(value)) for name, value in extra.items() if name != _BEFORE),
+        more=(
+            *(() if entry.chunk is None else (("In a chunk of", f"{entry.chunk:,} jobs"),)),
+            *((name, _words(value)) for name, value in extra.items() if name != _BEFORE),
+        ),
         payload_before=write(extra[_BEFORE]) if _BEFORE in extra else None,
     )
 

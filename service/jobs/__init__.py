@@ -17,6 +17,7 @@ from service.jobs.core.steps import AttemptStopped, EventTimeout, StepError
 from service.jobs.enqueue.chain import enqueue_chain
 from service.jobs.enqueue.enqueue import enqueue, enqueue_batch, enqueue_many
 from service.jobs.enqueue.group_commit import Intake
+from service.jobs.handlers.chunk_job import ChunkJob
 from service.jobs.handlers.context import JobContext
 from service.jobs.handlers.registry import Registry, register_handler, registry
 from service.jobs.queues import configure_queue, pause_queue, resume_queue
@@ -29,6 +30,7 @@ __all__ = [
     "AttemptStopped",
     "BackgroundJob",
     "Backoff",
+    "ChunkJob",
     "EnqueuedJob",
     "EventTimeout",
     "Intake",

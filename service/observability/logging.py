@@ -148,7 +148,7 @@ class JobFields(Protocol):
         """1 for its first run."""
 
 
-JOB_FIELDS: Final[ContextVar[JobFields]] = ContextVar("finmind_job_fields")
+JOB_FIELDS: Final[ContextVar[JobFields | None]] = ContextVar("finmind_job_fields")
 """The job that this task runs: one variable, set once for each job.
 
 structlog's `bind_contextvars` sets one variable a field: three copies of the context where one does.

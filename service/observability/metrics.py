@@ -63,6 +63,12 @@ BATCH_JOBS: Final = FastHistogram(
     label="operation",
     buckets=BATCH_BUCKETS,
 )
+CHUNK_JOBS: Final = FastHistogram(
+    "finmind_chunk_jobs",
+    "Jobs that handlers of chunks were called with at once.",
+    label="job_type",
+    buckets=BATCH_BUCKETS,
+)
 
 # -- queues: set by the maintenance leader only ---------------------------------------------------
 QUEUE_DEPTH: Final = Gauge(
@@ -324,6 +330,11 @@ def observe_batch(operation: str, jobs: int) -> None:
 
 
 _operations: Final = LabelBound(20)
+
+
+def observe_chunk(job_type: str, jobs: int) -> None:
+    """Record how many jobs a handler of chunks was called with."""
+    CHUNK_JOBS.observe(job_type, jobs, bound=known_job_type)
 
 
 def record_database_error(operation: str) -> None:

@@ -45,6 +45,8 @@ class Attempt:
     """Monotonic time at which the handler began."""
     cancel_seen: float | None = field(default=None, kw_only=True)
     """Monotonic time at which the worker heard that somebody asked for the job's cancel."""
+    chunk: int | None = field(default=None, kw_only=True)
+    """How many jobs its handler was called with at once; None where that takes one job."""
 
     @property
     def started_at(self) -> datetime:

@@ -30,10 +30,18 @@ class Failure:
     traceback: str | None = None
     started_at: datetime | None = None
     worker: str | None = None
+    chunk: int | None = None
+    """How many jobs the handler was called with at once; None where it takes one job."""
 
     @classmethod
     def from_exception(
-        cls, error: BaseException, *, attempt: int, started_at: datetime, worker: str
+        cls,
+        error: BaseException,
+        *,
+        attempt: int,
+        started_at: datetime,
+        worker: str,
+        chunk: int | None = None,
     ) -> "Failure":
         """The failure that a handler's exception describes, cut to a bounded size."""
         # A frame's lines only, not the values in it: those may hold secrets.
@@ -50,6 +58,7 @@ class Failure:
             traceback=clean_text(lines, MAX_TRACEBACK_CHARS, keep_end=True),
             started_at=started_at,
             worker=worker,
+            chunk=chunk,
         )
 
     @property
@@ -59,7 +68,7 @@ class Failure:
 
     def to_json(self) -> dict[str, object]:
         """As the `errors` column keeps it."""
-        return {
+        entry: dict[str, object] = {
             "event": self.event,
             "attempt": self.attempt,
             "type": self.type,
@@ -70,6 +79,7 @@ class Failure:
             "worker": self.worker,
             "by": None,
         }
+        return entry if self.chunk is None else entry | {"chunk": self.chunk}
 
 
 def causes_of(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

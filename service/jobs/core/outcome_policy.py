@@ -227,6 +227,7 @@ class OutcomePolicy:
             attempt=attempt.job.attempt,
             started_at=attempt.started_at,
             worker=self.worker_name,
+            chunk=attempt.chunk,
         )
 
     def _backoff(self, attempt: Attempt) -> Backoff:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from service.errors import ConfigurationError, InvalidInput
 from service.jobs.core.backoff import Backoff
+from service.jobs.core.chunk import ChunkRule, chunk_rule
 from service.jobs.core.concurrency_key import check_template, fields_of
 from service.jobs.core.encryption import Encrypt, Sealing, check_unread, sealing_of
 from service.jobs.core.job import NAME_PATTERN, NAME_RULE
@@ -28,6 +29,8 @@ class HandlerSpec:
     is_async: bool
     takes_context: bool
     policy: JobTypePolicy
+    chunk: ChunkRule | None = None
+    """How many jobs one call takes; None: one, and its payload is the argument."""
 
 
 class Registry:
@@ -57,6 +60,8 @@ class Registry:
         encrypt: Encrypt | None = None,
         capture_logging: bool | None = None,
         redacted_fields: Collection[str] = (),
+        chunk: int | None = None,
+        chunk_seconds: float | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
         """Register the decorated function for `job_type`.
 
@@ -82,6 +87,9 @@ class Registry:
                 `ctx.log`; `JOB_LOG_CAPTURE` where None.
             redacted_fields: members of payloads and results, at any depth and in any case, whose values
                 the API, the dashboard and the audit log never show.
+            chunk: up to how many jobs one call takes, 1 to 1,000: the function gets a list of `ChunkJob`, and
+                settles each by itself.
+            chunk_seconds: how long the first job of a chunk waits for others, 0 to 60; 0.5 where None.
 
         Raises:
             ConfigurationError: the name, a limit or the signature breaks a rule, or the type is
@@ -93,6 +101,8 @@ class Registry:
                 f"The job type is {job_type!r}, expected its name: "
                 '@register_handler("send_welcome") above the function'
             )
+
+        rule = chunk_rule(job_type, chunk, chunk_seconds)
 
         def register(function: HandlerT) -> HandlerT:
             self.add(
@@ -114,6 +124,7 @@ class Registry:
                         capture_logging=capture_logging,
                         redacted_fields=frozenset(name.lower() for name in redacted_fields),
                     ),
+                    chunk=rule,
                 )
             )
             return function
@@ -129,6 +140,7 @@ class Registry:
         if isinstance(spec.policy.concurrency_key, str):
             check_template(name, spec.policy.concurrency_key)
         _check_key_rule(name, spec.policy)
+        _check_chunk(spec)
         standing = self._specs.get(name)
         if standing is not None and _origin(standing.function) != _origin(spec.function):
             raise ConfigurationError(
@@ -192,6 +204,21 @@ def _check_key_rule(job_type: str, policy: JobTypePolicy) -> None:
         check_unread(policy.encrypt, fields_of(policy.concurrency_key), by="concurrency_key")
     except InvalidInput as error:
         raise ConfigurationError(f"Handler {job_type!r}: {error.detail}") from None
+
+
+def _check_chunk(spec: HandlerSpec) -> None:
+    if spec.chunk is None:
+        return
+    if spec.takes_context:
+        raise ConfigurationError(
+            f"Handler {spec.job_type!r} ({_origin(spec.function)}): 2 arguments are required by position, and a"
+            " handler with chunk gets one, the list of its jobs: expected (jobs); each job is its own context"
+        )
+    if spec.policy.capture_logging:
+        raise ConfigurationError(
+            f"Handler {spec.job_type!r}: capture_logging cannot tell which job of a chunk a record is about:"
+            " call job.log in the handler"
+        )
 
 
 def _origin(function: Handler) -> str:

@@ -15,12 +15,13 @@ from service.jobs.core.outcomes import Cancelled, HowCancelled, Outcome, Release
 from service.jobs.core.poison import PoisonPolicy
 from service.jobs.flow.unique_turns import give_up_key
 from service.jobs.handlers.captured import capture
-from service.jobs.handlers.context import JobContext
 from service.jobs.handlers.parents import ParentReader
 from service.jobs.handlers.payload import load_payload, opened_payload
 from service.jobs.handlers.registry import Registry
-from service.jobs.handlers.step_record import StepAccess, StepLimits, StepRecord
+from service.jobs.handlers.step_record import StepAccess, StepLimits
 from service.jobs.worker import lease_clock
+from service.jobs.worker.chunks import Chunks
+from service.jobs.worker.contexts import Contexts
 from service.jobs.worker.handler_threads import HandlerThreads
 from service.jobs.worker.log_lines import LogLines
 from service.jobs.worker.progress import ProgressWriter
@@ -79,18 +80,22 @@ class Executor:
         self._cancel_grace_seconds = settings.cancel_grace_seconds
         self._slots = slots
         self._settle = settle
-        self._progress = progress
-        self._log_lines = log_lines
-        self._parents = parents
         self._policy = OutcomePolicy(settings, worker_name=worker_name)
         self._poison = PoisonPolicy(settings, worker_name=worker_name)
         self._threads = HandlerThreads(settings.sync_handler_threads)
-        self._steps = StepAccess(
-            StepLimits.from_settings(settings),
-            steps.read,
-            steps.store,
-            steps.end_wait,
-            self._threads.call,
+        self._chunks = Chunks(self._threads, slots=slots, begin=self._begin_in_chunk)
+        self._contexts = Contexts(
+            policy=self._policy,
+            progress=progress,
+            log_lines=log_lines,
+            parents=parents,
+            steps=StepAccess(
+                StepLimits.from_settings(settings),
+                steps.read,
+                steps.store,
+                steps.end_wait,
+                self._threads.call,
+            ),
         )
         self.runs: set[Run] = set()
         """Handlers that have not ended, whether or not their outcome was recorded."""
@@ -106,7 +111,8 @@ class Executor:
             self._end(run, unfit)
             self._free(run)
             return
-        observe_start_delay(job.queue, job.late_seconds)
+        if run.handler.chunk is None:  # else it waits for others first
+            observe_start_delay(job.queue, job.late_seconds)
         # Not by create_task: the same task for a third less time, tens of thousands of times a
         # second.
         loop = asyncio.get_running_loop()
@@ -127,7 +133,12 @@ class Executor:
         asked = why is Stop.CANCELLED
         if asked and not run.ended and run.cancel_seen is None:
             run.cancel_seen = time.monotonic()
-        if run.ended or run.stop is not None or run.task is None:
+        if run.stop is not None or run.task is None:
+            return
+        if run.ended:
+            if run.handler.chunk is not None and why in (Stop.TIMEOUT, Stop.SHUTDOWN):
+                run.stop = why
+                self._chunks.stopped(run)
             return
         run.stop = why
         if run.context is not None:
@@ -141,17 +152,22 @@ class Executor:
 
     @property
     def unfinished(self) -> bool:
-        """Whether a run has no outcome yet."""
-        return any(not run.ended for run in self.runs)
+        """Whether a run has no outcome yet, or the handler of a chunk has not ended."""
+        return any(run.unfinished for run in self.runs)
 
     async def wait_for_one(self) -> None:
-        """Wait for the next outcome: a handler ends, or is given up. Returns at once where none runs."""
+        """Wait until a handler ends, or is given up. Returns at once where none runs."""
         self._one_ended.clear()
         if self.unfinished:
+            self._chunks.hurry()
             await self._one_ended.wait()
 
     async def drain(self, grace_seconds: float) -> None:
-        """Let running handlers finish for `grace_seconds`; cancel and release what is left."""
+        """Let running handlers finish for `grace_seconds`; cancel and release what is left.
+
+        Chunks that fill start at once: no more jobs come.
+        """
+        self._chunks.close()
         tasks = self._tasks()
         if tasks and grace_seconds > 0:
             await asyncio.wait(tasks, timeout=grace_seconds)
@@ -188,11 +204,13 @@ class Executor:
                 outcome = self._policy.broken(run, error)
             seconds = time.monotonic() - run.started
             observe_run(run.job.job_type, seconds)
-            if run.ended:
+            if run.stuck:
                 HANDLERS_STUCK.dec()
-            else:
+            if not run.ended:
                 run.job.timing = timing_of(run.job.late_seconds, seconds)
                 self._end(run, outcome)
+            if run.handler.chunk is not None:
+                await self._chunks.ended(run)
         finally:
             self._free(run)
 
@@ -201,7 +219,9 @@ class Executor:
             arguments = self._arguments(run)
             if run.job.unique_until_start is not None:
                 await give_up_key(self._keys_link, run.job)
-            if run.handler.is_async:
+            if run.handler.chunk is not None:
+                value = await self._chunks.join(run, *arguments)
+            elif run.handler.is_async:
                 self._begin(run)
                 value = await run.handler.function(*arguments)
             else:
@@ -223,10 +243,13 @@ class Executor:
     def _arguments(self, run: Run) -> tuple[Any, ...]:
         text = opened_payload(run.job.payload, run.job.job_type, run.policy)
         payload = load_payload(text, run.policy.payload_model)
+        if run.handler.chunk is not None:
+            run.context = job = self._contexts.in_chunk(run, payload)
+            return (job,)
         captures = run.policy.captures_logging(self._settings)
         if not run.handler.takes_context and not captures:
             return (payload,)
-        run.context = self._context(run)
+        run.context = self._contexts.context(run)
         if captures:
             capture(run.context.keep_line)
         return (payload, run.context) if run.handler.takes_context else (payload,)
@@ -244,22 +267,17 @@ class Executor:
         run.timeout_at = time.monotonic() + self._policy.timeout_seconds(run)
         self._timeouts.watch(run)
 
-    def _context(self, run: Run) -> JobContext:
-        job = run.job
-        return JobContext(
-            job_id=job.id,
-            job_type=job.job_type,
-            attempt=job.attempt,
-            is_last_attempt=self._policy.is_last(run),
-            lease_token=job.lease_token,
-            write=lambda text: self._progress.write(job, text),
-            open_log=self._log_lines.open,
-            read_parents=self._parents.page,
-            open_steps=lambda loop: StepRecord(
-                job, self._steps, loop=loop, stopped=lambda: run.stop is not None
-            ),
-            read_tick=self._parents.tick,
-        )
+    def _begin_in_chunk(self, run: Run) -> None:
+        """The same for a job that has waited for others since its claim: it starts now.
+
+        Raises:
+            TooLate: it must not begin.
+        """
+        self._begin(run)
+        now = time.monotonic()
+        run.job.late_seconds += now - run.started
+        run.started = now
+        observe_start_delay(run.job.queue, run.job.late_seconds)
 
     # -- its end ------------------------------------------------------------------------------
 
@@ -272,23 +290,26 @@ class Executor:
         if run.abandon_timer is not None:
             run.abandon_timer.cancel()
         self.runs.discard(run)
+        self._one_ended.set()
         self._slots.release(run.job.queue)
 
     def _abandon(self, run: Run) -> None:
         """Record a run whose handler does not stop. It keeps its slot until it ends."""
         if run.ended:
             return
-        HANDLERS_STUCK.inc()
-        _log.error(
-            "handler_stuck",
-            job_id=run.job.id,
-            job_type=run.job.job_type,
-            attempt=run.job.attempt,
-            why=run.stop,
-        )
+        if not self._chunks.go_on_without(run):
+            run.stuck = True
+            HANDLERS_STUCK.inc()
+            _log.error(
+                "handler_stuck",
+                job_id=run.job.id,
+                job_type=run.job.job_type,
+                attempt=run.job.attempt,
+                why=run.stop,
+            )
         run.job.timing = timing_of(run.job.late_seconds, time.monotonic() - run.started)
         self._end(run, self._policy.stuck(run, run.stop))
 
     def _tasks(self) -> set[asyncio.Task[None]]:
-        """The tasks of runs that have no outcome yet."""
-        return {run.task for run in self.runs if run.task is not None and not run.ended}
+        """The tasks of runs that have no outcome yet, or are in a chunk whose handler goes on."""
+        return {run.task for run in self.runs if run.task is not None and run.unfinished}

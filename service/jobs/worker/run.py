@@ -26,5 +26,12 @@ class Run(Attempt):
     """Why the handler was told to stop, if it was."""
     ended: bool = False
     """Whether the outcome has been handed over."""
+    stuck: bool = False
+    """Whether it was, since the handler did not stop."""
     abandon_timer: asyncio.TimerHandle | None = None
     """Records the outcome of a handler that was told to stop and does not."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it has no outcome yet, or one in a chunk whose handler goes on."""
+        return not self.ended or (self.handler.chunk is not None and self.stop is None)

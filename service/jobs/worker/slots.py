@@ -1,7 +1,8 @@
 """A counting semaphore that is taken in batches: how many jobs a process runs at once."""
 
 import asyncio
-from typing import Self
+from collections.abc import Callable
+from typing import Final, Self
 
 from service.jobs.flow.queues import ALL, QueuePolicies
 
@@ -20,6 +21,8 @@ class Slots:
         self._freed = asyncio.Event()
         self.claiming = asyncio.Lock()
         """Held from looking how many slots are free until they are taken."""
+        self.on_wanted: Final[set[Callable[[], None]]] = set()
+        """Called when somebody waits for slots, who may need those of jobs that wait to start together."""
 
     @classmethod
     def parse(cls, total: int, queues: tuple[str, ...]) -> Self:
@@ -60,6 +63,9 @@ class Slots:
 
         Whoever sets `unless` calls `look_again`.
         """
+        if self.free < wanted:
+            for wanted_more in self.on_wanted:
+                wanted_more()
         try:
             async with asyncio.timeout(timeout_seconds):
                 while self.free < wanted and not (unless and unless.is_set()):

@@ -7,6 +7,7 @@ import pytest
 
 from service.errors import ConfigurationError
 from service.jobs import JobContext, Registry
+from service.jobs.core.chunk import ChunkRule
 
 
 async def handle(payload: Any) -> None:
@@ -223,3 +224,43 @@ def test_an_argument_of_a_wrong_kind_is_refused_when_it_is_given(
 def test_a_decorator_without_brackets_is_refused(handlers: Registry) -> None:
     with pytest.raises(ConfigurationError, match=r'@register_handler\("send_welcome"\)'):
         handlers.handler(handle)  # type: ignore[arg-type]
+
+
+async def handle_chunk(jobs: Any) -> None:
+    """Stands for a handler that takes jobs in groups."""
+
+
+def test_a_handler_may_take_jobs_in_groups(handlers: Registry) -> None:
+    handlers.handler("mail", chunk=100)(handle_chunk)
+    handlers.handler("index", chunk=1, chunk_seconds=0)(handle_chunk)
+    assert [spec and spec.chunk for spec in map(handlers.get, ("mail", "index"))] == [
+        ChunkRule(100, 0.5),
+        ChunkRule(1, 0.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"chunk": 0}, "chunk is 0, expected 1 to 1000 jobs"),
+        ({"chunk": 1_001}, "chunk is 1001, expected 1 to 1000 jobs"),
+        ({"chunk": True}, "chunk is True, expected 1 to 1000 jobs"),
+        ({"chunk": 2.5}, "chunk is 2.5, expected 1 to 1000 jobs"),
+        ({"chunk": 2, "chunk_seconds": -1}, "chunk_seconds is -1, expected 0 to 60 seconds"),
+        ({"chunk": 2, "chunk_seconds": 61}, "chunk_seconds is 61, expected 0 to 60 seconds"),
+        ({"chunk": 2, "chunk_seconds": float("nan")}, "chunk_seconds is nan, expected 0 to 60"),
+        ({"chunk": 2, "chunk_seconds": "1"}, "chunk_seconds is '1', expected 0 to 60 seconds"),
+        ({"chunk_seconds": 1}, "chunk_seconds is 1, and only a handler with chunk waits"),
+        ({"chunk": 2, "capture_logging": True}, "capture_logging cannot tell which job"),
+    ],
+)
+def test_a_bad_chunk_is_refused_with_the_reason(
+    handlers: Registry, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"^Handler 'mail': {words}"):
+        handlers.handler("mail", **options)(handle_chunk)
+
+
+def test_a_handler_of_chunks_gets_no_context_beside_its_jobs(handlers: Registry) -> None:
+    with pytest.raises(ConfigurationError, match=r"expected \(jobs\); each job is its own context"):
+        handlers.handler("mail", chunk=2)(handle_with_context)

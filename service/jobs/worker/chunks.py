@@ -1,0 +1,234 @@
+"""Jobs that are handed to their handler in groups: how a chunk fills, runs and ends.
+
+Each job of a chunk keeps a task, a slot, a lease and a timeout of its own, as if it ran alone; in its task
+it waits here for what the handler, called once for all of them, says of it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from service.jobs.core.attempt import TooLate
+from service.jobs.core.chunk import MAX_CHUNK_BYTES, ChunkRule
+from service.jobs.handlers.chunk_job import ChunkJob
+from service.jobs.handlers.registry import HandlerSpec
+from service.jobs.worker.handler_threads import HandlerThreads
+from service.jobs.worker.run import Run
+from service.jobs.worker.slots import Slots
+from service.observability.logging import JOB_FIELDS, get_logger
+from service.observability.metrics import observe_chunk
+
+_log = get_logger(__name__)
+
+
+class Chunk:
+    """Jobs of one type and queue that are handed to their handler together."""
+
+    def __init__(self, handler: HandlerSpec, queue: str) -> None:
+        self.handler = handler
+        self.queue = queue
+        self.members: dict[Run, ChunkJob[Any]] = {}
+        self.bytes = 0
+        self.timer: asyncio.TimerHandle | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.begun = False
+        """Whether the handler was called."""
+        self.cancelled = False
+        """Whether it was cancelled, since none of its jobs was left."""
+
+    def add(self, run: Run, job: ChunkJob[Any]) -> None:
+        """Take one job in."""
+        self.members[run] = job
+        self.bytes += len(run.job.payload)
+
+    def leave(self, run: Run) -> None:
+        """Let a job go before the handler is called."""
+        del self.members[run]
+        self.bytes -= len(run.job.payload)
+
+    def cancel(self) -> None:
+        """Cancel the handler, once."""
+        if not self.cancelled and self.task is not None:
+            self.cancelled = True
+            self.task.cancel()
+
+    def end(self, error: BaseException | None) -> None:
+        """Settle the jobs of which nothing was said."""
+        for job in self.members.values():
+            job.end(error)
+
+
+class Chunks:
+    """Puts jobs together, and calls their handlers.
+
+    A chunk starts when it is full, when its first job has waited long enough, or when no more can come:
+    no slot is free or somebody waits for one, or the queue gives no more now. A job that lost a lease is
+    never put together with others: one that kills its process shall take none of them along again.
+    """
+
+    def __init__(
+        self, threads: HandlerThreads, *, slots: Slots, begin: Callable[[Run], None]
+    ) -> None:
+        self._threads = threads
+        self._slots = slots
+        self._begin = begin
+        self._filling: dict[tuple[str, str], Chunk] = {}
+        self._chunk_of: dict[Run, Chunk] = {}
+        self._closed = False
+        slots.on_wanted.add(self.hurry)
+
+    async def join(self, run: Run, job: ChunkJob[Any]) -> Any:
+        """What the handler says of one job, once the chunk that it came into has run.
+
+        A job that is stopped while the handler runs is waited for, like a thread: until something is said of
+        it, or the handler ends.
+
+        Raises:
+            TooLate: it was stopped before the handler was called.
+        """
+        chunk = self._chunk_of[run] = self._put(run, job)
+        stopped = False
+        while not job.outcome.done():
+            try:
+                await asyncio.wait({job.outcome})
+            except asyncio.CancelledError:
+                if stopped:
+                    raise  # not by the executor, which cancels once: the process ends
+                stopped = True
+                if not chunk.begun and not job.outcome.done():
+                    del self._chunk_of[run]
+                    chunk.leave(run)
+                    raise TooLate from None
+                members = chunk.members.items()
+                if all(one.stop is not None or its.outcome.done() for one, its in members):
+                    chunk.cancel()
+        return job.outcome.result()
+
+    async def ended(self, run: Run) -> None:
+        """Wait until the handler of its chunk has ended: a job keeps its slot for so long."""
+        chunk = self._chunk_of.get(run)
+        if chunk is None or chunk.task is None:
+            return
+        try:
+            await asyncio.wait({chunk.task})
+        finally:
+            del self._chunk_of[run]
+
+    def stopped(self, run: Run) -> None:
+        """A job that is settled was told to stop: the handler goes on for no job, or not for long."""
+        chunk = self._chunk_of.get(run)
+        if chunk is not None and all(one.stop is not None for one in chunk.members):
+            chunk.cancel()
+
+    def go_on_without(self, run: Run) -> bool:
+        """Whether a job was told to stop whose handler goes on for others."""
+        chunk = self._chunk_of.get(run)
+        return chunk is not None and not chunk.cancelled
+
+    def hurry(self) -> None:
+        """Start what fills, once those that were claimed with it have come."""
+        asyncio.get_running_loop().call_soon(self._start_all)
+
+    def close(self) -> None:
+        """Start what fills, and from now on each job by itself."""
+        self._closed = True
+        self._slots.on_wanted.discard(self.hurry)
+        self._start_all()
+
+    def _put(self, run: Run, job: ChunkJob[Any]) -> Chunk:
+        rule, key = run.handler.chunk, (run.job.job_type, run.job.queue)
+        assert rule is not None, "only jobs of handlers with chunks come here"
+        if self._closed or run.job.lost_leases > 0:
+            chunk = Chunk(run.handler, run.job.queue)
+            chunk.add(run, job)
+            self._start(chunk)
+            return chunk
+        chunk = self._filling.get(key) or self._open(key, run, rule)
+        if chunk.members and chunk.bytes + len(run.job.payload) > MAX_CHUNK_BYTES:
+            self._start(chunk)
+            chunk = self._open(key, run, rule)
+        chunk.add(run, job)
+        if len(chunk.members) >= rule.jobs:
+            self._start(chunk)
+        elif not self._slots.free or not self._slots.queues.allows(chunk.queue, 1):
+            self.hurry()
+        return chunk
+
+    def _open(self, key: tuple[str, str], run: Run, rule: ChunkRule) -> Chunk:
+        chunk = self._filling[key] = Chunk(run.handler, run.job.queue)
+        loop = asyncio.get_running_loop()
+        chunk.timer = loop.call_later(rule.seconds, self._start, chunk)
+        return chunk
+
+    def _start_all(self) -> None:
+        for chunk in list(self._filling.values()):
+            self._start(chunk)
+
+    def _start(self, chunk: Chunk) -> None:
+        key = (chunk.handler.job_type, chunk.queue)
+        if self._filling.get(key) is chunk:
+            del self._filling[key]
+        if chunk.timer is not None:
+            chunk.timer.cancel()
+        if not chunk.members:
+            return
+        chunk.task = asyncio.create_task(self._run(chunk), name=f"chunk-{chunk.handler.job_type}")
+
+    # -- one call of a handler ----------------------------------------------------------------
+
+    async def _run(self, chunk: Chunk) -> None:
+        JOB_FIELDS.set(None)  # not those of the job in whose task the chunk was started
+        structlog.contextvars.bind_contextvars(job_type=chunk.handler.job_type)
+        error: BaseException | None = None
+        try:
+            await self._call(chunk)
+        except BaseException as raised:
+            error = raised
+            if not isinstance(raised, TooLate | asyncio.CancelledError):
+                _log.warning(
+                    "chunk_failed",
+                    queue=chunk.queue,
+                    not_settled=sum(not job.settled for job in chunk.members.values()),
+                    error=type(raised).__name__,
+                )
+        chunk.end(error)
+
+    async def _call(self, chunk: Chunk) -> None:
+        jobs: list[ChunkJob[Any]] = []
+        function = chunk.handler.function
+        if chunk.handler.is_async:
+            self._call_begins(chunk, jobs)
+            value = await function(jobs)
+        else:
+            value = await self._threads.call(
+                function, (jobs,), begin=lambda: self._call_begins(chunk, jobs)
+            )
+        if value is not None and hasattr(value, "__await__"):
+            value = await value  # of a plain decorator around a coroutine function
+        if value is not None:
+            _log.warning("chunk_value_ignored", queue=chunk.queue, returned=type(value).__name__)
+
+    def _call_begins(self, chunk: Chunk, jobs: list[ChunkJob[Any]]) -> None:
+        """Fill `jobs` with those that may begin now.
+
+        Raises:
+            TooLate: none of them may.
+        """
+        chunk.begun = True
+        begun: list[Run] = []
+        for run, job in chunk.members.items():
+            try:
+                self._begin(run)
+            except TooLate as error:
+                job.end(error)
+            else:
+                begun.append(run)
+                jobs.append(job)
+        if not jobs:
+            raise TooLate
+        for run in begun:
+            run.chunk = len(jobs)
+        structlog.contextvars.bind_contextvars(chunk_jobs=len(jobs))
+        observe_chunk(chunk.handler.job_type, len(jobs))

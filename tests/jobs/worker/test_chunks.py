@@ -1,0 +1,322 @@
+"""Jobs that are handled in groups: how a chunk fills, and that each of its jobs is settled by itself."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from service.audit import Actor
+from service.db.engine import Database
+from service.jobs import (
+    ChunkJob,
+    PermanentError,
+    Registry,
+    RetryAfter,
+    StepError,
+    cancel_job,
+    process_due_jobs,
+)
+from tests.jobs.conftest import Events, Put, Quick, StartWorker
+from tests.jobs.waiting import occurs, until_ended, until_job, until_true
+
+LONG = 60.0
+"""Seconds that a chunk waits where something else shall start it."""
+
+
+class Document(BaseModel):
+    do: str
+
+
+def act(job: ChunkJob[Document]) -> None:
+    """Do what the payload says."""
+    match job.payload.do:
+        case "succeed":
+            job.succeed({"n": 7})
+        case "fail":
+            job.fail(ValueError("bad luck"))
+        case "permanent":
+            job.fail(PermanentError("no use"))
+        case "later":
+            job.fail(RetryAfter(500))
+        case "snooze":
+            job.snooze(500)
+        case "no JSON":
+            job.succeed(float("nan"))
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "thread"])
+async def test_each_job_of_a_chunk_is_settled_by_itself(
+    handlers: Registry, put: Put, sql: Any, database: Database, quick: Quick, kind: str
+) -> None:
+    sizes: list[int] = []
+    options: dict[str, Any] = {"chunk": 10, "chunk_seconds": LONG, "payload_model": Document}
+
+    def handle(jobs: list[ChunkJob[Document]]) -> None:
+        sizes.append(len(jobs))
+        for job in jobs:
+            act(job)
+
+    async def handle_async(jobs: list[ChunkJob[Document]]) -> None:
+        handle(jobs)
+
+    handlers.handler("index", **options)(handle if kind == "thread" else handle_async)
+    says = ("succeed", "nothing", "fail", "permanent", "later", "snooze", "no JSON")
+    for do in says:
+        await put("index", {"do": do})
+    refused = await put("index", {"do": ["no", "text"]})
+    await process_due_jobs(database, settings=quick(), handlers=handlers)
+    assert sizes == [len(says)]
+    row = await sql.fetchrow("SELECT * FROM background_jobs WHERE id = $1", refused)
+    assert (row["status"], row["attempts"]) == ("FAILED", 1)
+    assert "do: Input should be a valid string" in row["last_error"]
+    found = await sql.fetch("SELECT * FROM background_jobs WHERE id <> $1", refused)
+    of = {row["payload"]["do"]: row for row in found}
+    assert {do: (row["status"], row["attempts"], row["result"]) for do, row in of.items()} == {
+        "succeed": ("SUCCESS", 1, {"n": 7}),
+        "nothing": ("SUCCESS", 1, None),
+        "fail": ("PENDING", 1, None),
+        "permanent": ("FAILED", 1, None),
+        "later": ("PENDING", 1, None),
+        "snooze": ("PENDING", 0, None),
+        "no JSON": ("FAILED", 1, None),
+    }
+    (entry,) = of["fail"]["errors"]
+    assert (entry["type"], entry["message"], entry["chunk"]) == ("ValueError", "bad luck", 7)
+    assert entry["traceback"] == "ValueError: bad luck\n"
+
+
+async def test_an_error_of_the_handler_fails_those_of_which_nothing_was_said(
+    handlers: Registry, put: Put, sql: Any, database: Database, quick: Quick
+) -> None:
+    @handlers.handler("index", chunk=10, chunk_seconds=LONG)
+    async def handle(jobs: list[ChunkJob[Any]]) -> None:
+        next(job for job in jobs if job.payload == "done").succeed()
+        raise LookupError("the index is away")
+
+    done, again = await put("index", "done"), await put("index")
+    last = await put("index", max_retries=0)
+    await process_due_jobs(database, settings=quick(), handlers=handlers)
+    found = {row["id"]: row for row in await sql.fetch("SELECT * FROM background_jobs")}
+    assert {job_id: row["status"] for job_id, row in found.items()} == {
+        done: "SUCCESS", again: "PENDING", last: "DEAD_LETTER",
+    }  # fmt: skip
+    (entry,) = found[again]["errors"]
+    assert entry["traceback"].count("in handle") == 1
+    assert "service" not in entry["traceback"]
+
+
+async def test_a_job_is_settled_once_and_recorded_at_once(
+    handlers: Registry, put: Put, sql: Any, database: Database, quick: Quick
+) -> None:
+    ended = asyncio.Event()
+
+    @handlers.handler("index", chunk=2, chunk_seconds=0)
+    async def handle(jobs: list[ChunkJob[Any]]) -> None:
+        (job,) = jobs
+        with pytest.raises(TypeError, match=r"job.fail\(RuntimeError\(message\)\)"):
+            job.fail("text")  # type: ignore[arg-type]
+        job.succeed(1)
+        with pytest.raises(RuntimeError, match="settled already"):
+            job.fail(ValueError())
+        await until_job(sql, job.job_id, where="status = 'SUCCESS'")  # recorded while it runs
+        with pytest.raises(StepError, match="no steps"):
+            await job.step("one", print)
+        ended.set()
+
+    job_id = await put("index")
+    await process_due_jobs(database, settings=quick(), handlers=handlers)
+    job = await until_ended(sql, job_id)
+    assert (job["status"], job["result"], ended.is_set()) == ("SUCCESS", 1, True)
+
+
+async def test_a_chunk_is_of_one_queue_and_starts_when_it_is_full_or_has_waited(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    chunks: list[list[str]] = []
+
+    @handlers.handler("index", chunk=3, chunk_seconds=0.2)
+    async def handle(jobs: list[ChunkJob[str]]) -> None:
+        chunks.append(sorted(job.payload for job in jobs))
+
+    for n in range(4):
+        await put("index", f"a{n}", queue="a")
+    await put("index", "b0", queue="b")
+    await start_worker()
+    await until_true(lambda: len(chunks) == 3)
+    assert sorted(map(len, chunks)) == [1, 1, 3]
+    assert [len({name[0] for name in chunk}) for chunk in chunks] == [1, 1, 1]
+
+
+async def test_a_chunk_does_not_keep_slots_that_others_need(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    sizes: list[int] = []
+    released = asyncio.Event()
+
+    @handlers.handler("index", chunk=100, chunk_seconds=LONG)
+    async def handle(jobs: list[ChunkJob[Any]]) -> None:
+        sizes.append(len(jobs))
+
+    @handlers.handler("plain")
+    async def plain(payload: Any) -> None:
+        await released.wait()
+
+    worker = await start_worker(worker_concurrency=4)
+    for _ in range(2):
+        await put("index")
+    await until_true(lambda: worker.slots.used == 2)
+    assert sizes == []
+    waiting = [await put("plain") for _ in range(3)]  # one more than slots are free
+    await until_true(lambda: sizes == [2])
+    released.set()
+    for job_id in waiting:
+        assert (await until_ended(sql, job_id))["status"] == "SUCCESS"
+
+
+async def test_a_key_has_no_more_jobs_in_a_chunk_than_its_limit(
+    handlers: Registry, put: Put, sql: Any, database: Database, quick: Quick
+) -> None:
+    chunks: list[list[int]] = []
+
+    @handlers.handler(
+        "index", chunk=100, chunk_seconds=0.1, concurrency_key="{payload.of}", max_running_per_key=3
+    )
+    async def handle(jobs: list[ChunkJob[dict[str, int]]]) -> None:
+        chunks.append([job.payload["of"] for job in jobs])
+
+    for n in range(8):
+        await put("index", {"of": n % 2}, concurrency_key=f"of:{n % 2}")
+    for _ in range(3):
+        await process_due_jobs(database, settings=quick(), handlers=handlers)
+    assert sum(map(len, chunks)) == 8
+    assert max(chunk.count(key) for chunk in chunks for key in (0, 1)) == 3
+
+
+async def test_a_cancelled_job_leaves_its_chunk_and_the_others_go_on(
+    handlers: Registry, put: Put, sql: Any, database: Database, start_worker: StartWorker
+) -> None:
+    began, told, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    given: list[int] = []
+
+    @handlers.handler("index", chunk=3, chunk_seconds=LONG)
+    async def handle(jobs: list[ChunkJob[Any]]) -> None:
+        given.extend(job.job_id for job in jobs)
+        began.set()
+        await until_true(lambda: any(job.cancelled for job in jobs))
+        told.set()
+        await go_on.wait()
+
+    first = await put("index")
+    worker = await start_worker()
+    await until_true(lambda: worker.slots.used == 1)
+    await cancel(database, first)  # while the chunk fills
+    row = await until_ended(sql, first)
+    assert (row["status"], row["cancel"]["how"]) == ("CANCELLED", "not_started")
+    ids = [await put("index") for _ in range(3)]
+    await occurs(began)
+    await cancel(database, ids[0])  # while it runs
+    await occurs(told)
+    go_on.set()
+    ends = [(await until_ended(sql, job_id))["status"] for job_id in ids]
+    assert (sorted(given), ends) == (ids, ["CANCELLED", "SUCCESS", "SUCCESS"])
+
+
+async def cancel(database: Database, job_id: Any) -> None:
+    async with database.sessions.begin() as session:
+        await cancel_job(session, job_id, actor=Actor("ann"))
+
+
+async def test_a_lost_lease_takes_the_outcome_of_its_job_alone(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker, events: Events
+) -> None:
+    began, told = asyncio.Event(), asyncio.Event()
+
+    @handlers.handler("index", chunk=2, chunk_seconds=LONG)
+    async def handle(jobs: list[ChunkJob[Any]]) -> None:
+        began.set()
+        await until_true(lambda: any(job.cancelled for job in jobs))
+        told.set()
+        for job in jobs:
+            job.succeed(job.payload)
+
+    lost, kept = await put("index", "lost"), await put("index", "kept")
+    await start_worker(lease_seconds=1.5, heartbeat_seconds=0.1)
+    await occurs(began)
+    await sql.execute(
+        "UPDATE jobs_live SET lease_token = lease_token + 1000,"
+        " lease_until = now() + interval '1 hour' WHERE id = $1",
+        lost,
+    )
+    await occurs(told)
+    row = await until_ended(sql, kept)
+    assert (row["status"], row["result"]) == ("SUCCESS", "kept")
+    await until_true(lambda: events("stale_settle", "index", "lease_lost") == 1)
+    assert await sql.fetchval("SELECT status FROM jobs_live WHERE id = $1", lost) == "RUNNING"
+
+
+async def test_each_job_has_its_own_timeout_and_the_handler_the_longest(
+    handlers: Registry, put: Put, sql: Any, database: Database, quick: Quick
+) -> None:
+    cancelled = []
+
+    @handlers.handler("index", chunk=2, chunk_seconds=LONG, max_retries=0)
+    async def handle(jobs: list[ChunkJob[Any]]) -> None:
+        try:
+            await asyncio.sleep(LONG)
+        except asyncio.CancelledError:
+            cancelled.append(sorted(job.cancelled for job in jobs))
+            raise
+
+    await put("index", timeout_seconds=0.1)
+    await put("index", timeout_seconds=0.3)
+    await process_due_jobs(database, settings=quick(), handlers=handlers)
+    found = await sql.fetch("SELECT status, last_error FROM background_jobs ORDER BY id")
+    assert [row["status"] for row in found] == ["DEAD_LETTER", "DEAD_LETTER"]
+    assert "timeout of 0.1 s" in found[0]["last_error"]
+    assert "timeout of 0.3 s" in found[1]["last_error"]
+    assert cancelled == [[True, True]]
+
+
+async def test_a_stop_runs_what_fills_and_gives_back_what_does_not_end(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    sizes: list[int] = []
+
+    @handlers.handler("index", chunk=10, chunk_seconds=LONG)
+    async def handle(jobs: list[ChunkJob[Any]]) -> None:
+        sizes.append(len(jobs))
+        jobs[0].succeed()
+        await asyncio.sleep(LONG)
+
+    for _ in range(3):
+        await put("index")
+    worker = await start_worker(shutdown_grace_seconds=0.2)
+    await until_true(lambda: worker.slots.used == 3)
+    await worker.stop()
+    found = await sql.fetch("SELECT status, attempts FROM background_jobs ORDER BY status")
+    assert (sizes, [tuple(row) for row in found]) == (
+        [3], [("PENDING", 0), ("PENDING", 0), ("SUCCESS", 1)],
+    )  # fmt: skip
+
+
+async def test_a_job_that_lost_a_lease_runs_alone(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    """It may be the one that killed its process."""
+    chunks: list[list[str]] = []
+
+    @handlers.handler("index", chunk=3, chunk_seconds=LONG)
+    async def handle(jobs: list[ChunkJob[str]]) -> None:
+        chunks.append([job.payload for job in jobs])
+
+    for name in ("lost", "lost", "new", "new", "new"):
+        await put("index", name)
+    await sql.execute(
+        "UPDATE jobs_live SET status = 'RUNNING', attempts = 1, lease_token = id,"
+        " lease_until = now() - interval '1 s' WHERE payload = $1",
+        "lost",
+    )
+    await start_worker()
+    await until_true(lambda: len(chunks) == 3)
+    assert sorted(chunks) == [["lost"], ["lost"], ["new", "new", "new"]]
