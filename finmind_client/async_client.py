@@ -190,8 +190,9 @@ class AsyncClient:
                     call.method,
                     call.path,
                     json=call.body,
+                    content=call.content,
                     params=dict(call.params),
-                    headers=dict(call.headers),
+                    headers=calls.headers_of(call),
                     timeout=self._timeout_seconds + call.waits_seconds,
                 )
             except httpx.TransportError as caught:

@@ -22,6 +22,8 @@ class Call(Generic[T]):
     read: Callable[[httpx.Response], T]
     """What its answer says."""
     body: Mapping[str, Any] | None = None
+    content: bytes | None = None
+    """The body as JSON text, in place of `body`."""
     params: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True
@@ -128,6 +130,12 @@ def queues() -> Call[Sequence[Mapping[str, Any]]]:
 def change_queue(name: str, changes: Mapping[str, Any]) -> Call[Mapping[str, Any]]:
     """Pause or resume a queue, or set its limits."""
     return Call("PATCH", f"/queues/{name}", _document, body=changes)
+
+
+def headers_of(call: Call[T]) -> dict[str, str]:
+    """The headers of a request, without the credential."""
+    typed = {} if call.content is None else {"Content-Type": "application/json"}
+    return typed | dict(call.headers)
 
 
 def failed(answer: httpx.Response) -> ApiError:
