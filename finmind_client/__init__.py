@@ -26,7 +26,7 @@ from finmind_client.errors import (
     QuotaExceeded,
     Unavailable,
 )
-from finmind_client.models import Backoff, Enqueued, Job, JobRef, NewJob
+from finmind_client.models import Backoff, Enqueued, Job, JobOptions, JobRef, NewJob, SqlOptions
 from finmind_client.retries import Retry
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "InvalidInput",
     "Job",
     "JobNotEnded",
+    "JobOptions",
     "JobRef",
     "NewJob",
     "NotAllowed",
@@ -52,5 +53,6 @@ __all__ = [
     "NotReached",
     "QuotaExceeded",
     "Retry",
+    "SqlOptions",
     "Unavailable",
 ]

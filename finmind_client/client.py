@@ -3,14 +3,14 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, Unpack
 
 import httpx
 
 from finmind_client import calls
 from finmind_client.calls import Call
 from finmind_client.errors import JobNotEnded, NotReached
-from finmind_client.models import Enqueued, Job, NewJob
+from finmind_client.models import Enqueued, Job, JobOptions, NewJob
 from finmind_client.retries import Retry, may_repeat
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ class Client:
         payload: Mapping[str, Any] | None = None,
         *,
         idempotency_key: str | None = None,
-        **options: Any,
+        **options: Unpack[JobOptions],
     ) -> Job:
         """Enqueue a job.
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, fields
 from datetime import datetime
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypedDict
 
 OnConflict = Literal["return", "reject", "replace", "extend", "keep_latest"]
 OnParentFailure = Literal["cancel", "run", "hold"]
@@ -22,6 +22,36 @@ class Backoff:
     cap_seconds: float = 3600.0
     jitter: float = 0.1
     """The share by which delays vary up and down."""
+
+
+class SqlOptions(TypedDict, total=False):
+    """The options of a job that is enqueued in a transaction: members of `NewJob`, by name."""
+
+    queue: str | None
+    priority: int | None
+    max_retries: int | None
+    timeout_seconds: float | None
+    run_at: datetime | None
+    delay_seconds: float | None
+    backoff: Backoff | None
+    unique_key: str | None
+    unique_by: Sequence[str] | None
+    unique_scope: UniqueScope | None
+    unique_for_seconds: float | None
+    on_conflict: OnConflict | None
+    debounce_max_seconds: float | None
+    concurrency_key: str | None
+    after: Sequence[int] | None
+    on_parent_failure: OnParentFailure | None
+    batch_id: int | None
+
+
+class JobOptions(SqlOptions, total=False):
+    """The options of a job that is enqueued over REST."""
+
+    encrypt: Sequence[str] | Literal[True] | None
+    callback: Mapping[str, str] | None
+    result_ttl_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +89,9 @@ class NewJob:
         given = {one.name: getattr(self, one.name) for one in fields(self)}
         members = {name: value for name, value in given.items() if value is not None}
         if self.run_at is not None:
-            if self.run_at.tzinfo is None:
+            if getattr(self.run_at, "tzinfo", None) is None:  # a string of who checks no types, too
                 raise ValueError(
-                    f"run_at {self.run_at.isoformat()} has no time zone: use datetime.now(UTC), or give it one"
+                    f"run_at is {self.run_at}, which has no time zone: use datetime.now(UTC), or give it one"
                 )
             members["run_at"] = self.run_at.isoformat()
         if self.backoff is not None:

@@ -17,14 +17,15 @@ None of them is imported or needed until you pass one. The service is not called
 function `enqueue_jobs` (docs/sql.md), and wakes workers at the commit. A connection without an open transaction
 (autocommit) enqueues at once.
 
-A refusal ends the transaction, as any error of PostgreSQL does. To go on after one, put a savepoint around the
-call: `session.begin_nested()`, `connection.transaction()`, `transaction.atomic()`.
+A refusal ends the transaction, as any error of PostgreSQL does: whoever catches one and goes on commits nothing, and is
+not told by PostgreSQL. To go on after one, have a savepoint around the call: `session.begin_nested()`,
+`connection.transaction()`, `transaction.atomic()`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
-from finmind_client.models import Enqueued, JobRef, NewJob
+from finmind_client.models import Enqueued, JobRef, NewJob, SqlOptions
 from finmind_client.transaction_calls import EnqueueBySql, Rows
 from finmind_client.transaction_drivers import asyncio_driver, blocking_driver
 
@@ -43,7 +44,7 @@ def enqueue(
     payload: Mapping[str, Any] | None = None,
     *,
     schema: str = DEFAULT_SCHEMA,
-    **options: Any,
+    **options: Unpack[SqlOptions],
 ) -> JobRef:
     """Enqueue a job in the transaction of this connection.
 
@@ -52,7 +53,7 @@ def enqueue(
         job_type: the name of its handler.
         payload: a JSON object.
         schema: of the service's tables.
-        options: the other members of `NewJob`, by name, but `encrypt`, `callback` and `result_ttl_seconds`.
+        options: the other members of `NewJob`, by name, but those that are for REST alone.
 
     Raises:
         InvalidInput: a value breaks a rule; the error names it.
@@ -86,7 +87,7 @@ async def aenqueue(
     payload: Mapping[str, Any] | None = None,
     *,
     schema: str = DEFAULT_SCHEMA,
-    **options: Any,
+    **options: Unpack[SqlOptions],
 ) -> JobRef:
     """Enqueue a job in the transaction of a connection of SQLAlchemy, psycopg or asyncpg: `enqueue` for asyncio."""
     call = EnqueueBySql.of([NewJob(job_type, payload or {}, **options)], schema=schema, alone=True)

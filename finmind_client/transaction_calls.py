@@ -95,13 +95,15 @@ class EnqueueBySql:
         if said.by_function and said.sqlstate in _REFUSALS:
             return self._problem(_REFUSALS[said.sqlstate], said)
         if said.sqlstate.startswith(_UNREADABLE):
-            return self._problem(422, said)
+            return self._problem(422, said, before="PostgreSQL cannot store a value: ")
         if said.sqlstate == _FORBIDDEN:
             hint = "make it a member of the role finmind_client (docs/sql.md)"
             return self._problem(403, said, more=f": the database role may not enqueue; {hint}")
         return None
 
-    def _problem(self, status: int, said: "_Said", *, more: str = "") -> FinMindError:
+    def _problem(
+        self, status: int, said: "_Said", *, before: str = "", more: str = ""
+    ) -> FinMindError:
         slug, title = _PROBLEMS[status]
         message, field = said.message, said.field
         if self.alone:
@@ -111,7 +113,7 @@ class EnqueueBySql:
             "type": f"urn:finmind-jobs:problem:{slug}",
             "title": title,
             "status": status,
-            "detail": message + more,
+            "detail": f"{before}{message}{more}",
             "sqlstate": said.sqlstate,
             "errors": [refused] if status == 422 and field else [],
         }
@@ -137,6 +139,8 @@ class _Said:
             state = getattr(said, "sqlstate", None)
             message = getattr(said, "message_primary", None) or getattr(said, "message", None)
             if isinstance(state, str) and isinstance(message, str):
+                detail = getattr(said, "message_detail", None) or getattr(said, "detail", None)
+                message = f"{message}: {detail}" if detail else message
                 field: str | None = getattr(said, "column_name", None)
                 by_function = field is not None and getattr(said, "table_name", None) is None
                 return cls(state, message, field or "", by_function)

@@ -46,10 +46,12 @@ def blocking_driver(connection: object) -> Blocking:
     """
     run = _find(connection, _BLOCKING)
     if run is None:
+        name = _name(connection)
+        if _find(connection, _ASYNCIO) is not None:
+            raise TypeError(f"{name} is a connection of asyncio: await `aenqueue(…)`")
         raise TypeError(
-            f"{_name(connection)} cannot enqueue: expected a Session or Connection of SQLAlchemy, a Connection of"
-            " psycopg 3, or one of Django"
-            + ("; with asyncio, await `aenqueue`" if _find(connection, _ASYNCIO) else "")
+            f"{name} cannot enqueue: expected what your transaction is open on, a Session or Connection of"
+            " SQLAlchemy, a Connection of psycopg 3, or one of Django"
         )
     return run
 
@@ -58,10 +60,12 @@ def asyncio_driver(connection: object) -> Asyncio:
     """The same for asyncio."""
     run = _find(connection, _ASYNCIO)
     if run is None:
+        name = _name(connection)
+        if _find(connection, _BLOCKING) is not None:
+            raise TypeError(f"{name} is no connection of asyncio: call `enqueue(…)`")
         raise TypeError(
-            f"{_name(connection)} cannot enqueue with asyncio: expected an AsyncSession or AsyncConnection of"
-            " SQLAlchemy, an AsyncConnection of psycopg 3, or a Connection of asyncpg"
-            + ("; call `enqueue` for this one" if _find(connection, _BLOCKING) else "")
+            f"{name} cannot enqueue: expected what your transaction is open on, an AsyncSession or AsyncConnection"
+            " of SQLAlchemy, an AsyncConnection of psycopg 3, or a Connection of asyncpg"
         )
     return run
 

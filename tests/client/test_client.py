@@ -16,6 +16,7 @@ from finmind_client import (
     Conflict,
     InvalidInput,
     JobNotEnded,
+    JobOptions,
     NewJob,
     NotAllowed,
     NotAuthenticated,
@@ -49,7 +50,9 @@ def test_the_client_without_asyncio_is_made_of_the_other_one() -> None:
 
 
 def test_a_new_job_has_every_option_of_the_api() -> None:
-    assert {field.name for field in fields(NewJob)} == set(JobIn.model_fields)
+    names = {field.name for field in fields(NewJob)}
+    assert names == set(JobIn.model_fields)
+    assert names == {"job_type", "payload", *JobOptions.__annotations__}
 
 
 async def test_a_job_is_enqueued_runs_and_is_waited_for(client: AsyncClient) -> None:
@@ -127,3 +130,5 @@ async def test_a_refusal_carries_the_problem_document(served: Served, client: As
 def test_a_time_without_a_zone_is_refused_before_it_is_sent() -> None:
     with pytest.raises(ValueError, match="has no time zone"):
         NewJob("mail", run_at=datetime(2030, 1, 1)).body()  # noqa: DTZ001 - that is what is tested
+    with pytest.raises(ValueError, match="tomorrow, which has no time zone"):
+        NewJob("mail", run_at="tomorrow").body()  # type: ignore[arg-type]
