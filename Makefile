@@ -95,7 +95,7 @@ bench: $(VENV)/.bench ## Measure, beside floors measured in the same run (ARGS="
 bench-peers: $(VENV)/.dev ## Measure beside other queues, installed into .bench (ARGS="--jobs 100000")
 	$(BIN)/python -m benchmarks.peers $(ARGS)
 
-docs: $(VENV)/.dev ## Write what is generated: docs/configuration.md, docs/metrics.md, finmind_client/client.py
+docs: $(VENV)/.dev ## Write what is generated: docs/configuration.md, docs/metrics.md, modules of finmind_client
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m tests.client.unasync
 

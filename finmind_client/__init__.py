@@ -26,14 +26,24 @@ from finmind_client.errors import (
     QuotaExceeded,
     Unavailable,
 )
+from finmind_client.job_events import JobEvent
 from finmind_client.models import Backoff, Enqueued, Job, JobOptions, JobRef, NewJob, SqlOptions
 from finmind_client.retries import Retry
+from finmind_client.schedule_models import (
+    Backfilled,
+    NewSchedule,
+    Preview,
+    Schedule,
+    ScheduleOptions,
+    Tick,
+)
 
 __all__ = [
     "Admin",
     "ApiError",
     "AsyncAdmin",
     "AsyncClient",
+    "Backfilled",
     "Backoff",
     "Client",
     "Conflict",
@@ -42,17 +52,23 @@ __all__ = [
     "FinMindError",
     "InvalidInput",
     "Job",
+    "JobEvent",
     "JobNotEnded",
     "JobOptions",
     "JobRef",
     "NewJob",
+    "NewSchedule",
     "NotAllowed",
     "NotAuthenticated",
     "NotFound",
     "NotInstalled",
     "NotReached",
+    "Preview",
     "QuotaExceeded",
     "Retry",
+    "Schedule",
+    "ScheduleOptions",
     "SqlOptions",
+    "Tick",
     "Unavailable",
 ]

@@ -9,8 +9,11 @@ from typing import Any, Final, Self, TypeVar, Unpack
 import httpx
 
 from finmind_client import calls
+from finmind_client.async_events import follow
+from finmind_client.async_schedules import AsyncSchedules
 from finmind_client.calls import Call
 from finmind_client.errors import JobNotEnded, NotReached
+from finmind_client.job_events import JobEvent
 from finmind_client.models import Enqueued, Job, JobOptions, NewJob
 from finmind_client.retries import Retry, may_repeat
 
@@ -53,6 +56,8 @@ class AsyncClient:
         )
         self.admin: Final = AsyncAdmin(self)
         """What operators do."""
+        self.schedules: Final = AsyncSchedules(self)
+        """Rules that enqueue a job at each tick."""
 
     async def __aenter__(self) -> Self:
         """Nothing is connected yet."""
@@ -142,6 +147,29 @@ class AsyncClient:
             if time.monotonic() - began < pause:  # a service of the version before does not wait
                 await asyncio.sleep(min(pause, left))
                 pause = min(2 * pause, 2.0)
+
+    def events(self, job_id: int, *, last_event_id: str | None = None) -> AsyncIterator[JobEvent]:
+        """Follow a job: what happens to it, as it happens, until its end.
+
+        First how it stands, and all that it has logged. A stream that is cut off is begun again where it was:
+        each line comes once, of status and progress the newest.
+
+        Args:
+            job_id: its id.
+            last_event_id: the `id` of the last event that was read, to go on after it.
+
+        Raises:
+            NotFound: there is none that the caller may read.
+            NotAllowed: another caller enqueued it.
+            NotReached: the service did not answer, as often as `retry` says, in a row.
+        """
+        return follow(
+            self._http,
+            job_id,
+            retry=self._retry,
+            timeout_seconds=self._timeout_seconds,
+            last_event_id=last_event_id,
+        )
 
     async def with_key(self, unique_key: str) -> list[Mapping[str, Any]]:
         """The jobs that have, or had, this unique key, newest first."""

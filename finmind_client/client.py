@@ -1,4 +1,4 @@
-"""The client without asyncio. Made of `async_client.py`: change that, and run `make docs`."""
+"""Without asyncio. Made of `async_client.py`: change that, and run `make docs`."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +10,11 @@ import httpx
 from finmind_client import calls
 from finmind_client.calls import Call
 from finmind_client.errors import JobNotEnded, NotReached
+from finmind_client.events import follow
+from finmind_client.job_events import JobEvent
 from finmind_client.models import Enqueued, Job, JobOptions, NewJob
 from finmind_client.retries import Retry, may_repeat
+from finmind_client.schedules import Schedules
 
 T = TypeVar("T")
 
@@ -52,6 +55,8 @@ class Client:
         )
         self.admin: Final = Admin(self)
         """What operators do."""
+        self.schedules: Final = Schedules(self)
+        """Rules that enqueue a job at each tick."""
 
     def __enter__(self) -> Self:
         """Nothing is connected yet."""
@@ -141,6 +146,29 @@ class Client:
             if time.monotonic() - began < pause:  # a service of the version before does not wait
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, 2.0)
+
+    def events(self, job_id: int, *, last_event_id: str | None = None) -> Iterator[JobEvent]:
+        """Follow a job: what happens to it, as it happens, until its end.
+
+        First how it stands, and all that it has logged. A stream that is cut off is begun again where it was:
+        each line comes once, of status and progress the newest.
+
+        Args:
+            job_id: its id.
+            last_event_id: the `id` of the last event that was read, to go on after it.
+
+        Raises:
+            NotFound: there is none that the caller may read.
+            NotAllowed: another caller enqueued it.
+            NotReached: the service did not answer, as often as `retry` says, in a row.
+        """
+        return follow(
+            self._http,
+            job_id,
+            retry=self._retry,
+            timeout_seconds=self._timeout_seconds,
+            last_event_id=last_event_id,
+        )
 
     def with_key(self, unique_key: str) -> list[Mapping[str, Any]]:
         """The jobs that have, or had, this unique key, newest first."""

@@ -78,10 +78,11 @@ def waits(payload: dict[str, Any], ctx: JobContext) -> str:
     """Wait until it is to stop, or so long."""
     note(payload["path"], f"start {ctx.attempt} {os.getpid()}")
     ctx.progress(0.5, "half")
+    ctx.log("waits")
     if ctx.wait(payload.get("seconds", 60)):
         note(payload["path"], f"stop {ctx.stop_reason}")
         raise RuntimeError(f"stopped: {ctx.stop_reason}")
-    note(payload["path"], f"end {ctx.attempt}")
+    ctx.log("is done")
     return "done"
 
 

@@ -24,7 +24,7 @@ from finmind_client import (
 )
 from service.api.new_job_schemas import JobIn
 from service.settings import Settings
-from tests.client.unasync import TARGET, render
+from tests.client.unasync import MODULES, render, target_of
 from tests.dashboard.served import Served, serving
 
 pytestmark = pytest.mark.whole
@@ -45,8 +45,10 @@ async def client(served: Served) -> AsyncIterator[AsyncClient]:
         yield client
 
 
-def test_the_client_without_asyncio_is_made_of_the_other_one() -> None:
-    assert TARGET.read_text(encoding="utf-8") == render(), "run `make docs`"
+@pytest.mark.parametrize("module", MODULES)
+def test_the_client_without_asyncio_is_made_of_the_other_one(module: str) -> None:
+    made = target_of(module).read_text(encoding="utf-8")
+    assert made == render(module), "run `make docs`"
 
 
 def test_a_new_job_has_every_option_of_the_api() -> None:

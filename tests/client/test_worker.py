@@ -14,7 +14,7 @@ import psutil
 import pytest
 from pydantic import SecretStr
 
-from finmind_client import AsyncClient, NotAuthenticated
+from finmind_client import AsyncClient, JobEvent, NotAuthenticated
 from finmind_client.calls import Call
 from finmind_client.worker import Worker
 from service.settings import Settings
@@ -269,6 +269,7 @@ async def test_a_worker_survives_a_restart_of_the_service_and_its_own_kill_loses
             again = await client.wait(killed.id, timeout_seconds=60)
             assert (again.status, again.attempts, again.result) == ("SUCCESS", 2, "done")
             kept = await client.enqueue("waits", {"path": str(path), "seconds": 0.3})
+            followed = asyncio.create_task(_events(served, kept.id))
             await noted(path, "start", 3)
     async with (
         serving(settings, worker=False, port=port) as served,
@@ -276,6 +277,12 @@ async def test_a_worker_survives_a_restart_of_the_service_and_its_own_kill_loses
     ):
         found = await client.wait(kept.id, timeout_seconds=60)
         assert (found.status, found.attempts) == ("SUCCESS", 1)
+        # Who follows the job is connected to the new process, and misses nothing.
+        async with asyncio.timeout(60):
+            events = await followed
+        lines = [event.data["message"] for event in events if event.kind == "log"]
+        assert lines == ["waits", "is done"]
+        assert (events[-1].kind, events[-1].data["status"]) == ("end", "SUCCESS")
         # A stop in good order: it waits for the job that it has, and its exit code says so.
         last = await client.enqueue("waits", {"path": str(path), "seconds": 0.3})
         await noted(path, "start", 4)
@@ -283,6 +290,11 @@ async def test_a_worker_survives_a_restart_of_the_service_and_its_own_kill_loses
         assert await asyncio.to_thread(second.wait, 30) == 0
         found = await client.get(last.id)
         assert (found.status, found.attempts) == ("SUCCESS", 1)
+
+
+async def _events(served: Served, job_id: int) -> list[JobEvent]:
+    async with AsyncClient(served.url, token=served.token("admin")) as client:
+        return [event async for event in client.events(job_id)]
 
 
 def _lives(pid: int) -> bool:

@@ -1,6 +1,6 @@
-"""Make `finmind_client/client.py` of `async_client.py`: one source for both clients.
+"""Make `finmind_client/client.py` of `async_client.py`, and others like it: one source for both clients.
 
-`python -m tests.client.unasync` writes it; `make docs` does.
+`python -m tests.client.unasync` writes them; `make docs` does.
 """
 
 import re
@@ -10,36 +10,48 @@ from pathlib import Path
 from typing import Final
 
 PACKAGE: Final = Path(__file__).parents[2] / "finmind_client"
-SOURCE: Final = PACKAGE / "async_client.py"
-TARGET: Final = PACKAGE / "client.py"
-
-FIRST_LINE: Final = (
-    '"""The client without asyncio. Made of `async_client.py`: change that, and run `make docs`."""'
-)
+MODULES: Final = ("client", "events", "schedules")
+"""Each is made of the one of that name with `async_` before it."""
 
 WORDS: Final = (
-    (r"^import asyncio\n", ""),
+    (r"^import asyncio\n(import time\n)?", "import time\n"),
     (r"\basyncio\.sleep\b", "time.sleep"),
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
-    (r"\bAsync(Client|Admin|Iterator)\b", r"\1"),
+    (r"\bAsync(Client|Admin|Iterator|Schedules)\b", r"\1"),
     (r"\bAsyncBaseTransport\b", "BaseTransport"),
     (r"\b__a(enter|exit)__\b", r"__\1__"),
     (r"\baclose\b", "close"),
+    (r"\baread\b", "read"),
+    (r"\baiter_bytes\b", "iter_bytes"),
+    (r"\basync_(client|events|schedules)\b", r"\1"),
 )
 
 
-def render() -> str:
-    """The text of the client without asyncio."""
-    _, _, text = SOURCE.read_text(encoding="utf-8").partition("\n\n")
-    text = f"{FIRST_LINE}\n\n{text}"
+def target_of(module: str) -> Path:
+    """The file that is made."""
+    return PACKAGE / f"{module}.py"
+
+
+def render(module: str) -> str:
+    """The text of a module without asyncio."""
+    _, _, text = (PACKAGE / f"async_{module}.py").read_text(encoding="utf-8").partition("\n\n")
     for pattern, words in WORDS:
         text = re.sub(pattern, words, text, flags=re.MULTILINE)
-    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(TARGET), "-"]
+    first = f"Without asyncio. Made of `async_{module}.py`: change that, and run `make docs`."
+    text = f'"""{first}"""\n\n{text}'
+    for arguments in (("check", "--quiet", "--select", "I", "--fix"), ("format",)):
+        text = _ruff(text, *arguments, "--stdin-filename", str(target_of(module)), "-")
+    return text
+
+
+def _ruff(text: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", "ruff", *arguments]
     return subprocess.run(
         command, input=text, capture_output=True, text=True, check=True, timeout=60
     ).stdout
 
 
 if __name__ == "__main__":
-    TARGET.write_text(render(), encoding="utf-8")
+    for module in MODULES:
+        target_of(module).write_text(render(module), encoding="utf-8")
