@@ -8,7 +8,7 @@
 
 | library | blocking | asyncio |
 |---|---|---|
-| SQLAlchemy 2, on psycopg, psycopg2 or asyncpg | `Session`, `scoped_session`, `Connection` | `AsyncSession`, `AsyncConnection` |
+| SQLAlchemy 2, on psycopg or asyncpg | `Session`, `scoped_session`, `Connection` | `AsyncSession`, `AsyncConnection` |
 | psycopg 3 | `Connection` | `AsyncConnection` |
 | asyncpg | – | `Connection`, also of a pool |
 | Django | `django.db.connection`, `connections["…"]` | – |
@@ -66,7 +66,8 @@ def enqueue(
     What PostgreSQL says beside that (a serialization failure, a deadlock, a timeout) stays the exception of your
     library, so that what repeats your transactions sees it.
     """
-    call = EnqueueBySql.of([NewJob(job_type, payload or {}, **options)], schema=schema, alone=True)
+    job = NewJob(job_type, {} if payload is None else payload, **options)
+    call = EnqueueBySql.of([job], schema=schema, alone=True)
     return call.read_only_one(_run(connection, call))
 
 
@@ -90,7 +91,8 @@ async def aenqueue(
     **options: Unpack[SqlOptions],
 ) -> JobRef:
     """Enqueue a job in the transaction of a connection of SQLAlchemy, psycopg or asyncpg: `enqueue` for asyncio."""
-    call = EnqueueBySql.of([NewJob(job_type, payload or {}, **options)], schema=schema, alone=True)
+    job = NewJob(job_type, {} if payload is None else payload, **options)
+    call = EnqueueBySql.of([job], schema=schema, alone=True)
     return call.read_only_one(await _arun(connection, call))
 
 

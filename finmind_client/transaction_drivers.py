@@ -89,18 +89,21 @@ async def _sqlalchemy_asyncio(session: Any, call: EnqueueBySql) -> Rows:
 
 
 def _psycopg(connection: Any, call: EnqueueBySql) -> Rows:
+    from psycopg import Cursor
     from psycopg.rows import tuple_row
 
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        return cursor.execute(call.statement("%s"), [call.jobs]).fetchall()  # type: ignore[no-any-return]
+    # Not by `connection.cursor()`: the application may have one that writes parameters otherwise.
+    with Cursor(connection, row_factory=tuple_row) as cursor:
+        return cursor.execute(call.statement("%s"), [call.jobs]).fetchall()
 
 
 async def _psycopg_asyncio(connection: Any, call: EnqueueBySql) -> Rows:
+    from psycopg import AsyncCursor
     from psycopg.rows import tuple_row
 
-    async with connection.cursor(row_factory=tuple_row) as cursor:
+    async with AsyncCursor(connection, row_factory=tuple_row) as cursor:
         await cursor.execute(call.statement("%s"), [call.jobs])
-        return await cursor.fetchall()  # type: ignore[no-any-return]
+        return await cursor.fetchall()
 
 
 async def _asyncpg(connection: Any, call: EnqueueBySql) -> Rows:

@@ -5,7 +5,7 @@ import sys
 
 from finmind_client import Client, InvalidInput, NewJob
 
-with Client(os.environ["FINMIND_URL"], token=os.environ["FINMIND_TOKEN"]) as jobs:
+with Client(os.environ["FINMIND_URL"], token=os.environ["FINMIND_KEY"]) as jobs:
     try:
         made = jobs.enqueue_batch(
             [NewJob("send_welcome", {"email": email}) for email in sys.argv[1:]]

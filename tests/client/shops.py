@@ -124,7 +124,7 @@ def _texts(connection: Any) -> Callable[[str], Any]:
 
 @contextmanager
 def psycopg_connection(dsn: str) -> Iterator[Shop]:
-    with psycopg.connect(dsn, row_factory=dict_row) as connection:
+    with psycopg.connect(dsn, row_factory=dict_row, cursor_factory=psycopg.RawCursor) as connection:
         yield blocking(
             connection, connection.transaction, connection.transaction, connection.execute
         )
@@ -187,7 +187,11 @@ async def _acquire(pool: Any) -> Any:
 @contextmanager
 def psycopg_asyncio_connection(dsn: str) -> Iterator[Shop]:
     with asyncio.Runner() as runner:
-        connection = runner.run(psycopg.AsyncConnection.connect(dsn, row_factory=dict_row))
+        connection = runner.run(
+            psycopg.AsyncConnection.connect(
+                dsn, row_factory=dict_row, cursor_factory=psycopg.AsyncRawCursor
+            )
+        )
         yield of_asyncio(
             runner, connection, connection.transaction, connection.transaction, connection.execute
         )

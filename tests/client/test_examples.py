@@ -92,7 +92,7 @@ def sign_up_twice(name: str, shell: Shell) -> int:
 
 def welcome_by_script(shell: Shell, served: Served) -> str:
     token = served.token("service")
-    return shell.run(command("welcome_all.py"), FINMIND_URL=served.url, FINMIND_TOKEN=token)
+    return shell.run(command("welcome_all.py"), FINMIND_URL=served.url, FINMIND_KEY=token)
 
 
 @pytest.mark.whole

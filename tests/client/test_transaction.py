@@ -1,6 +1,7 @@
 """`enqueue` in the caller's own transaction, on every library, as the role that may do nothing else."""
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.pool import NullPool
 
 from finmind_client import (
     Backoff,
@@ -24,9 +27,19 @@ from finmind_client import (
 from finmind_client.transaction import aenqueue, enqueue, enqueue_batch
 from tests import databases
 from tests.client.shops import ALIKE, SHOPS, Shop
+from tests.running import ROOT
 
 INVOICES = "SELECT array_agg(id ORDER BY id) FROM public.invoices"
 WHEN = datetime(2030, 1, 31, 9, tzinfo=UTC)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Invoice(Base):
+    __tablename__ = "invoices"
+    id: Mapped[int] = mapped_column(primary_key=True)
 
 
 @pytest.fixture
@@ -136,6 +149,26 @@ def test_what_the_database_says_of_itself_stays_the_librarys_own(
         with pytest.raises(NotAllowed, match="member of the role finmind_client"):
             enqueue(connection, "mail")
         connection.rollback()
+
+
+def test_the_calls_of_the_pages_run(shop_dsn: str, pg_dsn: str) -> None:
+    engine = sqlalchemy.create_engine(shop_dsn.replace("://", "+psycopg://", 1), poolclass=NullPool)
+    names = {
+        "engine": engine,
+        "Invoice": Invoice,
+        "psycopg": psycopg,
+        "Session": Session,
+        "shop_url": shop_dsn,
+    }
+    for page in ("client.md", "sql.md"):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        (code,) = re.findall(
+            r"```python\n(from finmind_client\.transaction.*?)```", text, re.DOTALL
+        )
+        exec(code, dict(names))
+        assert look(pg_dsn, "DELETE FROM public.invoices RETURNING id") == [(7,)]
+    found = look(pg_dsn, "SELECT queue, payload FROM background_jobs")
+    assert found == [("billing", {"invoice": 7})] * 2
 
 
 def test_what_is_no_connection_is_refused_with_what_would_do() -> None:
