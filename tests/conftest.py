@@ -12,22 +12,19 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from service.db.embedded import EmbeddedServer
 from service.db.engine import Database
 from service.db.migrate import upgrade
 from service.jobs.notify.publisher import publisher_for
 from service.observability.logging import configure_logging
 from service.settings import Environment, Settings
+from service.testing.server import embedded_server
+from service.testing.settings import IsolatedSettings
 from tests import databases
 from tests.running import COMMAND, ROOT, Run, Running, Start, postgres_of
 
 TEST_SECRET = "a-secret-of-the-tests-of-at-least-32-bytes"
-RELAXED = ("fsync = off", "full_page_writes = off", "autovacuum_naptime = '1h'")
-"""For the session's own server only: its data need not survive the machine."""
-
 PROCESSES = frozenset({"environment", "fleet", "trial", "cluster", "wheel"})
 """The fixtures with which a test starts processes."""
 
@@ -38,21 +35,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not PROCESSES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.whole)
-
-
-class IsolatedSettings(Settings):
-    """Settings that read neither the environment nor `.env`."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -172,13 +154,8 @@ def server_dsn() -> Iterator[str]:
         return
     # A runner that is told to end would otherwise leave its server behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with databases.server_directory() as directory:
-        server = EmbeddedServer.start(directory)
-        try:
-            asyncio.run(_relax(server.dsn))
-            yield server.dsn
-        finally:
-            server.stop()
+    with embedded_server() as dsn:
+        yield dsn
 
 
 @dataclass(frozen=True)
@@ -260,9 +237,3 @@ async def session(database: Database) -> AsyncIterator[AsyncSession]:
     """A session on this test's database, not in a transaction."""
     async with database.sessions() as session:
         yield session
-
-
-async def _relax(dsn: str) -> None:
-    await databases.execute(
-        dsn, *(f"ALTER SYSTEM SET {setting}" for setting in RELAXED), "SELECT pg_reload_conf()"
-    )

@@ -7,11 +7,8 @@ have left behind is known to be undone, and made anew otherwise.
 
 import itertools
 import os
-import subprocess
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -77,29 +74,6 @@ SELECT md5(string_agg(line, E'\\n' ORDER BY line)) FROM (
   UNION ALL
   SELECT concat_ws(' ', 'revision', version_num) FROM alembic_version) lines"""
 """Of all that a test can change, save what rows there are: schema, settings, statistics."""
-
-GUARD = """
-cat
-read -r pid < "$0/postgres/postmaster.pid" && kill -QUIT "$pid"
-for _ in $(seq 100); do kill -0 "$pid" || break; sleep 0.1; done
-rm -rf "$0"
-"""
-"""Waits for the end of its input, then ends the server if it still runs, and removes its files."""
-
-
-@contextmanager
-def server_directory() -> Iterator[Path]:
-    """A directory for a server; neither outlives this process, however it ends."""
-    # Not in pytest's folder: every other pytest that starts takes the server's user out of that.
-    directory = tempfile.mkdtemp(prefix="finmind-")
-    with subprocess.Popen(
-        ["sh", "-c", GUARD, directory],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # a Ctrl-C ends the tests, and by that the guard
-    ):
-        yield Path(directory)
 
 
 def new_name() -> str:

@@ -86,8 +86,9 @@ async def test_connections_that_a_test_left_open_are_ended(
 @pytest.mark.whole
 def test_a_server_does_not_outlive_tests_that_are_killed() -> None:
     program = (
-        "from service.db.embedded import EmbeddedServer; from tests import databases\n"
-        "with databases.server_directory() as directory:\n"
+        "from service.db.embedded import EmbeddedServer\n"
+        "from service.testing.server import server_directory\n"
+        "with server_directory() as directory:\n"
         "    EmbeddedServer.start(directory); print(directory, flush=True); input()"
     )
     with subprocess.Popen(

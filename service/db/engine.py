@@ -130,7 +130,11 @@ class Database:
         return connection
 
     def link(
-        self, *, timeout_seconds: float | None = None, statement_seconds: float | None = None
+        self,
+        *,
+        duty: str = "",  # noqa: ARG002 - of a connection that serves several, as in service.testing
+        timeout_seconds: float | None = None,
+        statement_seconds: float | None = None,
     ) -> Link:
         """A connection for one duty, opened on first use; see `Link`."""
         return Link(self, timeout_seconds=timeout_seconds, statement_seconds=statement_seconds)

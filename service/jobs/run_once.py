@@ -73,13 +73,23 @@ async def process_due_jobs(
     if isinstance(database, str):
         opened = Database(database, settings)
         try:
-            return await _pass(Pipeline(opened, settings, handlers=handlers, slots=slots), limit)
+            return await run_pass(Pipeline(opened, settings, handlers=handlers, slots=slots), limit)
         finally:
             await opened.close()
-    return await _pass(Pipeline(database, settings, handlers=handlers, slots=slots), limit)
+    return await run_pass(Pipeline(database, settings, handlers=handlers, slots=slots), limit)
 
 
-async def _pass(pipeline: Pipeline, limit: int) -> ProcessSummary:
+async def run_pass(pipeline: Pipeline, limit: int, *, fail_unserved: bool = True) -> ProcessSummary:
+    """One pass with a pipeline that has not started; it is stopped then.
+
+    Args:
+        pipeline: what claims and runs.
+        limit: limit on the jobs to take.
+        fail_unserved: whether due jobs whose type nobody serves become FAILED; see `process_due_jobs`.
+
+    Raises:
+        DATABASE_ERRORS: as there.
+    """
     summary = ProcessSummary()
     pipeline.tally(summary.count)
     try:
@@ -89,7 +99,7 @@ async def _pass(pipeline: Pipeline, limit: int) -> ProcessSummary:
             releases = pipeline.endings.releases
             await _run_due(pipeline, summary, limit)
             await _release_children(pipeline)
-        if summary.processed < limit:
+        if fail_unserved and summary.processed < limit:
             await _fail_unserved(pipeline, summary, limit)
         while pipeline.executor.unfinished:
             await pipeline.executor.wait_for_one()

@@ -11,10 +11,11 @@ from pydantic import SecretStr
 
 from service.app import create_app
 from service.settings import Environment
+from service.testing.settings import IsolatedSettings
 from tests.api.conftest import Auth
 from tests.api.shapes import assert_problem
 from tests.api.test_policies import PUBLIC, TABLE
-from tests.conftest import TEST_SECRET, IsolatedSettings
+from tests.conftest import TEST_SECRET
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = {

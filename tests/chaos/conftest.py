@@ -11,16 +11,17 @@ from pydantic import SecretStr
 from service.db.engine import Database
 from service.db.migrate import upgrade
 from service.settings import Environment
-from tests import databases
+from service.testing.server import server_directory
+from service.testing.settings import IsolatedSettings
 from tests.chaos.cluster import Cluster
 from tests.chaos.trial import Trial
-from tests.conftest import TEST_SECRET, IsolatedSettings
+from tests.conftest import TEST_SECRET
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A PostgreSQL with fsync on, which tests may stop."""
-    with databases.server_directory() as directory, Cluster.running(directory) as cluster:
+    with server_directory() as directory, Cluster.running(directory) as cluster:
         yield cluster
 
 

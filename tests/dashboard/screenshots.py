@@ -24,7 +24,8 @@ from service.jobs import NewJob, enqueue_batch
 from service.jobs.queues import pause_queue
 from service.observability.logging import configure_logging
 from service.settings import Environment
-from tests.conftest import TEST_SECRET, IsolatedSettings
+from service.testing.settings import IsolatedSettings
+from tests.conftest import TEST_SECRET
 from tests.dashboard import chromium
 from tests.dashboard.served import Served, serving
 

@@ -10,7 +10,8 @@ from service.jobs import Registry
 from service.schedules.declared import Declarations
 from service.schedules.declaring import declare
 from service.settings import Environment, Settings
-from tests.conftest import TEST_SECRET, IsolatedSettings
+from service.testing.settings import IsolatedSettings
+from tests.conftest import TEST_SECRET
 
 Define = Callable[[Declarations, Registry], None]
 

@@ -335,7 +335,7 @@ class Access:
             raise server.fault_model.pick(UNREACHABLE)("of the simulation")
         return Connection(server, process, self._settings)
 
-    def link(self, *, timeout_seconds: float | None = None) -> Link:
+    def link(self, *, duty: str = "", timeout_seconds: float | None = None) -> Link:
         return Link(self.as_database(), timeout_seconds=timeout_seconds)
 
     def as_database(self) -> Database:

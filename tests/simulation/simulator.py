@@ -15,7 +15,8 @@ from structlog.typing import EventDict, WrappedLogger
 from service.observability.metrics import HANDLERS_STUCK, WORKER_LEADER, WORKER_UP
 from service.observability.queue_gauges import clear_queue_gauges
 from service.settings import Environment
-from tests.conftest import TEST_SECRET, IsolatedSettings
+from service.testing.settings import IsolatedSettings
+from tests.conftest import TEST_SECRET
 from tests.simulation.checker import Checker
 from tests.simulation.clock import PROCESS, Spinning, install
 from tests.simulation.faults import Faults

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import Final
 
 from service.db.connection import Link
@@ -43,6 +44,8 @@ class LogLines:
         self._lock = threading.Lock()  # handlers log in threads as well
         self._loop: asyncio.AbstractEventLoop | None = None
         self._some = asyncio.Event()
+        self._hurry = asyncio.Event()
+        """Set while somebody waits for what is gathered."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -59,11 +62,14 @@ class LogLines:
 
     async def flushed(self, timeout_seconds: float) -> bool:
         """Wait until every line is written; False where the time ran out first."""
+        self._hurry.set()
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._idle.wait()
         except TimeoutError:
             return False
+        finally:
+            self._hurry.clear()
         return True
 
     async def run(self) -> None:
@@ -72,7 +78,9 @@ class LogLines:
         pause = Pause()
         while True:
             await self._some.wait()
-            await asyncio.sleep(GATHER_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GATHER_SECONDS):
+                    await self._hurry.wait()
             self._some.clear()
             while batch := self._next_batch():
                 try:

@@ -72,7 +72,7 @@ class Pipeline:
             settings.worker_queues,
         )
         self._links = {
-            duty: database.link()
+            duty: database.link(duty=duty)
             for duty in (
                 "claim",
                 "lanes",

@@ -1,0 +1,11 @@
+"""Tests of code that enqueues and handles jobs: run what is due, move the clock, assert what was enqueued.
+
+Everything happens in one transaction of the test, which is rolled back at its end. No service runs; the
+jobs are run by the engine that a service runs. `service.testing.plugin` has the fixtures for pytest.
+"""
+
+from service.testing.jobs import Jobs, open_jobs
+from service.testing.ran import JobFailed, Ran
+from service.testing.server import migrate
+
+__all__ = ["JobFailed", "Jobs", "Ran", "migrate", "open_jobs"]

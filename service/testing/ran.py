@@ -1,0 +1,123 @@
+"""What `run_due` ran, and the error that it raises for a job that failed without one of its own."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from service.jobs import Registry
+from service.jobs.core.attempt import Attempt
+from service.jobs.core.encoding import load_json
+from service.jobs.core.failures import Failure
+from service.jobs.core.job import JobId
+from service.jobs.core.outcomes import Outcome
+from service.jobs.handlers.registry import HandlerSpec
+
+ENDS_TEST: Final = (asyncio.CancelledError, SystemExit, KeyboardInterrupt, GeneratorExit)
+"""Errors that would do something else in a test than fail it."""
+
+
+class JobFailed(Exception):
+    """A job failed, and its handler raised nothing: a payload that its model refuses, a timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One attempt of one job.
+
+    `outcome` is `succeeded`, `retried`, `failed`, `dead_lettered`, `snoozed`, `suspended` (a step waits) or `cancelled`.
+    """
+
+    id: JobId
+    job_type: str
+    payload: Any
+    """As it is stored: encrypted members stay so."""
+    attempt: int
+    """From 1."""
+    outcome: str
+    result: Any = None
+    """What the handler returned, as JSON."""
+    error: BaseException | None = None
+    """What it raised."""
+    failure: str | None = None
+    """Type and message of what failed, as the job's history keeps them."""
+    delay_seconds: float | None = None
+    """In how long the job is due again, after `retried` and `snoozed`."""
+
+    def raise_error(self) -> None:
+        """Raise what the handler raised, or `JobFailed`, if the attempt failed.
+
+        Raises:
+            BaseException: that of the handler, with a note that names the job.
+            JobFailed: it raised none.
+        """
+        if self.failure is None:
+            return
+        where = f"job {self.id} ({self.job_type}), attempt {self.attempt}: {self.outcome}"
+        if self.error is None or isinstance(self.error, ENDS_TEST):
+            raise JobFailed(f"{where}: {self.failure}") from self.error
+        self.error.add_note(f"In {where}. run_due(raise_errors=False) keeps it.")
+        raise self.error
+
+
+class Recorder:
+    """Notes what handlers raise, and what is recorded of their attempts."""
+
+    def __init__(self) -> None:
+        self.ran: list[Ran] = []
+        self._errors: list[BaseException] = []
+
+    def registry(self, handlers: Registry, *, only: frozenset[str] | None) -> Registry:
+        """The same handlers, all or `only` some, each of which notes what it raises."""
+        noting = Registry()
+        for job_type in handlers.job_types():
+            spec = handlers.get(job_type)
+            if spec is not None and (only is None or job_type in only):
+                noting.add(replace(spec, function=self._noting(spec)))
+        return noting
+
+    def recorded(self, attempt: Attempt, outcome: Outcome | None) -> None:
+        """Take an attempt whose outcome was recorded; None: its lease was lost."""
+        errors, self._errors = self._errors, []
+        job = attempt.job
+        self.ran.append(
+            Ran(
+                id=job.id,
+                job_type=job.job_type,
+                payload=load_json(job.payload),
+                attempt=job.attempt,
+                outcome="lease_lost" if outcome is None else outcome.event,
+                result=_result_of(outcome),
+                error=errors[-1] if errors else None,
+                failure=_words_of(None if outcome is None else outcome.failure),
+                delay_seconds=getattr(outcome, "delay_seconds", None),
+            )
+        )
+
+    def _noting(self, spec: HandlerSpec) -> Callable[..., Any]:
+        function: Callable[..., Any] = spec.function
+
+        async def awaited(value: Any) -> Any:
+            try:
+                return await value
+            except BaseException as error:
+                self._errors.append(error)
+                raise
+
+        def called(*arguments: Any) -> Any:
+            try:
+                value = function(*arguments)
+            except BaseException as error:
+                self._errors.append(error)
+                raise
+            return awaited(value) if hasattr(value, "__await__") else value
+
+        return called
+
+
+def _result_of(outcome: Outcome | None) -> Any:
+    return None if outcome is None or outcome.result is None else load_json(outcome.result)
+
+
+def _words_of(failure: Failure | None) -> str | None:
+    return None if failure is None else f"{failure.type}: {failure.message}"
