@@ -81,8 +81,9 @@ async def test_what_the_examples_enqueue_is_served_by_the_examples_handlers(
     await session.execute(text(insert.replace(":", "\\:")))
     await enqueue(session, "resize_image", {})
     await enqueue(session, "import_file", {"parts": ["a", "b"]})
+    await enqueue(session, "thumbnails", {"sizes": [64, 128]})
     await session.commit()
-    serve = start("serve", DATABASE_URL=pg_dsn, HANDLER_MODULES="billing,images,imports")
+    serve = start("serve", DATABASE_URL=pg_dsn, HANDLER_MODULES="billing,images,imports,thumbnails")
     serve.wait_for("Ctrl-C")
 
     async def ended() -> dict[str, set[str]] | None:
@@ -95,7 +96,7 @@ async def test_what_the_examples_enqueue_is_served_by_the_examples_handlers(
 
     assert await until(ended) == {
         "PENDING": {"remind"},  # due in a day
-        "SUCCESS": {"send_invoice", "index", "resize_image", "import_file"},
+        "SUCCESS": {"send_invoice", "index", "resize_image", "import_file", "thumbnails"},
     }
     assert serve.stop() == 0
 
@@ -103,7 +104,8 @@ async def test_what_the_examples_enqueue_is_served_by_the_examples_handlers(
 def test_every_example_of_python_has_a_file_name_and_is_known_here() -> None:
     assert HANDLERS.count("```python") == len(EXAMPLES)
     assert set(EXAMPLES) == {
-        "billing.py", "convert.py", "images.py", "imports.py", "invoices.py", "run_due.py"
+        "billing.py", "convert.py", "images.py", "imports.py", "invoices.py", "run_due.py",
+        "thumbnails.py",
     }  # fmt: skip
 
 

@@ -9,9 +9,9 @@ from typing import Final
 REASONS_BY_EVENT: Final[Mapping[str, tuple[str, ...]]] = {
     "enqueued": ("ok",),
     "succeeded": ("ok",),
-    "retried": ("error", "timeout", "retry_after", "cancelled_itself"),
+    "retried": ("error", "timeout", "died", "retry_after", "cancelled_itself"),
     "dead_lettered": (
-        "error", "timeout", "retry_after", "cancelled_itself", "lease_lost", "poison",
+        "error", "timeout", "died", "retry_after", "cancelled_itself", "lease_lost", "poison",
     ),
     "failed": ("permanent", "bad_payload", "bad_result", "no_handler", "refused"),
     "manual_retry": ("ok",),

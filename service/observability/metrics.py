@@ -164,6 +164,15 @@ HANDLERS_STUCK: Final = Gauge(
     "finmind_handlers_stuck",
     "Handlers that were cancelled and still run: they hold a slot or a thread.",
 )
+HANDLER_PROCESSES: Final = Gauge(
+    "finmind_handler_processes",
+    'Processes of this worker that run handlers with `executor="process"`, idle ones as well.',
+)
+HANDLER_PROCESSES_ENDED: Final = Counter(
+    "finmind_handler_processes_ended_total",
+    "Such processes that ended: `died` (of a crash, or for want of memory), `killed` (since the handler was stopped), `retired` (after `HANDLER_PROCESS_JOBS`, or with the worker).",
+    ["why"],
+)
 ENCRYPTED_PAYLOADS: Final = Counter(
     "finmind_encrypted_payloads_total",
     "Payloads at the start of an attempt: `opened` (decrypted), `key_missing` (by a key that this worker lacks; the attempt failed), `altered` (it does not belong to its job, which is FAILED), `not_encrypted` (readable, although its handler asks for encryption).",

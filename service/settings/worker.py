@@ -27,6 +27,18 @@ class WorkerSettings(BaseModel):
     sync_handler_threads: int = Field(
         16, ge=1, le=500, description="Threads for handlers that are plain (not async) functions."
     )
+    handler_processes: int | None = Field(
+        None,
+        ge=1,
+        le=500,
+        description='Processes for handlers with `executor="process"`, each with about 80 MB and what its handlers load. They are started when such a handler first runs. If unset, as many as the cores that the worker may use.',
+    )
+    handler_process_jobs: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="Jobs that run in one such process before a new one takes its place, which gives back what handlers leak.",
+    )
     claim_batch_size: int = Field(
         200, ge=1, le=1000, description="Largest number of jobs in one claim."
     )

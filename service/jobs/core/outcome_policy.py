@@ -9,6 +9,7 @@ from typing import Any, assert_never
 from service.errors import InvalidInput, PayloadError
 from service.jobs.core.attempt import Attempt, HandlerTimeout, InvalidPayload, Stop, TooLate
 from service.jobs.core.backoff import Backoff
+from service.jobs.core.elsewhere import EncodedResult, HandlerDied, RaisedElsewhere
 from service.jobs.core.encoding import dump_json, load_json
 from service.jobs.core.failures import MAX_MESSAGE_CHARS, Failure, clean_text
 from service.jobs.core.outcomes import (
@@ -64,11 +65,16 @@ class OutcomePolicy:
         if value is None:
             return SUCCEEDED_EMPTY
         try:
-            text = dump_json(value, what="result", max_bytes=self._settings.max_payload_bytes)
+            text = self._encoded(value)
         except PayloadError as error:
             # The work is done; doing it again would give the same result.
             return self._permanent(attempt, error, reason="bad_result")
         return Succeeded(text)
+
+    def _encoded(self, value: Any) -> str:
+        if isinstance(value, EncodedResult):
+            return value.json()
+        return dump_json(value, what="result", max_bytes=self._settings.max_payload_bytes)
 
     def cancelled(
         self, attempt: Attempt, error: BaseException, stop: Stop | None
@@ -115,6 +121,8 @@ class OutcomePolicy:
                 return self._permanent(attempt, error, reason="permanent")
             case InvalidPayload():
                 return self._permanent(attempt, error, reason="bad_payload")
+            case HandlerDied():
+                return self._failed(attempt, error, reason="died")
             case _:
                 return self._failed(attempt, error, reason="error")
 
@@ -222,6 +230,15 @@ class OutcomePolicy:
         return Failed(self._failure(attempt, error), reason)
 
     def _failure(self, attempt: Attempt, error: BaseException) -> Failure:
+        if isinstance(error, RaisedElsewhere):
+            return Failure(
+                attempt=attempt.job.attempt,
+                type=error.name,
+                message=error.message,
+                traceback=error.traceback,
+                started_at=attempt.started_at,
+                worker=self.worker_name,
+            )
         return Failure.from_exception(
             error,
             attempt=attempt.job.attempt,

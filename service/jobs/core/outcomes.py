@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import ClassVar, Final, assert_never
 
 from service.jobs.core.backoff import MAX_DELAY_SECONDS
+from service.jobs.core.elsewhere import RaisedElsewhere
 from service.jobs.core.failures import Failure, causes_of, words_of
 from service.jobs.core.job import JobStatus
 
@@ -65,6 +66,8 @@ def deciding(error: BaseException) -> BaseException:
     decides only where nothing failed: where every error of the group is one, or a Suspend. Of several
     Suspends the first does.
     """
+    if isinstance(error, RaisedElsewhere):
+        return error.decides
     if not isinstance(error, BaseExceptionGroup):
         return error
     causes = list(causes_of(error))

@@ -26,7 +26,7 @@ def load_handlers(settings: Settings) -> list[str]:
 
     Raises:
         ConfigurationError: a module cannot be imported, or exits; which, and why. A handler encrypts
-            payloads, and there is no key for it.
+            payloads, and there is no key for it; or no process could import it, as it asks for.
     """
     use_keys_of(settings)
     modules = [(name, "HANDLER_MODULES") for name in settings.handler_modules]
@@ -40,6 +40,7 @@ def load_handlers(settings: Settings) -> list[str]:
         _load(name, source)
     job_types = registry.job_types()
     check_configured(registry.encrypted_types())
+    registry.check_importable()
     expect_job_types(job_types)
     served = {entry.partition(":")[0] for entry in settings.worker_queues} - {"*"}
     known_queue.reserve(registry.queues() | served | {DEFAULT_QUEUE})

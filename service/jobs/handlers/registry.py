@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from re import fullmatch
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
@@ -15,9 +15,11 @@ from service.jobs.core.concurrency_key import check_template, fields_of
 from service.jobs.core.encryption import Encrypt, Sealing, check_unread, sealing_of
 from service.jobs.core.job import NAME_PATTERN, NAME_RULE
 from service.jobs.core.job_types import ConcurrencyKey, JobTypePolicy, policies
+from service.jobs.handlers.importable import check_importable, refuse_unimportable
 
 Handler = Callable[..., Awaitable[Any]] | Callable[..., Any]
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
+Executor: TypeAlias = Literal["process"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class HandlerSpec:
     policy: JobTypePolicy
     chunk: ChunkRule | None = None
     """How many jobs one call takes; None: one, and its payload is the argument."""
+    in_process: bool = False
+    """Whether it runs in a process of its own."""
 
 
 class Registry:
@@ -62,6 +66,7 @@ class Registry:
         redacted_fields: Collection[str] = (),
         chunk: int | None = None,
         chunk_seconds: float | None = None,
+        executor: Executor | None = None,
     ) -> Callable[[HandlerT], HandlerT]:
         """Register the decorated function for `job_type`.
 
@@ -90,6 +95,8 @@ class Registry:
             chunk: up to how many jobs one call takes, 1 to 1,000: the function gets a list of `ChunkJob`, and
                 settles each by itself.
             chunk_seconds: how long the first job of a chunk waits for others, 0 to 60; 0.5 where None.
+            executor: "process": each attempt runs in one of `HANDLER_PROCESSES` processes, for handlers that
+                compute; the function is one that a process can import.
 
         Raises:
             ConfigurationError: the name, a limit or the signature breaks a rule, or the type is
@@ -125,6 +132,7 @@ class Registry:
                         redacted_fields=frozenset(name.lower() for name in redacted_fields),
                     ),
                     chunk=rule,
+                    in_process=_runs_in_process(job_type, function, executor, payload_model),
                 )
             )
             return function
@@ -158,6 +166,18 @@ class Registry:
         """Every job type with a handler here, sorted."""
         return sorted(self._specs)
 
+    def check_importable(self) -> None:
+        """Refuse handlers for processes of their own that these would not find.
+
+        Raises:
+            ConfigurationError: which, and why.
+        """
+        for name, spec in self._specs.items():
+            if spec.in_process:
+                check_importable(name, spec.function)
+                if spec.policy.payload_model is not None:
+                    check_importable(name, spec.policy.payload_model)
+
     def limits_per_key(self) -> dict[str, int]:
         """The job types that limit how many jobs with one concurrency key run at once, and to how many."""
         return {
@@ -185,6 +205,21 @@ registry = Registry(policies)
 register_handler = registry.handler
 
 
+def _runs_in_process(
+    job_type: str, function: Handler, executor: str | None, model: type[BaseModel] | None
+) -> bool:
+    if executor is None:
+        return False
+    if executor != "process":
+        raise ConfigurationError(
+            f'Handler {job_type!r}: executor is {executor!r}, expected "process", or None: the event loop, or a '
+            "thread for a plain function"
+        )
+    for what in (function, *([model] if model is not None else [])):
+        refuse_unimportable(job_type, what)
+    return True
+
+
 def _sealing(job_type: str, encrypt: Encrypt | None) -> Sealing | None:
     try:
         return sealing_of(encrypt)
@@ -209,6 +244,10 @@ def _check_key_rule(job_type: str, policy: JobTypePolicy) -> None:
 def _check_chunk(spec: HandlerSpec) -> None:
     if spec.chunk is None:
         return
+    if spec.in_process:
+        raise ConfigurationError(
+            f'Handler {spec.job_type!r}: chunk and executor="process" do not go together: take one of them'
+        )
     if spec.takes_context:
         raise ConfigurationError(
             f"Handler {spec.job_type!r} ({_origin(spec.function)}): 2 arguments are required by position, and a"

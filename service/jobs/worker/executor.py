@@ -9,6 +9,7 @@ from typing import Any, Final
 from service.db.connection import Link
 from service.jobs.core.attempt import Stop, TooLate
 from service.jobs.core.claimed_job import ClaimedJob
+from service.jobs.core.elsewhere import EncodedResult
 from service.jobs.core.histogram import timing_of
 from service.jobs.core.outcome_policy import OutcomePolicy
 from service.jobs.core.outcomes import Cancelled, HowCancelled, Outcome, Released
@@ -22,6 +23,8 @@ from service.jobs.handlers.step_record import StepAccess, StepLimits
 from service.jobs.worker import lease_clock
 from service.jobs.worker.chunks import Chunks
 from service.jobs.worker.contexts import Contexts
+from service.jobs.worker.handler_process.pool import HandlerProcesses
+from service.jobs.worker.handler_process.starting import in_process_run
 from service.jobs.worker.handler_threads import HandlerThreads
 from service.jobs.worker.log_lines import LogLines
 from service.jobs.worker.progress import ProgressWriter
@@ -84,6 +87,7 @@ class Executor:
         self._poison = PoisonPolicy(settings, worker_name=worker_name)
         self._threads = HandlerThreads(settings.sync_handler_threads)
         self._chunks = Chunks(self._threads, slots=slots, begin=self._begin_in_chunk)
+        self._processes = HandlerProcesses(settings)
         self._contexts = Contexts(
             policy=self._policy,
             progress=progress,
@@ -148,6 +152,8 @@ class Executor:
         # would not come back.
         loop.call_soon(run.task.cancel)
         grace = self._cancel_grace_seconds if asked else STUCK_AFTER_SECONDS
+        if run.handler.in_process:
+            grace += STUCK_AFTER_SECONDS  # first it is killed, which it cannot ignore
         run.abandon_timer = loop.call_later(grace, self._abandon, run)
 
     @property
@@ -180,6 +186,7 @@ class Executor:
             self._abandon(run)
         self._timeouts.close()
         self._threads.close()
+        await self._processes.close()
 
     def _run(self, job: ClaimedJob, lease_deadline: float) -> Run:
         handler = self._registry.get(job.job_type)
@@ -216,11 +223,13 @@ class Executor:
 
     async def _outcome(self, run: Run) -> Outcome | None:
         try:
-            arguments = self._arguments(run)
+            arguments = () if run.handler.in_process else self._arguments(run)
             if run.job.unique_until_start is not None:
                 await give_up_key(self._keys_link, run.job)
             if run.handler.chunk is not None:
                 value = await self._chunks.join(run, *arguments)
+            elif run.handler.in_process:
+                value = await self._in_process(run)
             elif run.handler.is_async:
                 self._begin(run)
                 value = await run.handler.function(*arguments)
@@ -239,6 +248,21 @@ class Executor:
             return self._policy.cancelled(run, error, run.stop)
         except BaseException as error:
             return self._policy.raised(run, error, run.stop)
+
+    async def _in_process(self, run: Run) -> EncodedResult | None:
+        run.context = self._contexts.context(run)
+        job = in_process_run(
+            run.job,
+            run.handler,
+            is_last_attempt=run.context.is_last_attempt,
+            captures_logging=run.policy.captures_logging(self._settings),
+        )
+        return await self._processes.call(
+            job,
+            run.context,
+            begin=partial(self._begin, run),
+            grace_seconds=lambda: self._cancel_grace_seconds if run.stop is Stop.CANCELLED else 0.0,
+        )
 
     def _arguments(self, run: Run) -> tuple[Any, ...]:
         text = opened_payload(run.job.payload, run.job.job_type, run.policy)

@@ -252,6 +252,7 @@ def test_a_handler_may_take_jobs_in_groups(handlers: Registry) -> None:
         ({"chunk": 2, "chunk_seconds": "1"}, "chunk_seconds is '1', expected 0 to 60 seconds"),
         ({"chunk_seconds": 1}, "chunk_seconds is 1, and only a handler with chunk waits"),
         ({"chunk": 2, "capture_logging": True}, "capture_logging cannot tell which job"),
+        ({"chunk": 2, "executor": "process"}, 'chunk and executor="process" do not go together'),
     ],
 )
 def test_a_bad_chunk_is_refused_with_the_reason(

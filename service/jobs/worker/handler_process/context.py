@@ -1,0 +1,60 @@
+"""The context of a handler in a process of its own: what it asks for is asked of the worker."""
+
+from typing import Any, NoReturn, Protocol
+
+from service.jobs.core.encoding import load_json
+from service.jobs.core.log_line import LogLine
+from service.jobs.core.steps import StepError
+from service.jobs.handlers.context import JobContext
+from service.jobs.handlers.job_log import JobLog
+from service.jobs.worker.handler_process.messages import Run
+from service.settings import Settings
+
+
+class ToWorker(Protocol):
+    """The way to the worker."""
+
+    def send(self, **message: Any) -> None:
+        """Tell it something."""
+
+    async def ask(self, what: str, argument: Any) -> Any:
+        """Ask it for something, and wait for the answer."""
+
+
+async def open_context(job: Run, worker: ToWorker, settings: Settings) -> JobContext:
+    """The context of one attempt, of the loop that this is awaited in."""
+
+    async def write(text: str) -> bool:
+        return bool(await worker.ask("progress", load_json(text)))
+
+    def put(line: LogLine) -> None:
+        fields = None if line.fields is None else load_json(line.fields)
+        worker.send(kind="log", level=line.level, message=line.message, fields=fields)
+
+    # The worker counts lines and bytes once more: it need not trust this process.
+    return JobContext(
+        job_id=job.id,
+        job_type=job.job_type,
+        attempt=job.attempt,
+        is_last_attempt=job.is_last_attempt,
+        lease_token=job.lease_token,
+        write=write,
+        open_log=lambda job_id, lease_token, attempt: JobLog(
+            job_id=job_id,
+            lease_token=lease_token,
+            attempt=attempt,
+            max_lines=settings.job_log_lines,
+            max_bytes=settings.job_log_bytes,
+            put=put,
+        ),
+        read_parents=lambda _, after_id: worker.ask("parents", after_id),
+        open_steps=_no_steps,
+        read_tick=lambda _: worker.ask("tick", None),
+    )
+
+
+def _no_steps(_: object) -> NoReturn:
+    raise StepError(
+        'a handler with executor="process" has no steps, sleeps or waits for events: put them into a '
+        "handler without it, which enqueues this job"
+    )
