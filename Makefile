@@ -67,7 +67,7 @@ sbom: $(VENV)/.security ## Write dist/sbom.cdx.json: the packages of the contain
 	$(VENV)/security/bin/cyclonedx-py requirements locks/service.txt --pyproject pyproject.toml \
 		--output-reproducible --output-file dist/sbom.cdx.json
 
-openapi: $(VENV)/.dev $(VENV)/.openapi ## Lint the OpenAPI document, and type-check clients generated from it
+openapi: $(VENV)/.dev $(VENV)/.openapi ## Lint the OpenAPI document; generate clients from it, type-check them, and have them run a job
 	$(BIN)/python -m tests.openapi $(VENV)/openapi
 
 check: lint types floors dockerfile openapi test ## Everything that must hold before a commit

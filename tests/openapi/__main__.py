@@ -1,8 +1,8 @@
 """The OpenAPI document, held against the tools of those who read it: `make openapi`.
 
 The standard's validator, redocly's and spectral's linters, and clients generated in Python and
-TypeScript, which must type-check. Node.js comes out of a wheel; where npm cannot install, what needs
-it is skipped, and said to be.
+TypeScript, which must type-check, and run a job by a service that is started for them. Node.js comes out of a
+wheel; where npm cannot install, what needs it is skipped, and said to be.
 """
 
 import json
@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,10 +18,12 @@ from pydantic import SecretStr
 
 from service.app import create_app
 from service.settings import Environment, Settings
+from tests.openapi.served import served
 
 HERE: Final = Path(__file__).parent
 SECONDS: Final = 600
 GENERATED: Final = "finmind_api"
+_TYPESCRIPT: Final = ("--target", "es2022", "--lib", "es2022,dom", "--allowImportingTsExtensions")
 
 
 class Failed(Exception):
@@ -34,6 +37,8 @@ class Tools:
         self.binaries = environment.resolve() / "bin"
         self.place = environment.resolve() / "work"
         self.place.mkdir(exist_ok=True)
+        self.service: Mapping[str, str] = {}
+        """Where the service is that clients call, for their environment."""
 
     def python(self, module: str, *arguments: str) -> None:
         """Run a module."""
@@ -42,6 +47,10 @@ class Tools:
     def node(self, tool: str, *arguments: str) -> None:
         """Run a tool that npm has installed."""
         self._run(str(self.place / "node_modules" / ".bin" / tool), *arguments)
+
+    def run_node(self, script: str) -> None:
+        """Run a script; Node.js leaves its types out."""
+        self._run(str(self.binaries / "node"), script)
 
     def npm(self, *arguments: str) -> None:
         """Run npm."""
@@ -53,7 +62,9 @@ class Tools:
         ended = subprocess.run(
             command,
             cwd=self.place,
-            env=os.environ | {"PATH": path, "REDOCLY_TELEMETRY": "off", "CI": "true"},
+            env=os.environ
+            | self.service
+            | {"PATH": path, "REDOCLY_TELEMETRY": "off", "CI": "true"},
             capture_output=True,
             text=True,
             timeout=SECONDS,
@@ -74,7 +85,7 @@ def write_document(path: Path) -> None:
 
 
 def check_python(tools: Tools) -> None:
-    """Validate the document, then generate and type-check a Python client.
+    """Validate the document, then generate, type-check and run a Python client.
 
     Raises:
         Failed: something is wrong with the document.
@@ -106,17 +117,18 @@ def install_node(tools: Tools) -> bool:
 
 
 def check_node(tools: Tools) -> None:
-    """Lint the document, then generate and type-check a TypeScript client.
+    """Lint the document, then generate, type-check and run a TypeScript client.
 
     Raises:
         Failed: something is wrong with the document.
     """
-    for name in ("client.ts", "redocly.yaml", "spectral.yaml"):
+    for name in ("client.mts", "redocly.yaml", "spectral.yaml"):
         shutil.copy(HERE / name, tools.place)
     tools.node("redocly", "lint", "openapi.json", "--config", "redocly.yaml")
     tools.node("spectral", "lint", "openapi.json", "--ruleset", "spectral.yaml", "-F", "warn")
     tools.node("openapi-typescript", "openapi.json", "--output", "api.d.ts")
-    tools.node("tsc", "--noEmit", "--strict", "--lib", "es2022,dom", "client.ts")
+    tools.node("tsc", "--noEmit", "--strict", "--module", "nodenext", *_TYPESCRIPT, "client.mts")
+    tools.run_node("client.mts")
 
 
 def main() -> int:
@@ -124,9 +136,10 @@ def main() -> int:
     tools = Tools(Path(sys.argv[1]))
     write_document(tools.place / "openapi.json")
     try:
-        check_python(tools)
-        if install_node(tools):
-            check_node(tools)
+        with served() as tools.service:
+            check_python(tools)
+            if install_node(tools):
+                check_node(tools)
     except Failed as error:
         print(error)
         return 1
