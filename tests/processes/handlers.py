@@ -2,10 +2,11 @@
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
-from service.jobs import Backoff, JobContext, register_handler
+from service.jobs import Backoff, ChunkJob, JobContext, register_handler
 from tests.chaos.ledger import LEDGER_VARIABLE, Ledger, Pen
 
 QUICK = Backoff(base_seconds=0.2, factor=1.0, cap_seconds=0.2, jitter=0.0)
@@ -16,9 +17,15 @@ _gate = Ledger(_path).gate
 _pen = Pen(_path)
 
 
-def note(event: str, context: JobContext) -> None:
+def note(event: str, context: JobContext, detail: object = "-") -> None:
     """Add one line: what happened to which job, in which attempt, under which lease, where."""
-    _pen.note(event, context.job_id, attempt=context.attempt, lease_token=context.lease_token)
+    _pen.note(
+        event,
+        context.job_id,
+        attempt=context.attempt,
+        lease_token=context.lease_token,
+        detail=detail,
+    )
 
 
 @register_handler("test.flaky", backoff=QUICK, max_retries=3)
@@ -44,6 +51,17 @@ async def gated(_: dict[str, Any], context: JobContext) -> None:
         note("stopped", context)
         raise
     note("end", context)
+
+
+@register_handler("test.chunk", chunk=10, chunk_seconds=0.2, backoff=QUICK)
+async def in_groups(jobs: list[ChunkJob[dict[str, Any]]]) -> None:
+    """End as one; a job that the payload says so of kills its process in its first attempt."""
+    for job in jobs:
+        note("start", job, len(jobs))
+    if any(job.payload["kills"] and job.attempt == 1 for job in jobs):
+        os.kill(os.getpid(), signal.SIGKILL)
+    for job in jobs:
+        note("end", job)
 
 
 @register_handler("test.scheduled")

@@ -4,6 +4,7 @@ It trusts neither the engine nor the model, only its own ledger: who claimed wha
 ended, which attempts count.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from service.jobs.core.holds import RATE
@@ -351,8 +352,30 @@ class Checker(Ledger):
 
     # -- handlers ---------------------------------------------------------------------------------
 
-    def run_started(self, process: Process, context: JobContext, *, timeout_seconds: float) -> Run:
-        """A handler begins, which may take `timeout_seconds` unless its job says otherwise."""
+    def chunk_started(self, process: Process, jobs: Sequence[JobContext], *, limit: int) -> None:
+        """A handler begins that was given these jobs together."""
+        self.events["chunk"] += len(jobs) > 1
+        ids = [job.job_id for job in jobs]
+        if len(jobs) > limit:
+            self.violate(f"{process.name} put more than {limit} jobs together: {ids}")
+        if len({self._tables.jobs[job_id].queue for job_id in ids}) > 1:
+            self.violate(f"{process.name} put jobs of several queues together: {ids}")
+        lost = [self.claims[job.job_id, job.lease_token].lost_leases for job in jobs]
+        if len(jobs) > 1 and any(lost):
+            self.violate(f"{process.name} put a job that lost a lease with others: {ids}")
+
+    def run_started(
+        self,
+        process: Process,
+        context: JobContext,
+        *,
+        timeout_seconds: float,
+        gather_seconds: float = 0.0,
+    ) -> Run:
+        """A handler begins, which may take `timeout_seconds` unless its job says otherwise.
+
+        Its job may have waited `gather_seconds` for others.
+        """
         job_id, token = key = (context.job_id, context.lease_token)
         claim = self.claims[key]
         run = Run(process, context, self.now, self.timeouts[job_id] or timeout_seconds)
@@ -365,7 +388,7 @@ class Checker(Ledger):
         self.permits.must_hold(self._tables.jobs[job_id])
         if EPOCH + self.now >= claim.until:
             self.violate(f"a run of job {job_id} began when its lease {token} had ended")
-        self._must_have_a_slot(process, job_id)
+        self._must_have_a_slot(process, job_id, may_wait=BEGIN_IN_SECONDS + gather_seconds)
         if context.attempt > self.retries[job_id] + 1:
             self.violate(f"job {job_id} is run for the {context.attempt}th time")
         earlier = [run for run in self.runs_of[job_id] if not run.of_earlier_epoch]
@@ -393,14 +416,13 @@ class Checker(Ledger):
         if claim.rescued and claim.lost_leases >= FIRST_POSTPONED:
             self.violate(f"job {claim.job_id} begins with those that were lost with it")
 
-    def _must_have_a_slot(self, process: Process, job_id: int) -> None:
+    def _must_have_a_slot(self, process: Process, job_id: int, *, may_wait: float) -> None:
         """What is claimed begins in a slot that is free, and did not wait for one."""
         watch = self.watches[process]
         running = sum(run.process is process and not run.ended for run in self.runs.values())
         if running >= watch.slots:
             self.violate(f"{process.name} runs more than {watch.slots} jobs at once")
         waited = self.now - watch.claimed_at
-        may_wait = BEGIN_IN_SECONDS
         if watch.troubled("claimer", watch.claimed_at):
             # What was claimed together waits while admission is tried again.
             may_wait += RETRY_SECONDS + 3 * self._settings.database_command_timeout_seconds

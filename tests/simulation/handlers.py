@@ -8,6 +8,7 @@ from typing import Any, Final
 from service.jobs import (
     AttemptStopped,
     Backoff,
+    ChunkJob,
     EventTimeout,
     JobContext,
     NewJob,
@@ -29,6 +30,9 @@ ASYNC_TYPES: Final = ("work", "rare")
 THREAD_TYPE: Final = "thread"
 UNSERVED_TYPE: Final = "nobody"
 TIMEOUT_SECONDS: Final = {"work": 12.0, "rare": 30.0, "thread": 12.0}
+
+CHUNK: Final[dict[str, Any]] = {"chunk": 3, "chunk_seconds": 0.4}
+"""How jobs of the commonest type are put together in some seeds."""
 
 AT_ONCE: Final = -1.0
 """Seconds of a run that waits for nothing, not even for a turn of the loop."""
@@ -88,19 +92,27 @@ class Handlers:
     """Handlers of one process."""
 
     def __init__(
-        self, loop: VirtualLoop, checker: Checker, types: list[str], *, limits: Limits
+        self,
+        loop: VirtualLoop,
+        checker: Checker,
+        types: list[str],
+        *,
+        limits: Limits,
+        chunks: bool = False,
     ) -> None:
         self._loop = loop
         self._checker = checker
         self.registry = Registry()
         for job_type in types:
             function = self._thread if job_type == THREAD_TYPE else self._work
+            together = chunks and job_type == ASYNC_TYPES[0]
             self.registry.handler(
                 job_type,
                 timeout=TIMEOUT_SECONDS[job_type],
                 backoff=BACKOFF,
                 max_running_per_key=limits.of_types.get(job_type),
-            )(function)
+                **(CHUNK if together else {}),
+            )(self._chunk if together else function)
 
     async def _work(self, payload: Any, context: JobContext) -> object:
         run, behaviour, seconds, *operations = self._begin(payload, context)
@@ -118,6 +130,37 @@ class Handlers:
         if behaviour == "report" and not await self._report(run, context):
             return None
         return self._end(run, behaviour)
+
+    async def _chunk(self, jobs: list[ChunkJob[Any]]) -> None:
+        """Each job by itself, at the same time; one whose plan says so fails all that are left."""
+        process = PROCESS.get()
+        assert process is not None
+        self._checker.chunk_started(process, jobs, limit=CHUNK["chunk"])
+        begun = [
+            (job, *self._begin(job.payload, job, gather_seconds=CHUNK["chunk_seconds"])[:3])
+            for job in jobs
+        ]
+        if any(behaviour == "exit" for _, _, behaviour, _ in begun):
+            for _, run, _, _ in begun:
+                self._checker.run_ended(run, "failed")
+            raise SystemExit(3)
+        await asyncio.gather(*(self._one_of_chunk(*one) for one in begun))
+
+    async def _one_of_chunk(
+        self, job: ChunkJob[Any], run: Run, behaviour: str, seconds: float
+    ) -> None:
+        try:
+            await self._wait(run, behaviour, seconds)
+            value = self._end(run, behaviour)
+        except asyncio.CancelledError as error:
+            if run.ended != "cancelled itself":
+                raise
+            job.fail(error)
+        except Exception as error:
+            job.fail(error)
+        else:
+            if value is not None:
+                job.succeed(value)
 
     def _thread(self, payload: Any, context: JobContext) -> object:
         run, behaviour, seconds, *_ = self._begin(payload, context)
@@ -161,11 +204,16 @@ class Handlers:
         await asyncio.sleep(seconds)
         return {"of": run.context.lease_token}
 
-    def _begin(self, payload: Any, context: JobContext) -> tuple[Any, ...]:
+    def _begin(
+        self, payload: Any, context: JobContext, *, gather_seconds: float = 0.0
+    ) -> tuple[Any, ...]:
         process = PROCESS.get()
         assert process is not None
         run = self._checker.run_started(
-            process, context, timeout_seconds=TIMEOUT_SECONDS[context.job_type]
+            process,
+            context,
+            timeout_seconds=TIMEOUT_SECONDS[context.job_type],
+            gather_seconds=gather_seconds,
         )
         nth = len(self._checker.runs_of[context.job_id]) - 1
         return run, *(payload[nth] if nth < len(payload) else ("return", AT_ONCE))

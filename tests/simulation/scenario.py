@@ -56,6 +56,11 @@ class Node:
         return self.started and not self.process.dead and self.stopping is None
 
 
+def handles_in_groups(seed: int) -> bool:
+    """Whether jobs of the commonest type are; then none has steps."""
+    return random.Random(f"chunks {seed}").random() < 0.2
+
+
 class Simulation:
     """Everything that belongs to one seed."""
 
@@ -68,7 +73,8 @@ class Simulation:
         self.loop = clock.loop = VirtualLoop(early=early)
         self.settings = draw_settings(base, rng).model_copy(update=settings)
         self.limits = Limits(seed)
-        self.steps = StepPlans(seed)
+        self.chunks = handles_in_groups(seed)
+        self.steps = StepPlans(seed, chunks=self.chunks)
         model = Model()
         self.checker = Checker(self.loop, self.settings, tables=model.tables, limits=self.limits)
         self.fault_model = FaultModel(random.Random(f"weather {seed}"))
@@ -98,7 +104,7 @@ class Simulation:
         watch = Watch(process, types, settings.worker_concurrency)
         self.checker.watches[process] = watch
         access = Access(self.server, settings)
-        handlers = Handlers(self.loop, self.checker, types, limits=self.limits)
+        handlers = Handlers(self.loop, self.checker, types, limits=self.limits, chunks=self.chunks)
         while not process.dead:
             worker = process.context.run(
                 Worker, access.as_database(), settings, handlers=handlers.registry

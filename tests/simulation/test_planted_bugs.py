@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import pytest
@@ -17,8 +17,10 @@ from service.jobs.core.poison import PoisonPolicy
 from service.jobs.flow.admission import Admission, Admitted
 from service.jobs.flow.queue_rates import QueueRates
 from service.jobs.flow.queue_settings import QueueSettings
+from service.jobs.handlers.chunk_job import ChunkJob
 from service.jobs.maintenance import permits as maintenance_of_permits
 from service.jobs.worker import claim_recovery, claims, outbox
+from service.jobs.worker.chunks import Chunk, Chunks
 from service.jobs.worker.claim_recovery import ClaimRecovery
 from service.jobs.worker.claimer import Claimer
 from service.jobs.worker.executor import Executor
@@ -38,6 +40,7 @@ from tests.simulation.model import Model
 from tests.simulation.permits import Permits
 from tests.simulation.rates import Rates, Starts
 from tests.simulation.rows import Row, Tables
+from tests.simulation.scenario import handles_in_groups
 from tests.simulation.simulator import Failed, Simulator
 from tests.simulation.steps import Steps
 from tests.simulation.test_simulation import SEEDS, windows_of_one_job
@@ -443,6 +446,30 @@ def an_event_is_missed_that_comes_while_its_job_is_put_back(patch: Patch) -> Non
     patch.setattr(Steps, "due_at", deaf)
 
 
+def a_job_gets_the_outcome_of_another_of_its_chunk(patch: Patch) -> None:
+    join = Chunks.join
+
+    async def confused(self: Chunks, run: Run, job: ChunkJob[Any]) -> Any:
+        value = await join(self, run, job)
+        said = [one.outcome for one in self._chunk_of[run].members.values() if one is not job]
+        return next((one.result() for one in said if one.done()), value)
+
+    patch.setattr(Chunks, "join", confused)
+
+
+def what_lost_a_lease_is_put_together_with_others(patch: Patch) -> None:
+    put = Chunks._put
+
+    def careless(self: Chunks, run: Run, job: ChunkJob[Any]) -> Chunk:
+        lost, run.job.lost_leases = run.job.lost_leases, 0
+        try:
+            return put(self, run, job)
+        finally:
+            run.job.lost_leases = lost
+
+    patch.setattr(Chunks, "_put", careless)
+
+
 BUGS: Final[list[Callable[[Patch], None]]] = [
     no_fence,
     leases_end_too_early,
@@ -498,6 +525,7 @@ RARE: Final[list[Callable[[Patch], None]]] = [
     a_step_is_stored_without_the_fence,
 ]
 """Found too, but only by many seeds."""
+WITH_CHUNKS: Final = [seed for seed in range(8 * SEEDS) if handles_in_groups(seed)]
 
 
 @pytest.mark.timeout(300)  # of 60 s the last seed is one that the timeout broke
@@ -518,9 +546,25 @@ def test_a_bug_that_shows_rarely_is_found(
 ) -> None:
     plant(monkeypatch)
     with pytest.raises(Failed):
-        run_each(simulator, seeds=8 * SEEDS)
+        run_each(simulator, range(8 * SEEDS))
 
 
-def run_each(simulator: Simulator, *, seeds: int = 2 * SEEDS) -> None:
-    for seed in range(seeds):
+@pytest.mark.parametrize(
+    "plant",
+    [
+        a_job_gets_the_outcome_of_another_of_its_chunk,
+        pytest.param(what_lost_a_lease_is_put_together_with_others, marks=pytest.mark.slow),
+    ],
+    ids=lambda plant: plant.__name__,
+)
+def test_a_bug_of_chunks_is_found(
+    simulator: Simulator, plant: Callable[[Patch], None], monkeypatch: Patch
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises(Failed):
+        run_each(simulator, WITH_CHUNKS)
+
+
+def run_each(simulator: Simulator, seeds: Iterable[int] = range(2 * SEEDS)) -> None:
+    for seed in seeds:
         simulator.run(seed)

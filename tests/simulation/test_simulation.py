@@ -45,7 +45,7 @@ SEEN: Final = frozenset(
         "outcomes_not_recorded", "PAUSE_QUEUE", "RESUME_QUEUE", "cancel asked", "cancelled: not_started",
         "cancelled: stopped", "cancelled: returned", "cancelled: failed", "children let go",
         "children cancelled", "ran: suspended", "stale step", "step replayed", "slept", "event came",
-        "event missed", "steps_failed",
+        "event missed", "steps_failed", "chunk",
     }
 )  # fmt: skip
 """What some of a thousand seeds bring about: a simulation of which nothing comes proves nothing."""

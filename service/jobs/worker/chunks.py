@@ -132,15 +132,15 @@ class Chunks:
         asyncio.get_running_loop().call_soon(self._start_all)
 
     def close(self) -> None:
-        """Start what fills, and from now on each job by itself."""
+        """Have no job wait for others from now on: no more come."""
         self._closed = True
         self._slots.on_wanted.discard(self.hurry)
-        self._start_all()
+        self.hurry()
 
     def _put(self, run: Run, job: ChunkJob[Any]) -> Chunk:
         rule, key = run.handler.chunk, (run.job.job_type, run.job.queue)
         assert rule is not None, "only jobs of handlers with chunks come here"
-        if self._closed or run.job.lost_leases > 0:
+        if run.job.lost_leases > 0:
             chunk = Chunk(run.handler, run.job.queue)
             chunk.add(run, job)
             self._start(chunk)
@@ -152,9 +152,13 @@ class Chunks:
         chunk.add(run, job)
         if len(chunk.members) >= rule.jobs:
             self._start(chunk)
-        elif not self._slots.free or not self._slots.queues.allows(chunk.queue, 1):
+        elif self._closed or not self._room(chunk.queue):
             self.hurry()
         return chunk
+
+    def _room(self, queue: str) -> bool:
+        """Whether more jobs of the queue may come now."""
+        return bool(self._slots.free and self._slots.queues.allows(queue, 1))
 
     def _open(self, key: tuple[str, str], run: Run, rule: ChunkRule) -> Chunk:
         chunk = self._filling[key] = Chunk(run.handler, run.job.queue)
@@ -184,15 +188,18 @@ class Chunks:
         error: BaseException | None = None
         try:
             await self._call(chunk)
+        except (TooLate, asyncio.CancelledError) as stopped:
+            error = stopped
+        except GeneratorExit:
+            raise  # the process ends
         except BaseException as raised:
             error = raised
-            if not isinstance(raised, TooLate | asyncio.CancelledError):
-                _log.warning(
-                    "chunk_failed",
-                    queue=chunk.queue,
-                    not_settled=sum(not job.settled for job in chunk.members.values()),
-                    error=type(raised).__name__,
-                )
+            _log.warning(
+                "chunk_failed",
+                queue=chunk.queue,
+                not_settled=sum(not job.settled for job in chunk.members.values()),
+                error=type(raised).__name__,
+            )
         chunk.end(error)
 
     async def _call(self, chunk: Chunk) -> None:

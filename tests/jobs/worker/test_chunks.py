@@ -10,13 +10,17 @@ from service.audit import Actor
 from service.db.engine import Database
 from service.jobs import (
     ChunkJob,
+    NewJob,
     PermanentError,
     Registry,
     RetryAfter,
     StepError,
     cancel_job,
+    enqueue_batch,
     process_due_jobs,
 )
+from service.jobs.core import payload_keys
+from service.jobs.core.payload_keys import PayloadKeys
 from tests.jobs.conftest import Events, Put, Quick, StartWorker
 from tests.jobs.waiting import occurs, until_ended, until_job, until_true
 
@@ -45,12 +49,20 @@ def act(job: ChunkJob[Document]) -> None:
             job.succeed(float("nan"))
 
 
-@pytest.mark.parametrize("kind", ["coroutine", "thread"])
+@pytest.mark.parametrize("kind", ["coroutine", "thread", "encrypted"])
 async def test_each_job_of_a_chunk_is_settled_by_itself(
-    handlers: Registry, put: Put, sql: Any, database: Database, quick: Quick, kind: str
+    handlers: Registry,
+    put: Put,
+    sql: Any,
+    database: Database,
+    quick: Quick,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
 ) -> None:
+    monkeypatch.setattr(payload_keys, "_own", PayloadKeys(["A" * 43 + "="]))
     sizes: list[int] = []
     options: dict[str, Any] = {"chunk": 10, "chunk_seconds": LONG, "payload_model": Document}
+    encrypt = ["do"] if kind == "encrypted" else None
 
     def handle(jobs: list[ChunkJob[Document]]) -> None:
         sizes.append(len(jobs))
@@ -62,16 +74,15 @@ async def test_each_job_of_a_chunk_is_settled_by_itself(
 
     handlers.handler("index", **options)(handle if kind == "thread" else handle_async)
     says = ("succeed", "nothing", "fail", "permanent", "later", "snooze", "no JSON")
-    for do in says:
-        await put("index", {"do": do})
-    refused = await put("index", {"do": ["no", "text"]})
+    jobs = {do: await put("index", {"do": do}, encrypt=encrypt) for do in says}
+    refused = await put("index", {"do": ["no", "text"]}, encrypt=encrypt)
     await process_due_jobs(database, settings=quick(), handlers=handlers)
     assert sizes == [len(says)]
-    row = await sql.fetchrow("SELECT * FROM background_jobs WHERE id = $1", refused)
+    found = {row["id"]: row for row in await sql.fetch("SELECT * FROM background_jobs")}
+    row = found[refused]
     assert (row["status"], row["attempts"]) == ("FAILED", 1)
     assert "do: Input should be a valid string" in row["last_error"]
-    found = await sql.fetch("SELECT * FROM background_jobs WHERE id <> $1", refused)
-    of = {row["payload"]["do"]: row for row in found}
+    of = {do: found[job_id] for do, job_id in jobs.items()}
     assert {do: (row["status"], row["attempts"], row["result"]) for do, row in of.items()} == {
         "succeed": ("SUCCESS", 1, {"n": 7}),
         "nothing": ("SUCCESS", 1, None),
@@ -146,6 +157,51 @@ async def test_a_chunk_is_of_one_queue_and_starts_when_it_is_full_or_has_waited(
     await until_true(lambda: len(chunks) == 3)
     assert sorted(map(len, chunks)) == [1, 1, 3]
     assert [len({name[0] for name in chunk}) for chunk in chunks] == [1, 1, 1]
+
+
+async def test_three_workers_share_jobs_in_groups_and_run_each_once(
+    handlers: Registry, sql: Any, start_worker: StartWorker
+) -> None:
+    seen: list[int] = []
+
+    @handlers.handler("index", chunk=10, chunk_seconds=0.05)
+    async def handle(jobs: list[ChunkJob[Any]]) -> None:
+        assert len(jobs) <= 10
+        seen.extend(job.job_id for job in jobs)
+        await asyncio.sleep(0.02)
+
+    made = await enqueue_batch(sql, [NewJob("index") for _ in range(120)])
+    for _ in range(3):
+        await start_worker(worker_concurrency=20)
+    for job in made:
+        await until_ended(sql, job.id)
+    ends = await sql.fetch("SELECT DISTINCT status, attempts FROM background_jobs")
+    assert [tuple(row) for row in ends] == [("SUCCESS", 1)]
+    assert sorted(seen) == [job.id for job in made]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "jobs"), [({"worker_concurrency": 2}, 2), ({"worker_queues": ("default:3",)}, 3)]
+)
+async def test_a_chunk_that_can_get_no_more_starts_at_once(
+    handlers: Registry,
+    put: Put,
+    sql: Any,
+    start_worker: StartWorker,
+    bounds: dict[str, Any],
+    jobs: int,
+) -> None:
+    sizes: list[int] = []
+
+    @handlers.handler("index", chunk=100, chunk_seconds=LONG)
+    async def handle(given: list[ChunkJob[Any]]) -> None:
+        sizes.append(len(given))
+
+    for _ in range(jobs):
+        last = await put("index")
+    await start_worker(**bounds)
+    await until_ended(sql, last)
+    assert sizes == [jobs]
 
 
 async def test_a_chunk_does_not_keep_slots_that_others_need(
@@ -253,6 +309,28 @@ async def test_a_lost_lease_takes_the_outcome_of_its_job_alone(
     assert (row["status"], row["result"]) == ("SUCCESS", "kept")
     await until_true(lambda: events("stale_settle", "index", "lease_lost") == 1)
     assert await sql.fetchval("SELECT status FROM jobs_live WHERE id = $1", lost) == "RUNNING"
+
+
+async def test_a_handler_that_goes_on_after_its_last_job_has_the_timeout_too(
+    handlers: Registry, put: Put, sql: Any, start_worker: StartWorker
+) -> None:
+    ended = asyncio.Event()
+
+    @handlers.handler("index", chunk=2, chunk_seconds=LONG, timeout=0.2)
+    async def handle(jobs: list[ChunkJob[Any]]) -> None:
+        for job in jobs:
+            job.succeed()
+        try:
+            await asyncio.sleep(LONG)
+        finally:
+            ended.set()
+
+    ids = [await put("index") for _ in range(2)]
+    worker = await start_worker()
+    for job_id in ids:
+        assert (await until_ended(sql, job_id))["status"] == "SUCCESS"
+    await occurs(ended)
+    await until_true(lambda: worker.slots.used == 0)
 
 
 async def test_each_job_has_its_own_timeout_and_the_handler_the_longest(
