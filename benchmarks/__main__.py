@@ -8,6 +8,7 @@ import uvloop
 
 from benchmarks import (
     bulk,
+    chunks,
     costs,
     drain,
     held,
@@ -43,6 +44,7 @@ HOT_PATH: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {
 """What `make bench` measures: a few minutes."""
 
 ON_DEMAND: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {
+    "chunks": chunks.measure,
     "costs": costs.measure,
     "connections": http.measure_connections,
     "variants": variants.measure,

@@ -34,7 +34,7 @@ class ChunkJob(JobContext, Generic[PayloadT]):
         super().__init__(**context)
         self.payload: Final = payload
         self.settled = False
-        self.outcome: Final[asyncio.Future[Any]] = self._loop.create_future()
+        self.outcome: asyncio.Future[Any] = self._loop.create_future()
         """What was said, for the worker: a result or an error."""
 
     def succeed(self, result: Any = None) -> None:
@@ -83,6 +83,11 @@ class ChunkJob(JobContext, Generic[PayloadT]):
             job_id=self.job_id, job_type=self.job_type, attempt=self.attempt
         )  # fmt: skip
 
+    def wait_again(self) -> None:
+        """Make the outcome anew where the cancel of the task that waits for it has cancelled it."""
+        if self.outcome.cancelled():
+            self.outcome = self._loop.create_future()
+
     def end(self, error: BaseException | None) -> None:
         """Settle the job as its whole chunk ends, unless it is; called by the worker."""
         if not self.settled:
@@ -102,6 +107,7 @@ class ChunkJob(JobContext, Generic[PayloadT]):
             self._loop.call_soon_threadsafe(self._told, result, error)
 
     def _told(self, result: Any, error: BaseException | None) -> None:
+        self.wait_again()
         if self.outcome.done():
             return
         if error is None:

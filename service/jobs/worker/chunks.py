@@ -89,22 +89,19 @@ class Chunks:
             TooLate: it was stopped before the handler was called.
         """
         chunk = self._chunk_of[run] = self._put(run, job)
-        stopped = False
-        while not job.outcome.done():
-            try:
-                await asyncio.wait({job.outcome})
-            except asyncio.CancelledError:
-                if stopped:
-                    raise  # not by the executor, which cancels once: the process ends
-                stopped = True
-                if not chunk.begun and not job.outcome.done():
-                    del self._chunk_of[run]
-                    chunk.leave(run)
-                    raise TooLate from None
-                members = chunk.members.items()
-                if all(one.stop is not None or its.outcome.done() for one, its in members):
-                    chunk.cancel()
-        return job.outcome.result()
+        try:
+            return await job.outcome
+        except asyncio.CancelledError:
+            if run.stop is None:
+                raise  # by the handler; or the process ends
+        job.wait_again()
+        if not chunk.begun:
+            del self._chunk_of[run]
+            chunk.leave(run)
+            raise TooLate
+        if all(one.stop is not None or one_job.settled for one, one_job in chunk.members.items()):
+            chunk.cancel()
+        return await job.outcome
 
     async def ended(self, run: Run) -> None:
         """Wait until the handler of its chunk has ended: a job keeps its slot for so long."""
@@ -112,7 +109,8 @@ class Chunks:
         if chunk is None or chunk.task is None:
             return
         try:
-            await asyncio.wait({chunk.task})
+            if not chunk.task.done():
+                await asyncio.wait({chunk.task})
         finally:
             del self._chunk_of[run]
 
