@@ -83,8 +83,9 @@ def leaves(page: Element, section: str) -> list[str]:
 async def test_all_that_happened_stands_in_one_timeline(
     app: FastAPI, operator: httpx.AsyncClient, put: Put
 ) -> None:
+    error = ERROR | {"chunk": 40}
     job = await put(
-        status="DEAD_LETTER", errors=[ERROR], last_error="ValueError: no such customer", attempts=1,
+        status="DEAD_LETTER", errors=[error], last_error="ValueError: no such customer", attempts=1,
         created_at=NOW - 9 * MINUTE, enqueued_by="billing", started_at=NOW - 3 * MINUTE,
     )  # fmt: skip
     answer = await operator.post(
@@ -100,6 +101,7 @@ async def test_all_that_happened_stands_in_one_timeline(
     assert failed.startswith("Attempt 1 failed")
     assert "ran 1 min on web-1:831" in failed
     assert "ValueError: no such customer" in failed
+    assert "In a chunk of 40 jobs" in " ".join(failed.split())
     assert 'File "mail.py", line 3' in failed
     assert "by billing" in enqueued
 
