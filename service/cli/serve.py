@@ -7,11 +7,15 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from service.cli.banner import announce
 from service.cli.command import Command, number
 from service.cli.database import database_dsn
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.serving.supervisor.pipe import SupervisorPipe
 
 
 def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,17 +29,56 @@ def _add_worker_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", dest="worker_port", type=number(0, 65535, int), help="port, over WORKER_PORT"
     )
+    parser.add_argument(
+        "--processes",
+        type=number(1, 100, int),
+        default=1,
+        help="worker processes under one supervisor, which starts those again that die",
+    )
+    # How a supervisor starts its workers: the descriptor of their pipe.
+    parser.add_argument("--supervised", type=int, help=argparse.SUPPRESS)
 
 
 def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     return _run(settings, port=settings.port, run_worker=not arguments.no_worker)
 
 
-def _work(settings: Settings, _: argparse.Namespace) -> int:
-    return _run(settings, port=settings.worker_port, api=False)
+def _work(settings: Settings, arguments: argparse.Namespace) -> int:
+    if arguments.processes > 1:
+        return _supervise(settings, arguments.processes)
+    supervisor = None
+    if arguments.supervised is not None:
+        from service.serving.supervisor.pipe import SupervisorPipe
+
+        supervisor = SupervisorPipe(arguments.supervised)
+    return _run(settings, port=settings.worker_port, api=False, supervisor=supervisor)
 
 
-def _run(settings: Settings, *, port: int, run_worker: bool = True, api: bool = True) -> int:
+def _supervise(settings: Settings, count: int) -> int:
+    from service import serving
+    from service.serving.supervisor.serve import run_supervisor
+
+    listener = serving.bind(settings.host, settings.worker_port, setting="WORKER_PORT")
+    with contextlib.closing(listener), database_dsn(settings) as dsn:
+        return run_supervisor(
+            settings,
+            count=count,
+            environment=os.environ | {"DATABASE_URL": dsn},
+            listener=listener,
+            on_ready=lambda: announce(
+                settings, listener.getsockname()[1], dsn=dsn, api=False, sign_in_link=None
+            ),
+        )
+
+
+def _run(
+    settings: Settings,
+    *,
+    port: int,
+    run_worker: bool = True,
+    api: bool = True,
+    supervisor: "SupervisorPipe | None" = None,
+) -> int:
     from service import serving
     from service.app import create_app
 
@@ -43,17 +86,16 @@ def _run(settings: Settings, *, port: int, run_worker: bool = True, api: bool = 
     listener = serving.bind(settings.host, port, setting="PORT" if api else "WORKER_PORT")
     with contextlib.closing(listener), database_dsn(settings) as dsn:
         app = create_app(settings, dsn=dsn, run_worker=run_worker, api=api)
-        code = serving.run_app(
-            app,
-            listener=listener,
-            on_ready=lambda: announce(
-                settings,
-                listener.getsockname()[1],
-                dsn=dsn,
-                api=api,
-                sign_in_link=app.state.sign_in_link,
-            ),
-        )
+
+        def on_ready() -> None:
+            port = listener.getsockname()[1]
+            if supervisor is not None:
+                supervisor.say_port(port)
+                return
+            link = app.state.sign_in_link
+            announce(settings, port, dsn=dsn, api=api, sign_in_link=link)
+
+        code = serving.run_app(app, listener=listener, on_ready=on_ready, supervisor=supervisor)
     return _leave(code)
 
 

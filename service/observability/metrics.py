@@ -164,6 +164,15 @@ HANDLERS_STUCK: Final = Gauge(
     "finmind_handlers_stuck",
     "Handlers that were cancelled and still run: they hold a slot or a thread.",
 )
+WORKER_PROCESSES: Final = Gauge(
+    "finmind_worker_processes",
+    "Worker processes that run under this supervisor (`worker --processes`); the number that should run while all is well.",
+)
+WORKER_PROCESS_RESTARTS: Final = Counter(
+    "finmind_worker_process_restarts_total",
+    "Times that a supervisor started a worker process again, since it had died; `worker` is its number.",
+    ["worker"],
+)
 HANDLER_PROCESSES: Final = Gauge(
     "finmind_handler_processes",
     'Processes of this worker that run handlers with `executor="process"`, idle ones as well.',

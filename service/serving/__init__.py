@@ -1,18 +1,16 @@
 """Serves the application over HTTP, with or without API and worker, until a signal ends it."""
 
-import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import uvicorn
 from fastapi import FastAPI
 
 from service.app import Service
 from service.errors import ConfigurationError
 from service.heap import tune_garbage_collection
-from service.serving.connection import bounded_protocol
 from service.serving.process import Signals, run_until_signal
-from service.settings import Settings
+from service.serving.server import Server, server_config
+from service.serving.supervisor.pipe import SupervisorPipe
 
 
 def bind(host: str, port: int, *, setting: str) -> socket.socket:
@@ -38,13 +36,19 @@ def bind(host: str, port: int, *, setting: str) -> socket.socket:
     return bound
 
 
-def run_app(app: FastAPI, *, listener: socket.socket, on_ready: Callable[[], None]) -> int:
-    """Serve `app` on `listener` until a signal; the exit code, 0 after a drain.
+def run_app(
+    app: FastAPI,
+    *,
+    listener: socket.socket,
+    on_ready: Callable[[], None],
+    supervisor: SupervisorPipe | None = None,
+) -> int:
+    """Serve `app` on `listener` until a signal, or its supervisor, ends it; the exit code, 0 after a drain.
 
     The signal starts the grace period of requests and jobs together: neither waits for the other.
     """
     service: Service = app.state.service
-    server = _Server(_server_config(app, service.settings), on_ready=on_ready)
+    server = Server(server_config(app, service.settings), on_ready=on_ready)
 
     def begin_to_stop() -> None:
         service.stop_claiming()
@@ -52,6 +56,8 @@ def run_app(app: FastAPI, *, listener: socket.socket, on_ready: Callable[[], Non
 
     async def run(signals: Signals) -> None:
         signals.on_first(begin_to_stop)
+        if supervisor is not None:
+            supervisor.watch(signals, grace_seconds=service.settings.shutdown_grace_seconds)
         # Not left to uvicorn, which would turn an error of the start into a logged traceback.
         async with app.router.lifespan_context(app):
             signals.take()  # a handler module may have
@@ -60,46 +66,3 @@ def run_app(app: FastAPI, *, listener: socket.socket, on_ready: Callable[[], Non
                 await server.serve(sockets=[listener])
 
     return run_until_signal(run)
-
-
-def _server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=bounded_protocol(
-            head_seconds=settings.header_timeout_seconds,
-            head_bytes=settings.max_header_bytes,
-            read_seconds=settings.answer_timeout_seconds,
-        ),
-        timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]  # it takes fractions
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        # uvicorn would trust every client on loopback, and read the variable by itself.
-        proxy_headers=bool(settings.forwarded_allow_ips),
-        forwarded_allow_ips=list(settings.forwarded_allow_ips),
-        log_config=None,
-        log_level="warning",  # the service says itself that it starts and stops
-        server_header=False,
-        # uvicorn takes whole seconds.
-        timeout_graceful_shutdown=max(1, int(settings.shutdown_grace_seconds)),
-    )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn that says when it listens and leaves the signals to us."""
-
-    def __init__(self, config: uvicorn.Config, *, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
-        await super().startup(sockets)
-        self._on_ready()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        # uvicorn's own raises the signal again after the drain, and so would end the process
-        # before the embedded server is stopped.
-        yield

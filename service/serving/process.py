@@ -62,6 +62,13 @@ class Signals:
         for number in ending():
             loop.add_signal_handler(number, self._received, loop)
 
+    def stop(self) -> None:
+        """Begin to stop, as by a first signal; later ones end the process at once."""
+        if not self.stopping.is_set():
+            self.stopping.set()
+            _log.info("stopping", hint="a signal ends it without waiting")
+            self._begin()
+
     def _received(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self.stopping.is_set():
             _log.info("stopping", hint="a second signal ends it without waiting")

@@ -14,7 +14,8 @@ from service.app import Service, create_app
 from service.auth.principal import ROLE_PERMISSIONS, Principal, Role
 from service.dashboard.access import COOKIE
 from service.db.engine import Database
-from service.serving import _Server, _server_config, bind
+from service.serving import bind
+from service.serving.server import Server, server_config
 from service.settings import Settings
 from tests.conftest import TEST_SECRET
 
@@ -62,7 +63,7 @@ async def serving(settings: Settings, *, worker: bool, port: int = 0) -> AsyncIt
     app = create_app(settings, run_worker=worker)
     service: Service = app.state.service
     ready = asyncio.Event()
-    server = _Server(_server_config(app, settings), on_ready=ready.set)
+    server = Server(server_config(app, settings), on_ready=ready.set)
     with bind("127.0.0.1", port, setting="PORT") as listener:
         address = "{}:{}".format(*listener.getsockname())
         async with app.router.lifespan_context(app), asyncio.TaskGroup() as group:

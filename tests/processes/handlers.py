@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,14 @@ async def scheduled(payload: dict[str, Any]) -> dict[str, Any]:
     """Return what it was told of its tick."""
     tick: dict[str, Any] = payload["schedule"]
     return tick
+
+
+@register_handler("test.computed", executor="process", backoff=QUICK, max_retries=5)
+def computed(payload: dict[str, Any], context: JobContext) -> int:
+    """Compute for `seconds`, in a process of its own."""
+    note("start", context)
+    until = time.monotonic() + payload["seconds"]
+    while time.monotonic() < until:
+        pass
+    note("end", context)
+    return context.lease_token

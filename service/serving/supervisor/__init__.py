@@ -1,0 +1,1 @@
+"""`worker --processes N`: several worker processes under one that keeps them running."""
