@@ -13,7 +13,7 @@ from service.jobs.core.backoff import Backoff
 from service.jobs.core.chunk import ChunkRule, chunk_rule
 from service.jobs.core.concurrency_key import check_template, fields_of
 from service.jobs.core.encryption import Encrypt, Sealing, check_unread, sealing_of
-from service.jobs.core.job import NAME_PATTERN, NAME_RULE
+from service.jobs.core.job import DEFAULT_QUEUE, NAME_PATTERN, NAME_RULE
 from service.jobs.core.job_types import ConcurrencyKey, JobTypePolicy, policies
 from service.jobs.handlers.importable import check_importable, refuse_unimportable
 
@@ -197,6 +197,11 @@ class Registry:
     def queues(self) -> set[str]:
         """The queues that handlers name for their jobs."""
         return {spec.policy.queue for spec in self._specs.values() if spec.policy.queue is not None}
+
+    def computing_queues(self) -> set[str]:
+        """The queues that only handlers in processes of their own name; the default queue is none of them."""
+        by_others = {s.policy.queue for s in self._specs.values() if not s.in_process}
+        return self.queues() - by_others - {DEFAULT_QUEUE}
 
 
 registry = Registry(policies)

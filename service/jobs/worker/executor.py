@@ -87,7 +87,8 @@ class Executor:
         self._poison = PoisonPolicy(settings, worker_name=worker_name)
         self._threads = HandlerThreads(settings.sync_handler_threads)
         self._chunks = Chunks(self._threads, slots=slots, begin=self._begin_in_chunk)
-        self._processes = HandlerProcesses(settings)
+        self.processes: Final = HandlerProcesses(settings)
+        """Those of handlers that compute."""
         self._contexts = Contexts(
             policy=self._policy,
             progress=progress,
@@ -186,7 +187,7 @@ class Executor:
             self._abandon(run)
         self._timeouts.close()
         self._threads.close()
-        await self._processes.close()
+        await self.processes.close()
 
     def _run(self, job: ClaimedJob, lease_deadline: float) -> Run:
         handler = self._registry.get(job.job_type)
@@ -257,7 +258,7 @@ class Executor:
             is_last_attempt=run.context.is_last_attempt,
             captures_logging=run.policy.captures_logging(self._settings),
         )
-        return await self._processes.call(
+        return await self.processes.call(
             job,
             run.context,
             begin=partial(self._begin, run),

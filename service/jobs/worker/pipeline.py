@@ -172,6 +172,10 @@ class Pipeline:
         Raises:
             DATABASE_ERRORS: the database does not answer.
         """
+        for queue in self.handlers.computing_queues():
+            # What waits for a process holds a slot, and no other worker could take it. One more than run
+            # for each of them, so that none waits for a claim. WORKER_QUEUES has the last word.
+            self.slots.queues.limits.setdefault(queue, 2 * self.executor.processes.limit)
         self.worker_id, now = await store.workers.register(self.link, **self._entry())
         self.claimer.plan.begin(now)
         for loop in self.loops:

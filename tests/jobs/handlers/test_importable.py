@@ -88,3 +88,11 @@ def test_a_model_is_imported_too() -> None:
 def test_another_executor_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="executor is 'procces', expected \"process\""):
         Registry().handler("resize", executor="procces")(resize)  # type: ignore[arg-type]
+
+
+def test_a_queue_that_other_handlers_name_too_is_not_one_of_computing_handlers() -> None:
+    handlers = Registry()
+    for name, queue in (("a", "images"), ("b", "shared"), ("c", "default"), ("d", None)):
+        handlers.handler(name, executor="process", queue=queue)(resize)
+    handlers.handler("e", queue="shared")(resize)
+    assert handlers.computing_queues() == {"images"}

@@ -50,8 +50,9 @@ async def test_an_attempt_in_a_process_ends_as_any_other(
         "resize", executor="process", payload_model=process_handlers.Image, capture_logging=True
     )(process_handlers.resize)
     register("async", executor="process")(process_handlers.resize_async)
-    register("end", executor="process", max_retries=1)(process_handlers.end_as)
-    await start_worker(handler_processes=1)
+    register("end", executor="process", max_retries=1, queue="images")(process_handlers.end_as)
+    worker = await start_worker(handler_processes=1)
+    assert worker.slots.queues.limits == {"images": 2}, "others can take what waits"
 
     job = await until_ended(sql, await put("resize", {"width": 640}))
     assert (job["status"], job["attempts"]) == ("SUCCESS", 1), job["errors"]
