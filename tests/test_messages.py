@@ -15,7 +15,7 @@ DETAIL_FIRST = RAISED | {"_refused"}
 DETAIL_SECOND = {"BodyRefused", "HeadRefused", "refuse", "problem_response"}
 NAMES = re.compile(
     r"(action|after|backoff|callback|encrypt|limit|name|payload|priority|queue|reason|recipient|scopes"
-    r"|cron|names|overlap|zone|@schedule"
+    r"|cron|from|names|overlap|zone|@schedule"
     r"|session|until|\w+_\w+|--\w+)\b"
 )
 """What a message may begin with as it is written: a field, a parameter or an option."""

@@ -11,6 +11,7 @@ from service.audit import PYTHON, Actor
 from service.db.after_commit import after_commit
 from service.errors import InvalidInput
 from service.jobs.core.job import JobId
+from service.jobs.core.new_job import EARLIEST
 from service.jobs.enqueue.chain import chain_for
 from service.observability.metrics import schedule_ticks
 from service.schedules import ledger, repository
@@ -138,6 +139,11 @@ async def backfill(
 async def _planned(
     session: AsyncSession, schedule: Schedule, begin: datetime, end: datetime
 ) -> list[datetime]:
+    if begin < EARLIEST:
+        raise InvalidInput(
+            f"from is {begin.isoformat()}: expected a time from {EARLIEST.isoformat()} on",
+            field="from",
+        )
     if begin >= end:
         raise InvalidInput(
             f"until is {end.isoformat()}, which is not after from ({begin.isoformat()})",

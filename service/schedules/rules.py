@@ -31,7 +31,7 @@ def check(name: str, definition: Definition) -> None:
     if not 0 <= definition.catch_up_seconds <= MAX_CATCH_UP_SECONDS:
         raise InvalidInput(
             f"catch_up_seconds is {definition.catch_up_seconds!r}: expected 0 to "
-            f"{MAX_CATCH_UP_SECONDS:g} (31 days)",
+            f"{MAX_CATCH_UP_SECONDS:.0f} (31 days)",
             field="catch_up_seconds",
         )
     limit = definition.pause_after_failures

@@ -158,7 +158,7 @@ def check_jitter(timing: Timing, jitter_seconds: float) -> None:
     gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(ticks)]
     if gaps and jitter_seconds >= min(gaps):
         raise InvalidInput(
-            f"jitter_seconds is {jitter_seconds:g}, and ticks come {min(gaps):g} s apart: expected less",
+            f"jitter_seconds is {jitter_seconds:g}, and ticks come {min(gaps):.15g} s apart: expected less",
             field="jitter_seconds",
         )
 
@@ -174,8 +174,8 @@ def jitter_of(name: str, tick: datetime, jitter_seconds: float) -> timedelta:
 
 @cache
 def zones() -> frozenset[str]:
-    """Every IANA zone that is known here."""
-    return frozenset(zoneinfo.available_timezones())
+    """Every IANA zone that is known here, but for names that mean another clock on each machine, or none."""
+    return frozenset(zoneinfo.available_timezones()) - {"localtime", "posixrules", "Factory"}
 
 
 def _check_zone(zone: str) -> None:
@@ -191,7 +191,7 @@ def _check_zone(zone: str) -> None:
 def _check_every(seconds: float) -> None:
     if not math.isfinite(seconds) or not MIN_EVERY_SECONDS <= seconds <= MAX_EVERY_SECONDS:
         raise InvalidInput(
-            f"every_seconds is {seconds!r}: expected {MIN_EVERY_SECONDS:g} to {MAX_EVERY_SECONDS:g} "
+            f"every_seconds is {seconds!r}: expected {MIN_EVERY_SECONDS:.0f} to {MAX_EVERY_SECONDS:.0f} "
             "(366 days)",
             field="every_seconds",
         )

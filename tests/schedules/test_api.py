@@ -74,6 +74,8 @@ async def test_a_client_acts_on_its_own_schedules_and_an_operator_on_all(
         ({"cron": None}, "body.cron", "cron or every_seconds is missing"),
         ({"every_seconds": 0.2, "cron": None}, "body.every_seconds", "expected 1 to"),
         ({"zone": "Berlin"}, "body.zone", "did you mean Europe/Berlin?"),
+        ({"zone": "localtime"}, "body.zone", "not the name of an IANA time zone"),
+        ({"every_seconds": 1e9, "cron": None}, "body.every_seconds", "1 to 31622400 (366 days)"),
         ({"jitter_seconds": 86400}, "body.jitter_seconds", "ticks come 86400 s apart"),
         ({"catch_up_seconds": -1}, "body.catch_up_seconds", "expected 0 to"),
         ({"pause_after_failures": 0}, "body.pause_after_failures", "expected 1 to 1000"),

@@ -76,6 +76,7 @@ async def test_a_backfill_runs_the_ticks_of_a_range_by_a_policy_of_its_own(
             "ask for a part, up to",
         ),
         (DAY + timedelta(minutes=1), DAY + timedelta(minutes=9), "allow", "has no tick"),
+        (datetime.min.replace(tzinfo=UTC), DAY, "allow", "expected a time from 2000"),
         (DAY, DAY + timedelta(days=1), "cancel_other", "would cancel every run but the last"),
     ],
 )
