@@ -67,16 +67,25 @@ async def _principal(request: Request) -> Principal:
     """Who sent the request; looked up once, however many ask."""
     known: Principal | None = request.scope.get("principal")
     if known is None:
-        authenticator: Authenticator = request.app.state.authenticator
-        known = await authenticator.authenticate(
-            request.headers.getlist("authorization"),
-            request.headers.getlist(API_KEY_HEADER),
-            source=None if request.client is None else request.client.host,
-        )
+        known = await authenticated(request)
         request.scope["principal"] = known
         quotas: Quotas = request.app.state.quotas
         await quotas.spend_request(known)
     return known
+
+
+async def authenticated(request: Request) -> Principal:
+    """Who sent the request, looked up anew: a credential may have ended while the request waited.
+
+    Raises:
+        Unauthenticated: no credential, or one that is not valid.
+    """
+    authenticator: Authenticator = request.app.state.authenticator
+    return await authenticator.authenticate(
+        request.headers.getlist("authorization"),
+        request.headers.getlist(API_KEY_HEADER),
+        source=None if request.client is None else request.client.host,
+    )
 
 
 @cache

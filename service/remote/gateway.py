@@ -19,7 +19,7 @@ from service.jobs.flow.queue_settings import QueueSettings
 from service.jobs.handlers.payload import opened_payload
 from service.jobs.loops import Loop
 from service.jobs.notify.listener import Listener
-from service.jobs.notify.messages import Endings, Look, Message, Policies, Wake
+from service.jobs.notify.messages import Cancel, Endings, Look, Message, Policies, Wake
 from service.jobs.notify.publisher import publisher_for
 from service.jobs.notify.subscriber import Subscription, notify_local
 from service.jobs.worker.settler import Settler
@@ -31,6 +31,7 @@ from service.observability.metrics import (
 )
 from service.remote.beats import Beats
 from service.remote.deadlines import Deadlines
+from service.remote.heartbeats import Heartbeats
 from service.remote.line import Line, Links
 from service.remote.model import Beat, Handed, Kinds, Recorded, WaitingClaim
 from service.remote.notes import Notes
@@ -82,6 +83,7 @@ class Gateway:
         self.workers: Final = Workers(workers, settings)
         self._outcomes = Outcomes(settings, link=leases, settler=self._settler)
         self._beats = Beats(settings, link=leases, outcomes=self._outcomes)
+        self.heartbeats: Final = Heartbeats(settings, beats=self._beats)
         self.notes: Final = Notes(settings, link=leases, changes=self._publisher.changes)
         self._deadlines = Deadlines(self._end_overdue)
         self._outcomes.on_settled = self._deadlines.forget
@@ -108,6 +110,7 @@ class Gateway:
     def close(self) -> None:
         """Answer every waiting claim: the server waits for them. Safe in a signal handler."""
         self._closed.set()
+        self.heartbeats.close()
         for line in self._lines.values():
             line.close()
 
@@ -199,10 +202,22 @@ class Gateway:
         return True
 
     async def beat(
-        self, leases: Collection[Lease], *, limits: KeyLimits | None, deadline: float
+        self,
+        leases: Collection[Lease],
+        *,
+        limits: KeyLimits | None,
+        deadline: float,
+        wait_seconds: float = 0.0,
     ) -> Mapping[Lease, Beat]:
-        """Extend leases; see `Beats`."""
-        return await self._beats.beat(leases, limits=limits, deadline=deadline)
+        """Extend leases; see `Beats`, and `Heartbeats` for those that wait."""
+        if not leases:
+            return {}
+        if not wait_seconds or self.heartbeats.waiting >= self._settings.remote_claims_waiting:
+            return await self._beats.beat(leases, limits=limits, deadline=deadline)
+        self._listen()
+        return await self.heartbeats.beat(
+            leases, limits=limits, deadline=deadline, wait_seconds=wait_seconds
+        )
 
     async def record(
         self,
@@ -280,7 +295,7 @@ class Gateway:
                 del self._lines[kinds]
                 await line.stop()
         REMOTE_LINES.set(len(self._lines))
-        if not self._lines:
+        if not (self._lines or self.heartbeats.waiting or self.heartbeats.used_at >= old):
             await self._listen_no_more()
 
     def _listen(self) -> None:
@@ -299,6 +314,8 @@ class Gateway:
         if isinstance(message, Wake | Look | Policies):
             for line in self._lines.values():
                 line.claimer.notified(message)
+        elif isinstance(message, Cancel):
+            self.heartbeats.notified(message.ids)
 
     def _permits_freed(self, permits: Counter[str]) -> None:
         for line in self._lines.values():

@@ -78,3 +78,11 @@ class Beat(NamedTuple):
     """`held`, `cancel`, `timed_out` or `lease_lost`."""
     lease_seconds: float = 0.0
     timeout_in_seconds: float | None = None
+
+    def later(self, seconds: float) -> "Beat":
+        """The same, so long after it was found."""
+        left = self.timeout_in_seconds
+        return self._replace(
+            lease_seconds=max(0.0, self.lease_seconds - seconds),
+            timeout_in_seconds=None if left is None else max(0.0, left - seconds),
+        )

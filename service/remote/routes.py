@@ -1,8 +1,9 @@
 """`/worker` over HTTP: workers in any language claim jobs and keep them. Parse, call, map."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Annotated, Any
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Request, Response, Security
 from pydantic_core import to_json
@@ -11,11 +12,14 @@ from service.api.guarded import GuardedRoute
 from service.api.lasting import LASTING, hung_up
 from service.api.problems import problem_responses
 from service.api.refusals import FIRST_ERRORS
-from service.api.session import AppSettings, deadline_of
-from service.auth.dependencies import require
+from service.api.session import AppSettings, deadline_of, new_deadline
+from service.auth.dependencies import authenticated, require
 from service.auth.principal import Permission, Principal
-from service.errors import InvalidInput
+from service.errors import InvalidInput, Unauthenticated
+from service.jobs.core.attempt import Attempt
 from service.jobs.core.claimed_job import Lease
+from service.jobs.core.outcome_policy import OutcomePolicy
+from service.jobs.core.outcomes import Outcome, Released
 from service.remote.gateway import Gateway
 from service.remote.model import Handed, Kinds, WaitingClaim
 from service.remote.policies import policies_among
@@ -32,6 +36,11 @@ from service.remote.schemas import (
 )
 from service.remote.scope import queues_for
 from service.settings import Settings
+
+T = TypeVar("T")
+
+FRESH_SECONDS: Final = 1.0
+"""After so long a claim that waited looks again whether its caller's credential is valid."""
 
 router = APIRouter(prefix="/worker", tags=["Workers"], route_class=GuardedRoute)
 
@@ -102,8 +111,15 @@ async def claim(
     loses nothing: no job is claimed for it. One that may have lost the answer sends the same `request_id`
     again. Payloads of one answer come to 8 MB at most; a larger one comes alone.
     """
+    answer = await _unless_hung_up(request, _claim(request, body, caller, settings))
+    # To a worker that hung up nobody brings the answer.
+    return Response(status_code=204) if answer is None else answer
+
+
+async def _unless_hung_up(request: Request, call: Coroutine[Any, Any, T]) -> T | None:
+    """What a call that may wait comes to; None: the worker has hung up, and the call was cancelled."""
     request.scope[LASTING] = True
-    waiting = asyncio.create_task(_claim(request, body, caller, settings), name="remote.claim")
+    waiting = asyncio.create_task(call, name="remote.call")
     gone = asyncio.create_task(hung_up(request), name="remote.hung_up")
     try:
         await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -112,8 +128,7 @@ async def claim(
             if not task.done():
                 task.cancel()
         await asyncio.wait({waiting, gone})
-    # To a worker that hung up nobody brings the answer.
-    return Response(status_code=204) if waiting.cancelled() else waiting.result()
+    return None if waiting.cancelled() else waiting.result()
 
 
 async def _claim(
@@ -138,8 +153,32 @@ async def _claim(
         return _answer((), drain=True)
     asked = WaitingClaim(worker.id, caller.subject, body.limit, body.request_id)
     seconds = min(body.wait_seconds, settings.remote_claim_wait_seconds)
+    began = time.monotonic()
     jobs = await gateway.claim(kinds, asked, wait_seconds=seconds)
+    if jobs and time.monotonic() - began > FRESH_SECONDS:
+        await _check_again(request, gateway, jobs, settings)
     return _answer(jobs, drain=asked.sent_away)
+
+
+async def _check_again(
+    request: Request, gateway: Gateway, jobs: Sequence[Handed], settings: Settings
+) -> None:
+    """Give the jobs back where the caller's credential, which was valid when it came, is no more.
+
+    Raises:
+        Unauthenticated: it is not.
+    """
+    try:
+        await authenticated(request)
+    except Unauthenticated:
+        released = {one.job.lease: _released for one in jobs}
+        deadline = new_deadline(settings)
+        await gateway.record(released, limits=None, deadline=deadline, call="release")
+        raise
+
+
+def _released(_policy: OutcomePolicy, _attempt: Attempt) -> Outcome:
+    return Released()
 
 
 def _answer(handed: Sequence[Handed], *, drain: bool) -> Response:
@@ -161,16 +200,25 @@ def _answer(handed: Sequence[Handed], *, drain: bool) -> Response:
     responses=problem_responses(422, 503),
 )
 async def heartbeat(
-    request: Request, body: Annotated[HeartbeatIn, FIRST_ERRORS], caller: Caller
+    request: Request,
+    body: Annotated[HeartbeatIn, FIRST_ERRORS],
+    caller: Caller,
+    settings: AppSettings,
 ) -> HeartbeatOut:
-    """Once each `heartbeat_seconds`, with all jobs that the worker has. It tells which to stop."""
+    """Once each `heartbeat_seconds`, with all jobs that the worker has. It tells which to stop.
+
+    With `wait_seconds` the call waits while there is nothing to tell, and is answered the moment somebody asks
+    for the cancel of one of the jobs: the leases were extended when it came.
+    """
     gateway, deadline = gateway_of(request), deadline_of(request)
     leases = leases_of(body.jobs)
     async with asyncio.timeout_at(deadline):
         drain = await gateway.workers.seen(caller.subject, body.worker)
-    found = await gateway.beat(leases, limits=caller.limits, deadline=deadline) if leases else {}
+    wait = 0.0 if drain else min(body.wait_seconds, settings.heartbeat_seconds)
+    call = gateway.beat(leases, limits=caller.limits, deadline=deadline, wait_seconds=wait)
+    found = await (_unless_hung_up(request, call) if wait else call) or {}
     jobs = [
-        BeatOut(id=lease[0], lease_token=lease[1], **found[lease]._asdict()) for lease in leases
+        BeatOut(id=lease[0], lease_token=lease[1], **one._asdict()) for lease, one in found.items()
     ]
     return HeartbeatOut(jobs=jobs, drain=drain)
 

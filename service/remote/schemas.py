@@ -245,6 +245,14 @@ class HeartbeatIn(_Body):
         max_length=MAX_LEASES,
         description="1,000 at most; none: it just lives.",
     )
+    wait_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=300,
+        strict=True,
+        description="How long to wait for the cancel of one of the jobs; `heartbeat_seconds` at most. The answer "
+        "comes at once where something else than `held` is to be told.",
+    )
 
 
 class BeatOut(BaseModel):

@@ -106,7 +106,7 @@ class WorkerSettings(BaseModel):
         5000,
         ge=1,
         le=100_000,
-        description="Claims of workers over HTTP that may wait for jobs in one process; further ones are answered 503.",
+        description="Claims of workers over HTTP that may wait for jobs in one process; further ones are answered 503. As many heartbeats may wait; further ones are answered at once.",
     )
     remote_claim_wait_seconds: float = Field(
         30.0,

@@ -55,6 +55,24 @@ async def test_a_cancel_is_told_by_the_next_heartbeat_and_whatever_is_reported_e
     assert sorted(ids) == sorted([stops["id"], ignores["id"]])
 
 
+async def test_a_heartbeat_that_waits_is_answered_the_moment_somebody_asks_for_a_cancel(
+    app: FastAPI, call: Call, enqueue: Call, client: httpx.AsyncClient, auth: Auth
+) -> None:
+    await enqueue()
+    job = await claim_one(call)
+    at_once = await call("heartbeat", jobs=[lease(job, lease_token=1)], wait_seconds=10.0)
+    assert at_once["jobs"][0]["state"] == "lease_lost"
+    short = await call("heartbeat", jobs=[lease(job)], wait_seconds=0.05)
+    assert short["jobs"][0]["state"] == "held"
+    assert 29 < short["jobs"][0]["lease_seconds"] < 29.96
+    told = asyncio.create_task(call("heartbeat", jobs=[lease(job)], wait_seconds=10.0))
+    await until_true(lambda: gateway_of(app).heartbeats.waiting == 1)
+    await client.post(f"/admin/jobs/{job['id']}/cancel", headers=auth("admin"))
+    async with asyncio.timeout(8):
+        assert (await told)["jobs"][0]["state"] == "cancel"
+    assert gateway_of(app).heartbeats.waiting == 0
+
+
 async def test_a_timeout_comes_in_time_without_a_heartbeat(
     call: Call, enqueue: Call, sql: Sql
 ) -> None:

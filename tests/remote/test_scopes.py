@@ -1,10 +1,16 @@
 """A key that is bound to queues and types works on such jobs alone."""
 
+import asyncio
+
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from service.remote.routes import FRESH_SECONDS
 from tests.api.conftest import Auth
+from tests.jobs.waiting import until_true
 from tests.remote.conftest import Call, lease
+from tests.remote.test_claims import gateway_of
 
 
 @pytest.fixture
@@ -49,3 +55,18 @@ async def test_a_bound_key_reports_nothing_about_other_jobs(
 async def test_the_services_own_jobs_are_not_to_be_claimed(call: Call) -> None:
     refused = await call("claim", status=403, job_types=["finmind.operation"])
     assert "belongs to the service" in refused["detail"]
+
+
+async def test_a_claim_that_waits_brings_nothing_to_a_key_that_was_revoked_meanwhile(
+    app: FastAPI, call: Call, enqueue: Call, bound: dict[str, str], client: httpx.AsyncClient,
+    auth: Auth,
+) -> None:  # fmt: skip
+    waiting = asyncio.create_task(call("claim", status=401, headers=bound, wait_seconds=20.0))
+    await until_true(lambda: gateway_of(app).waiting == 1)
+    prefix = bound["x-api-key"].partition(".")[0].removeprefix("fmj_")
+    await client.delete(f"/admin/api-keys/{prefix}", headers=auth("admin"))
+    await asyncio.sleep(FRESH_SECONDS)  # what was asked for just before is answered
+    made = await enqueue(queue="billing")
+    assert "revoked" in (await waiting)["detail"]
+    (job,) = (await call("claim", wait_seconds=10.0))["jobs"]
+    assert (job["id"], job["attempt"]) == (made, 1)
