@@ -27,6 +27,7 @@ from benchmarks import (
     retention,
     schedules,
     states,
+    targets,
     variants,
 )
 from benchmarks.scenario import Report, Scale, describe, postgres, settings
@@ -58,6 +59,7 @@ ON_DEMAND: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {
     "retention": retention.measure,
     "schedules": schedules.measure,
     "states": states.measure,
+    "targets": targets.measure,
     "offered": offered.measure,
     "held": held.measure,
 }

@@ -5,6 +5,7 @@ IPv4-mapped ones), multicast, and the public addresses behind which clouds keep 
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 from typing import Final
 
@@ -75,10 +76,11 @@ _COMPATIBLE: Final = IPv6Network("::/96")
 _ISATAP: Final = (0x00005EFE, 0x02005EFE)
 
 
+@lru_cache(maxsize=1_024)
 def kind_of(address: Address) -> str | None:
     """Why the address must not be called, in a word or two; None: it is on the public internet."""
     forms = list(forms_of(address))
-    if any(map(is_metadata, forms)):
+    if leads_to_metadata(address):
         return "a cloud's metadata"
     for one in reversed(forms):  # what is hidden says more
         if (kind := _kind(one)) is not None:
@@ -86,9 +88,10 @@ def kind_of(address: Address) -> str | None:
     return None
 
 
-def is_metadata(address: Address) -> bool:
-    """Whether a cloud hands out credentials there."""
-    return any(address in network for network in METADATA)
+@lru_cache(maxsize=1_024)
+def leads_to_metadata(address: Address) -> bool:
+    """Whether a cloud hands out credentials there, or at the address that is hidden in it."""
+    return any(one in network for one in forms_of(address) for network in METADATA)
 
 
 def forms_of(address: Address) -> Iterator[Address]:

@@ -139,9 +139,8 @@ class Kept:
 
     def excerpt(self, answer: Answer) -> str:
         """The beginning of the body on one line, for an error; empty where there is no text."""
-        text = self._without_secrets(
-            answer.body[: 8 * MAX_EXCERPT_CHARS].decode("utf-8", "replace")
-        )
+        text = answer.body[: 8 * MAX_EXCERPT_CHARS].decode("utf-8", "replace")
+        text = self._without_secrets(text, is_cut=True)
         line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         if "\ufffd" in line[:MAX_EXCERPT_CHARS]:
             return ""
@@ -152,19 +151,28 @@ class Kept:
         return {
             _clean(name)[:100]: MASK
             if name in self.redacted
-            else _clean(self._without_secrets(value[:MAX_KEPT_HEADER_CHARS]))
+            else _clean(self._without_secrets(value)[:MAX_KEPT_HEADER_CHARS])
             for name, value in shown
         }
 
     def _body(self, body: bytes, *, is_whole: bool) -> dict[str, Any]:
         text = _text(body, is_whole=is_whole)
         if text is None:
+            # Byte by byte a character: secrets are ASCII.
+            text = self._without_secrets(body.decode("latin-1"), is_cut=not is_whole, mask="******")
+            body = text.encode("latin-1")
             return {"body_base64": base64.b64encode(body).decode(), "truncated": not is_whole}
-        return {"body": self._without_secrets(text), "truncated": not is_whole}
+        return {"body": self._without_secrets(text, is_cut=not is_whole), "truncated": not is_whole}
 
-    def _without_secrets(self, text: str) -> str:
+    def _without_secrets(self, text: str, *, is_cut: bool = False, mask: str = MASK) -> str:
         for secret in self.secrets:
-            text = text.replace(secret, MASK)
+            text = text.replace(secret, mask)
+        for secret in self.secrets if is_cut else ():
+            # The end may be the beginning of one.
+            ends = range(min(len(secret), len(text)), MIN_SECRET_CHARS - 1, -1)
+            shown = next((end for end in ends if text.endswith(secret[:end])), 0)
+            if shown:
+                text = text[:-shown] + mask
         return text
 
 

@@ -47,6 +47,11 @@ PROBE_MARGIN_SECONDS: Final = 10.0
 BUSY_SECONDS: Final = 1.0
 """How long about a job puts itself off that finds as many requests running as may."""
 
+PUT_OFF_PER_SECOND: Final = 100.0
+LONGEST_BUSY_SECONDS: Final = 30.0
+"""Of a target that has not answered yet, or just failed, so many jobs a second look again, and each within so
+long: thousands of them would take the time of the process from all others."""
+
 MAX_KNOWN: Final = 5_000
 """Targets of which a process counts failures; of more, those that were used longest ago are forgotten."""
 
@@ -65,6 +70,8 @@ class _Known:
     """In a row."""
     proven: bool = False
     """Whether it has answered."""
+    again_at: float = 0.0
+    """When the last job that was put off looks again (monotonic)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +161,16 @@ class Breakers:
             Snooze: as many requests run as may.
         """
         doubtful = not known.proven or known.failures > self._threshold // 2
-        if known.running >= (
-            min(self._threshold, self._max_running) if doubtful else self._max_running
-        ):
-            raise Snooze(BUSY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - as above
+        limit = min(self._threshold, self._max_running) if doubtful else self._max_running
+        if known.running < limit:
+            return
+        wait = BUSY_SECONDS * random.uniform(0.5, 1.5)  # noqa: S311 - as above
+        if doubtful:
+            now = time.monotonic()
+            turn = max(known.again_at, now) + 1 / PUT_OFF_PER_SECOND
+            known.again_at = min(turn, now + LONGEST_BUSY_SECONDS)
+            wait = max(wait, known.again_at - now)
+        raise Snooze(wait)
 
     async def refresh(self) -> None:
         """Read which breakers are open, unless that was done within the last second."""
@@ -204,7 +217,7 @@ class Breakers:
         use = self.uses.setdefault(name, Use())
         if outcome.error is None:
             use.succeeded += 1
-            known.proven, known.failures = True, 0
+            known.proven, known.failures, known.again_at = True, 0, 0.0
             if probes or name in self._open:
                 await self._close(name)
             return

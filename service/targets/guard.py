@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from service.settings import Settings
 from service.settings.targets import AllowedTarget
-from service.targets.addresses import forms_of, is_metadata, kind_of
+from service.targets.addresses import kind_of, leads_to_metadata
 from service.targets.url import Address, Destination
 
 
@@ -46,7 +46,7 @@ class Guard:
             TargetRefused: it is refused. The message does not tell the address: it would map the network.
         """
         for address in addresses:
-            if any(map(is_metadata, forms_of(address))):
+            if leads_to_metadata(address):
                 raise TargetRefused(
                     f"{destination} leads to an address of a cloud's metadata, which is never called"
                 )

@@ -7,6 +7,7 @@ and the connection with another. TLS and the `Host` header keep the name.
 
 import asyncio
 import socket
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
@@ -18,7 +19,12 @@ from service.targets.guard import Guard
 from service.targets.url import Address, Destination
 
 LOOK_UP_THREADS: Final = 16
-"""Hosts that are looked up at the same time; one host takes one thread, however many ask for it."""
+"""Hosts that are looked up at the same time; one host takes one thread, however many ask for it. As many
+threads again are for hosts that were not found yet, or not the last time: a name server that does not answer
+keeps a thread for half a minute, and nobody can take it back."""
+
+MAX_FOUND: Final = 10_000
+"""Hosts that are known to be found; of more, those that were looked up longest ago are forgotten."""
 
 MAX_ADDRESSES: Final = 4
 """Addresses of one host that are tried, in the order in which the resolver gives them."""
@@ -31,10 +37,18 @@ LookUp = Callable[[str, int], Awaitable[list[Address]]]
 
 
 class Resolver:
-    """Looks hosts up in threads of its own, each host once at a time."""
+    """Looks hosts up in threads of its own, each host once at a time.
 
-    def __init__(self) -> None:
+    Args:
+        find: the addresses of a host, in a thread; OSError where it has none.
+    """
+
+    def __init__(self, find: Callable[[str, int], list[Address]] | None = None) -> None:
+        self._find = find or _addresses
         self._threads = ThreadPoolExecutor(LOOK_UP_THREADS, thread_name_prefix="target-look-up")
+        self._doubtful = ThreadPoolExecutor(LOOK_UP_THREADS, thread_name_prefix="target-not-found")
+        self._found: OrderedDict[str, None] = OrderedDict()
+        """Hosts that were found the last time."""
         self._running: dict[tuple[str, int], asyncio.Future[list[Address]]] = {}
 
     async def look_up(self, host: str, port: int) -> list[Address]:
@@ -47,7 +61,8 @@ class Resolver:
         running = self._running.get(key)
         if running is None:
             loop = asyncio.get_running_loop()
-            running = loop.run_in_executor(self._threads, _addresses, host, port)
+            threads = self._threads if host in self._found else self._doubtful
+            running = loop.run_in_executor(threads, self._find, host, port)
             self._running[key] = running
             running.add_done_callback(lambda done: self._forget(key, done))
         # Others may wait for it too.
@@ -55,12 +70,17 @@ class Resolver:
 
     def close(self) -> None:
         """End the threads that wait for nothing; no other look-up begins."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._doubtful):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _forget(self, key: tuple[str, int], done: asyncio.Future[list[Address]]) -> None:
         self._running.pop(key, None)
-        if not done.cancelled():
-            done.exception()  # whoever asked may have gone meanwhile
+        self._found.pop(key[0], None)
+        # Whoever asked may have gone meanwhile.
+        if not done.cancelled() and done.exception() is None:
+            self._found[key[0]] = None
+            if len(self._found) > MAX_FOUND:
+                self._found.popitem(last=False)
 
 
 def _addresses(host: str, port: int) -> list[Address]:

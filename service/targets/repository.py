@@ -21,6 +21,8 @@ MAX_TARGETS: Final = 10_000
 KEEP_DAYS: Final = 7
 """How long a target is listed that nobody uses; of more than `MAX_TARGETS` the latest."""
 
+DROP_BATCH: Final = 1_000
+"""Targets that one statement forgets."""
 MAX_HELD_COUNTED: Final = 1_000
 MAX_ERROR_CHARS: Final = 300
 
@@ -194,16 +196,20 @@ async def write_uses(session: AsyncSession, uses: Mapping[str, Use]) -> None:
 
 
 async def drop_unused(session: AsyncSession) -> int:
-    """Forget closed targets that nobody has used for `KEEP_DAYS`, and those beyond `MAX_TARGETS`; how many."""
+    """Forget targets that nobody has used for `KEEP_DAYS`, and closed ones beyond `MAX_TARGETS`; how many.
+
+    An open breaker is used whenever a request tries its target: nothing is sent to one that is that old.
+    """
     rows = await _run(
         session,
         """DELETE FROM finmind_jobs.targets WHERE name IN (
           SELECT name FROM (SELECT name, opened_at, used_at, row_number() OVER (ORDER BY used_at DESC) AS n
             FROM finmind_jobs.targets) t
-          WHERE opened_at IS NULL AND (used_at < now() - make_interval(days => :days) OR n > :most)
-          ORDER BY name LIMIT 1000)""",
+          WHERE used_at < now() - make_interval(days => :days) OR opened_at IS NULL AND n > :most
+          ORDER BY name LIMIT :limit)""",
         days=KEEP_DAYS,
         most=MAX_TARGETS,
+        limit=DROP_BATCH,
     )
     return int(rows.rowcount)
 

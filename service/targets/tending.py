@@ -37,7 +37,7 @@ MAX_BATCHES: Final = 20
 """Jobs of one target that one round moves or lets go; the next goes on."""
 
 MAX_HOLDS: Final = 1_000
-"""Breakers with held jobs that one round looks at."""
+"""Breakers with held jobs that one round looks at; the next round goes on behind them."""
 
 HOLD_TRIES: Final = 3
 """Rounds in which it is tried to hold a job whose own outcome may not be recorded yet."""
@@ -51,12 +51,20 @@ class Tending:
     """The loop of one process; each process may run one."""
 
     def __init__(
-        self, database: Database, breakers: Breakers, connections: Connections | None = None
+        self,
+        database: Database,
+        breakers: Breakers,
+        connections: Connections | None = None,
+        *,
+        max_holds: int = MAX_HOLDS,
     ) -> None:
         self._database = database
         self._breakers = breakers
         self._connections = connections
         self._tries: dict[Lease, int] = {}
+        self._max_holds = max_holds
+        self._looked_to = BREAKER
+        """The last breaker with held jobs that was looked at."""
         self._some_held = True
         """Whether the last look found held jobs."""
         self._looked_at = 0.0
@@ -89,8 +97,9 @@ class Tending:
             await self._release()
         if time.monotonic() >= self._drop_at:
             async with self._database.sessions.begin() as session:
-                await repository.drop_unused(session)
-            self._drop_at = time.monotonic() + DROP_SECONDS
+                dropped = await repository.drop_unused(session)
+            if dropped < repository.DROP_BATCH:  # else the next round goes on
+                self._drop_at = time.monotonic() + DROP_SECONDS
 
     async def _run(self) -> None:
         failures = Pause()
@@ -143,8 +152,11 @@ class Tending:
     async def _release(self) -> None:
         self._looked_at = time.monotonic()
         async with self._database.sessions.begin() as session:
-            holds = await store.breakers.held(partial(fetch, session), limit=MAX_HOLDS)
-            self._some_held = bool(holds)
+            holds = await store.breakers.held(
+                partial(fetch, session), limit=self._max_holds, after=self._looked_to
+            )
+            self._some_held = bool(holds) or self._looked_to != BREAKER
+            self._looked_to = holds[-1] if len(holds) == self._max_holds else BREAKER
             if not holds:
                 return
             is_open = await repository.open_breakers(session)

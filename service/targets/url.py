@@ -6,6 +6,7 @@ that other parsers read in another way are refused: they name the same hosts by 
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, TypeAlias
 
@@ -70,6 +71,7 @@ class Url:
         return f"{self.destination}{self.target}"
 
 
+@lru_cache(maxsize=1_024)
 def parse_url(text: str) -> Url:
     """The parts of a URL.
 

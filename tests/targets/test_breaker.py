@@ -168,3 +168,42 @@ async def test_a_reset_lets_go_what_is_held_and_is_audited(
     (job,) = await read_all(database, [JobId(job_id)])
     assert (job.held_for, job.status) == (None, "PENDING")
     assert job.next_run_at <= datetime.now(UTC)
+
+
+async def test_the_jobs_of_every_closed_target_are_let_go_however_many_targets_fail(
+    database: Database, settings: Settings
+) -> None:
+    """A round that looks at two breakers comes to the third in the next one."""
+    names = ["a.example.com:443", "b.example.com:443", "c.example.com:443"]
+    for name in names:
+        (job_id,) = await put_requests(database, {"url": f"https://{name}/"})
+        async with database.sessions.begin() as session:
+            if name != names[2]:
+                await repository.open_breaker(
+                    session, name, error="broke off", pause=60, longest=60
+                )
+            await session.execute(
+                text("UPDATE finmind_jobs.jobs_live SET held_for = :hold, held_since = now(),"
+                     " held_due_at = now(), next_run_at = 'infinity' WHERE id = :id"),
+                {"hold": f"breaker:{name}", "id": job_id},
+            )  # fmt: skip
+    tending = Tending(database, Breakers(database, settings), max_holds=2)
+    await tending.round()
+    assert (await read_all(database, [job_id]))[0].held_for == f"breaker:{names[2]}"
+    await tending.round()
+    assert (await read_all(database, [job_id]))[0].held_for is None
+
+
+async def test_a_target_is_forgotten_a_week_after_its_last_use_also_with_an_open_breaker(
+    database: Database,
+) -> None:
+    async with database.sessions.begin() as session:
+        for name in ("old:443", "new:443"):
+            await repository.open_breaker(session, name, error="broke off", pause=60, longest=60)
+        await session.execute(
+            text(
+                "UPDATE finmind_jobs.targets SET used_at = now() - interval '8 days' WHERE name = 'old:443'"
+            )
+        )
+        assert await repository.drop_unused(session) == 1
+        assert list(await repository.open_breakers(session)) == ["new:443"]

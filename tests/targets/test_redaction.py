@@ -1,11 +1,16 @@
 """Secrets in the headers of a request are seen by the worker, and by nobody else."""
 
+import base64
+
 import httpx
+import pytest
 from fastapi import FastAPI
 
 from service.auth.principal import Role
 from service.db.engine import Database
 from service.jobs import JobId, get_job
+from service.targets.answer import MAX_BODY_BYTES, Answer, Kept
+from service.targets.url import parse_url
 from tests.api.conftest import Auth
 from tests.pages.signing_in import browser
 
@@ -72,3 +77,18 @@ async def test_nobody_is_shown_a_secret_header(
     async with database.sessions() as session:
         job = await get_job(session, JobId(job_id))
     assert job.payload["headers"] == {"Authorization": OTHER}, "the worker has it"
+
+
+@pytest.mark.parametrize("before", [0, 990, MAX_BODY_BYTES - 10, MAX_BODY_BYTES - 100])
+def test_an_answer_that_is_cut_in_the_middle_of_a_secret_shows_no_part_of_it(before: int) -> None:
+    told = "." * before + SECRET * 3
+    headers = {"x-echo": told[-5000:]}
+    url = parse_url("https://example.com/")
+    kept = Kept(frozenset(), (SECRET,), 1_000_000)
+    for body in (told.encode(), b"\xff" + told.encode()):
+        whole = len(body) <= MAX_BODY_BYTES
+        answer = Answer(url, 0, 200, headers, body[:MAX_BODY_BYTES], whole)
+        result = kept.result(answer)
+        seen = str(result["headers"]) + result.get("body", "") + kept.excerpt(answer)
+        seen += base64.b64decode(result.get("body_base64", "")).decode("latin-1")
+        assert "Bearer" not in seen

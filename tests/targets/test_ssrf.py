@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from service.settings import Settings
 from service.targets.addresses import kind_of
 from service.targets.client import Sent, TargetClient
 from service.targets.guard import Guard, TargetRefused
-from service.targets.network import GuardedBackend
+from service.targets.network import LOOK_UP_THREADS, GuardedBackend, Resolver
 from service.targets.url import Address, parse_url
 
 from .spellings import SPELLINGS
@@ -123,6 +124,33 @@ async def test_a_rebinding_resolver_is_asked_once_a_connection_and_checked_each_
     await network.connect_tcp("rebinding.example", 443, timeout=2)
     # The address itself: nobody looks the name up again.
     assert recorder.connected == [PUBLIC, PUBLIC]
+
+
+async def test_hosts_that_no_name_server_answers_for_keep_no_known_host_from_its_look_up() -> None:
+    """Of such hosts each keeps a thread for long, more of them than there are threads."""
+    home, silent = [ip_address("93.184.215.14")], threading.Event()
+
+    def find(host: str, _port: int) -> list[Address]:
+        if host.startswith("silent"):
+            silent.wait(20)
+            raise OSError("no answer")
+        return home
+
+    resolver = Resolver(find)
+    assert await resolver.look_up("crm.example.com", 443) == home
+    waiting = [
+        asyncio.create_task(resolver.look_up(f"silent{number}.example.com", 443))
+        for number in range(2 * LOOK_UP_THREADS)
+    ]
+    await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(10):
+            assert await resolver.look_up("crm.example.com", 443) == home
+    finally:
+        silent.set()
+        resolver.close()
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(one, OSError | asyncio.CancelledError) for one in found)
 
 
 @pytest.mark.parametrize("hidden", ["10.0.0.1", "::ffff:10.0.0.1", "169.254.169.254", "fe80::1"])

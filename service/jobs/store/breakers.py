@@ -58,7 +58,7 @@ what is before that."""
 
 _HELD: Final = Statement(f"""
 WITH RECURSIVE h AS (
-  (SELECT held_for FROM finmind_jobs.jobs_live WHERE held_for > '{BREAKER}' ORDER BY held_for LIMIT 1)
+  (SELECT held_for FROM finmind_jobs.jobs_live WHERE held_for > :after ORDER BY held_for LIMIT 1)
   UNION ALL
   SELECT (SELECT b.held_for FROM finmind_jobs.jobs_live b WHERE b.held_for > h.held_for
     ORDER BY b.held_for LIMIT 1)
@@ -110,9 +110,9 @@ async def release(fetch: Fetch, held_for: str, *, limit: int) -> tuple[int, Coll
     return len(rows), {Lane(row[1], row[2]) for row in rows}
 
 
-async def held(fetch: Fetch, *, limit: int) -> list[str]:
-    """The breakers that jobs are held for: `breaker:crm.example.com:443`."""
-    return [row[0] for row in await fetch(*_HELD.bind(limit=limit))]
+async def held(fetch: Fetch, *, limit: int, after: str = BREAKER) -> list[str]:
+    """The breakers that jobs are held for, by name from behind `after` on: `breaker:crm.example.com:443`."""
+    return [row[0] for row in await fetch(*_HELD.bind(limit=limit, after=after))]
 
 
 async def read(fetch: Fetch, name: str) -> OpenBreaker | None:
