@@ -180,6 +180,10 @@ class Breakers:
             self._reading = asyncio.create_task(self._read(), name="targets.read")
         await asyncio.shield(self._reading)
 
+    def forget(self) -> None:
+        """Read which breakers are open before the next request, however long ago that was done."""
+        self._read_at = -math.inf
+
     async def _read(self) -> None:
         try:
             began = time.monotonic()

@@ -87,7 +87,7 @@ class TargetClient:
             async with asyncio.timeout_at(until):
                 while True:
                     self._guard.check(request.url.destination)
-                    answer = await self._exchange(request, until=until)
+                    answer = await self.exchange(request, until=until)
                     following = _following(request, answer)
                     if following is None:
                         break
@@ -103,7 +103,14 @@ class TargetClient:
         self._resolver.close()
         await self.connections.close()
 
-    async def _exchange(self, request: Sent, *, until: float) -> Answer:
+    async def exchange(self, request: Sent, *, until: float) -> Answer:
+        """Send one request, redirects not followed, and read the beginning of its answer.
+
+        Raises:
+            TargetRefused: the destination may not be called.
+            TargetUnreachable: no connection, or an answer that is not HTTP.
+            TimeoutError: no answer by `until`, a time of the event loop.
+        """
         destination = request.url.destination
         connection, may_keep = await self.connections.take(destination), True
         try:

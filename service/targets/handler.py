@@ -38,10 +38,15 @@ class TargetSender:
     """Sends the requests of jobs: what the handler needs besides its payload."""
 
     def __init__(
-        self, settings: Settings, breakers: Breakers, *, look_up: LookUp | None = None
+        self,
+        settings: Settings,
+        breakers: Breakers,
+        *,
+        look_up: LookUp | None = None,
+        client: TargetClient | None = None,
     ) -> None:
         self.breakers: Final = breakers
-        self._client = TargetClient(settings, look_up=look_up)
+        self._client = client or TargetClient(settings, look_up=look_up)
         self.connections: Final = self._client.connections
         self._timeout = settings.target_timeout_seconds
         self._connect_timeout = settings.target_connect_seconds
@@ -169,12 +174,15 @@ def bind(
     *,
     to: Registry = registry,
     look_up: LookUp | None = None,
+    client: TargetClient | None = None,
 ) -> TargetSender:
     """Register the `http.request` handler on this database; called at the start of a service.
 
+    Requests are sent by `client`; by one that looks hosts up by `look_up` where None.
+
     Where `TARGET_ENABLED` is off nothing runs, and the secrets of jobs that others enqueue stay hidden.
     """
-    sender = TargetSender(settings, Breakers(database, settings), look_up=look_up)
+    sender = TargetSender(settings, Breakers(database, settings), look_up=look_up, client=client)
     if not settings.target_enabled:
         policies[JOB_TYPE] = JobTypePolicy(
             payload_model=HttpRequest, queue=QUEUE, redacted_fields=redacted_headers(settings)

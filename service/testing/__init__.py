@@ -7,5 +7,6 @@ jobs are run by the engine that a service runs. `service.testing.plugin` has the
 from service.testing.jobs import Jobs, open_jobs
 from service.testing.ran import JobFailed, Ran
 from service.testing.server import migrate
+from service.testing.target import FakeTarget, Request
 
-__all__ = ["JobFailed", "Jobs", "Ran", "migrate", "open_jobs"]
+__all__ = ["FakeTarget", "JobFailed", "Jobs", "Ran", "Request", "migrate", "open_jobs"]

@@ -19,6 +19,7 @@ from service.testing.owner import Owner
 from service.testing.ran import Ran
 from service.testing.running import Runner
 from service.testing.settings import settings_of
+from service.testing.target import FakeTarget
 from service.testing.transaction import TransactionDatabase
 
 MAX_COUNTED: Final = 1000
@@ -72,7 +73,9 @@ class Jobs:
     def __init__(self, owner: Owner, settings: Settings, handlers: Registry) -> None:
         self._database = TransactionDatabase(owner, settings)
         self._clock = Clock()
-        self._runner = Runner(self._database, settings, handlers)
+        self.target: Final = FakeTarget(self._database, settings)
+        """What `http.request` jobs are sent to."""
+        self._runner = Runner(self._database, settings, handlers, target=self.target)
 
     async def connection(self) -> AsyncConnection:
         """The connection of the test, for sessions of the application.
@@ -159,6 +162,7 @@ class Jobs:
                 field="to" if to is not None else "seconds",
             )
         await self._clock.move(connection, by)
+        self.target.moved()
         return await self._clock.now(await self.connection())
 
     async def now(self) -> datetime:

@@ -1,7 +1,7 @@
 """What `run_due` ran, and the error that it raises for a job that failed without one of its own."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -11,7 +11,9 @@ from service.jobs.core.encoding import load_json
 from service.jobs.core.failures import Failure
 from service.jobs.core.job import JobId
 from service.jobs.core.outcomes import Outcome
+from service.jobs.handlers.chunk_job import ChunkJob
 from service.jobs.handlers.registry import HandlerSpec
+from service.jobs.worker.run import Run
 
 ENDS_TEST: Final = (asyncio.CancelledError, SystemExit, KeyboardInterrupt, GeneratorExit)
 """Errors that would do something else in a test than fail it."""
@@ -61,24 +63,23 @@ class Ran:
 
 
 class Recorder:
-    """Notes what handlers raise, and what is recorded of their attempts."""
+    """Notes what the handlers of one pass raise, and what is recorded of their attempts."""
 
     def __init__(self) -> None:
         self.ran: list[Ran] = []
-        self._errors: list[BaseException] = []
+        self._error: BaseException | None = None
+        self._turn = asyncio.Lock()
+        """Handlers of chunks of several queues would share the connection."""
 
-    def registry(self, handlers: Registry, *, only: frozenset[str] | None) -> Registry:
-        """The same handlers, all or `only` some, each of which notes what it raises."""
+    def registry(self, specs: Iterable[HandlerSpec]) -> Registry:
+        """The same handlers, each of which notes what it raises."""
         noting = Registry()
-        for job_type in handlers.job_types():
-            spec = handlers.get(job_type)
-            if spec is not None and (only is None or job_type in only):
-                noting.add(replace(spec, function=self._noting(spec)))
+        for spec in specs:
+            noting.add(replace(spec, function=self._noting(spec)))
         return noting
 
     def recorded(self, attempt: Attempt, outcome: Outcome | None) -> None:
         """Take an attempt whose outcome was recorded; None: its lease was lost."""
-        errors, self._errors = self._errors, []
         job = attempt.job
         self.ran.append(
             Ran(
@@ -88,27 +89,34 @@ class Recorder:
                 attempt=job.attempt,
                 outcome="lease_lost" if outcome is None else outcome.event,
                 result=_result_of(outcome),
-                error=errors[-1] if errors else None,
+                error=self._error_of(attempt),
                 failure=_words_of(None if outcome is None else outcome.failure),
                 delay_seconds=getattr(outcome, "delay_seconds", None),
             )
         )
+
+    def _error_of(self, attempt: Attempt) -> BaseException | None:
+        context = attempt.context if isinstance(attempt, Run) else None
+        if isinstance(context, ChunkJob):
+            return context.outcome.exception() if context.outcome.done() else None
+        return self._error
 
     def _noting(self, spec: HandlerSpec) -> Callable[..., Any]:
         function: Callable[..., Any] = spec.function
 
         async def awaited(value: Any) -> Any:
             try:
-                return await value
+                async with self._turn:
+                    return await value
             except BaseException as error:
-                self._errors.append(error)
+                self._error = error
                 raise
 
         def called(*arguments: Any) -> Any:
             try:
                 value = function(*arguments)
             except BaseException as error:
-                self._errors.append(error)
+                self._error = error
                 raise
             return awaited(value) if hasattr(value, "__await__") else value
 

@@ -1,16 +1,19 @@
 """Runs due jobs one after the other, each with a pass of the engine."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from sqlalchemy import text
 
 from service.errors import ConfigurationError, InvalidInput
 from service.jobs import Registry
+from service.jobs.handlers.registry import HandlerSpec
 from service.jobs.run_once import run_pass
 from service.jobs.worker.pipeline import Pipeline
+from service.jobs.worker.slots import Slots
 from service.settings import Settings
 from service.testing.ran import Ran, Recorder
+from service.testing.target import FakeTarget
 from service.testing.transaction import TransactionDatabase
 
 _UNSERVED: Final = text("""
@@ -23,19 +26,25 @@ class Runner:
     """Runs the due jobs of one test."""
 
     def __init__(
-        self, database: TransactionDatabase, settings: Settings, handlers: Registry
+        self,
+        database: TransactionDatabase,
+        settings: Settings,
+        handlers: Registry,
+        *,
+        target: FakeTarget,
     ) -> None:
         self._database = database
         self._settings = settings
         self._handlers = handlers
+        self._target = target
 
     async def run_due(
         self, job_types: Collection[str] | None, *, raise_errors: bool, limit: int
     ) -> list[Ran]:
         """Run what is due; see `Jobs.run_due`."""
-        only = None if job_types is None else self._checked(job_types)
+        only = self._served() if job_types is None else self._checked(job_types)
         ran: list[Ran] = []
-        while attempts := await self._run_one(only):
+        while attempts := await self._run_next(only) or await self._tend(only):
             ran += attempts
             if raise_errors:
                 for one in attempts:
@@ -45,24 +54,49 @@ class Runner:
                     f"{len(ran)} attempts ran and more may be due (the last: {ran[-1].job_type}): does a handler "
                     "enqueue its own job again? Give run_due another limit if not"
                 )
-        if only is None:
+        if job_types is None:
             await self._refuse_unserved()
         return ran
 
-    async def _run_one(self, only: frozenset[str] | None) -> list[Ran]:
+    async def _tend(self, only: Collection[str]) -> list[Ran]:
+        """Run what a round over the breakers of targets lets go."""
+        return await self._run_next(only) if await self._target.tend() else []
+
+    async def _run_next(self, only: Collection[str]) -> list[Ran]:
+        """Run the next job; where none but jobs of chunks are due, the next chunk."""
+        specs = [spec for name in sorted(only) if (spec := self._spec(name)) is not None]
+        plain = [spec for spec in specs if spec.chunk is None]
+        if plain and (ran := await self._pass(plain, limit=1)):
+            return ran
+        for spec in specs:
+            if spec.chunk is not None and (ran := await self._pass([spec], limit=spec.chunk.jobs)):
+                return ran
+        return []
+
+    async def _pass(self, specs: Sequence[HandlerSpec], *, limit: int) -> list[Ran]:
         # A pipeline for each: no duty of the engine is left that could use the connection after it.
         recorder = Recorder()
-        handlers = recorder.registry(self._handlers, only=only)
-        pipeline = Pipeline(self._database, self._settings, handlers=handlers)
+        pipeline = Pipeline(
+            self._database,
+            self._settings,
+            handlers=recorder.registry(specs),
+            slots=Slots.parse(limit, self._settings.worker_queues),
+        )
         pipeline.settler.answer = recorder.recorded
         self._database.watch(pipeline)
-        await run_pass(pipeline, 1, fail_unserved=False)
+        await run_pass(pipeline, limit, fail_unserved=False)
         return recorder.ran
+
+    def _spec(self, job_type: str) -> HandlerSpec | None:
+        return self._target.handlers.get(job_type) or self._handlers.get(job_type)
+
+    def _served(self) -> list[str]:
+        return sorted({*self._handlers.job_types(), *self._target.handlers.job_types()})
 
     def _checked(self, job_types: Collection[str]) -> frozenset[str]:
         names = frozenset([job_types] if isinstance(job_types, str) else job_types)
         for name in sorted(names):
-            if self._handlers.get(name) is None:
+            if self._spec(name) is None:
                 raise InvalidInput(
                     f"job_types names {name!r}, and no handler is registered for it: {self._known()}",
                     field="job_types",
@@ -72,8 +106,7 @@ class Runner:
     async def _refuse_unserved(self) -> None:
         """Refuse to leave jobs behind that nothing in this process could run."""
         connection = await self._database.renew()
-        served = self._handlers.job_types()
-        rows = (await connection.execute(_UNSERVED, {"served": served})).all()
+        rows = (await connection.execute(_UNSERVED, {"served": self._served()})).all()
         if rows:
             named = ", ".join(f"{row.job_type!r} ({row.jobs})" for row in rows)
             raise ConfigurationError(

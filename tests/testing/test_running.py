@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from service.db.engine import Database
 from service.errors import ConfigurationError, InvalidInput
-from service.jobs import JobContext, PermanentError, Registry, RetryAfter, Snooze, enqueue
+from service.jobs import ChunkJob, JobContext, PermanentError, Registry, RetryAfter, Snooze, enqueue
 from service.jobs.queues import pause_queue
 from service.testing import JobFailed, Jobs, open_jobs
 
@@ -86,6 +86,29 @@ async def test_a_job_that_fails_without_an_error_of_its_handler_raises_one(
     await jobs.enqueue("pack", {"weight": "heavy"})
     with pytest.raises(JobFailed, match=r"job 1 \(pack\), attempt 1: failed: InvalidPayload"):
         await jobs.run_due()
+
+
+async def test_jobs_of_a_chunk_come_to_their_handler_together_and_end_each_by_itself(
+    jobs: Jobs, handlers: Registry, connection: AsyncConnection
+) -> None:
+    sizes: list[int] = []
+
+    @handlers.handler("index", chunk=10, max_retries=0)
+    async def index(chunk: list[ChunkJob[dict[str, int]]]) -> None:
+        sizes.append(len(chunk))
+        for job in chunk:
+            await connection.exec_driver_sql("SELECT 1")
+            if job.payload["n"] == 2:
+                job.fail(ValueError("no page 2"))
+
+    for n in range(12):
+        await jobs.enqueue("index", {"n": n})
+    await jobs.enqueue("index", {"n": 12}, queue="other")
+    ran = await jobs.run_due(raise_errors=False)
+    assert sum(sizes) == 13
+    assert max(sizes) > 8
+    assert [str(one.error) for one in ran if one.outcome == "dead_lettered"] == ["no page 2"]
+    assert [one.outcome for one in ran].count("succeeded") == 12
 
 
 async def test_a_due_job_without_a_handler_is_no_silent_success(
