@@ -6,10 +6,12 @@ from typing import Annotated
 import httpx
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from service.jobs import JobContext, PermanentError, enqueue, register_handler
+from service.schedules import schedule
 
 WEEK_SECONDS = 7 * 86_400
 
@@ -59,6 +61,8 @@ async def place_order(new: NewOrder, session: Session):
     session.add(order)
     await session.flush()
     await enqueue(session, "send_receipt", {"order_id": order.id}, queue="mail")
+    told = {"url": "https://crm.example.com/orders", "json": {"order_id": order.id}}
+    await enqueue(session, "http.request", told)
     await enqueue(session, "ask_for_review", {"order_id": order.id}, delay_seconds=WEEK_SECONDS)
     return {"order_id": order.id}
 
@@ -81,3 +85,11 @@ async def ask_for_review(payload: OrderRef) -> None:
         order = await session.get(Order, payload.order_id)
         if order is not None:
             await send_mail(order.email, "How was it?")
+
+
+@schedule("0 6 * * *")
+@register_handler("digest")
+async def digest(payload, ctx: JobContext) -> None:
+    async with sessions() as session:
+        orders = await session.scalar(select(func.count()).select_from(Order))
+    await send_mail("owner@example.com", f"{orders} orders so far")

@@ -7,6 +7,17 @@ jobs are run by the engine that a service runs. `service.testing.plugin` has the
 from service.testing.jobs import Jobs, open_jobs
 from service.testing.ran import JobFailed, Ran
 from service.testing.server import migrate
+from service.testing.sync_jobs import SyncJobs, open_sync_jobs
 from service.testing.target import FakeTarget, Request
 
-__all__ = ["FakeTarget", "JobFailed", "Jobs", "Ran", "Request", "migrate", "open_jobs"]
+__all__ = [
+    "FakeTarget",
+    "JobFailed",
+    "Jobs",
+    "Ran",
+    "Request",
+    "SyncJobs",
+    "migrate",
+    "open_jobs",
+    "open_sync_jobs",
+]

@@ -9,15 +9,18 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from service.db.session import CallerSession
-from service.errors import ConfigurationError, InvalidInput
+from service.errors import ConfigurationError
 from service.jobs import BackgroundJob, EnqueuedJob, JobId, Registry, enqueue, get_job, registry
+from service.schedules.declared import Declarations, declarations
 from service.settings import Settings
 from service.testing.clock import Clock
 from service.testing.enqueued import ANY, Enqueued
 from service.testing.own_rows import is_own
 from service.testing.owner import Owner
+from service.testing.passing import Passing
 from service.testing.ran import Ran
 from service.testing.running import Runner
+from service.testing.schedules import Schedules
 from service.testing.settings import settings_of
 from service.testing.target import FakeTarget
 from service.testing.transaction import TransactionDatabase
@@ -37,7 +40,11 @@ _OTHERS: Final = text(
 
 @asynccontextmanager
 async def open_jobs(
-    session: CallerSession, *, handlers: Registry = registry, **settings: Any
+    session: CallerSession,
+    *,
+    handlers: Registry = registry,
+    schedules: Declarations = declarations,
+    **settings: Any,
 ) -> AsyncIterator["Jobs"]:
     """The jobs of one test, in the transaction of `session`.
 
@@ -49,6 +56,7 @@ async def open_jobs(
         session: a SQLAlchemy `AsyncSession` or `AsyncConnection`, or an asyncpg connection in a transaction,
             which its owner rolls back after the test. Handlers run one after the other and may use it.
         handlers: the process's own where nothing is said.
+        schedules: what `start_schedules` makes: those that `@schedule` defines in the process.
         settings: by their names in lower case, `default_max_retries=1`; the defaults of a service else, without
             jitter. The environment is not read.
 
@@ -58,7 +66,7 @@ async def open_jobs(
         InvalidInput: `session` is something else.
     """
     owner = Owner(session)
-    jobs = Jobs(owner, settings_of(**settings), handlers)
+    jobs = Jobs(owner, settings_of(**settings), handlers=handlers, schedules=schedules)
     try:
         await jobs.refuse_others()
         yield jobs
@@ -70,12 +78,22 @@ async def open_jobs(
 class Jobs:
     """The jobs of one test; `open_jobs` makes it, and so does the fixture `jobs`."""
 
-    def __init__(self, owner: Owner, settings: Settings, handlers: Registry) -> None:
+    def __init__(
+        self, owner: Owner, settings: Settings, *, handlers: Registry, schedules: Declarations
+    ) -> None:
         self._database = TransactionDatabase(owner, settings)
         self._clock = Clock()
         self.target: Final = FakeTarget(self._database, settings)
         """What `http.request` jobs are sent to."""
         self._runner = Runner(self._database, settings, handlers, target=self.target)
+        self._schedules = Schedules(self._database, settings, handlers, declared=schedules)
+        self._passing = Passing(
+            self._database,
+            self._clock,
+            schedules=self._schedules,
+            runner=self._runner,
+            target=self.target,
+        )
 
     async def connection(self) -> AsyncConnection:
         """The connection of the test, for sessions of the application.
@@ -121,7 +139,10 @@ class Jobs:
             InvalidInput: `job_types` names one that no handler is registered for.
         """
         await self.connection()
-        return await self._runner.run_due(job_types, raise_errors=raise_errors, limit=limit)
+        try:
+            return await self._runner.run_due(job_types, raise_errors=raise_errors, limit=limit)
+        finally:
+            await self._schedules.note_endings()
 
     async def move_clock(
         self,
@@ -135,6 +156,7 @@ class Jobs:
         """Move the clock of the database, as this test sees it, forward; the time by it then.
 
         Python's own clock stays as it is, and so does that of other connections. Nothing runs: `run_due` comes next.
+        Schedules that were started are acted on at each tick on the way: their jobs are enqueued, and wait.
 
         Args:
             to: a time with a zone, in place of how far.
@@ -146,24 +168,60 @@ class Jobs:
         Raises:
             InvalidInput: the time would not be later, or has no zone.
         """
-        connection = await self.connection()
-        now = await self._clock.now(connection)
         by = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-        if to is not None:
-            if to.tzinfo is None:
-                raise InvalidInput(
-                    f"move_clock got to={to.isoformat()} without a time zone: append an offset, or use datetime.now(UTC)",
-                    field="to",
-                )
-            by += to - now
-        if by < timedelta():
-            raise InvalidInput(
-                f"move_clock would go back by {-by}, expected a later time: it is {now.isoformat()} now",
-                field="to" if to is not None else "seconds",
-            )
-        await self._clock.move(connection, by)
-        self.target.moved()
-        return await self._clock.now(await self.connection())
+        return await self._passing.move(by, to)
+
+    async def run_for(
+        self,
+        *,
+        days: float = 0,
+        hours: float = 0,
+        minutes: float = 0,
+        seconds: float = 0,
+        job_types: Collection[str] | None = None,
+        raise_errors: bool = True,
+        limit: int = MAX_JOBS,
+    ) -> list[Ran]:
+        """Let time pass as it does while a service runs; what ran, in order.
+
+        The clock goes from one moment at which something is due to the next: delays, retries, steps that wait, ticks of
+        schedules that were started. At each of them runs what is due.
+
+        Args:
+            days: how much time, with those that follow.
+            hours: …
+            minutes: …
+            seconds: …
+            job_types: see `run_due`.
+            raise_errors: see there.
+            limit: limit on the attempts in all.
+
+        Raises:
+            BaseException: see there.
+            ConfigurationError: see there; or too much is due in that time.
+            InvalidInput: no time would pass.
+        """
+        await self.connection()
+        by = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+        return await self._passing.run_for(
+            by, job_types=job_types, raise_errors=raise_errors, limit=limit
+        )
+
+    async def start_schedules(self, *names: str) -> list[str]:
+        """Make the schedules that `@schedule` defines, as the start of a service does; their names.
+
+        Their first tick is the next one after now. From here on `move_clock` and `run_for` act on each tick that they
+        pass: its job is enqueued, and runs with `run_due` or in `run_for`.
+
+        Args:
+            names: those to make; all where there are none.
+
+        Raises:
+            InvalidInput: there is none of that name.
+            ConfigurationError: one breaks a rule.
+        """
+        await self.connection()
+        return await self._schedules.start(names)
 
     async def now(self) -> datetime:
         """The time by the clock that the test moves."""

@@ -1,5 +1,7 @@
 """Whose transaction a test runs in: that of a session or a connection of the application's tests, or of ours."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -7,12 +9,29 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 from sqlalchemy.pool import StaticPool
 
+from service.db.engine import Database
 from service.db.session import CallerSession, schema_of
 from service.errors import ConfigurationError
+from service.testing.settings import settings_of
 
 _TRANSACTION: Final = text(
     "SELECT pg_current_xact_id()::text AS this, pg_xact_status(CAST(:before AS text)::xid8) AS before"
 )
+
+
+@asynccontextmanager
+async def connection_to(url: str) -> AsyncIterator[AsyncConnection]:
+    """A connection in a transaction that is rolled back."""
+    database = Database(url, settings_of())
+    try:
+        async with database.engine.connect() as connection:
+            await connection.begin()
+            try:
+                yield connection
+            finally:
+                await connection.rollback()
+    finally:
+        await database.close()
 
 
 class Owner:

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import pytest
 
-from service.db.engine import Database
 from service.db.session import CallerSession
 from service.testing.jobs import Jobs, open_jobs
+from service.testing.owner import connection_to
 from service.testing.server import embedded_server, migrate
-from service.testing.settings import settings_of
+from service.testing.sync_jobs import SyncJobs, open_sync_jobs
 
 URL_VARIABLE: Final = "JOBS_TEST_DATABASE_URL"
 
@@ -50,16 +50,8 @@ def jobs_settings() -> dict[str, Any]:
 @_async_fixture
 async def jobs_connection(jobs_database_url: str) -> AsyncIterator[CallerSession]:
     """The connection of a test, in a transaction that is rolled back at its end."""
-    database = Database(jobs_database_url, settings_of())
-    try:
-        async with database.engine.connect() as connection:
-            await connection.begin()
-            try:
-                yield connection
-            finally:
-                await connection.rollback()
-    finally:
-        await database.close()
+    async with connection_to(jobs_database_url) as connection:
+        yield connection
 
 
 @_async_fixture
@@ -68,4 +60,11 @@ async def jobs(
 ) -> AsyncIterator[Jobs]:
     """The jobs of a test: `await jobs.run_due()`, `jobs.move_clock(minutes=5)`, `jobs.assert_enqueued(…)`."""
     async with open_jobs(jobs_connection, **jobs_settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def sync_jobs(jobs_database_url: str, jobs_settings: dict[str, Any]) -> Iterator[SyncJobs]:
+    """The same for tests that are plain functions, on a connection of its own: `sync_jobs.run_due()`."""
+    with open_sync_jobs(jobs_database_url, **jobs_settings) as opened:
         yield opened

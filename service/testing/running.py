@@ -42,7 +42,7 @@ class Runner:
         self, job_types: Collection[str] | None, *, raise_errors: bool, limit: int
     ) -> list[Ran]:
         """Run what is due; see `Jobs.run_due`."""
-        only = self._served() if job_types is None else self._checked(job_types)
+        only = self.served() if job_types is None else self._checked(job_types)
         ran: list[Ran] = []
         while attempts := await self._run_next(only) or await self._tend(only):
             ran += attempts
@@ -90,7 +90,8 @@ class Runner:
     def _spec(self, job_type: str) -> HandlerSpec | None:
         return self._target.handlers.get(job_type) or self._handlers.get(job_type)
 
-    def _served(self) -> list[str]:
+    def served(self) -> list[str]:
+        """The types that have a handler here."""
         return sorted({*self._handlers.job_types(), *self._target.handlers.job_types()})
 
     def _checked(self, job_types: Collection[str]) -> frozenset[str]:
@@ -106,7 +107,7 @@ class Runner:
     async def _refuse_unserved(self) -> None:
         """Refuse to leave jobs behind that nothing in this process could run."""
         connection = await self._database.renew()
-        rows = (await connection.execute(_UNSERVED, {"served": self._served()})).all()
+        rows = (await connection.execute(_UNSERVED, {"served": self.served()})).all()
         if rows:
             named = ", ".join(f"{row.job_type!r} ({row.jobs})" for row in rows)
             raise ConfigurationError(

@@ -82,9 +82,11 @@ class FakeTarget:
             InvalidInput: the status is none, or `json` and `body` are both given.
         """
         if not 100 <= status <= 599:
-            raise InvalidInput(f"status is {status}: expected 100 to 599", field="status")
+            raise InvalidInput(
+                f"An answer has a status from 100 to 599, not {status}", field="status"
+            )
         if json is not None and body:
-            raise InvalidInput("json and body are both given: expected one of them", field="body")
+            raise InvalidInput("An answer has json or a body, not both", field="body")
         content, given = _content(json, body), dict(headers or {})
         if json is not None:
             given.setdefault("content-type", "application/json")

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.db.engine import Database
 from service.jobs import Registry
+from service.schedules.declared import Declarations
 from service.testing import Jobs, open_jobs
 
 
@@ -27,8 +28,16 @@ async def connection(database: Database) -> AsyncIterator[AsyncConnection]:
 
 
 @pytest.fixture
-async def jobs(connection: AsyncConnection, handlers: Registry) -> AsyncIterator[Jobs]:
-    async with open_jobs(connection, handlers=handlers) as jobs:
+def declared() -> Declarations:
+    """Schedules of this test alone."""
+    return Declarations()
+
+
+@pytest.fixture
+async def jobs(
+    connection: AsyncConnection, handlers: Registry, declared: Declarations
+) -> AsyncIterator[Jobs]:
+    async with open_jobs(connection, handlers=handlers, schedules=declared) as jobs:
         yield jobs
 
 

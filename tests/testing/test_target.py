@@ -67,7 +67,7 @@ async def test_callbacks_go_to_the_target(jobs: Jobs) -> None:
 
 
 def test_a_rule_that_cannot_be_is_refused(jobs: Jobs) -> None:
-    with pytest.raises(InvalidInput, match="status is 700: expected 100 to 599"):
+    with pytest.raises(InvalidInput, match="status from 100 to 599, not 700"):
         jobs.target.answer(status=700)
-    with pytest.raises(InvalidInput, match="json and body are both given"):
+    with pytest.raises(InvalidInput, match="json or a body, not both"):
         jobs.target.answer(json={}, body="x")
