@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -65,11 +66,11 @@ class Ran:
 class Recorder:
     """Notes what the handlers of one pass raise, and what is recorded of their attempts."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn: Callable[[], AbstractAsyncContextManager[None]]) -> None:
+        """`turn` is what a coroutine function has the connection of the test in."""
         self.ran: list[Ran] = []
         self._error: BaseException | None = None
-        self._turn = asyncio.Lock()
-        """Handlers of chunks of several queues would share the connection."""
+        self._turn = turn
 
     def registry(self, specs: Iterable[HandlerSpec]) -> Registry:
         """The same handlers, each of which notes what it raises."""
@@ -106,7 +107,7 @@ class Recorder:
 
         async def awaited(value: Any) -> Any:
             try:
-                async with self._turn:
+                async with self._turn():
                     return await value
             except BaseException as error:
                 self._error = error

@@ -75,7 +75,7 @@ class Runner:
 
     async def _pass(self, specs: Sequence[HandlerSpec], *, limit: int) -> list[Ran]:
         # A pipeline for each: no duty of the engine is left that could use the connection after it.
-        recorder = Recorder()
+        recorder = Recorder(self._database.handler)
         pipeline = Pipeline(
             self._database,
             self._settings,
@@ -83,7 +83,6 @@ class Runner:
             slots=Slots.parse(limit, self._settings.worker_queues),
         )
         pipeline.settler.answer = recorder.recorded
-        self._database.watch(pipeline)
         await run_pass(pipeline, limit, fail_unserved=False)
         return recorder.ran
 

@@ -13,26 +13,27 @@ from service.db.connection import Link
 from service.db.engine import Database
 from service.db.session import schema_of
 from service.errors import ConfigurationError
-from service.jobs.worker.pipeline import Pipeline
 from service.settings import Settings
 from service.testing.owner import Owner
 
-OF_HANDLERS: Final = frozenset({"progress", "steps", "parents", "keys"})
+OF_HANDLERS: Final = frozenset({"progress", "steps", "parents"})
 """Duties that a running handler waits for: it does not use the connection meanwhile."""
 
 
 class TransactionDatabase(Database):
     """A `Database` whose links and sessions are savepoints in the transaction of a test.
 
-    Only one of them uses the connection at a time. While a handler runs, which may use it as well, the
-    engine leaves it alone, but for what the handler waits for.
+    One uses the connection at a time: a handler for as long as it runs, or the engine for a statement. What a
+    handler waits for comes in between.
     """
 
     def __init__(self, owner: Owner, settings: Settings) -> None:
         super().__init__("postgresql:///", settings)  # opens nothing
         self._owner = owner
         self._turn = asyncio.Lock()
-        self._pipeline: Pipeline | None = None
+        self._turn_within = asyncio.Lock()
+        """Of what a handler waits for."""
+        self._handler_runs = False
 
     async def renew(self) -> AsyncConnection:
         """The connection, with a transaction that has begun; sessions are opened on it from now on."""
@@ -43,9 +44,15 @@ class TransactionDatabase(Database):
         )
         return connection
 
-    def watch(self, pipeline: Pipeline) -> None:
-        """Leave the connection to the handlers that this pipeline runs."""
-        self._pipeline = pipeline
+    @asynccontextmanager
+    async def handler(self) -> AsyncIterator[None]:
+        """Have the connection for a handler."""
+        async with self._turn:
+            self._handler_runs = True
+            try:
+                yield
+            finally:
+                self._handler_runs = False
 
     async def connect(self, **_: Any) -> "asyncpg.Connection[asyncpg.Record]":
         """Refuse: nothing of a test leaves its transaction."""
@@ -64,16 +71,11 @@ class TransactionDatabase(Database):
     @asynccontextmanager
     async def turn(self, duty: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
         """Have the connection for a statement, or for several, in a savepoint."""
-        if duty not in OF_HANDLERS:
-            await self._handlers_ended()
-        async with self._turn:
+        within = self._handler_runs and duty in OF_HANDLERS
+        async with self._turn_within if within else self._turn:
             connection = await self.driver()
             async with connection.transaction():
                 yield connection
-
-    async def _handlers_ended(self) -> None:
-        while self._pipeline is not None and self._pipeline.executor.unfinished:
-            await self._pipeline.executor.wait_for_one()
 
 
 class TransactionLink(Link):
