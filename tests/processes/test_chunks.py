@@ -1,4 +1,4 @@
-"""A job that kills its process takes the others of its chunk along, once: then each of them runs alone."""
+"""A job kills its process amid a chunk: what was in it comes back, each job alone."""
 
 import pytest
 

@@ -363,6 +363,8 @@ class Checker(Ledger):
         lost = [self.claims[job.job_id, job.lease_token].lost_leases for job in jobs]
         if len(jobs) > 1 and any(lost):
             self.violate(f"{process.name} put a job that lost a lease with others: {ids}")
+        if len(jobs) > 1 and any(job.is_last_attempt and job.attempt > 1 for job in jobs):
+            self.violate(f"{process.name} put a job's last attempt with others: {ids}")
 
     def run_started(
         self,

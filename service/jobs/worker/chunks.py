@@ -64,8 +64,9 @@ class Chunks:
     """Puts jobs together, and calls their handlers.
 
     A chunk starts when it is full, when its first job has waited long enough, or when no more can come:
-    no slot is free or somebody waits for one, or the queue gives no more now. A job that lost a lease is
-    never put together with others: one that kills its process shall take none of them along again.
+    no slot is free or somebody waits for one, or the queue gives no more now. Two kinds of jobs are never put
+    together with others: those that lost a lease, of which one may have killed its process, and those that
+    begin the last of several attempts, so that the error of another makes none a dead letter.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class Chunks:
     def _put(self, run: Run, job: ChunkJob[Any]) -> Chunk:
         rule, key = run.handler.chunk, (run.job.job_type, run.job.queue)
         assert rule is not None, "only jobs of handlers with chunks come here"
-        if run.job.lost_leases > 0:
+        if run.job.lost_leases > 0 or (job.is_last_attempt and job.attempt > 1):
             chunk = Chunk(run.handler, run.job.queue)
             chunk.add(run, job)
             self._start(chunk)

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from service.audit import Actor
 from service.db.engine import Database
 from service.jobs import (
+    Backoff,
     ChunkJob,
     NewJob,
     PermanentError,
@@ -115,6 +116,28 @@ async def test_an_error_of_the_handler_fails_those_of_which_nothing_was_said(
     (entry,) = found[again]["errors"]
     assert entry["traceback"].count("in handle") == 1
     assert "service" not in entry["traceback"]
+
+
+async def test_a_job_that_breaks_the_handler_makes_no_other_a_dead_letter(
+    handlers: Registry, put: Put, sql: Any, database: Database, quick: Quick
+) -> None:
+    sizes: list[int] = []
+    at_once = Backoff(base_seconds=0, jitter=0)
+
+    @handlers.handler("index", chunk=10, chunk_seconds=LONG, max_retries=2, backoff=at_once)
+    async def handle(jobs: list[ChunkJob[Any]]) -> None:
+        sizes.append(len(jobs))
+        assert all(job.payload != "bad" for job in jobs)
+
+    for payload in ("good", "bad", "good"):
+        await put("index", payload)
+    for _ in range(3):
+        await process_due_jobs(database, settings=quick(), handlers=handlers)
+    found = await sql.fetch("SELECT payload, status FROM background_jobs ORDER BY id")
+    assert [tuple(row) for row in found] == [
+        ("good", "SUCCESS"), ("bad", "DEAD_LETTER"), ("good", "SUCCESS"),
+    ]  # fmt: skip
+    assert sizes == [3, 3, 1, 1, 1]
 
 
 async def test_a_job_is_settled_once_and_recorded_at_once(
@@ -274,8 +297,9 @@ async def test_a_cancelled_job_leaves_its_chunk_and_the_others_go_on(
     await cancel(database, ids[0])  # while it runs
     await occurs(told)
     go_on.set()
-    ends = [(await until_ended(sql, job_id))["status"] for job_id in ids]
-    assert (sorted(given), ends) == (ids, ["CANCELLED", "SUCCESS", "SUCCESS"])
+    rows = [await until_ended(sql, job_id) for job_id in ids]
+    assert [row["status"] for row in rows] == ["CANCELLED", "SUCCESS", "SUCCESS"]
+    assert (sorted(given), rows[0]["cancel"]["how"]) == (ids, "returned")
 
 
 async def cancel(database: Database, job_id: Any) -> None:
