@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,31 @@ async def resize_async(payload: dict[str, Any], ctx: JobContext) -> dict[str, An
     await ctx.progress(0.5)
     await asyncio.sleep(0)
     return {"pid": os.getpid(), "parents": await ctx.parents(), "tick": await ctx.tick()}
+
+
+_go_on, _gone_on = threading.Event(), threading.Event()
+_told: list[str] = []
+
+
+def leave_a_thread(payload: str, ctx: JobContext) -> list[str] | None:
+    """Leave a thread behind; the next job of the process waits until it has used its context."""
+    if payload == "leave":
+        threading.Thread(target=_late, args=(ctx,)).start()
+        return None
+    ctx.log("my own")
+    _go_on.set()
+    _gone_on.wait(10)
+    return _told
+
+
+def _late(ctx: JobContext) -> None:
+    _go_on.wait(10)
+    ctx.log("of the job before")
+    try:
+        ctx.progress_sync(0.9)
+    except RuntimeError as refused:
+        _told.append(str(refused))
+    _gone_on.set()
 
 
 def end_as(payload: str, ctx: JobContext) -> object:

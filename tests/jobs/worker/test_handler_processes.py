@@ -51,6 +51,7 @@ async def test_an_attempt_in_a_process_ends_as_any_other(
     )(process_handlers.resize)
     register("async", executor="process")(process_handlers.resize_async)
     register("end", executor="process", max_retries=1, queue="images")(process_handlers.end_as)
+    register("thread", executor="process")(process_handlers.leave_a_thread)
     worker = await start_worker(handler_processes=1)
     assert worker.slots.queues.limits == {"images": 2}, "others can take what waits"
 
@@ -94,6 +95,16 @@ async def test_an_attempt_in_a_process_ends_as_any_other(
     job = await until_job(sql, await put("end", "snooze"), where="next_run_at > now() + '1 min'")
     assert (job["attempts"], job["errors"]) == (0, None)
     assert events("failed", "end", "bad_result") == 2
+
+    await until_ended(sql, await put("thread", "leave"))
+    job = await until_ended(sql, await put("thread", "next"))
+    assert job["result"] == ["the handler that asks this has returned"]
+
+    async def logged() -> Any:
+        found = await sql.fetch("SELECT message FROM job_logs WHERE job_id = $1", job["id"])
+        return [row["message"] for row in found]
+
+    assert await until(logged) == ["my own"]
     assert runs(pid), "all of these ran in one process"
 
 

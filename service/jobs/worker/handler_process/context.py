@@ -3,6 +3,7 @@
 from typing import Any, NoReturn, Protocol
 
 from service.jobs.core.encoding import load_json
+from service.jobs.core.job import LeaseToken
 from service.jobs.core.log_line import LogLine
 from service.jobs.core.steps import StepError
 from service.jobs.handlers.context import JobContext
@@ -17,19 +18,27 @@ class ToWorker(Protocol):
     def send(self, **message: Any) -> None:
         """Tell it something."""
 
-    async def ask(self, what: str, argument: Any) -> Any:
+    async def ask(self, what: str, argument: Any, *, lease: LeaseToken) -> Any:
         """Ask it for something, and wait for the answer."""
 
 
 async def open_context(job: Run, worker: ToWorker, settings: Settings) -> JobContext:
     """The context of one attempt, of the loop that this is awaited in."""
 
+    async def ask(what: str, argument: Any) -> Any:
+        return await worker.ask(what, argument, lease=job.lease_token)
+
     async def write(text: str) -> bool:
-        return bool(await worker.ask("progress", load_json(text)))
+        return bool(await ask("progress", load_json(text)))
 
     def put(line: LogLine) -> None:
-        fields = None if line.fields is None else load_json(line.fields)
-        worker.send(kind="log", level=line.level, message=line.message, fields=fields)
+        worker.send(
+            kind="log",
+            lease=job.lease_token,
+            level=line.level,
+            message=line.message,
+            fields=None if line.fields is None else load_json(line.fields),
+        )
 
     # The worker counts lines and bytes once more: it need not trust this process.
     return JobContext(
@@ -47,9 +56,9 @@ async def open_context(job: Run, worker: ToWorker, settings: Settings) -> JobCon
             max_bytes=settings.job_log_bytes,
             put=put,
         ),
-        read_parents=lambda _, after_id: worker.ask("parents", after_id),
+        read_parents=lambda _, after_id: ask("parents", after_id),
         open_steps=_no_steps,
-        read_tick=lambda _: worker.ask("tick", None),
+        read_tick=lambda _: ask("tick", None),
     )
 
 

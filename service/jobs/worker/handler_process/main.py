@@ -18,6 +18,7 @@ from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any, BinaryIO, Final
 
+from service.jobs.core.job import LeaseToken
 from service.jobs.handlers.captured import capture
 from service.jobs.handlers.context import JobContext
 from service.jobs.handlers.payload import load_payload
@@ -74,12 +75,12 @@ class HandlerProgram:
             self._to_worker.write(frame)
             self._to_worker.flush()
 
-    async def ask(self, what: str, argument: Any) -> Any:
-        """Ask the worker something, and wait for its answer, in whatever loop."""
+    async def ask(self, what: str, argument: Any, *, lease: LeaseToken) -> Any:
+        """Ask the worker something under a lease, and wait for its answer, in whatever loop."""
         answer: Future[Any] = Future()
         number = next(self._numbers)
         self._asks[number] = answer
-        self.send(kind="ask", id=number, what=what, argument=argument)
+        self.send(kind="ask", id=number, lease=lease, what=what, argument=argument)
         return await asyncio.wrap_future(answer)
 
     # -- the second thread --------------------------------------------------------------------

@@ -36,7 +36,9 @@ time, as `multiprocessing` does."""
 START_SECONDS: Final = 60.0
 """Limit on the start of a process, and on the import of a handler in it."""
 EXIT_SECONDS: Final = 5.0
-"""How long a process may take to end that was killed, or whose pipe was closed."""
+"""How long a process may take to end that was killed."""
+CLOSE_SECONDS: Final = 1.0
+"""How long one may take to clean up in which nothing runs; then it is killed."""
 LAST_DATA_SECONDS: Final = 0.2
 """How long what a process wrote before it ended may take to come out of the pipe."""
 MESSAGE_BYTES: Final = 262_144
@@ -153,7 +155,8 @@ class HandlerProcess:
         self._send(Load(function, model))
         try:
             async with asyncio.timeout(START_SECONDS):
-                message = await self._next()
+                while "lease" in (message := await self._next()):
+                    self._refuse(message)
         except TimeoutError:
             raise HandlerDied(
                 f"the import of {function.module} took longer than {START_SECONDS:g} s"
@@ -173,6 +176,9 @@ class HandlerProcess:
         self._send(job)
         while True:
             message = await self._next()
+            if message.get("lease", job.lease_token) != job.lease_token:
+                self._refuse(message)
+                continue
             match message["kind"]:
                 case "log":
                     context.keep_line(message["level"], message["message"], message["fields"] or {})
@@ -180,6 +186,11 @@ class HandlerProcess:
                     self._send(await _answer(context, message))
                 case _:
                     return result_of(message)
+
+    def _refuse(self, message: dict[str, Any]) -> None:
+        """Take nothing of a thread that goes on after its handler has returned: another job runs now."""
+        if message["kind"] == "ask":
+            self._send(Answer(message["id"], error="the handler that asks this has returned"))
 
     def cancel(self) -> None:
         """Tell the handler that somebody asked for the cancel of its job."""
@@ -190,9 +201,10 @@ class HandlerProcess:
         stdin = self._transport.get_pipe_transport(0)
         if stdin is not None:
             stdin.close()
-        if not await self._exited():
+        if await self._exited(CLOSE_SECONDS):
+            self._transport.close()
+        else:
             await self.kill()
-        self._transport.close()
 
     async def kill(self) -> None:
         """End it now, with all that its handler has started."""
@@ -203,9 +215,9 @@ class HandlerProcess:
             _log.error("handler_process_stuck", pid=self.pid)
         self._transport.close()
 
-    async def _exited(self) -> bool:
+    async def _exited(self, seconds: float = EXIT_SECONDS) -> bool:
         try:
-            async with asyncio.timeout(EXIT_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._pipes.exited.wait()
         except TimeoutError:
             return False
