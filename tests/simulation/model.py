@@ -158,6 +158,7 @@ class Model:
             store.steps.DROP_STEPS_OF_NO_JOB: lambda _, after, limit: [(None, True)],
             store.steps.DROP_EVENTS_OF_NO_JOB: lambda _, after, limit: [(None, True)],
             store.created_jobs.CREATED_IDS: lambda _: [(0, 1, 1)],
+            store.created_jobs.NEWEST_AND_LIVE: lambda _: [(0, bool(self.tables.jobs))],
             store.causes.FOLD_CAUSES: lambda _, limit, kept: [(0, 0)],
             store.causes.EXCESS_CAUSES: lambda _, per_type, in_all, limit: [],
         }

@@ -21,6 +21,7 @@ from service.jobs.maintenance.created_jobs import CreatedJobs
 from service.jobs.maintenance.dependencies import Dependencies
 from service.jobs.maintenance.kept_counts import KeptCounts
 from service.jobs.maintenance.leader import Leader
+from service.jobs.maintenance.quiet import Quiet
 from service.jobs.maintenance.rates import KeptRates
 from service.jobs.maintenance.steps import Steps
 from service.jobs.maintenance.unserved import UnservedTypes
@@ -70,6 +71,7 @@ class Maintainer:
         self._dependencies = Dependencies(self._link, settings)
         self._steps = Steps(self._link)
         self._unserved_types = UnservedTypes(self._link, settings, handlers)
+        self._quiet = Quiet(self._link)
         self._leads_since: float | None = None
         """As the last round of duties found it."""
         self._next_slow = 0.0
@@ -102,10 +104,13 @@ class Maintainer:
 
     async def do_round(self) -> None:
         """Do the duties that are due, if this process leads."""
-        if await self.leader.lead():
-            await self.do_duties()
-        else:
+        if not await self.leader.lead():
             self._clear_gauges()  # another process leads, perhaps since a moment ago
+            self._quiet.forget()
+            return
+        await self._each(self._look_for_jobs)
+        if not self._quiet.skips_round:
+            await self.do_duties()
 
     async def prepare(self) -> None:
         """Make today's partition before the first job ends, whoever leads."""
@@ -178,6 +183,7 @@ class Maintainer:
                 )
 
     def _step_down(self) -> None:
+        self._quiet.forget()
         self.leader.step_down()
         self._clear_gauges()
 
@@ -191,6 +197,9 @@ class Maintainer:
         set_waiting_gauges({})
 
     # Their names are the `duty` of the log line above.
+
+    async def _look_for_jobs(self) -> None:
+        await self._quiet.look()
 
     async def _list_lanes(self) -> None:
         self._heads = []

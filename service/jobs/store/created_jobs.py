@@ -14,6 +14,13 @@ FROM pg_current_snapshot() s
 """The newest id that was given out, the oldest transaction that still writes, and the next one."""
 
 
+NEWEST_AND_LIVE: Final = Statement("""
+SELECT COALESCE(pg_sequence_last_value('finmind_jobs.background_job_ids'::regclass), 0),
+  (SELECT id FROM finmind_jobs.jobs_live ORDER BY id DESC LIMIT 1) IS NOT NULL
+""")
+"""By the primary key: a table that a million jobs have just left is not read to its end."""
+
+
 CREATED_BETWEEN: Final = Statement("""
 SELECT b.job_type, count(*) FROM unnest(:after::bigint[], :up_to::bigint[]) AS c(after, up_to)
 CROSS JOIN LATERAL (
@@ -26,6 +33,12 @@ async def ids(link: Link) -> tuple[int, int, int]:
     """The newest id given out, the oldest transaction that still writes, and the next one."""
     newest, oldest_writer, next_writer = (await link.fetch(*CREATED_IDS.bind()))[0]
     return newest, oldest_writer, next_writer
+
+
+async def newest(link: Link) -> tuple[int, bool]:
+    """The newest id given out, and whether any job is live."""
+    newest_id, live = (await link.fetch(*NEWEST_AND_LIVE.bind()))[0]
+    return newest_id, live
 
 
 async def between(link: Link, stretches: Sequence[tuple[int, int]]) -> dict[str, int]:

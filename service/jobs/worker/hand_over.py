@@ -1,8 +1,8 @@
 """Held jobs whose turn has come: claimed by whoever has slots free once permits are.
 
 A worker that settles jobs knows which permits became free and looks for held jobs at once. A look each
-second finds what nobody was told of: the permits of a process that died, a limit that was raised. Those that
-a rate holds are looked for when their turn comes.
+second, while jobs are held, finds what nobody was told of: the permits of a process that died, a limit that
+was raised. Those that a rate holds are looked for when their turn comes.
 """
 
 import random
@@ -23,6 +23,10 @@ from service.settings import Settings
 
 LOOK_SECONDS: Final = 1.0
 """How old may be what a process knows of limits, and how long a permit may be free unnoticed."""
+
+UNLIMITED_LOOK_SECONDS: Final = 5.0
+"""How often held jobs are looked for by a process that knows of none, while no queue has a limit: the process
+that held them died."""
 
 LOOK_HOLDS: Final = 1000
 """Limits that one look tries; the next goes on behind them."""
@@ -54,7 +58,9 @@ class HandOver:
         self._listed: set[str] = set()
         """Those of this round of looks, and what was held since it began."""
         self._after = ""
-        self._looked_at = float("-inf")
+        self._limits: frozenset[str] = frozenset()
+        """The queues with a limit or a rate at the last look."""
+        self._looked_at = self._listed_at = float("-inf")
 
     def held(self, held_for: str) -> None:
         """A job was held for this limit or rate."""
@@ -72,7 +78,7 @@ class HandOver:
 
     def forget(self) -> None:
         """Somebody changed a limit: look before the next claim."""
-        self._looked_at = float("-inf")
+        self._looked_at = self._listed_at = float("-inf")
         self._queues.rates.forget()
 
     @property
@@ -97,11 +103,19 @@ class HandOver:
         if time.monotonic() >= self._looked_at + LOOK_SECONDS:
             looked_at = time.monotonic()
             await self._read_limits()
-            await self._list_holds()
+            if self._holds_are_likely() or looked_at >= self._listed_at + UNLIMITED_LOOK_SECONDS:
+                await self._list_holds()
+                self._listed_at = looked_at
             self._looked_at = looked_at
         if holds := self._queues.rates.to_look_at():
             turns = await store.rate_limits.turns(self._link, holds)
             self._free.update(self._queues.rates.looked(holds, turns))
+
+    def _holds_are_likely(self) -> bool:
+        settings = self._queues.settings
+        limits = settings.limited | settings.rates.keys() | settings.rates_per_key.keys()
+        lifted, self._limits = self._limits - limits, limits
+        return bool(lifted or limits or self._known or self._after)
 
     async def _read_limits(self) -> None:
         queues = self._queues

@@ -14,6 +14,7 @@ from service.jobs import Registry
 from service.jobs.maintenance import partitions, retention
 from service.jobs.maintenance.kept_counts import FOLD_ABOVE_ROWS
 from service.jobs.maintenance.maintainer import Maintainer
+from service.jobs.maintenance.quiet import QUIET_ROUNDS, ROUNDS_AFTER_JOBS
 from service.jobs.maintenance.retention import BATCH
 from tests.jobs.conftest import Quick
 from tests.jobs.waiting import until, until_true
@@ -267,3 +268,20 @@ async def test_the_leader_shows_how_many_jobs_are_held_and_for_what(
     await sql.execute("DELETE FROM background_jobs")
     await maintenance.do_duties()
     assert shown("concurrency") is None
+
+
+async def test_without_jobs_most_rounds_are_left_out_and_a_job_ends_that(
+    sql: Any, maintenance: Maintainer
+) -> None:
+    async def seen_after(rounds: int) -> bool:
+        for _ in range(rounds):
+            await maintenance.do_round()
+        return REGISTRY.get_sample_value("finmind_queue_paused", {"queue": "q"}) is not None
+
+    assert not await seen_after(ROUNDS_AFTER_JOBS + QUIET_ROUNDS)
+    await sql.execute("INSERT INTO queues (name, paused_at) VALUES ('q', now())")
+    assert await seen_after(QUIET_ROUNDS)
+    await sql.execute("DELETE FROM queues")
+    assert await seen_after(QUIET_ROUNDS - 1)
+    await sql.execute("INSERT INTO background_jobs (job_type) VALUES ('mail')")
+    assert not await seen_after(1)
