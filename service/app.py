@@ -6,27 +6,7 @@ from typing import Self
 
 from fastapi import FastAPI
 
-from service.api import (
-    admin,
-    api_keys,
-    audit,
-    batches,
-    dead_letters,
-    dependencies,
-    enqueue,
-    explain,
-    health,
-    job_changes,
-    job_events,
-    job_logs,
-    jobs,
-    own_jobs,
-    queues,
-    rates,
-    sent_events,
-    workers,
-)
-from service.api.docs import add_docs
+from service.api import health
 from service.api.error_handlers import register_problem_handlers
 from service.api.guarded import add_routes
 from service.api.middleware import RequestShell
@@ -38,7 +18,6 @@ from service.auth.live_jobs_index import ensure_live_jobs_index
 from service.auth.quotas import Quotas
 from service.auth.sessions import SessionStore
 from service.auth.sign_in_link import SignInLink
-from service.dashboard.dashboard import add_dashboard
 from service.dashboard.live import Live
 from service.db.engine import Database
 from service.db.migrate import prepare
@@ -52,23 +31,14 @@ from service.jobs.run_once import Passes
 from service.jobs.worker.worker import Worker
 from service.observability.health import EventLoopMonitor, HealthChecks
 from service.observability.logging import get_logger
-from service.operations import routes as operations
 from service.operations.runner import bind as bind_operations
-from service.reminders import routes as reminders
 from service.reminders.handler import bind
 from service.reminders.loop import ReminderLoop
-from service.remote import drain_routes as remote_drain
-from service.remote import note_routes as remote_notes
-from service.remote import report_routes as remote_reports
-from service.remote import routes as remote
 from service.remote.gateway import Gateway
-from service.schedules import actions as schedule_actions
-from service.schedules import routes as schedule_routes
 from service.schedules.declared import declarations
 from service.schedules.declaring import declare
 from service.schedules.ticker import Ticker
 from service.settings import Settings
-from service.targets import routes as targets
 from service.targets.handler import bind as bind_targets
 from service.targets.tending import Tending
 from service.version import running_version
@@ -237,42 +207,14 @@ def create_app(
     app.state.sign_in_link = None if settings.is_production else SignInLink()
     add_routes(app, health.router)
     if api:
-        for part in (
-            enqueue,
-            dependencies,
-            batches,
-            jobs,
-            job_events,
-            explain,
-            rates,
-            admin,
-            job_changes,
-            own_jobs,
-            sent_events,
-            queues,
-            dead_letters,
-            workers,
-            job_logs,
-            audit,
-            api_keys,
-            operations,
-            targets,
-            remote,
-            remote_reports,
-            remote_notes,
-            remote_drain,
-            schedule_routes,
-            schedule_actions,
-            reminders,
-        ):
-            add_routes(app, part.router)
+        from service.endpoints import add_endpoints, add_pages  # not in a worker
+
+        add_endpoints(app)
     health.add_metrics(app, settings)
     register_problem_handlers(app)
     use_problem_schemas(app, root_path=settings.root_path)
-    if api and settings.docs_enabled:
-        add_docs(app)
-    if api and settings.dashboard_enabled:
-        add_dashboard(app)
+    if api:
+        add_pages(app, settings)
     # Added last, so it is outermost: what it refuses reaches nothing else.
     app.add_middleware(RequestShell, settings=settings)
     return app

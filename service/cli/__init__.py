@@ -1,57 +1,50 @@
 """The command line: `python -m service <command>`, or `finmind-jobs <command>` once installed.
 
-Each command has a file of its own, with its arguments and what it does; `COMMANDS` lists them.
+Each command has a file of its own, with its arguments and what it does; `COMMANDS` lists them. Only that of
+the command that runs is imported: all of them together take longer to import than most take to run.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 ended by force.
 """
 
 import argparse
+import importlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError
 
 from service import signals
-from service.cli.api_keys import API_KEYS
 from service.cli.command import Command, say
-from service.cli.demo import DEMO
-from service.cli.enqueue import ENQUEUE
-from service.cli.jobs import JOBS
-from service.cli.migrate import MIGRATE
-from service.cli.queues import QUEUES
-from service.cli.roles import ROLES
-from service.cli.schedules import SCHEDULES
-from service.cli.serve import SERVE, WORKER
-from service.cli.targets import TARGETS
-from service.cli.token import TOKEN
 from service.db.errors import DATABASE_ERRORS
 from service.errors import FinMindError
 from service.observability.logging import configure_logging
 from service.settings import load_settings
 
-COMMANDS: Final = (
-    SERVE,
-    WORKER,
-    MIGRATE,
-    ROLES,
-    TOKEN,
-    API_KEYS,
-    ENQUEUE,
-    JOBS,
-    QUEUES,
-    SCHEDULES,
-    TARGETS,
-    DEMO,
-)
-"""Every command, in the order that `--help` shows."""
+COMMANDS: Final = {
+    "serve": "serve",
+    "worker": "serve",
+    "migrate": "migrate",
+    "roles": "roles",
+    "token": "token",
+    "api-keys": "api_keys",
+    "enqueue": "enqueue",
+    "jobs": "jobs",
+    "queues": "queues",
+    "schedules": "schedules",
+    "targets": "targets",
+    "demo": "demo",
+}
+"""The module of each command in this package, in the order that `--help` shows."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    arguments = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    named = argv[:1] if argv[:1] and argv[0] in COMMANDS else COMMANDS
+    arguments = _parser(named).parse_args(argv)
     for number in signals.ending():
         if number is not signal.SIGINT:  # which raises KeyboardInterrupt
             # Without this a signal would end a short command before it leaves the embedded server.
@@ -72,14 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(names: Iterable[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="finmind-jobs",
         description="A background-job service on PostgreSQL. Settings come from the environment; "
         "see docs/configuration.md.",
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
+    for name in names:
+        module = importlib.import_module(f"service.cli.{COMMANDS[name]}")
+        command: Command = getattr(module, name.replace("-", "_").upper())
         added = subparsers.add_parser(command.name, help=command.help, description=command.help)
         added.set_defaults(command=command)
         command.add_arguments(added)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from service.db import migrate
@@ -45,6 +46,11 @@ async def tables(database: Database) -> list[str]:
 async def test_a_test_database_is_at_the_newest_revision(database: Database) -> None:
     assert await migrate.current_revision(database) == migrate.head_revision()
     assert "background_jobs" in await tables(database)
+
+
+def test_the_names_of_the_scripts_give_the_order_in_which_alembic_runs_them() -> None:
+    newest_first = ScriptDirectory(str(migrate._scripts_path())).walk_revisions()
+    assert migrate.revisions() == tuple(reversed([script.revision for script in newest_first]))
 
 
 async def test_every_migration_goes_up_down_and_up_again(

@@ -273,15 +273,18 @@ async def test_the_leader_shows_how_many_jobs_are_held_and_for_what(
 async def test_without_jobs_most_rounds_are_left_out_and_a_job_ends_that(
     sql: Any, maintenance: Maintainer
 ) -> None:
-    async def seen_after(rounds: int) -> bool:
+    async def folds_within(rounds: int) -> bool:
+        await sql.execute(
+            "INSERT INTO job_rate_deltas (at, queue, job_type, outcome, jobs)"
+            " VALUES (now(), 'q', 't', 'SUCCESS', 1)"
+        )
         for _ in range(rounds):
             await maintenance.do_round()
-        return REGISTRY.get_sample_value("finmind_queue_paused", {"queue": "q"}) is not None
+        return not await sql.fetchval("SELECT count(*) FROM job_rate_deltas")
 
-    assert not await seen_after(ROUNDS_AFTER_JOBS + QUIET_ROUNDS)
-    await sql.execute("INSERT INTO queues (name, paused_at) VALUES ('q', now())")
-    assert await seen_after(QUIET_ROUNDS)
-    await sql.execute("DELETE FROM queues")
-    assert await seen_after(QUIET_ROUNDS - 1)
+    assert await folds_within(ROUNDS_AFTER_JOBS + 1)
+    assert not await folds_within(1)
+    assert await folds_within(QUIET_ROUNDS)
+    assert not await folds_within(1)
     await sql.execute("INSERT INTO background_jobs (job_type) VALUES ('mail')")
-    assert not await seen_after(1)
+    assert await folds_within(1)
