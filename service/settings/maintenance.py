@@ -7,7 +7,10 @@ class MaintenanceSettings(BaseModel):
     """The leader's interval, retention, partitions and keys."""
 
     maintenance_seconds: float = Field(
-        5.0, gt=0, le=300, description="How often the leader runs its maintenance duties."
+        5.0,
+        gt=0,
+        le=300,
+        description="How often the leader runs its maintenance duties; while no job is live, one time in six.",
     )
     retention_days: int = Field(
         7,
