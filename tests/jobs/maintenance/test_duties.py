@@ -14,7 +14,7 @@ from service.jobs import Registry
 from service.jobs.maintenance import partitions, retention
 from service.jobs.maintenance.kept_counts import FOLD_ABOVE_ROWS
 from service.jobs.maintenance.maintainer import Maintainer
-from service.jobs.maintenance.quiet import QUIET_ROUNDS, ROUNDS_AFTER_JOBS
+from service.jobs.maintenance.quiet import QUIET_ROUNDS, ROUNDS_AFTER_JOBS, Quiet
 from service.jobs.maintenance.retention import BATCH
 from tests.jobs.conftest import Quick
 from tests.jobs.waiting import until, until_true
@@ -273,18 +273,36 @@ async def test_the_leader_shows_how_many_jobs_are_held_and_for_what(
 async def test_without_jobs_most_rounds_are_left_out_and_a_job_ends_that(
     sql: Any, maintenance: Maintainer
 ) -> None:
-    async def folds_within(rounds: int) -> bool:
-        await sql.execute(
-            "INSERT INTO job_rate_deltas (at, queue, job_type, outcome, jobs)"
-            " VALUES (now(), 'q', 't', 'SUCCESS', 1)"
-        )
-        for _ in range(rounds):
-            await maintenance.do_round()
-        return not await sql.fetchval("SELECT count(*) FROM job_rate_deltas")
+    quiet = Quiet(maintenance._link)
 
-    assert await folds_within(ROUNDS_AFTER_JOBS + 1)
-    assert not await folds_within(1)
-    assert await folds_within(QUIET_ROUNDS)
-    assert not await folds_within(1)
-    await sql.execute("INSERT INTO background_jobs (job_type) VALUES ('mail')")
-    assert await folds_within(1)
+    async def skipped(rounds: int) -> list[bool]:
+        found = []
+        for _ in range(rounds):
+            await quiet.look()
+            found.append(quiet.skips_round)
+        return found
+
+    job = "INSERT INTO background_jobs (job_type) VALUES ('mail')"
+    assert await skipped(QUIET_ROUNDS) == [False] * (ROUNDS_AFTER_JOBS + 1) + [True]
+    assert await skipped(QUIET_ROUNDS) == [False] + [True] * (QUIET_ROUNDS - 1)
+    await sql.execute(job)
+    assert not any(await skipped(2 * QUIET_ROUNDS)), "a job is live"
+    await sql.execute("DELETE FROM background_jobs")
+    assert (await skipped(ROUNDS_AFTER_JOBS + 1))[-1]
+    await sql.execute(job)
+    await sql.execute("DELETE FROM background_jobs")
+    assert await skipped(1) == [False], "one came and went"
+
+
+async def test_a_leader_leaves_out_the_rounds_in_which_nothing_is_to_do(
+    sql: Any, maintenance: Maintainer
+) -> None:
+    async def drops_keys() -> bool:
+        maintenance._next_slow = 0.0
+        await sql.execute(KEYS, 10_000, 1)
+        await maintenance.do_round()
+        left: int = await sql.fetchval("SELECT count(*) FROM idempotency_keys")
+        return left == 0
+
+    found = [await drops_keys() for _ in range(ROUNDS_AFTER_JOBS + 2)]
+    assert found == [True] * (ROUNDS_AFTER_JOBS + 1) + [False]
