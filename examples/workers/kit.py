@@ -45,4 +45,5 @@ def primes(payload: dict) -> int:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs each request
     worker.run()

@@ -19,7 +19,8 @@ class HandlerLoop:
         self._loop: Final = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
         self._running: dict[asyncio.Task[Outcome], int] = {}
-        self._turned_at = time.monotonic()
+        self._asked_at: float | None = None
+        """Since when the loop has not answered whether it turns."""
         self._blocked = False
         self._closing = False
 
@@ -42,19 +43,24 @@ class HandlerLoop:
         """Log once where the loop has not turned for so long; called now and then, from one thread."""
         if self._thread is None:
             return
-        blocked = time.monotonic() - self._turned_at
-        if blocked >= 2 * seconds and not self._blocked:
+        asked_at = self._asked_at
+        if asked_at is None:
+            self._blocked = False
+            self._asked_at = time.monotonic()
+            self._loop.call_soon_threadsafe(self._turned)
+            return
+        blocked = time.monotonic() - asked_at
+        if blocked >= seconds / 2 and not self._blocked:
+            self._blocked = True
             log.warning(
                 "The event loop of the handlers is blocked for %.0f s; on it are jobs %s. Use await, or make the "
                 "handler a plain function: it runs in a thread",
                 blocked,
                 ", ".join(str(one) for one in list(self._running.values())[:10]),
             )
-        self._blocked = blocked >= 2 * seconds
-        self._loop.call_soon_threadsafe(self._turned)
 
     def _turned(self) -> None:
-        self._turned_at = time.monotonic()
+        self._asked_at = None
 
     def _begin(self, attempt: Attempt, ended: Ended) -> None:
         task = self._loop.create_task(self._outcome(attempt), name=f"job.{attempt.lease.id}")

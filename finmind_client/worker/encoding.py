@@ -67,7 +67,7 @@ def _dumps(value: Any) -> bytes:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, date | time):  # a datetime is a date
-        return value.isoformat()
+        return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, UUID | Decimal | PurePath):
         return str(value)
     if isinstance(value, Enum):

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +27,8 @@ STOP_SECONDS: Final = 3.0
 """How long handlers that were told to stop may take, once the grace is over."""
 HURRY_SECONDS: Final = 0.5
 """The same when the worker was told to stop twice."""
+AGAIN_SECONDS: Final = 1.0
+"""How soon a loop that broke begins again."""
 REPORT_SECONDS: Final = 5.0
 """How long a worker that stops tries to send its last reports."""
 
@@ -156,11 +158,11 @@ class Engine:
         refusal: ApiError | None = None
         async with asyncio.TaskGroup() as group:
             loops = [
-                group.create_task(one.run(), name=f"worker.{type(one).__name__.lower()}")
+                group.create_task(_kept(one.run), name=f"worker.{type(one).__name__.lower()}")
                 for one in (heartbeat, reports, notes)
             ]
             try:
-                await claims.run()
+                await _kept(claims.run)
             except ApiError as error:
                 refusal = error
                 self._told_to_stop()
@@ -206,6 +208,22 @@ class Engine:
         if self._told_at is None:  # drained: jobs have their own timeouts
             return False
         return time.monotonic() >= self._told_at + self._options.grace_seconds
+
+
+async def _kept(run: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop to its end, and again where it broke: by a fault of this kit that costs no job its lease.
+
+    Raises:
+        ApiError: the service refuses this worker.
+    """
+    while True:
+        try:
+            return await run()
+        except ApiError:
+            raise
+        except Exception:
+            log.exception("A loop of the worker broke, and begins again")
+            await asyncio.sleep(AGAIN_SECONDS)
 
 
 async def _changed(jobs: Jobs, seconds: float) -> None:

@@ -26,6 +26,7 @@ class Heartbeat:
         self._seconds = seconds
         self._on_drain = on_drain
         self._on_beat = on_beat
+        self._stuck = False
         self.beating = asyncio.Lock()
         """Held while a heartbeat is on its way."""
 
@@ -36,6 +37,7 @@ class Heartbeat:
         while True:
             await asyncio.sleep(pause)
             self._on_beat(self._seconds)
+            self._look_for_stuck()
             try:
                 async with self.beating:
                     await self._beat()
@@ -46,6 +48,17 @@ class Heartbeat:
             else:
                 pauses.begin_anew()
                 pause = self._seconds
+
+    def _look_for_stuck(self) -> None:
+        """Log once that nothing is claimed since handlers do not stop."""
+        stuck = self._jobs.room <= 0 and self._jobs.abandoned == self._jobs.running > 0
+        if stuck and not self._stuck:
+            log.error(
+                "All %d slots are held by handlers that were told to stop and go on: no jobs are claimed. Let them "
+                "look at ctx.cancelled, or run them in processes",
+                self._jobs.running,
+            )
+        self._stuck = stuck
 
     async def _beat(self) -> None:
         leases = list(self._jobs.leases)

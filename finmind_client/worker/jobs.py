@@ -51,6 +51,11 @@ class Jobs:
         )
 
     @property
+    def abandoned(self) -> int:
+        """How many handlers run on whose jobs are over: they were told to stop."""
+        return sum(attempt.settled for attempt in self._running.values())
+
+    @property
     def leases(self) -> Sequence[Lease]:
         """The jobs that are to be kept."""
         kept = [lease for lease, attempt in self._running.items() if not attempt.settled]

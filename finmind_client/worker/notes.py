@@ -100,6 +100,15 @@ class Notes:
             if not await self.flush():
                 await asyncio.sleep(GATHER_SECONDS)
 
+    def settled(self, lease: Lease) -> None:
+        """The attempt has ended: its lines are still to be sent, and nobody asks how far it is."""
+        with self._lock:
+            told = self._told.get(lease)
+            if told is not None:
+                told.progress = None
+                if not told.lines:
+                    self._waiting.pop(lease, None)
+
     async def flush(self) -> bool:
         """Send what there is, by one attempt; whether nothing is left."""
         async with self._sending:

@@ -9,10 +9,19 @@ from traceback import TracebackException
 from typing import Any, Final, Literal, Self
 
 from finmind_client.worker.encoding import NotStorable, clean_text, encode_result
-from finmind_client.worker.errors import PermanentError, RetryAfter, Snooze
+from finmind_client.worker.errors import (
+    PermanentError,
+    RetryAfter,
+    Snooze,
+    causes_of,
+    clamp_delay,
+    deciding,
+)
 
 MAX_MESSAGE_CHARS: Final = 2_000
 MAX_TRACEBACK_CHARS: Final = 8_000
+MAX_CAUSES: Final = 10
+"""Errors of one group that its message names."""
 _OWN_FOLDER: Final = str(Path(__file__).parent)
 """Frames of files in it are left out at the top of tracebacks."""
 
@@ -40,14 +49,19 @@ class Outcome:
 
     @classmethod
     def of_error(cls, error: BaseException) -> Self:
-        """The handler raised."""
-        if isinstance(error, Snooze):
-            return cls("snooze", _members({"seconds": error.seconds}))
+        """The handler raised; of a group the strictest error decides."""
         told = describe(error)
-        if isinstance(error, PermanentError):
-            return cls("fail", _members({"error": told, "permanent": True}))
-        if isinstance(error, RetryAfter):
-            return cls("fail", _members({"error": told, "retry_after_seconds": error.seconds}))
+        try:
+            match deciding(error):
+                case Snooze() as snooze:
+                    return cls("snooze", _members({"seconds": clamp_delay(snooze.seconds)}))
+                case PermanentError():
+                    return cls("fail", _members({"error": told, "permanent": True}))
+                case RetryAfter() as retry:
+                    seconds = clamp_delay(retry.seconds)
+                    return cls("fail", _members({"error": told, "retry_after_seconds": seconds}))
+        except Exception as broken:  # of the handler's own error class: the backoff applies
+            told["message"] += f" (its `seconds` must be a number: {type(broken).__name__})"
         return cls("fail", _members({"error": told}), by_error=True)
 
     @classmethod
@@ -78,12 +92,14 @@ def describe(error: BaseException) -> dict[str, str]:
     trail = error.__traceback__
     while trail is not None and trail.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER):
         trail = trail.tb_next
-    try:
-        message = str(error)
-    except Exception as broken:  # of the handler's own error class
-        message = f"(its message cannot be read: {type(broken).__name__})"
+    message = _words_of(error)
     if isinstance(error, asyncio.CancelledError) and not message:
         message = "the handler was cancelled"
+    if isinstance(error, BaseExceptionGroup):
+        causes = [f"{type(one).__name__}: {_words_of(one)}" for one in causes_of(error)]
+        more = len(causes) - MAX_CAUSES
+        named = causes[:MAX_CAUSES] + ([f"and {more} more"] if more > 0 else [])
+        message = f"{message}: {'; '.join(named)}"
     try:
         trace = "".join(TracebackException(type(error), error, trail, limit=-20).format())
     except Exception as broken:  # the same, of a cause
@@ -93,6 +109,13 @@ def describe(error: BaseException) -> dict[str, str]:
         "message": clean_text(message, MAX_MESSAGE_CHARS),
         "traceback": clean_text(trace, MAX_TRACEBACK_CHARS, keep_end=True),
     }
+
+
+def _words_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # of the handler's own error class
+        return f"(its message cannot be read: {type(broken).__name__})"
 
 
 def _members(members: Mapping[str, Any]) -> bytes:

@@ -46,6 +46,7 @@ class Reports:
 
     def add(self, lease: Lease, outcome: Outcome) -> None:
         """An attempt has come to its end."""
+        self._notes.settled(lease)
         self._waiting[lease] = _Waiting(lease, outcome, clock.now() + TRY_SECONDS)
         self._none.clear()
         self._some.set()
