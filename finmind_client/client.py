@@ -236,7 +236,7 @@ class Client:
                 if refusal is not None:
                     raise refusal
                 raise NotReached(
-                    f"{call.method} {self._http.base_url}{call.path.lstrip('/')} was not answered in "
+                    f"{call.method} {str(self._http.base_url).rstrip('/')}{call.path} was not answered in "
                     f"{attempt} attempts: {type(error).__name__}"
                 ) from error
             time.sleep(delay)

@@ -80,7 +80,9 @@ def test_what_helps_no_more_is_raised(
     with pytest.raises(Unavailable, match="try again"):
         client_of(busy()).enqueue("mail")
     assert len(keys) == 4
-    with pytest.raises(NotReached, match="was not answered in 4 attempts: ConnectError"):
+    with pytest.raises(
+        NotReached, match=r"jobs.test/jobs/1 was not answered in 4 attempts: ConnectError"
+    ):
         client_of(httpx.ConnectError("refused")).get(1)
 
 
