@@ -78,7 +78,11 @@ class Jobs:
             except RuntimeError:  # the worker has stopped without it
                 log.warning("Job %d has ended after its worker", claimed.lease.id)
 
-        self._runner_of[claimed.job_type].begin(attempt, ended)
+        try:
+            self._runner_of[claimed.job_type].begin(attempt, ended)
+        except RuntimeError as error:  # no thread is to be had
+            log.error("Job %d cannot be run here, and is given back: %s", claimed.lease.id, error)
+            self._ended(attempt, Outcome.released())
 
     def give_back(self, claimed: Claimed) -> None:
         """A claim brought a job when there was no use for it any more."""

@@ -96,12 +96,12 @@ class _Child:
         self._killed = False
 
     def run(self, attempt: Attempt, *, max_result_bytes: int) -> Outcome | None:
-        """Run a job to its end; None: the process died of it, or was killed."""
+        """Run a job to its end; None: the process died of it, or is to be killed."""
         with self._lock:
             self._attempt = attempt
         attempt.on_stop = lambda reason: self._stop(attempt, reason)
-        if (reason := attempt.context.stop_reason) is not None:
-            self._stop(attempt, reason)  # from before there was anybody to be told
+        if attempt.context.cancelled:  # from before there was anybody to be told
+            return None
         try:
             self._write(_order(attempt, max_result_bytes))
             return self._read(attempt)

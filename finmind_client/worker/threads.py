@@ -29,14 +29,18 @@ class HandlerThreads:
         self.call(lambda: ended(self._outcome(attempt)))
 
     def call(self, work: Callable[[], None]) -> None:
-        """Run something that does not raise in a thread."""
+        """Run something that does not raise in a thread.
+
+        Raises:
+            RuntimeError: the system gives no more threads.
+        """
         with self._lock:
             self._free -= 1
             if self._free < 0:
                 self._free += 1
-                self._threads += 1
-                name = f"finmind-handler-{self._threads}"
+                name = f"finmind-handler-{self._threads + 1}"
                 threading.Thread(target=self._loop, name=name, daemon=True).start()
+                self._threads += 1
         self._work.put(work)
 
     def close(self) -> None:
