@@ -1,6 +1,5 @@
 """Which function handles which job type."""
 
-import inspect
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from re import fullmatch
@@ -16,6 +15,7 @@ from service.jobs.core.encryption import Encrypt, Sealing, check_unread, sealing
 from service.jobs.core.job import DEFAULT_QUEUE, NAME_PATTERN, NAME_RULE
 from service.jobs.core.job_types import ConcurrencyKey, JobTypePolicy, policies
 from service.jobs.handlers.importable import check_importable, refuse_unimportable
+from service.jobs.handlers.signature import is_async, origin, takes_context
 
 Handler = Callable[..., Awaitable[Any]] | Callable[..., Any]
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
@@ -117,7 +117,7 @@ class Registry:
                     job_type=job_type,
                     function=function,
                     is_async=is_async(function),
-                    takes_context=_takes_context(job_type, function),
+                    takes_context=takes_context(job_type, function),
                     policy=JobTypePolicy(
                         timeout_seconds=timeout,
                         max_retries=max_retries,
@@ -150,10 +150,10 @@ class Registry:
         _check_key_rule(name, spec.policy)
         _check_chunk(spec)
         standing = self._specs.get(name)
-        if standing is not None and _origin(standing.function) != _origin(spec.function):
+        if standing is not None and origin(standing.function) != origin(spec.function):
             raise ConfigurationError(
-                f"Job type {name!r} is handled twice: by {_origin(standing.function)} "
-                f"and by {_origin(spec.function)}"
+                f"Job type {name!r} is handled twice: by {origin(standing.function)} "
+                f"and by {origin(spec.function)}"
             )
         self._specs[name] = spec
         self._policies[name] = spec.policy
@@ -185,6 +185,10 @@ class Registry:
             for name, spec in self._specs.items()
             if spec.policy.max_running_per_key is not None
         }
+
+    def chunks(self) -> dict[str, int]:
+        """The job types whose handlers take several jobs with one call, and up to how many."""
+        return {name: spec.chunk.jobs for name, spec in self._specs.items() if spec.chunk}
 
     def encrypted_types(self) -> dict[str, Sealing]:
         """The job types that have payloads encrypted, and what of them."""
@@ -255,7 +259,7 @@ def _check_chunk(spec: HandlerSpec) -> None:
         )
     if spec.takes_context:
         raise ConfigurationError(
-            f"Handler {spec.job_type!r} ({_origin(spec.function)}): 2 arguments are required by position, and a"
+            f"Handler {spec.job_type!r} ({origin(spec.function)}): 2 arguments are required by position, and a"
             " handler with chunk gets one, the list of its jobs: expected (jobs); each job is its own context"
         )
     if spec.policy.capture_logging:
@@ -263,74 +267,3 @@ def _check_chunk(spec: HandlerSpec) -> None:
             f"Handler {spec.job_type!r}: capture_logging cannot tell which job of a chunk a record is about:"
             " call job.log in the handler"
         )
-
-
-def _origin(function: Handler) -> str:
-    return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
-
-
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether a call of the function gives a coroutine."""
-    # An object with `async def __call__` is no coroutine function to inspect.
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - looked at, not asked for
-    )
-
-
-def _takes_context(job_type: str, function: Callable[..., Any]) -> bool:
-    """Whether a handler is called with the context as well as with the payload.
-
-    Raises:
-        ConfigurationError: no call with these can work.
-    """
-
-    def refused(why: str) -> ConfigurationError:
-        return ConfigurationError(
-            f"Handler {job_type!r} ({_origin(function)}): {why}; expected (payload) or (payload, ctx)"
-        )
-
-    if _is_generator(function):
-        raise refused(
-            "it is a generator function, whose body a call does not run: return, not yield"
-        )
-    parameters = _parameters(function)
-    positional = [
-        parameter
-        for parameter in parameters
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    required = [parameter for parameter in positional if parameter.default is parameter.empty]
-    if not positional or len(required) > 2:
-        raise refused(
-            f"{len(required)} arguments are required by position (a decorator that takes *args "
-            "must use functools.wraps)"
-        )
-    for parameter in parameters:
-        by_keyword = parameter.kind is parameter.KEYWORD_ONLY
-        if by_keyword and parameter.default is parameter.empty:
-            raise refused(f"{parameter.name} is keyword-only, and nothing is passed by keyword")
-        if parameter.default is None and _is_context(parameter):
-            raise refused(
-                f"{parameter.name}=None would always be None: the context is handed to a second "
-                "parameter without a default"
-            )
-    return len(required) == 2
-
-
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Those of the function that is called; of what it wraps where it passes all on."""
-    own = list(inspect.signature(function, follow_wrapped=False).parameters.values())
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in own):
-        return list(inspect.signature(function).parameters.values())
-    return own
-
-
-def _is_context(parameter: inspect.Parameter) -> bool:
-    return parameter.name in {"ctx", "context"} or "JobContext" in str(parameter.annotation)
-
-
-def _is_generator(function: Callable[..., Any]) -> bool:
-    return any(
-        inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called)
-        for called in (function, getattr(function, "__call__", None))  # noqa: B004 - as above
-    )

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from service.jobs.core.encoding import load_json
 from service.jobs.core.steps import AttemptStopped, StepError, StepKind, StoredStep
-from service.jobs.handlers.registry import is_async
+from service.jobs.handlers.signature import is_async
 from service.jobs.handlers.step_record import StepRecord
 
 KEEP_SECONDS: Final = 0.8

@@ -224,7 +224,7 @@ class Chunks:
         """
         chunk.begun = True
         begun: list[Run] = []
-        for run, job in chunk.members.items():
+        for run, job in sorted(chunk.members.items(), key=_position):
             try:
                 self._begin(run)
             except TooLate as error:
@@ -238,3 +238,9 @@ class Chunks:
             run.chunk = len(jobs)
         structlog.contextvars.bind_contextvars(chunk_jobs=len(jobs))
         observe_chunk(chunk.handler.job_type, len(jobs))
+
+
+def _position(member: tuple[Run, ChunkJob[Any]]) -> tuple[int, float, int]:
+    """Where a job stands in its queue: claims bring them in no order."""
+    job = member[0].job
+    return job.priority, job.due_at, job.id

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from service.db.connection import Link
 from service.jobs.core.attempt import Stop, TooLate
@@ -15,9 +15,7 @@ from service.jobs.core.outcome_policy import OutcomePolicy
 from service.jobs.core.outcomes import Cancelled, HowCancelled, Outcome, Released
 from service.jobs.core.poison import PoisonPolicy
 from service.jobs.flow.unique_turns import give_up_key
-from service.jobs.handlers.captured import capture
 from service.jobs.handlers.parents import ParentReader
-from service.jobs.handlers.payload import load_payload, opened_payload
 from service.jobs.handlers.registry import Registry
 from service.jobs.handlers.step_record import StepAccess, StepLimits
 from service.jobs.worker import lease_clock
@@ -90,6 +88,7 @@ class Executor:
         self.processes: Final = HandlerProcesses(settings)
         """Those of handlers that compute."""
         self._contexts = Contexts(
+            settings,
             policy=self._policy,
             progress=progress,
             log_lines=log_lines,
@@ -224,7 +223,7 @@ class Executor:
 
     async def _outcome(self, run: Run) -> Outcome | None:
         try:
-            arguments = () if run.handler.in_process else self._arguments(run)
+            arguments = () if run.handler.in_process else self._contexts.arguments(run)
             if run.job.unique_until_start is not None:
                 await give_up_key(self._keys_link, run.job)
             if run.handler.chunk is not None:
@@ -264,20 +263,6 @@ class Executor:
             begin=partial(self._begin, run),
             grace_seconds=lambda: self._cancel_grace_seconds if run.stop is Stop.CANCELLED else 0.0,
         )
-
-    def _arguments(self, run: Run) -> tuple[Any, ...]:
-        text = opened_payload(run.job.payload, run.job.job_type, run.policy)
-        payload = load_payload(text, run.policy.payload_model)
-        if run.handler.chunk is not None:
-            run.context = job = self._contexts.in_chunk(run, payload)
-            return (job,)
-        captures = run.policy.captures_logging(self._settings)
-        if not run.handler.takes_context and not captures:
-            return (payload,)
-        run.context = self._contexts.context(run)
-        if captures:
-            capture(run.context.keep_line)
-        return (payload, run.context) if run.handler.takes_context else (payload,)
 
     def _begin(self, run: Run) -> None:
         """Set the timeout of a handler that begins now.

@@ -95,6 +95,9 @@ class Worker:
             queues=list(self._settings.worker_queues),
             job_types=self._pipeline.handlers.job_types(),
         )
+        for name, jobs in self._pipeline.handlers.chunks().items():
+            if jobs > slots.total:
+                _log.warning("chunk_over_slots", job_type=name, chunk=jobs, slots=slots.total)
 
     def stop_claiming(self) -> None:
         """Claim no more; running jobs have the grace from this moment. Safe from a signal."""

@@ -21,6 +21,7 @@ from service.jobs import (
     process_due_jobs,
 )
 from service.jobs.core import payload_keys
+from service.jobs.core.chunk import MAX_CHUNK_BYTES
 from service.jobs.core.payload_keys import PayloadKeys
 from tests.jobs.conftest import Events, Put, Quick, StartWorker
 from tests.jobs.waiting import occurs, until_ended, until_job, until_true
@@ -182,6 +183,23 @@ async def test_a_chunk_is_of_one_queue_and_starts_when_it_is_full_or_has_waited(
     assert [len({name[0] for name in chunk}) for chunk in chunks] == [1, 1, 1]
 
 
+async def test_a_chunk_is_in_order_and_holds_payloads_of_so_many_bytes(
+    handlers: Registry, put: Put, sql: Any, database: Database, quick: Quick
+) -> None:
+    chunks: list[list[str]] = []
+
+    @handlers.handler("index", chunk=100, chunk_seconds=LONG)
+    async def handle(jobs: list[ChunkJob[str]]) -> None:
+        chunks.append([job.payload[0] for job in jobs])
+
+    bytes_ = 250_000
+    for n in range(MAX_CHUNK_BYTES // bytes_ + 1):
+        await put("index", f"{n % 3}".ljust(bytes_, "x"), priority=n % 3)
+    await process_due_jobs(database, settings=quick(), handlers=handlers)
+    assert sorted(map(len, chunks)) == [1, MAX_CHUNK_BYTES // bytes_]
+    assert [sorted(chunk) for chunk in chunks] == chunks
+
+
 async def test_three_workers_share_jobs_in_groups_and_run_each_once(
     handlers: Registry, sql: Any, start_worker: StartWorker
 ) -> None:
@@ -287,8 +305,10 @@ async def test_a_cancelled_job_leaves_its_chunk_and_the_others_go_on(
         await go_on.wait()
 
     first = await put("index")
-    worker = await start_worker()
+    worker = await start_worker(lease_seconds=1.5, heartbeat_seconds=0.1)
     await until_true(lambda: worker.slots.used == 1)
+    lease = await sql.fetchval("SELECT lease_until FROM jobs_live WHERE id = $1", first)
+    await until_job(sql, first, where=f"lease_until > '{lease}'")
     await cancel(database, first)  # while the chunk fills
     row = await until_ended(sql, first)
     assert (row["status"], row["cancel"]["how"]) == ("CANCELLED", "not_started")

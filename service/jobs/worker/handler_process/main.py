@@ -22,7 +22,7 @@ from service.jobs.core.job import LeaseToken
 from service.jobs.handlers.captured import capture
 from service.jobs.handlers.context import JobContext
 from service.jobs.handlers.payload import load_payload
-from service.jobs.handlers.registry import is_async
+from service.jobs.handlers.signature import is_async
 from service.jobs.worker.handler_process import messages
 from service.jobs.worker.handler_process.context import open_context
 from service.jobs.worker.handler_process.ending import raised, returned
