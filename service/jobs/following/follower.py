@@ -62,7 +62,12 @@ class Reader(Follower):
         """What was logged and not taken yet."""
         self.all_lines_at = 0.0
         """Monotonic time up to which every line that had been written is read."""
+        self.told_at = 0.0
+        """When it was told lines last (monotonic)."""
+        self.is_stalled = False
+        """Whether lines were taken back from it: no more are read until it asks for them."""
         self.news: Final = asyncio.Event()
+        self._taken_to = after
         self._look = look
 
     def tell_state(self, state: JobState | None) -> None:
@@ -74,7 +79,7 @@ class Reader(Follower):
     def tell_lines(self, lines: list[LoggedLine], *, began: float, all_read: bool) -> None:
         """These lines were found by a look that `began` then."""
         if lines:
-            self.lines = lines
+            self.lines, self.told_at = lines, began
             token, _, line = lines[-1].position.partition(".")
             self.position = Position(int(token), int(line))
         if all_read:
@@ -90,9 +95,16 @@ class Reader(Follower):
     def take_lines(self) -> list[LoggedLine]:
         """The lines that came; from now on more are looked for."""
         lines, self.lines = self.lines, []
-        if lines:
+        self._taken_to = self.position
+        if lines or self.is_stalled:
+            self.is_stalled = False
             self._look(self.job_id)
         return lines
+
+    def take_back(self) -> None:
+        """Drop the lines that it has not taken: they are read again once it goes on."""
+        self.position, self.lines = self._taken_to, []
+        self.all_lines_at, self.is_stalled = 0.0, True
 
     def look_again(self) -> None:
         """Have the job looked at soon."""

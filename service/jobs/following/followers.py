@@ -49,7 +49,8 @@ MAX_LINES: Final = 50
 MAX_READERS: Final = 50
 """Clients that one statement reads lines for."""
 MAX_UNTAKEN_LINES: Final = 5000
-"""Lines that may wait for all clients of the process together; then no more are read until some are taken."""
+"""Lines that may wait for all clients of the process together. Beyond that those are dropped that have waited
+the longest, and read again once their clients go on: one that does not read keeps no other from its lines."""
 RETRY_SECONDS: Final = 5
 """When a client that found no place may ask again."""
 
@@ -68,11 +69,13 @@ class Followers:
         *,
         listener: Listener,
         look_all_seconds: float = LOOK_ALL_SECONDS,
+        max_untaken_lines: int = MAX_UNTAKEN_LINES,
     ) -> None:
         self.turn: Final = asyncio.Semaphore(max(1, settings.database_pool_size // 2))
         """Held while a client that has waited reads its job: when a thousand jobs end at once, their
         clients leave connections of the pool for other requests."""
         self._look_all_seconds = look_all_seconds
+        self._max_untaken_lines = max_untaken_lines
         self._limit = settings.max_followers
         self._limit_each = settings.max_followers_per_caller
         self._link = database.link()
@@ -265,10 +268,10 @@ class Followers:
                 self._end([job_id])
 
     async def _look_for_lines(self, readers: Sequence[Reader]) -> None:
-        room = MAX_UNTAKEN_LINES - sum(len(one.lines) for one in self._readers(self._by_job))
-        readers = [one for one in readers if not one.lines][: max(0, room // MAX_LINES)]
+        readers = [one for one in readers if not one.lines and not one.is_stalled]
         if not readers:
             return
+        self._make_room(MAX_LINES * len(readers))
         began = time.monotonic()
         positions = [(one.job_id, *one.position) for one in readers]
         rows = await store.following.new_log_lines(self._link, positions, limit=MAX_LINES)
@@ -277,6 +280,16 @@ class Followers:
             lines[row[0] - 1].append(line_of(row[1:]))
         for reader, new in zip(readers, lines, strict=True):
             reader.tell_lines(new, began=began, all_read=len(new) < MAX_LINES)
+
+    def _make_room(self, lines: int) -> None:
+        """Take lines back that clients do not take, so that others can be told so many."""
+        untaken = [one for one in self._readers(self._by_job) if one.lines]
+        room = self._max_untaken_lines - sum(len(one.lines) for one in untaken)
+        for one in sorted(untaken, key=lambda one: one.told_at):
+            if room >= lines:
+                return
+            room += len(one.lines)
+            one.take_back()
 
 
 Item = TypeVar("Item")
