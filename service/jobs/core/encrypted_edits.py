@@ -58,6 +58,8 @@ def resealed(before: Any, after: Any, sealing: Sealing | None, *, job_type: str)
                 field="payload",
             )
         return before
+    for name in () if asked is True else asked:
+        _check_parents(given, name)
     if _leaves_all(given, had, kept, sealing):
         return {**given, ENCRYPTED: had, CIPHERTEXT: before[CIPHERTEXT]}
     try:
@@ -91,6 +93,22 @@ def check_merge(payload: Any, patch: Mapping[str, Any], sealing: Sealing | None)
 
 def _within(asked: Sealing, had: Any) -> bool:
     return asked is True or had is True or set(asked) <= set(had)
+
+
+def _check_parents(payload: Any, name: str) -> None:
+    """Refuse a payload that keeps an encrypted member, and has no place for it."""
+    *parents, _ = name.split(".")
+    place = payload
+    for one in parents:
+        if not isinstance(place, Mapping) or one not in place:
+            return
+        place = place[one]
+        if not isinstance(place, Mapping):
+            raise InvalidInput(
+                f"payload keeps the encrypted member {name[:120]!r}, and its {one[:120]!r} is no object: leave the"
+                f" member out of {ENCRYPTED}, or the other value out",
+                field="payload",
+            )
 
 
 def _leaves_all(given: Any, had: list[str], kept: Any, sealing: Sealing | None) -> bool:

@@ -126,7 +126,7 @@ def seal(payload: Any, sealing: Sealing, *, job_type: str) -> Any:
     """The payload as it is stored; the same where it has none of the members.
 
     Raises:
-        InvalidInput: it is no object, or this process has no key.
+        InvalidInput: it is no object, a member is in a list, or this process has no key.
         PayloadError: it is not JSON.
     """
     keys = payload_keys()
@@ -148,6 +148,8 @@ def seal(payload: Any, sealing: Sealing, *, job_type: str) -> Any:
                 " the whole of it",
                 field="encrypt",
             )
+        for name in sealing:
+            _check_place(value, name)
         taken, rest = split(value, sealing)
         if not taken:
             return payload
@@ -250,6 +252,23 @@ def split(payload: dict[str, Any], names: Sequence[str]) -> tuple[dict[str, Any]
             if last in place:
                 taken[name] = place.pop(last)
     return taken, rest
+
+
+def _check_place(payload: dict[str, Any], name: str) -> None:
+    place: Any = payload
+    above: list[str] = []
+    for one in name.split("."):
+        if isinstance(place, list):
+            whole = ".".join(above)
+            raise InvalidInput(
+                f"encrypt names {name[:120]!r}, and payload.{whole[:120]} is a list, of which nothing would be"
+                f" encrypted: name {whole[:120]!r}",
+                field="encrypt",
+            )
+        if not isinstance(place, dict):
+            return
+        place = place.get(one)
+        above.append(one)
 
 
 def _bound_to(job_type: str, names: Any) -> bytes:

@@ -103,6 +103,8 @@ def test_a_key_that_is_none_is_refused_and_not_shown(key: str) -> None:
         (NewJob("a", {}, encrypt=["$encrypted"]), "encrypt", "expected a member"),
         (NewJob("a", {}, encrypt=["a"] * 21), "encrypt", "up to 20"),
         (NewJob("a", [1], encrypt=["card"]), "encrypt", "encrypt: true"),
+        (NewJob("a", {"cards": [{"no": 1}]}, encrypt=["cards.no"]), "encrypt", "name 'cards'"),
+        (NewJob("a", {"a": {"b": []}}, encrypt=["a.b.0"]), "encrypt", r"payload\.a\.b is a list"),
         (NewJob("a", {"$encrypted": ["card"]}), "payload", "the service alone writes"),
         (NewJob("a", {"$ciphertext": "1.a.b"}, encrypt=True), "payload", "the service alone"),
         (NewJob("a", CARD, encrypt=["card"], unique_by=["payload.card"]), "unique_by", "card is"),
@@ -163,6 +165,11 @@ def test_an_edit_keeps_the_ciphertext_or_encrypts_anew() -> None:
         edit(shown | {"$encrypted": ["n"]})
     with pytest.raises(InvalidInput, match="leave out what the job has not"):
         edit(shown, {"card": 1})
+    for more in ({}, {"card": "5500"}):
+        with pytest.raises(
+            InvalidInput, match=r"'customer\.iban', and its 'customer' is no object"
+        ):
+            edit(shown | more | {"customer": [1]})
     # What the type has encrypted since then is so after the edit.
     since = resealed(before, shown | {"iban": "DE7"}, ("iban",), job_type="charge")
     assert ("DE7" in str(since), opened(since, job_type="charge")["iban"]) == (False, "DE7")
