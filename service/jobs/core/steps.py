@@ -119,7 +119,7 @@ def wait_seconds(duration: float | timedelta, *, what: str) -> float:
     """
     try:
         seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         seconds = math.nan
     if not 0 <= seconds <= MAX_WAIT.total_seconds():
         raise StepError(
@@ -134,7 +134,7 @@ def seconds_until(moment: object) -> float:
     Raises:
         StepError: it is not a time with a zone, or over a year away.
     """
-    if not isinstance(moment, datetime) or moment.tzinfo is None:
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
         raise StepError(
             f"sleep_until takes a time with a zone, such as datetime.now(UTC), not {moment!r:.100}"
         )
