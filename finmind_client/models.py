@@ -44,14 +44,14 @@ class SqlOptions(TypedDict, total=False):
     after: Sequence[int] | None
     on_parent_failure: OnParentFailure | None
     batch_id: int | None
+    callback: Mapping[str, str] | None
+    result_ttl_seconds: float | None
 
 
 class JobOptions(SqlOptions, total=False):
     """The options of a job that is enqueued over REST."""
 
     encrypt: Sequence[str] | Literal[True] | None
-    callback: Mapping[str, str] | None
-    result_ttl_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)

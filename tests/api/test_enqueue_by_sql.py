@@ -17,7 +17,7 @@ SELECT rank() OVER (ORDER BY id) AS nth, job_type, payload::text, queue, priorit
     - CASE WHEN run THEN timestamptz 'epoch' ELSE created_at END)::numeric) AS due,
   unique_key, unique_until_start,
   ARRAY(SELECT value::float8 FROM jsonb_each(backoff) ORDER BY key) AS backoff, concurrency_key, held_for, held_due_at IS NOT NULL AS held, batch_id, status,
-  attempts, has_children
+  attempts, has_children, callback, result_ttl_seconds
 FROM jobs_live, LATERAL (SELECT COALESCE(held_due_at, next_run_at) > timestamptz '2027-06-01' AS run) r
 ORDER BY id"""
 FORGET = """
@@ -27,12 +27,17 @@ CALL = {
     "payload": "jsonb", "priority": "numeric::int", "max_retries": "numeric::int", "timeout_seconds": "float8",
     "run_at": "timestamptz", "delay_seconds": "float8", "backoff": "jsonb", "unique_for_seconds": "float8",
     "debounce_max_seconds": "float8", "after": "bigint[]", "batch_id": "bigint", "unique_by": "text[]",
+    "callback": "jsonb", "result_ttl_seconds": "float8", "encrypt": "text[]",
 }  # fmt: skip
 Steps = list[dict[str, Any]]
 CONFLICTS = {"23505", "55000", "40001"}
 
 KEY = {"job_type": "mail", "payload": {"n": 1}, "unique_key": "k", "delay_seconds": 100}
 OTHER = KEY | {"payload": {"n": 2}}
+CALLED = KEY | {
+    "callback": {"url": "HTTPS://[2001:db8::1]:8443?a=%20\\"},
+    "result_ttl_seconds": 0.5,
+}
 DEEP = {"job_type": "mail", "payload": {"a": {"b": [1.0, 'é\n"', {"z": 1, "y": None}]}, "n": 2.50}}
 
 TAKEN: list[Steps] = [
@@ -78,6 +83,16 @@ TAKEN: list[Steps] = [
         OTHER | {"on_conflict": "keep_latest", "delay_seconds": 5},
     ],
     [KEY | {"unique_scope": "until_started"}, KEY],
+    [
+        CALLED,
+        CALLED | {"callback": {"url": "http://a", "sign_with": "s"}},
+        OTHER | {"on_conflict": "replace"},
+    ],
+    [
+        KEY,
+        CALLED | {"callback": {"url": "http://a:1/", "sign_with": None}, "on_conflict": "replace"},
+    ],
+    [{"job_type": "mail", "callback": None, "result_ttl_seconds": 316_224_000, "encrypt": []}],
     [KEY | {"unique_for_seconds": 60}, KEY | {"unique_for_seconds": 60}],
     [{"job_type": "mail"}, {"job_type": "child", "after": [1, 1], "on_parent_failure": "hold"}],
     [
@@ -99,6 +114,13 @@ TAKEN: list[Steps] = [
         }
     ],
 ]
+CALLBACKS: list[Any] = [
+    "http://a", [], {}, {"url": 1}, {"url": None}, {"url": "ftp://a"}, {"url": "http://"}, {"url": "http://:80/"},
+    {"url": "http://u@a"}, {"url": "http://u:p@a/"}, {"url": "http://a/#x"}, {"url": "http://a b"},
+    {"url": "http://a/\n"}, {"url": "http://[::1"}, {"url": "http://é/"}, {"url": "http://a/" + "x" * 2000},
+    {"url": "http://a", "more": 1}, {"url": "http://a", "sign_with": ""}, {"url": "http://a", "sign_with": 1},
+    {"url": "http://a", "sign_with": "x" * 51},
+]  # fmt: skip
 REFUSED: list[Steps] = [
     [{}],
     [{"job_type": ""}],
@@ -136,6 +158,8 @@ REFUSED: list[Steps] = [
       ([], ["payload"], ["payload.b"], ["payload.a.0"], ["a"], ["queue", "queue"], "queue", [1], ["queue"] * 21)),
     *([{"job_type": "child", "after": one}] for one in ([99], [0], ["1"], "1", [1.5], [2**63])),
     [{"job_type": "child", "on_parent_failure": "run"}],
+    *([{"job_type": "mail", "callback": one}] for one in CALLBACKS),
+    *([{"job_type": "mail", "result_ttl_seconds": one}] for one in (0, -1, "1", 316_224_001, 1e400)),
     [{"job_type": "mail"}, {"job_type": "child", "after": [1], "on_parent_failure": "stop"}],
     [{"job_type": "mail"}, KEY | {"after": [1], "on_conflict": "replace"}],
     *([{"job_type": "mail", "batch_id": one}] for one in (1, 0, "1", 1.5, 2**63)),

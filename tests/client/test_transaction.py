@@ -132,8 +132,8 @@ def test_what_the_database_says_of_itself_stays_the_librarys_own(
     with psycopg.connect(shop_dsn) as connection:
         with pytest.raises(InvalidInput, match="u0000 cannot be"), connection.transaction():
             enqueue(connection, "mail", {"text": "\0"})
-        with pytest.raises(InvalidInput, match="'callback' is no option of a job in SQL"):
-            enqueue(connection, "mail", callback={"url": "https://example.com"})  # type: ignore[call-arg]
+        with pytest.raises(InvalidInput, match="PostgreSQL has not the key"):
+            enqueue(connection, "mail", encrypt=["card"])  # type: ignore[call-arg]
         with pytest.raises(psycopg.errors.InFailedSqlTransaction):
             enqueue(connection, "mail")
         connection.rollback()

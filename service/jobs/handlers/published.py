@@ -9,6 +9,7 @@ from service.db.connection import Link
 from service.db.errors import DATABASE_ERRORS
 from service.jobs import store
 from service.jobs.core.job_types import JobTypePolicy
+from service.jobs.core.new_job import DEFAULT_MAX_PAYLOAD_BYTES
 from service.jobs.handlers.registry import Registry
 from service.jobs.store.served_types import Published
 from service.observability.logging import get_logger
@@ -20,13 +21,18 @@ MAX_SCHEMA_BYTES: Final = 20_000
 _log = get_logger(__name__)
 
 
-async def publish_types(link: Link, handlers: Registry) -> None:
-    """Note each type's payload schema, and what it sets for new jobs.
+async def publish_types(
+    link: Link, handlers: Registry, *, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES
+) -> None:
+    """Note each type's payload schema, what it sets for new jobs, and how long their payloads may be.
 
     Where that fails a form has no schema, and `enqueue_job` of SQL goes by what was noted before.
     """
     types = {
-        spec.job_type: Published(schema_text(spec.policy.payload_model), rules_text(spec.policy))
+        spec.job_type: Published(
+            schema_text(spec.policy.payload_model),
+            rules_text(spec.policy, max_payload_bytes=max_payload_bytes),
+        )
         for spec in map(handlers.get, handlers.job_types())
         if spec is not None
     }
@@ -37,8 +43,8 @@ async def publish_types(link: Link, handlers: Registry) -> None:
         _log.warning("types_not_published", error=type(error).__name__)
 
 
-def rules_text(policy: JobTypePolicy) -> str | None:
-    """What a type sets for new jobs, as JSON text; None where it sets nothing."""
+def rules_text(policy: JobTypePolicy, *, max_payload_bytes: int) -> str | None:
+    """What is set for new jobs of a type, as JSON text; None where nothing is."""
     rules: dict[str, Any] = {}
     if policy.queue is not None:
         rules["queue"] = policy.queue
@@ -50,6 +56,8 @@ def rules_text(policy: JobTypePolicy) -> str | None:
         rules["encrypt"] = policy.encrypt
     if policy.internal:
         rules["internal"] = True
+    if max_payload_bytes != DEFAULT_MAX_PAYLOAD_BYTES:
+        rules["max_payload_bytes"] = max_payload_bytes
     return json.dumps(rules) if rules else None
 
 

@@ -36,6 +36,8 @@ _REPLACED: Final = """,
   payload = :payload::text::jsonb, queue = :queue, priority = :priority, max_retries = :max_retries::smallint,
   timeout_seconds = :timeout_seconds::float8, backoff = :backoff::text::jsonb,
   concurrency_key = :concurrency_key::text, unique_until_start = :unique_until_start::text,
+  callback = COALESCE(:callback::text::jsonb, b.callback),
+  result_ttl_seconds = COALESCE(:result_ttl_seconds::float8, b.result_ttl_seconds),
   attempts = 0, lost_leases = 0, last_error = NULL"""
 
 
@@ -140,7 +142,8 @@ async def replace_holder(fetch: Fetch, job: EncodedJobs, *, started: bool = Fals
     statement = REPLACE_LATEST if started else REPLACE_HOLDER
     names = (
         "unique_key", "job_type", "payload", "queue", "priority", "max_retries", "timeout_seconds",
-        "backoff", "concurrency_key", "unique_until_start", "run_at", "delay_seconds",
+        "backoff", "concurrency_key", "unique_until_start", "callback", "result_ttl_seconds",
+        "run_at", "delay_seconds",
     )  # fmt: skip
     return await fetch(*statement.bind(**_only(job, *names)))
 

@@ -79,7 +79,11 @@ class Worker:
         await self._pipeline.open()
         await self._pipeline.start()
         await self._maintenance.prepare()
-        await publish_types(self._pipeline.link, self._pipeline.handlers)
+        await publish_types(
+            self._pipeline.link,
+            self._pipeline.handlers,
+            max_payload_bytes=self._settings.max_payload_bytes,
+        )
         self._subscription = Subscription(self._pipeline.notified)
         self._claims.start()
         for loop in self._others:

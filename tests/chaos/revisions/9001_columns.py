@@ -1,13 +1,13 @@
 """A column that may be missing, and one with a default, on every partition
 
 Revision ID: 9001
-Revises: 0034
+Revises: 0035
 """
 
 from alembic import op
 
 revision = "9001"
-down_revision = "0034"
+down_revision = "0035"
 
 
 def upgrade() -> None:

@@ -25,8 +25,6 @@ LONG_NAMES = {"timestamptz": "timestamp with time zone", "float8": "double preci
 NOT_OF_THE_ROW = {"effective_max_retries", "effective_timeout_seconds", "result_dropped"}
 OTHERS = {"after", "on_parent_failure", "encrypt"}
 """What a new job says of other jobs, which is kept in a table of its own, and of its payload."""
-NOT_BY_SQL = {"callback", "result_ttl_seconds"}
-"""What `enqueue_job` of SQL has no option for, and docs/sql.md says so: see decision 026."""
 NAMES = [field.name for field in FIELDS]
 
 
@@ -72,7 +70,7 @@ def test_a_new_job_gives_what_the_statements_take() -> None:
 
 
 async def test_sql_takes_all_that_a_client_gives(sql: Any) -> None:
-    given = {one.name for one in fields(NewJob)} - NOT_BY_SQL
+    given = {one.name for one in fields(NewJob)}
     names = await sql.fetchval(
         "SELECT proargnames FROM pg_proc WHERE oid = to_regproc('enqueue_job')"
     )

@@ -21,6 +21,12 @@ from tests.jobs.waiting import until, until_true
 PAGE = (Path(__file__).parents[3] / "docs" / "sql.md").read_text(encoding="utf-8")
 RUN = "UPDATE jobs_live SET status = 'RUNNING', lease_until = 'infinity' WHERE id = $1"
 
+STEP = """
+WITH event AS (
+  INSERT INTO job_events (job_id, name) VALUES ($1, 'paid') ON CONFLICT DO NOTHING)
+INSERT INTO job_steps (job_id, name, kind, attempt, lease_token, started_at, finished_at)
+VALUES ($1, 'charge', 'call', 1, 1, now(), now()) ON CONFLICT DO NOTHING"""
+
 
 @pytest.fixture
 async def connect(pg_dsn: str) -> AsyncIterator[Callable[[], Any]]:
@@ -219,12 +225,37 @@ async def test_what_a_handler_sets_for_its_jobs_holds_for_sql_or_is_asked_for(
     await link.close()
 
 
-async def test_the_operator_sets_how_long_a_payload_may_be(shop: Any) -> None:
+async def test_a_payload_may_be_as_long_as_workers_take_it(shop: Any, database: Database) -> None:
+    def handle(_: Any) -> None:
+        """Never called."""
+
     payload = json.dumps({"x": "y" * 300_000})
+    handlers, link = Registry(), database.link()
+    handlers.handler("mail")(handle)
     with pytest.raises(asyncpg.InvalidParameterValueError, match="at most 262144 are allowed"):
         await enqueue(shop, "mail", payload)
-    await shop.execute("SET finmind_jobs.max_payload_bytes = 400000")
-    await enqueue(shop, "mail", payload)
+    await shop.execute("SET finmind_jobs.max_payload_bytes = 400000")  # nothing that a caller sets
+    with pytest.raises(asyncpg.InvalidParameterValueError, match=r"allowed \(MAX_PAYLOAD_BYTES\)"):
+        await enqueue(shop, "mail", payload)
+    await publish_types(link, handlers, max_payload_bytes=400_000)
+    for job_type in ("mail", "served_by_nobody"):
+        await enqueue(shop, job_type, payload)
+    await publish_types(link, handlers, max_payload_bytes=2_000)
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="at most 2000 are allowed"):
+        await enqueue(shop, "mail", json.dumps({"x": "y" * 2_000}))
+    await publish_types(link, Registry())
+    await link.close()
+
+
+async def test_a_job_that_gets_another_payload_by_sql_begins_without_its_steps(
+    shop: Any, sql: Any
+) -> None:
+    made = await enqueue(shop, "order", more="unique_key => 'k', delay_seconds => 60")
+    for policy, kept in (("extend", 1), ("replace", 0), ("keep_latest", 0)):
+        await sql.execute(STEP, made)
+        await enqueue(shop, "order", more=f"unique_key => 'k', on_conflict => '{policy}'")
+        assert await sql.fetchval("SELECT count(*) FROM job_steps") == kept, policy
+        assert await sql.fetchval("SELECT count(*) FROM job_events") == kept, policy
 
 
 async def test_the_statements_of_the_documentation_run(shop: Any, sql: Any) -> None:

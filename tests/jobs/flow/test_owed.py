@@ -93,6 +93,23 @@ async def test_of_many_that_act_on_an_end_one_enqueues_its_callback(
     assert {call["status"] for call in await calls(sql)} == {"CANCELLED"}
 
 
+async def test_a_process_that_knows_no_callbacks_does_not_drop_them(
+    database: Database, sql: Any, put: Put, session: AsyncSession
+) -> None:
+    job_id = await put("mail", callback=CALLBACK)
+    async with session.begin():
+        await cancel_job(session, job_id)
+    link = database.link()
+    taken = await store.dependencies.take_endings(link, limit=100, again_seconds=10)
+    dropped, _ = await store.batches.settle_endings(link, [one.id for one in taken])
+    assert dropped == set()  # of the version before: it acted on the end, and paid nothing
+    await sql.execute("UPDATE job_endings SET taken_at = NULL")
+    await act(link, max_errors=20)
+    await link.close()
+    assert [call["id"] for call in await calls(sql)] == [job_id]
+    assert await sql.fetchval("SELECT count(*) FROM job_endings") == 0
+
+
 async def test_a_callback_that_cannot_be_stored_keeps_no_other_from_its_turn(
     database: Database, sql: Any, put: Put, session: AsyncSession
 ) -> None:
