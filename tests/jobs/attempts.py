@@ -12,14 +12,18 @@ from service.jobs.core.outcomes import (
     Retried,
     Snoozed,
     Succeeded,
+    Suspended,
 )
+from service.jobs.core.steps import StepKind
 
 HOUR = 3600.0
 BEHAVIOURS = ("return", "error", "permanent", "bad_result", "snooze", "retry_after")
+STEP = "paid"
+"""The step that jobs are suspended at: a wait for an event of this name."""
 OUTCOMES = ("success", "retry", "retry_now", "dead", "failed", "snooze", "release", "postpone")
 
 
-def outcome_of(kind: str, claim: ClaimedJob) -> Outcome:
+def outcome_of(kind: str, claim: ClaimedJob) -> Outcome:  # noqa: PLR0911 - one line an outcome
     """What a worker reports of the claim."""
     failure = Failure(attempt=claim.attempt, type="ValueError", message="bad")
     match kind:
@@ -29,6 +33,8 @@ def outcome_of(kind: str, claim: ClaimedJob) -> Outcome:
             return Retried(HOUR if kind == "retry" else 0.0, failure, "error")
         case "snooze":
             return Snoozed(HOUR)
+        case "suspend":
+            return Suspended(STEP, StepKind.EVENT)
         case "release":
             return Released()
         case "postpone":

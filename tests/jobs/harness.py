@@ -61,7 +61,9 @@ class Harness:
                 self.sql(f"DROP TABLE {row[0]}")
         self.sql("DELETE FROM background_jobs")
         self.sql("DELETE FROM job_stats")
-        self.sql("TRUNCATE queues, job_permits, job_dependencies, job_endings")
+        self.sql(
+            "TRUNCATE queues, job_permits, job_dependencies, job_endings, job_steps, job_events"
+        )
 
     def close(self) -> None:
         async def close() -> None:

@@ -53,6 +53,9 @@ class ReferenceJob:
     """Whether its end is told to those that wait for it."""
     tell: Callable[[JobId, str], None] = field(default=lambda *_: None, repr=False)
     """Called with its end where it is flagged."""
+    step: str | None = None
+    """Of its step that waits for an event: `waits`, `done`; None: it has not come there."""
+    event_sent: bool = False
     doomed: bool = False
     """Whether the end of a parent cancelled it, and not a person."""
 
@@ -141,6 +144,20 @@ class ReferenceJob:
         self.cancel_asked = False
         self.end(JobStatus.CANCELLED)
 
+    def wait_at_step(self) -> bool:
+        """Its handler has come to the step; whether that was over at this moment."""
+        ends = self.step != "done" and self.event_sent
+        self.step = "done" if self.event_sent else "waits"
+        return ends
+
+    def send_event(self) -> None:
+        """It goes on where it waits for that."""
+        self.event_sent = True
+        if self.step == "waits":
+            self.step = "done"
+            if self.status is JobStatus.PENDING and not self.due and self.held_for is None:
+                self.due, self.due_at = True, None
+
     def fail_unserved(self) -> None:
         self.end(JobStatus.FAILED, event="no_handler", attempt=self.attempts)
 
@@ -161,6 +178,8 @@ class ReferenceJob:
                 lost_leases = self.lost_leases
                 self.put_back(refund=True, due=False)
                 self.lost_leases = lost_leases
+            case "suspend":
+                self.put_back(refund=True, due=self.step == "done")
             case _:
                 snoozed = kind == "snooze"
                 self.put_back(refund=snoozed, due=kind == "retry_now", failed=not snoozed)

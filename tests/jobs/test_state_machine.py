@@ -43,15 +43,17 @@ from service.jobs import (
     process_due_jobs,
     reschedule_job,
     retry_dead_letter_job,
+    send_event,
     store,
 )
 from service.jobs.core.claimed_job import ClaimedJob
 from service.jobs.core.job import DEAD, LIVE
 from service.jobs.core.lane import LANE_START, Lane, LaneRequest
 from service.jobs.core.outcomes import Cancelled, HowCancelled
+from service.jobs.core.steps import NewStep, StepKind
 from service.jobs.maintenance import partitions
 from service.settings import Settings
-from tests.jobs.attempts import BEHAVIOURS, HOUR, OUTCOMES, behave, outcome_of
+from tests.jobs.attempts import BEHAVIOURS, HOUR, OUTCOMES, STEP, behave, outcome_of
 from tests.jobs.flow_steps import ADMITS, LANES, QUEUES, FlowSteps
 from tests.jobs.harness import Harness
 from tests.jobs.reference import (
@@ -224,6 +226,51 @@ class JobMachine(FlowSteps, RuleBasedStateMachine):
             else:
                 job.settle(kind)
         assert lost == expected
+
+    @precondition(lambda self: any(job.status is JobStatus.RUNNING for job in self.all))
+    @rule(
+        places=st.lists(st.integers(1, 8), min_size=1, max_size=4, unique=True),
+        sent=st.sampled_from(["before", "after", "after", "not"]),
+    )
+    def suspend(self, places: list[int], sent: str) -> None:
+        """Jobs wait for an event at a step of their handlers, and some of them get it."""
+        jobs = [job for one in self.lately_claimed(places) if (job := self.of(one.id))]
+        if sent == "before":
+            for job in jobs[:1]:
+                self.send_event(job)
+        self.wait_at_a_step(self.lately_claimed(places))
+        self.settle(places, "suspend")
+        if sent == "after":
+            for job in jobs:
+                self.send_event(job)
+
+    def wait_at_a_step(self, batch: list[ClaimedJob]) -> None:
+        """As `ctx.wait_for_event` does before the attempt ends; the event may have come before."""
+        link = self.harness.link
+        held = {
+            one.lease: job
+            for one in batch
+            if (job := self.of(one.id)) is not None and job.holds(one.lease_token)
+        }
+        steps = [
+            NewStep(
+                one.lease, one.job_type, STEP, StepKind.EVENT, one.attempt, 0.0, wait_seconds=HOUR
+            )
+            for one in batch
+        ]
+        stored = self.harness.do(store.steps.store(link, steps))
+        assert stored == {(lease, STEP): job.step is None for lease, job in held.items()}
+        for one in batch:
+            ended = self.harness.do(store.steps.end_wait(link, one.lease, STEP))
+            job = held.get(one.lease)
+            assert (ended is not None) == (job is not None and job.wait_at_step())
+
+    @rule(job=jobs)
+    def send_event(self, job: ReferenceJob) -> None:
+        """The second of one name changes nothing, also where its job has ended."""
+        statuses = set(JobStatus) if job.event_sent else set(LIVE)
+        if self.allowed(job, statuses, lambda session: send_event(session, job.id, STEP)):
+            job.send_event()
 
     @precondition(lambda self: any(job.cancel_asked for job in self.all))
     @rule(how=st.sampled_from(HowCancelled))
