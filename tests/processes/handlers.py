@@ -65,6 +65,27 @@ async def in_groups(jobs: list[ChunkJob[dict[str, Any]]]) -> None:
         note("end", job)
 
 
+@register_handler("test.order", backoff=QUICK)
+async def order(payload: dict[str, Any], context: JobContext) -> dict[str, Any]:
+    """Charge, wait for the payment, sleep a moment, and ship once the gate is open: a step each."""
+
+    async def charge() -> int:
+        note("charge", context)
+        return os.getpid()
+
+    async def ship() -> int:
+        note("ship", context)
+        while not _gate.exists():  # noqa: ASYNC110 - the test that opens it is another process
+            await asyncio.sleep(GATE_POLL_SECONDS)
+        return os.getpid()
+
+    charged = await context.step("charge", charge)
+    context.log("charged", by=charged)
+    paid = await context.wait_for_event("paid", timeout=600)
+    await context.sleep(0.2)
+    return {"charged": charged, "paid": paid, "shipped": await context.step("ship", ship)}
+
+
 @register_handler("test.scheduled")
 async def scheduled(payload: dict[str, Any]) -> dict[str, Any]:
     """Return what it was told of its tick."""
