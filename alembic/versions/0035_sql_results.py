@@ -130,7 +130,8 @@ CREATE FUNCTION enqueue_job(
   unique_for_seconds float8 DEFAULT NULL, debounce_max_seconds float8 DEFAULT NULL, after bigint[] DEFAULT NULL,
   on_parent_failure text DEFAULT NULL, batch_id bigint DEFAULT NULL, unique_by text[] DEFAULT NULL,
   encrypt text[] DEFAULT NULL{parameters}
-) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET extra_float_digits = 1 AS $body$
+) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET extra_float_digits = 1 SET standard_conforming_strings = on
+AS $body$
 DECLARE
   job jobs_new;
 BEGIN
@@ -146,6 +147,11 @@ DO $body$ BEGIN
 END $body$;
 REVOKE ALL ON FUNCTION enqueue_job FROM PUBLIC;
 """
+
+STRINGS = """
+ALTER FUNCTION enqueue_jobs(jsonb) SET standard_conforming_strings = on;
+"""
+"""Whatever the caller's session says: the texts of a function are read as it runs, patterns with a backslash too."""
 
 OWED = """
 CREATE FUNCTION jobs_keep_owed() RETURNS trigger LANGUAGE plpgsql AS $body$
@@ -196,11 +202,12 @@ def upgrade() -> None:
             arguments=",\n    callback, result_ttl_seconds::numeric",
         )
     )
-    op.execute(OWED)
+    op.execute(STRINGS + OWED)
 
 
 def downgrade() -> None:
     """Calls with the new options get an error that they do not exist."""
+    op.execute("ALTER FUNCTION enqueue_jobs(jsonb) RESET standard_conforming_strings")
     op.execute("DROP TRIGGER keep_owed ON job_endings; DROP FUNCTION jobs_keep_owed()")
     for function, edits in EDITS.items():
         op.execute(edited(function, [(new, old) for old, new in reversed(edits)]))

@@ -247,6 +247,15 @@ async def test_a_payload_may_be_as_long_as_workers_take_it(shop: Any, database: 
     await link.close()
 
 
+async def test_an_old_sessions_reading_of_backslashes_changes_nothing(shop: Any) -> None:
+    if shop.get_server_version().major > 18:
+        pytest.skip("PostgreSQL 19 has no other reading")
+    await shop.execute("SET standard_conforming_strings = off")
+    await many(shop, {"job_type": "mail", "run_at": "2030-01-31T09:00:00.5+01:00"})
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="names 'payloadXid'"):
+        await enqueue(shop, "mail", '{"id": 1}', more="unique_by => '{payloadXid}'")
+
+
 async def test_a_job_that_gets_another_payload_by_sql_begins_without_its_steps(
     shop: Any, sql: Any
 ) -> None:
