@@ -84,6 +84,8 @@ class StepRecord:
         self._job = job
         self._loop = loop
         self._taken: set[str] = set()
+        self._begun: set[str] = set()
+        """Those that are not stored yet; steps of a `TaskGroup` run beside each other."""
         self._names_lock = threading.Lock()  # plain handlers may have threads of their own
         self._stored: dict[str, StoredStep] | None = None
         self._read_at = 0.0
@@ -111,6 +113,7 @@ class StepRecord:
     def give_back(self, name: str) -> None:
         """Have a step tried again that has stored nothing."""
         self._taken.discard(name)
+        self._begun.discard(name)
 
     def suspend(self, name: str, kind: StepKind) -> Suspend:
         """The end of the attempt, to be raised: the job waits at this step."""
@@ -126,11 +129,12 @@ class StepRecord:
         stored = await self._all_stored()
         known = stored.get(name)
         if known is None:
-            if len(stored) >= self.access.limits.steps:
+            if len(stored) + len(self._begun) >= self.access.limits.steps:
                 raise StepError(
-                    f"The job has {len(stored)} steps; at most {self.access.limits.steps} are allowed"
+                    f"The job has {len(stored) + len(self._begun)} steps; at most {self.access.limits.steps} are allowed"
                     " (JOB_STEPS): put several things into one step, or enqueue a job for each"
                 )
+            self._begun.add(name)
         elif known.kind != kind:
             raise StepError(
                 f"Step {name!r} of this job was stored as a {known.kind}, and is asked for as a {kind}:"
@@ -176,6 +180,7 @@ class StepRecord:
             stored[name] = StoredStep(kind, step.result, is_done=step.wait_seconds is None)
         else:  # by an earlier try of this attempt, which was cancelled while it was stored
             stored |= await self.access.read(job.id)
+        self._begun.discard(name)
         return stored[name]
 
     async def end_wait(self, name: str) -> StoredStep | None:

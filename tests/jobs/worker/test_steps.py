@@ -118,6 +118,10 @@ async def many(ctx: JobContext) -> None:
         await ctx.step(f"send:{n}", work)
 
 
+async def at_once(ctx: JobContext) -> None:
+    await asyncio.gather(*(ctx.step(f"send:{n}", work) for n in range(4)))
+
+
 MISUSES: Final[dict[str, tuple[Callable[[JobContext], Any], str]]] = {
     "twice": (twice, "has had a step 'charge'"),
     "coroutine": (lambda ctx: ctx.step("charge", work()), "not ctx.step('charge', charge(order))"),  # type: ignore[arg-type]
@@ -126,6 +130,7 @@ MISUSES: Final[dict[str, tuple[Callable[[JobContext], Any], str]]] = {
     "no_json": (lambda ctx: ctx.step("charge", work, float("nan")), "The result of step 'charge' is not"),
     "too_large": (lambda ctx: ctx.step("charge", work, "x" * 5000), "(JOB_STEP_BYTES) with that of"),
     "too_many": (many, "at most 3 are allowed (JOB_STEPS)"),
+    "too_many_at_once": (at_once, "at most 3 are allowed (JOB_STEPS)"),
     "in_a_thread": (lambda ctx: asyncio.to_thread(_plain, ctx), "is a coroutine function"),
 }  # fmt: skip
 
