@@ -115,7 +115,7 @@ async def _update(
         changed = replace(changed, paused_at=None, paused_by=None, pause_reason=None)
     if schedule.pinned_by is not None:
         _log.warning("schedule_pinned", schedule=schedule.name, by=schedule.pinned_by)
-        kept = await restarted(session, changed) if returns else changed
+        kept = restarted(changed, await repository.now(session)) if returns else changed
         await repository.save(session, kept)
         return
     saved = await _apply(session, changed, definition, anew=returns)
@@ -133,7 +133,7 @@ async def _apply(
 ) -> Schedule:
     changed = replace(schedule, definition=definition, pinned_by=None)
     if not changed.is_paused and (anew or ticks_differ(definition, schedule.definition)):
-        changed = await restarted(session, changed)
+        changed = restarted(changed, await repository.now(session))
     return await repository.save(session, changed)
 
 

@@ -95,7 +95,7 @@ async def change(
     if schedule.owner is not None:
         changed = replace(changed, pinned_by=(actor or Actor(PYTHON)).subject)
     if ticks_differ(definition, schedule.definition) and not schedule.is_paused:
-        changed = await restarted(session, changed)
+        changed = restarted(changed, await repository.now(session))
     before, after = shown(schedule.definition), shown(definition)
     saved = await repository.save(session, changed)
     different = {name for name in after if before[name] != after[name]}
@@ -122,14 +122,15 @@ async def pause(
         NotFound: there is no schedule of one of the names.
         InvalidInput: there are too many names.
     """
-    paused = []
-    for schedule in await lock(session, names):
+    paused, locked = [], await lock(session, names)
+    now = await repository.now(session)
+    for schedule in locked:
         if schedule.is_paused:
             paused.append(schedule)
             continue
         after = replace(
             schedule,
-            paused_at=await repository.now(session),
+            paused_at=now,
             paused_by=(actor or Actor(PYTHON)).subject,
             pause_reason=reason,
             next_tick_at=None,
@@ -151,13 +152,14 @@ async def resume(
 
     Raises: as `pause`.
     """
-    resumed = []
-    for schedule in await lock(session, names):
+    resumed, locked = [], await lock(session, names)
+    now = await repository.now(session)
+    for schedule in locked:
         if not schedule.is_paused:
             resumed.append(schedule)
             continue
         after = replace(schedule, paused_at=None, paused_by=None, pause_reason=None, failures=0)
-        resumed.append(await repository.save(session, await restarted(session, after)))
+        resumed.append(await repository.save(session, restarted(after, now)))
         await record(
             session, actor, "schedule.resume", schedule, reason=reason,
             before={"paused_by": schedule.paused_by, "pause_reason": schedule.pause_reason},
@@ -196,9 +198,8 @@ async def lock(session: AsyncSession, names: Sequence[str]) -> list[Schedule]:
     return found
 
 
-async def restarted(session: AsyncSession, schedule: Schedule) -> Schedule:
+def restarted(schedule: Schedule, now: datetime) -> Schedule:
     """The schedule at its next tick: after now, and after every tick that was decided."""
-    now = await repository.now(session)
     last = schedule.last_tick_at
     start = now if last is None else max(now, last)
     tick, due = first_tick(schedule.name, schedule.definition, start)

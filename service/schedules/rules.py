@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from service.errors import InvalidInput
+from service.errors import InvalidInput, PayloadError
 from service.jobs.core.concurrency_key import key_of
 from service.jobs.core.encoded_jobs import encode_jobs
 from service.jobs.core.job import DEFAULT_QUEUE
@@ -52,7 +52,12 @@ def check(name: str, definition: Definition) -> None:
             )
     _check_plain(definition)
     job = new_job(name, definition, planned_at=EARLIEST)
-    encode_jobs([job], max_payload_bytes=MAX_PAYLOAD_BYTES)
+    try:
+        encode_jobs([job], max_payload_bytes=MAX_PAYLOAD_BYTES)
+    except PayloadError as error:
+        # The setting that a job's payload is bound by does not move this bound.
+        words = error.detail.replace("(MAX_PAYLOAD_BYTES)", "in a schedule")
+        raise PayloadError(words, field="payload") from None
 
 
 def queue_of(job_type: str) -> str:

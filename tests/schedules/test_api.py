@@ -80,7 +80,11 @@ async def test_a_client_acts_on_its_own_schedules_and_an_operator_on_all(
         ({"catch_up_seconds": -1}, "body.catch_up_seconds", "expected 0 to"),
         ({"pause_after_failures": 0}, "body.pause_after_failures", "expected 1 to 1000"),
         ({"payload": {"t": 1}, "tick_member": "t"}, "body.payload", "has a member 't'"),
-        ({"payload": {"a": "x" * 20_000}}, "body.payload", "16384"),
+        (
+            {"payload": {"a": "x" * 20_000}},
+            "body.payload",
+            "at most 16384 are allowed in a schedule",
+        ),
         ({"overlap": "never"}, "body.overlap", "'skip', 'queue_one'"),
         ({"name": "no spaces"}, "body.name", "1 to 100 letters, digits"),
         ({"seconds": 1}, "body.seconds", "pause_after_failures"),
