@@ -1,8 +1,10 @@
 """A target that keeps failing is left alone; its jobs wait without using attempts, and others do not."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
+from typing import cast
 
 import httpx
 import pytest
@@ -10,7 +12,7 @@ from sqlalchemy import text
 
 from service.db.engine import Database
 from service.db.session import fetch
-from service.jobs import store
+from service.jobs import JobContext, Snooze, store
 from service.jobs.core.job import JobId
 from service.jobs.read.advice import summary
 from service.jobs.read.explain import explain
@@ -19,6 +21,7 @@ from service.settings import Settings
 from service.targets import repository
 from service.targets.breaker import Breakers
 from service.targets.tending import Tending
+from service.targets.url import parse_url
 from tests.api.conftest import Auth
 
 from .conftest import StartProcess, eventually, put_requests, read_all
@@ -207,3 +210,24 @@ async def test_a_target_is_forgotten_a_week_after_its_last_use_also_with_an_open
         )
         assert await repository.drop_unused(session) == 1
         assert list(await repository.open_breakers(session)) == ["new:443"]
+
+
+async def test_the_more_jobs_wait_for_a_target_that_has_not_answered_the_later_each_looks_again(
+    database: Database, settings: Settings
+) -> None:
+    """A hundred a second, and each within half a minute."""
+    breakers, nobody = Breakers(database, settings), cast("JobContext", None)
+    ask = partial(
+        breakers.request, parse_url("https://a.example.com/").destination, nobody, timeout_seconds=1
+    )
+    waits = []
+    async with AsyncExitStack() as stack:
+        for _ in range(settings.target_breaker_failures):
+            await stack.enter_async_context(ask())
+        for _ in range(5_000):
+            with pytest.raises(Snooze) as put_off:
+                await ask().__aenter__()
+            waits.append(put_off.value.seconds)
+    assert max(waits[:40]) < 2
+    assert 5 < waits[1_000] < 12
+    assert waits[-1] == pytest.approx(30, abs=1)
