@@ -2,15 +2,18 @@
 
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
-
-from service.app import Service
 from service.errors import ConfigurationError
 from service.heap import tune_garbage_collection
 from service.serving.process import Signals, run_until_signal
 from service.serving.server import Server, server_config
 from service.serving.supervisor.pipe import SupervisorPipe
+
+if TYPE_CHECKING:  # a supervisor serves another application
+    from fastapi import FastAPI
+
+    from service.app import Service
 
 
 def bind(host: str, port: int, *, setting: str) -> socket.socket:
@@ -37,7 +40,7 @@ def bind(host: str, port: int, *, setting: str) -> socket.socket:
 
 
 def run_app(
-    app: FastAPI,
+    app: "FastAPI",
     *,
     listener: socket.socket,
     on_ready: Callable[[], None],
