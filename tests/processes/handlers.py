@@ -95,10 +95,10 @@ async def scheduled(payload: dict[str, Any]) -> dict[str, Any]:
 
 @register_handler("test.computed", executor="process", backoff=QUICK, max_retries=5)
 def computed(payload: dict[str, Any], context: JobContext) -> int:
-    """Compute for `seconds`, in a process of its own."""
+    """Compute in a process of its own, for `seconds` or until the gate is open."""
     note("start", context)
     until = time.monotonic() + payload["seconds"]
-    while time.monotonic() < until:
+    while time.monotonic() < until and not (payload["gated"] and _gate.exists()):
         pass
     note("end", context)
     return context.lease_token

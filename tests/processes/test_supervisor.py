@@ -24,7 +24,7 @@ def spawn(fleet: Fleet, dsn: str, **environment: Any) -> Replica:
         "2",
         WORKER_PORT=0,
         SHUTDOWN_GRACE_SECONDS=1,
-        HANDLER_PROCESSES=2,
+        WORKER_CONCURRENCY=1,
         **environment,
     )
 
@@ -92,26 +92,24 @@ async def test_kills_of_handlers_workers_and_supervisors_lose_no_job(
     supervisors = [spawn(fleet, pg_dsn, LEASE_SECONDS=3, HEARTBEAT_SECONDS=1) for _ in range(2)]
     for supervisor in supervisors:
         await supervisor.ready()
+    first, second = ([worker.pid for worker in below(one.pid)] for one in supervisors)
     connection = await database.connect()
-    jobs = (NewJob("test.computed", {"seconds": 0.3}) for _ in range(JOBS))
-    await enqueue_all(pg_dsn, jobs)
-    await fleet.noted("start", 10)
+    # One in each worker, for longer than the test lasts: none ends by itself.
+    long = {"seconds": 300, "gated": True}
+    await enqueue_all(pg_dsn, (NewJob("test.computed", long) for _ in range(4)))
+    await fleet.noted("start", 4)
+    handlers = {pid: below(pid)[0].pid for pid in (*first, *second)}
 
-    def handlers_below(supervisor: Replica) -> list[int]:
-        return [one.pid for worker in below(supervisor.pid) for one in below(worker.pid)]
-
-    for pid in handlers_below(supervisors[0])[:1]:
-        os.kill(pid, signal.SIGKILL)
-    await fleet.noted("start", 20)
-    worker = below(supervisors[0].pid)[0]
-    orphans = [one.pid for one in worker.children()]
-    os.kill(worker.pid, signal.SIGKILL)
-    await gone(orphans)  # long before their leases end
-    await fleet.noted("start", 30)
-    left = [one.pid for one in below(supervisors[1].pid)] + handlers_below(supervisors[1])
+    os.kill(handlers[first[0]], signal.SIGKILL)
+    await fleet.noted("start", 5)  # in a new process
+    os.kill(first[1], signal.SIGKILL)
+    await gone([handlers[first[1]]])
     supervisors[1].kill()
-    await gone(left)
-    await all_succeed(connection, JOBS, 120)
+    await gone([*second, *(handlers[pid] for pid in second)])
+    short = {"seconds": 0.1, "gated": False}
+    await enqueue_all(pg_dsn, (NewJob("test.computed", short) for _ in range(JOBS - 4)))
+    fleet.ledger.gate.touch()
+    await all_succeed(connection, JOBS, 60)
     ends = {(note.job_id, note.lease_token) for note in fleet.ledger.of("end")}
     rows = await connection.fetch("SELECT id, result::text::bigint FROM background_jobs")
     assert len(rows) == JOBS
