@@ -8,8 +8,12 @@ search path of their own, `enqueue_job` among them, keep the true time.
 from datetime import datetime, timedelta
 from typing import Final
 
+import asyncpg
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.errors import ConfigurationError
 
 SCHEMA: Final = "finmind_jobs_clock"
 
@@ -81,8 +85,21 @@ def _path(path: str) -> str:
 
 
 async def make_functions(connection: AsyncConnection) -> None:
-    """Make the functions, or make them anew, in the transaction of the connection."""
-    await connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+    """Make the functions, or make them anew, in the transaction of the connection.
+
+    Raises:
+        ConfigurationError: its role may not make a schema.
+    """
+    try:
+        await connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != asyncpg.InsufficientPrivilegeError.sqlstate:
+            raise
+        raise ConfigurationError(
+            f"The role of this test may not make the schema {SCHEMA}, by which the clock is moved: call "
+            "service.testing.migrate(url) once before the tests, with the URL of the database's owner"
+        ) from error
+    await connection.execute(text(f"GRANT USAGE ON SCHEMA {SCHEMA} TO PUBLIC"))
     for name, (volatility, asked) in _FUNCTIONS.items():
         await connection.execute(
             text(

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from service.errors import InvalidInput
 from service.jobs import BackgroundJob
+from service.testing.keys import plain
 from service.testing.own_rows import is_own
 
 MAX_SHOWN: Final = 20
@@ -68,7 +69,7 @@ class Enqueued:
             job
             for job in self._jobs
             if (job_type is None or job.job_type == job_type)
-            and (payload is ANY or holds(job.payload, payload))
+            and (payload is ANY or holds(_payload_of(job), payload))
             and all(self._has(job, name, wanted) for name, wanted in options.items())
         ]
 
@@ -79,10 +80,17 @@ class Enqueued:
 
         Raises:
             AssertionError: there is none, or another number than `count`.
+            InvalidInput: there is no such option, or `count` is below 1.
         """
+        __tracebackhide__ = True
+        if count is not None and count < 1:
+            raise InvalidInput(
+                f"assert_enqueued got count={count}, expected 1 or more; assert_not_enqueued asserts that there is none",
+                field="count",
+            )
         found = self.find(job_type, payload, options)
-        if len(found) == count or (count is None and found):
-            return found[-1] if found else self._jobs[-1]
+        if found and count in {None, len(found)}:
+            return found[-1]
         wanted = _words(job_type, payload, options)
         number = "no" if not found else str(len(found))
         expected = "" if count is None else f", expected {count}"
@@ -96,6 +104,7 @@ class Enqueued:
         Raises:
             AssertionError: there is one.
         """
+        __tracebackhide__ = True
         if found := self.find(job_type, payload, options):
             wanted = _words(job_type, payload, options)
             lines = "".join(f"\n  {self._line(job, options)}" for job in found[:MAX_SHOWN])
@@ -126,7 +135,7 @@ class Enqueued:
             name: self._value(job, name) for name in options
         }
         words = ", ".join(f"{name}={_short(value)}" for name, value in shown.items())
-        return f"{job.id} {job.job_type} {_short(job.payload)} {words}"
+        return f"{job.id} {job.job_type} {_short(_payload_of(job))} {words}"
 
     def _why(
         self, job: BackgroundJob, job_type: str, payload: Any, options: Mapping[str, Any]
@@ -134,7 +143,7 @@ class Enqueued:
         """How one of the type differs; nothing for those of other types."""
         if job.job_type != job_type:
             return ""
-        different = [] if payload is ANY else differences(job.payload, payload)
+        different = [] if payload is ANY else differences(_payload_of(job), payload)
         different += [name for name in options if not self._has(job, name, options[name])]
         return f"   <- differs in {', '.join(different)}" if different else ""
 
@@ -153,6 +162,10 @@ class Enqueued:
             case "unique_key":
                 return job.own_key
         return getattr(job, name)
+
+
+def _payload_of(job: BackgroundJob) -> Any:
+    return plain(job.payload, job_type=job.job_type)
 
 
 def holds(value: Any, wanted: Any) -> bool:

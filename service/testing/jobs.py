@@ -15,6 +15,7 @@ from service.schedules.declared import Declarations, declarations
 from service.settings import Settings
 from service.testing.clock import Clock
 from service.testing.enqueued import ANY, Enqueued
+from service.testing.keys import keys_of
 from service.testing.own_rows import is_own
 from service.testing.owner import Owner
 from service.testing.passing import Passing
@@ -65,14 +66,15 @@ async def open_jobs(
             the transaction was committed.
         InvalidInput: `session` is something else.
     """
-    owner = Owner(session)
-    jobs = Jobs(owner, settings_of(**settings), handlers=handlers, schedules=schedules)
-    try:
-        await jobs.refuse_others()
-        yield jobs
-        await owner.check()
-    finally:
-        await owner.close()
+    owner, made = Owner(session), settings_of(**settings)
+    with keys_of(made):
+        jobs = Jobs(owner, made, handlers=handlers, schedules=schedules)
+        try:
+            await jobs.refuse_others()
+            yield jobs
+            await owner.check()
+        finally:
+            await owner.close()
 
 
 class Jobs:
@@ -138,6 +140,7 @@ class Jobs:
             ConfigurationError: no handler is registered for a due job; more than `limit` are due.
             InvalidInput: `job_types` names one that no handler is registered for.
         """
+        __tracebackhide__ = True
         await self.connection()
         try:
             return await self._runner.run_due(job_types, raise_errors=raise_errors, limit=limit)
@@ -201,6 +204,7 @@ class Jobs:
             ConfigurationError: see there; or too much is due in that time.
             InvalidInput: no time would pass.
         """
+        __tracebackhide__ = True
         await self.connection()
         by = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
         return await self._passing.run_for(
@@ -257,8 +261,9 @@ class Jobs:
 
         Raises:
             AssertionError: there is none, or another number; it lists what was enqueued.
-            InvalidInput: there is no such option.
+            InvalidInput: there is no such option, or `count` is below 1.
         """
+        __tracebackhide__ = True
         return (await self._all()).expect(job_type, payload, options, count=count)
 
     async def assert_not_enqueued(
@@ -270,6 +275,7 @@ class Jobs:
             AssertionError: there is one; it is shown.
             InvalidInput: there is no such option.
         """
+        __tracebackhide__ = True
         (await self._all()).expect_none(job_type, payload, options)
 
     async def _all(self) -> Enqueued:

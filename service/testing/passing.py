@@ -43,6 +43,7 @@ class Passing:
 
     async def move(self, by: timedelta, to: datetime | None) -> datetime:
         """Move it by so much, or to a time; schedules are acted on at each of their ticks, nothing else runs."""
+        __tracebackhide__ = True
         now = await self._now()
         if to is not None:
             if to.tzinfo is None:
@@ -71,6 +72,7 @@ class Passing:
         self, by: timedelta, *, job_types: Collection[str] | None, raise_errors: bool, limit: int
     ) -> list[Ran]:
         """Let so much time pass, and run what is due at each moment of it."""
+        __tracebackhide__ = True
         if by <= timedelta():
             raise InvalidInput(f"run_for got {by}, expected a time above 0", field="seconds")
         until = await self._now() + by

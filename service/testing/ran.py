@@ -1,8 +1,8 @@
 """What `run_due` ran, and the error that it raises for a job that failed without one of its own."""
 
 import asyncio
-from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from service.jobs.core.outcomes import Outcome
 from service.jobs.handlers.chunk_job import ChunkJob
 from service.jobs.handlers.registry import HandlerSpec
 from service.jobs.worker.run import Run
+from service.testing.keys import plain
 
 ENDS_TEST: Final = (asyncio.CancelledError, SystemExit, KeyboardInterrupt, GeneratorExit)
 """Errors that would do something else in a test than fail it."""
@@ -34,7 +35,7 @@ class Ran:
     id: JobId
     job_type: str
     payload: Any
-    """As it is stored: encrypted members stay so."""
+    """As it was enqueued, encrypted members in plain."""
     attempt: int
     """From 1."""
     outcome: str
@@ -54,6 +55,7 @@ class Ran:
             BaseException: that of the handler, with a note that names the job.
             JobFailed: it raised none.
         """
+        __tracebackhide__ = True
         if self.failure is None:
             return
         where = f"job {self.id} ({self.job_type}), attempt {self.attempt}: {self.outcome}"
@@ -73,10 +75,10 @@ class Recorder:
         self._turn = turn
 
     def registry(self, specs: Iterable[HandlerSpec]) -> Registry:
-        """The same handlers, each of which notes what it raises."""
+        """The same handlers, each of which notes what it raises; all in this process, where fakes are."""
         noting = Registry()
         for spec in specs:
-            noting.add(replace(spec, function=self._noting(spec)))
+            noting.add(replace(spec, function=self._noting(spec), in_process=False))
         return noting
 
     def recorded(self, attempt: Attempt, outcome: Outcome | None) -> None:
@@ -86,7 +88,7 @@ class Recorder:
             Ran(
                 id=job.id,
                 job_type=job.job_type,
-                payload=load_json(job.payload),
+                payload=plain(load_json(job.payload), job_type=job.job_type),
                 attempt=job.attempt,
                 outcome="lease_lost" if outcome is None else outcome.event,
                 result=_result_of(outcome),
@@ -105,23 +107,30 @@ class Recorder:
     def _noting(self, spec: HandlerSpec) -> Callable[..., Any]:
         function: Callable[..., Any] = spec.function
 
-        async def awaited(value: Any) -> Any:
-            try:
+        async def call_in_turn(*arguments: Any) -> Any:
+            with self._notes_error():
+                async with self._turn():
+                    return await function(*arguments)
+
+        async def wait_for(value: Any) -> Any:
+            with self._notes_error():
                 async with self._turn():
                     return await value
-            except BaseException as error:
-                self._error = error
-                raise
 
-        def called(*arguments: Any) -> Any:
-            try:
+        def call(*arguments: Any) -> Any:
+            with self._notes_error():
                 value = function(*arguments)
-            except BaseException as error:
-                self._error = error
-                raise
-            return awaited(value) if hasattr(value, "__await__") else value
+            return wait_for(value) if hasattr(value, "__await__") else value
 
-        return called
+        return call_in_turn if spec.is_async else call
+
+    @contextmanager
+    def _notes_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._error = error
+            raise
 
 
 def _result_of(outcome: Outcome | None) -> Any:

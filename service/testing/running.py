@@ -21,6 +21,12 @@ SELECT job_type, count(*) AS jobs FROM finmind_jobs.jobs_live
 WHERE status = 'PENDING' AND next_run_at <= now() AND NOT job_type = ANY (CAST(:served AS text[]))
 GROUP BY 1 ORDER BY 1 LIMIT 10""")
 
+_MAY_RUN: Final = text("""
+SELECT EXISTS (SELECT FROM finmind_jobs.jobs_live
+    WHERE job_type = ANY (CAST(:job_types AS text[])) AND (next_run_at <= now() OR held_for IS NOT NULL))
+  OR EXISTS (SELECT FROM finmind_jobs.job_endings)""")
+"""Whether a pass may find something; one that cannot is not begun."""
+
 
 class Runner:
     """Runs the due jobs of one test."""
@@ -42,6 +48,7 @@ class Runner:
         self, job_types: Collection[str] | None, *, raise_errors: bool, limit: int
     ) -> list[Ran]:
         """Run what is due; see `Jobs.run_due`."""
+        __tracebackhide__ = True
         only = self.served() if job_types is None else self._checked(job_types)
         ran: list[Ran] = []
         while attempts := await self._run_next(only) or await self._tend(only):
@@ -74,6 +81,10 @@ class Runner:
         return []
 
     async def _pass(self, specs: Sequence[HandlerSpec], *, limit: int) -> list[Ran]:
+        connection = await self._database.renew()
+        names = {"job_types": [spec.job_type for spec in specs]}
+        if not (await connection.execute(_MAY_RUN, names)).scalar_one():
+            return []
         # A pipeline for each: no duty of the engine is left that could use the connection after it.
         recorder = Recorder(self._database.handler)
         pipeline = Pipeline(
@@ -94,6 +105,7 @@ class Runner:
         return sorted({*self._handlers.job_types(), *self._target.handlers.job_types()})
 
     def _checked(self, job_types: Collection[str]) -> frozenset[str]:
+        __tracebackhide__ = True
         names = frozenset([job_types] if isinstance(job_types, str) else job_types)
         for name in sorted(names):
             if self._spec(name) is None:
@@ -105,6 +117,7 @@ class Runner:
 
     async def _refuse_unserved(self) -> None:
         """Refuse to leave jobs behind that nothing in this process could run."""
+        __tracebackhide__ = True
         connection = await self._database.renew()
         rows = (await connection.execute(_UNSERVED, {"served": self.served()})).all()
         if rows:

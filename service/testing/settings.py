@@ -1,5 +1,6 @@
 """Settings of the engine in tests: the defaults of a service, whatever the environment says."""
 
+import os
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -46,6 +47,8 @@ def settings_of(**given: Any) -> Settings:
             f"There is no setting {unknown[0]!r}: expected a name of docs/configuration.md in lower case, such as "
             "default_max_retries"
         )
+    if schema := os.environ.get("DATABASE_SCHEMA"):  # which `enqueue` reads there
+        given = {"database_schema": schema} | given
     try:
         return IsolatedSettings(**IN_TESTS | given)
     except ValidationError as error:

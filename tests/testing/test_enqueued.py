@@ -6,6 +6,7 @@ from unittest.mock import ANY
 import pytest
 
 from service.errors import InvalidInput
+from service.jobs import Registry
 from service.testing import Jobs
 from service.testing.enqueued import differences
 
@@ -42,7 +43,7 @@ async def test_the_options_of_a_job_are_compared(jobs: Jobs) -> None:
         "mail", {"text": {"lines": 3}}, queue="slow", priority=1, run_at=at, unique_key="k", count=1
     )
     assert job.payload["to"] == "ada"
-    await jobs.assert_enqueued("mail", {"to": "bob"}, count=0)
+    await jobs.assert_not_enqueued("mail", {"to": "bob"})
     await jobs.assert_not_enqueued("mail", queue="default")
     assert [one.id for one in await jobs.enqueued(queue="slow")] == [job.id]
 
@@ -68,6 +69,17 @@ async def test_a_failure_shows_what_was_enqueued_and_how_it_differs(jobs: Jobs) 
         await jobs.assert_not_enqueued()
 
 
-async def test_an_option_that_no_job_has_is_refused(jobs: Jobs) -> None:
+async def test_what_cannot_be_asked_is_refused(jobs: Jobs) -> None:
+    with pytest.raises(InvalidInput, match="got count=0, expected 1 or more; assert_not_enqueued"):
+        await jobs.assert_enqueued("mail", count=0)
     with pytest.raises(InvalidInput, match="que is not an option of a job that can be looked for"):
         await jobs.assert_enqueued("mail", que="slow")
+
+
+async def test_encrypted_members_are_compared_in_plain(jobs: Jobs, handlers: Registry) -> None:
+    handlers.handler("charge")(lambda payload: payload["card"][-4:])
+    await jobs.enqueue("charge", {"card": "4111", "amount": 7}, encrypt=["card"])
+    job = await jobs.assert_enqueued("charge", {"card": "4111", "amount": 7})
+    assert "card" not in job.payload
+    [ran] = await jobs.run_due()
+    assert (ran.payload["card"], ran.result) == ("4111", "4111")

@@ -22,13 +22,14 @@ def test_the_page_shows_what_the_examples_do(name: str, code: str) -> None:
 
 
 @pytest.mark.whole
-def test_the_examples_pass(empty_dsn: str) -> None:
+@pytest.mark.parametrize("embedded", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_examples_pass(empty_dsn: str, embedded: bool) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES],
         env={
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
-            "JOBS_TEST_DATABASE_URL": empty_dsn,
+            "JOBS_TEST_DATABASE_URL": "" if embedded else empty_dsn,
         },
         capture_output=True,
         text=True,

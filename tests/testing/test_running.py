@@ -1,5 +1,6 @@
 """What is due runs in the transaction of the test, as a worker would run it."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from service.errors import ConfigurationError, InvalidInput
 from service.jobs import ChunkJob, JobContext, PermanentError, Registry, RetryAfter, Snooze, enqueue
 from service.jobs.queues import pause_queue
 from service.testing import JobFailed, Jobs, open_jobs
+from tests.jobs.worker import process_handlers
 
 
 class Parcel(BaseModel):
@@ -109,6 +111,16 @@ async def test_jobs_of_a_chunk_come_to_their_handler_together_and_end_each_by_it
     assert max(sizes) > 8
     assert [str(one.error) for one in ran if one.outcome == "dead_lettered"] == ["no page 2"]
     assert [one.outcome for one in ran].count("succeeded") == 12
+
+
+async def test_handlers_for_processes_run_in_that_of_the_test(
+    jobs: Jobs, handlers: Registry
+) -> None:
+    register = handlers.handler("resize", executor="process", payload_model=process_handlers.Image)
+    register(process_handlers.resize)
+    await jobs.enqueue("resize", {"width": 8})
+    [ran] = await jobs.run_due()
+    assert (ran.result["pid"], ran.result["width"]) == (os.getpid(), 4)
 
 
 async def test_a_due_job_without_a_handler_is_no_silent_success(

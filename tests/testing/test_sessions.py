@@ -25,6 +25,18 @@ async def test_a_session_of_the_application_is_as_good(database: Database, known
         assert len(await jobs.run_due()) == 1
 
 
+async def test_a_session_that_commits_to_savepoints_is_as_good(
+    connection: AsyncConnection, known: Registry
+) -> None:
+    joined = AsyncSession(connection, join_transaction_mode="create_savepoint")
+    async with joined as session, open_jobs(session, handlers=known) as jobs:
+        await jobs.enqueue("known", delay_seconds=60)
+        await session.commit()
+        await jobs.move_clock(minutes=1)
+        await session.rollback()
+        assert len(await jobs.run_due()) == 1
+
+
 async def test_a_connection_of_asyncpg_is_as_good(pg_dsn: str, known: Registry) -> None:
     raw = await asyncpg.connect(pg_dsn)
     try:
