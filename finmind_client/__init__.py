@@ -9,8 +9,10 @@ It imports nothing of the service. `Client` and `AsyncClient` do the same, with 
 `finmind_client.transaction` enqueues in a transaction of your own, without the service between.
 """
 
-from finmind_client.async_client import AsyncAdmin, AsyncClient
-from finmind_client.client import Admin, Client
+from finmind_client.admin import Admin
+from finmind_client.async_admin import AsyncAdmin
+from finmind_client.async_client import AsyncClient
+from finmind_client.client import Client
 from finmind_client.errors import (
     ApiError,
     Conflict,

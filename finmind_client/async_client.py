@@ -9,6 +9,8 @@ from typing import Any, Final, Self, TypeVar, Unpack
 import httpx
 
 from finmind_client import calls
+from finmind_client.async_admin import AsyncAdmin
+from finmind_client.async_batches import AsyncBatches
 from finmind_client.async_events import follow
 from finmind_client.async_schedules import AsyncSchedules
 from finmind_client.calls import Call
@@ -58,6 +60,8 @@ class AsyncClient:
         """What operators do."""
         self.schedules: Final = AsyncSchedules(self)
         """Rules that enqueue a job at each tick."""
+        self.batches: Final = AsyncBatches(self)
+        """Named sets of jobs."""
 
     async def __aenter__(self) -> Self:
         """Nothing is connected yet."""
@@ -118,6 +122,16 @@ class AsyncClient:
         """
         return await self.send(calls.enqueue_batch(jobs, idempotency_key=idempotency_key))
 
+    async def enqueue_chain(
+        self, jobs: Sequence[NewJob], *, idempotency_key: str | None = None
+    ) -> Enqueued:
+        """Enqueue jobs of which each waits for the one before it: all, or none.
+
+        Raises:
+            InvalidInput: one of them breaks a rule; the error names it.
+        """
+        return await self.send(calls.chain(jobs, idempotency_key=idempotency_key))
+
     async def get(self, job_id: int) -> Job:
         """Read a job.
 
@@ -170,6 +184,26 @@ class AsyncClient:
             timeout_seconds=self._timeout_seconds,
             last_event_id=last_event_id,
         )
+
+    async def explain(self, job_id: int) -> Mapping[str, Any]:
+        """Why a job does not run, since when, and what to do: the members of `GET /jobs/{id}/explain`."""
+        return await self.send(calls.explain(job_id))
+
+    async def send_event(
+        self, job_id: int, name: str, data: Any = None, *, reason: str | None = None
+    ) -> Mapping[str, Any]:
+        """Send a job the event that its handler waits for; one before its wait is kept, the first counts.
+
+        Args:
+            job_id: its id.
+            name: of the event.
+            data: any JSON: what the wait returns.
+            reason: for the audit log.
+
+        Raises:
+            Conflict: the job has ended.
+        """
+        return await self.send(calls.send_event(job_id, name, data, reason=reason))
 
     async def with_key(self, unique_key: str) -> list[Mapping[str, Any]]:
         """The jobs that have, or had, this unique key, newest first."""
@@ -241,51 +275,3 @@ class AsyncClient:
                     f"{attempt} attempts: {type(error).__name__}"
                 ) from error
             await asyncio.sleep(delay)
-
-
-class AsyncAdmin:
-    """What operators do; the credential needs their permissions."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-
-    async def jobs(self, *, page_size: int = 100, **filters: Any) -> AsyncIterator[Job]:
-        """The jobs that match, newest first, page by page.
-
-        Args:
-            page_size: how many a request brings.
-            filters: the query parameters of `GET /admin/jobs` by name: `status`, `job_type`, `queue`, …
-        """
-        cursor: str | None = None
-        while True:
-            call = calls.admin_jobs(filters, cursor=cursor, limit=page_size)
-            page = await self._client.send(call)
-            for job in page.jobs:
-                yield job
-            cursor = page.next_cursor
-            if cursor is None:
-                return
-
-    async def retry(self, job_id: int, *, reason: str | None = None) -> Job:
-        """Run a DEAD_LETTER or FAILED job again.
-
-        Raises:
-            Conflict: it is neither.
-        """
-        return await self._client.send(calls.admin_retry(job_id, reason=reason))
-
-    async def delete(self, job_id: int, *, reason: str | None = None) -> None:
-        """Delete a job that does not run."""
-        await self._client.send(calls.admin_delete(job_id, reason=reason))
-
-    async def stats(self) -> Mapping[str, Any]:
-        """How many jobs there are, by status, type and queue."""
-        return await self._client.send(calls.admin_stats())
-
-    async def queues(self) -> Sequence[Mapping[str, Any]]:
-        """The queues, with what waits and runs, and their limits."""
-        return await self._client.send(calls.queues())
-
-    async def change_queue(self, name: str, **changes: Any) -> Mapping[str, Any]:
-        """Pause or resume a queue, or set its limits: the members of `PATCH /queues/{name}`."""
-        return await self._client.send(calls.change_queue(name, changes))

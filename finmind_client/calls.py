@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
 
 from finmind_client.errors import ApiError, error_of
-from finmind_client.models import Enqueued, Job, JobPage, NewJob
+from finmind_client.models import Enqueued, Job, NewJob
 
 T = TypeVar("T")
 
@@ -39,19 +40,31 @@ def enqueue(job: NewJob, *, idempotency_key: str | None) -> Call[Job]:
         "/jobs",
         lambda answer: Job.of(answer.json(), is_new=answer.status_code == 201, etag=_etag(answer)),
         body=job.body(),
-        headers=_key(idempotency_key),
+        headers=key_of(idempotency_key),
     )
 
 
 def enqueue_batch(jobs: Sequence[NewJob], *, idempotency_key: str | None) -> Call[Enqueued]:
     """Enqueue jobs, all or none."""
-
-    def read(answer: httpx.Response) -> Enqueued:
-        document = answer.json()
-        return Enqueued(tuple(document["ids"]), document["created"])
-
     body = {"jobs": [job.body() for job in jobs]}
-    return Call("POST", "/jobs/batch", read, body=body, headers=_key(idempotency_key))
+    return Call("POST", "/jobs/batch", read_enqueued, body=body, headers=key_of(idempotency_key))
+
+
+def chain(jobs: Sequence[NewJob], *, idempotency_key: str | None) -> Call[Enqueued]:
+    """Enqueue jobs of which each waits for the one before it."""
+    body = {"jobs": [job.body() for job in jobs]}
+    return Call("POST", "/jobs/chain", read_enqueued, body=body, headers=key_of(idempotency_key))
+
+
+def explain(job_id: int) -> Call[Mapping[str, Any]]:
+    """Why a job does not run."""
+    return Call("GET", f"/jobs/{job_id}/explain", _document)
+
+
+def send_event(job_id: int, name: str, data: Any, *, reason: str | None) -> Call[Mapping[str, Any]]:
+    """Send a job the event that it waits for; of two of one name the first counts."""
+    body = {"data": data} | ({} if reason is None else {"reason": reason})
+    return Call("POST", f"/jobs/{job_id}/events/{quote(name, safe='')}", _document, body=body)
 
 
 def get(job_id: int, *, wait_seconds: int = 0) -> Call[Job]:
@@ -87,49 +100,6 @@ def change(job_id: int, changes: Mapping[str, Any], *, if_match: str | None) -> 
 def run_now(job_id: int) -> Call[Job]:
     """Make a PENDING job due at once."""
     return Call("POST", f"/jobs/{job_id}/run-now", _job)
-
-
-def admin_jobs(filters: Mapping[str, Any], *, cursor: str | None, limit: int) -> Call[JobPage]:
-    """One page of jobs that match."""
-
-    def read(answer: httpx.Response) -> JobPage:
-        document = answer.json()
-        return JobPage(tuple(Job.of(one) for one in document["jobs"]), document["next_cursor"])
-
-    return Call("GET", "/admin/jobs", read, params=_given(**filters, cursor=cursor, limit=limit))
-
-
-def admin_retry(job_id: int, *, reason: str | None) -> Call[Job]:
-    """Run a dead or failed job again."""
-    return Call(
-        "POST", f"/admin/jobs/{job_id}/retry", _job, body=_given(reason=reason), repeatable=False
-    )
-
-
-def admin_delete(job_id: int, *, reason: str | None) -> Call[None]:
-    """Delete a job that does not run."""
-    return Call(
-        "DELETE",
-        f"/admin/jobs/{job_id}",
-        lambda _: None,
-        params=_given(reason=reason),
-        repeatable=False,
-    )
-
-
-def admin_stats() -> Call[Mapping[str, Any]]:
-    """How many jobs there are."""
-    return Call("GET", "/admin/jobs/stats", _document)
-
-
-def queues() -> Call[Sequence[Mapping[str, Any]]]:
-    """The queues, with what waits and runs."""
-    return Call("GET", "/queues", lambda answer: tuple(answer.json()["queues"]))
-
-
-def change_queue(name: str, changes: Mapping[str, Any]) -> Call[Mapping[str, Any]]:
-    """Pause or resume a queue, or set its limits."""
-    return Call("PATCH", f"/queues/{name}", _document, body=changes)
 
 
 def headers_of(call: Call[T]) -> dict[str, str]:
@@ -170,7 +140,14 @@ def _retry_after(answer: httpx.Response) -> float | None:
         return None
 
 
-def _key(given: str | None) -> dict[str, str]:
+def read_enqueued(answer: httpx.Response) -> Enqueued:
+    """What became of jobs that were enqueued together."""
+    document = answer.json()
+    return Enqueued(tuple(document["ids"]), document["created"])
+
+
+def key_of(given: str | None) -> dict[str, str]:
+    """The header that names a request; a key is made where none is given."""
     return {"Idempotency-Key": given or uuid4().hex}
 
 

@@ -8,6 +8,8 @@ from typing import Any, Final, Self, TypeVar, Unpack
 import httpx
 
 from finmind_client import calls
+from finmind_client.admin import Admin
+from finmind_client.batches import Batches
 from finmind_client.calls import Call
 from finmind_client.errors import JobNotEnded, NotReached
 from finmind_client.events import follow
@@ -57,6 +59,8 @@ class Client:
         """What operators do."""
         self.schedules: Final = Schedules(self)
         """Rules that enqueue a job at each tick."""
+        self.batches: Final = Batches(self)
+        """Named sets of jobs."""
 
     def __enter__(self) -> Self:
         """Nothing is connected yet."""
@@ -117,6 +121,16 @@ class Client:
         """
         return self.send(calls.enqueue_batch(jobs, idempotency_key=idempotency_key))
 
+    def enqueue_chain(
+        self, jobs: Sequence[NewJob], *, idempotency_key: str | None = None
+    ) -> Enqueued:
+        """Enqueue jobs of which each waits for the one before it: all, or none.
+
+        Raises:
+            InvalidInput: one of them breaks a rule; the error names it.
+        """
+        return self.send(calls.chain(jobs, idempotency_key=idempotency_key))
+
     def get(self, job_id: int) -> Job:
         """Read a job.
 
@@ -169,6 +183,26 @@ class Client:
             timeout_seconds=self._timeout_seconds,
             last_event_id=last_event_id,
         )
+
+    def explain(self, job_id: int) -> Mapping[str, Any]:
+        """Why a job does not run, since when, and what to do: the members of `GET /jobs/{id}/explain`."""
+        return self.send(calls.explain(job_id))
+
+    def send_event(
+        self, job_id: int, name: str, data: Any = None, *, reason: str | None = None
+    ) -> Mapping[str, Any]:
+        """Send a job the event that its handler waits for; one before its wait is kept, the first counts.
+
+        Args:
+            job_id: its id.
+            name: of the event.
+            data: any JSON: what the wait returns.
+            reason: for the audit log.
+
+        Raises:
+            Conflict: the job has ended.
+        """
+        return self.send(calls.send_event(job_id, name, data, reason=reason))
 
     def with_key(self, unique_key: str) -> list[Mapping[str, Any]]:
         """The jobs that have, or had, this unique key, newest first."""
@@ -240,51 +274,3 @@ class Client:
                     f"{attempt} attempts: {type(error).__name__}"
                 ) from error
             time.sleep(delay)
-
-
-class Admin:
-    """What operators do; the credential needs their permissions."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def jobs(self, *, page_size: int = 100, **filters: Any) -> Iterator[Job]:
-        """The jobs that match, newest first, page by page.
-
-        Args:
-            page_size: how many a request brings.
-            filters: the query parameters of `GET /admin/jobs` by name: `status`, `job_type`, `queue`, …
-        """
-        cursor: str | None = None
-        while True:
-            call = calls.admin_jobs(filters, cursor=cursor, limit=page_size)
-            page = self._client.send(call)
-            for job in page.jobs:
-                yield job
-            cursor = page.next_cursor
-            if cursor is None:
-                return
-
-    def retry(self, job_id: int, *, reason: str | None = None) -> Job:
-        """Run a DEAD_LETTER or FAILED job again.
-
-        Raises:
-            Conflict: it is neither.
-        """
-        return self._client.send(calls.admin_retry(job_id, reason=reason))
-
-    def delete(self, job_id: int, *, reason: str | None = None) -> None:
-        """Delete a job that does not run."""
-        self._client.send(calls.admin_delete(job_id, reason=reason))
-
-    def stats(self) -> Mapping[str, Any]:
-        """How many jobs there are, by status, type and queue."""
-        return self._client.send(calls.admin_stats())
-
-    def queues(self) -> Sequence[Mapping[str, Any]]:
-        """The queues, with what waits and runs, and their limits."""
-        return self._client.send(calls.queues())
-
-    def change_queue(self, name: str, **changes: Any) -> Mapping[str, Any]:
-        """Pause or resume a queue, or set its limits: the members of `PATCH /queues/{name}`."""
-        return self._client.send(calls.change_queue(name, changes))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 PACKAGE: Final = Path(__file__).parents[2] / "finmind_client"
-MODULES: Final = ("client", "events", "schedules")
+MODULES: Final = ("admin", "batches", "client", "events", "schedules")
 """Each is made of the one of that name with `async_` before it."""
 
 WORDS: Final = (
@@ -18,13 +18,13 @@ WORDS: Final = (
     (r"\basyncio\.sleep\b", "time.sleep"),
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
-    (r"\bAsync(Client|Admin|Iterator|Schedules)\b", r"\1"),
+    (r"\bAsync(Admin|Batches|Client|Iterator|Schedules)\b", r"\1"),
     (r"\bAsyncBaseTransport\b", "BaseTransport"),
     (r"\b__a(enter|exit)__\b", r"__\1__"),
     (r"\baclose\b", "close"),
     (r"\baread\b", "read"),
     (r"\baiter_bytes\b", "iter_bytes"),
-    (r"\basync_(client|events|schedules)\b", r"\1"),
+    (r"\basync_(admin|batches|client|events|schedules)\b", r"\1"),
 )
 
 

@@ -1,0 +1,73 @@
+"""Without asyncio. Made of `async_batches.py`: change that, and run `make docs`."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from finmind_client import batch_calls as calls
+from finmind_client.batch_calls import Document
+from finmind_client.models import Enqueued, NewJob
+
+if TYPE_CHECKING:
+    from finmind_client.client import Client
+
+
+class Batches:
+    """Named sets of jobs, with a job that is enqueued once all of them have ended.
+
+    Batches come as the API describes them: `id`, `state`, `counts`, …
+    """
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+
+    def create(
+        self, name: str, *, on_complete: NewJob | None = None, on_failure: NewJob | None = None
+    ) -> Document:
+        """Make a batch; jobs join it by `add`, or by their `batch_id`, until it is closed.
+
+        Args:
+            name: for people; need not be unique.
+            on_complete: enqueued once, when the batch is closed and all its jobs have ended.
+            on_failure: enqueued once, when the first job ends FAILED or DEAD_LETTER.
+        """
+        call = calls.create(name, on_complete=on_complete, on_failure=on_failure)
+        return self._client.send(call)
+
+    def add(
+        self, batch_id: int, jobs: Sequence[NewJob], *, idempotency_key: str | None = None
+    ) -> Enqueued:
+        """Enqueue jobs of a batch in one transaction: all, or none.
+
+        Raises:
+            Conflict: it is closed.
+            InvalidInput: one of them breaks a rule; the error names it.
+        """
+        call = calls.add(batch_id, jobs, idempotency_key=idempotency_key)
+        return self._client.send(call)
+
+    def close(self, batch_id: int) -> Document:
+        """No more jobs come: once all have ended, the batch is complete."""
+        return self._client.send(calls.close(batch_id))
+
+    def get(self, batch_id: int) -> Document:
+        """Read a batch, with its counts.
+
+        Raises:
+            NotFound: there is none that the caller may read.
+        """
+        return self._client.send(calls.get(batch_id))
+
+    def cancel(self, batch_id: int, *, reason: str | None = None) -> Document:
+        """Close a batch, and cancel its jobs that have not ended."""
+        return self._client.send(calls.cancel(batch_id, reason=reason))
+
+    def list(self, *, unfinished: bool | None = None) -> Iterator[Document]:
+        """The batches, newest first, page by page."""
+        cursor: str | None = None
+        while True:
+            page = self._client.send(calls.page(unfinished=unfinished, cursor=cursor))
+            for batch in page.batches:
+                yield batch
+            cursor = page.next_cursor
+            if cursor is None:
+                return
