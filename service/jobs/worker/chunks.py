@@ -152,12 +152,13 @@ class Chunks:
         if len(chunk.members) >= rule.jobs:
             self._start(chunk)
         elif self._closed or not self._room(chunk.queue):
-            self.hurry()
+            # Others that were claimed with it come in this turn yet.
+            asyncio.get_running_loop().call_soon(self._start, chunk)
         return chunk
 
     def _room(self, queue: str) -> bool:
         """Whether more jobs of the queue may come now."""
-        return bool(self._slots.free and self._slots.queues.allows(queue, 1))
+        return self._slots.free > 0 and self._slots.queues.allows(queue, 1) > 0
 
     def _open(self, key: tuple[str, str], run: Run, rule: ChunkRule) -> Chunk:
         chunk = self._filling[key] = Chunk(run.handler, run.job.queue)
@@ -175,7 +176,7 @@ class Chunks:
             del self._filling[key]
         if chunk.timer is not None:
             chunk.timer.cancel()
-        if not chunk.members:
+        if not chunk.members or chunk.task is not None:
             return
         chunk.task = asyncio.create_task(self._run(chunk), name=f"chunk-{chunk.handler.job_type}")
 
@@ -228,6 +229,8 @@ class Chunks:
             try:
                 self._begin(run)
             except TooLate as error:
+                chunk.leave(run)
+                del self._chunk_of[run]
                 job.end(error)
             else:
                 begun.append(run)

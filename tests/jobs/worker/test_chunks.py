@@ -23,6 +23,9 @@ from service.jobs import (
 from service.jobs.core import payload_keys
 from service.jobs.core.chunk import MAX_CHUNK_BYTES
 from service.jobs.core.payload_keys import PayloadKeys
+from service.jobs.worker import lease_clock
+from service.jobs.worker.pipeline import Pipeline
+from tests.jobs.claims import claim
 from tests.jobs.conftest import Events, Put, Quick, StartWorker
 from tests.jobs.waiting import occurs, until_ended, until_job, until_true
 
@@ -375,6 +378,32 @@ async def test_a_handler_that_goes_on_after_its_last_job_has_the_timeout_too(
         assert (await until_ended(sql, job_id))["status"] == "SUCCESS"
     await occurs(ended)
     await until_true(lambda: worker.slots.used == 0)
+
+
+async def test_a_job_whose_lease_is_nearly_over_is_given_back_and_not_waited_for(
+    handlers: Registry, put: Put, sql: Any, database: Database, quick: Quick
+) -> None:
+    """The process stood still since its claim; the handler of the other job goes on to its timeout."""
+    given: list[int] = []
+
+    @handlers.handler("index", chunk=2, chunk_seconds=LONG, timeout=0.2)
+    async def handle(jobs: list[ChunkJob[Any]]) -> None:
+        given.extend(job.job_id for job in jobs)
+        jobs[0].succeed()
+        await asyncio.sleep(LONG)
+
+    late, job_id = await put("index"), await put("index")
+    pipeline = Pipeline(database, quick(lease_seconds=30, heartbeat_seconds=10), handlers=handlers)
+    await pipeline.start()
+    for job in await claim(database, ["index"]):
+        pipeline.slots.take(job.queue)
+        seconds = 1 if job.id == late else 30
+        pipeline.executor.start(job, lease_deadline=lease_clock.now() + seconds)
+    row = await until_job(sql, late, where="status = 'PENDING'")
+    assert (row["attempts"], (await until_ended(sql, job_id))["status"]) == (0, "SUCCESS")
+    await until_true(lambda: pipeline.slots.used == 0)
+    assert given == [job_id]
+    await pipeline.stop(grace_seconds=0)
 
 
 async def test_each_job_has_its_own_timeout_and_the_handler_the_longest(
