@@ -9,6 +9,7 @@ import uvloop
 from benchmarks import (
     bulk,
     chunks,
+    computing,
     costs,
     drain,
     held,
@@ -46,6 +47,7 @@ HOT_PATH: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {
 
 ON_DEMAND: dict[str, Callable[[str, Report, Scale], Awaitable[None]]] = {
     "chunks": chunks.measure,
+    "computing": computing.measure,
     "costs": costs.measure,
     "connections": http.measure_connections,
     "variants": variants.measure,
