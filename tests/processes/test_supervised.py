@@ -6,9 +6,11 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import httpx
 import pytest
 from prometheus_client import REGISTRY
 
+from service.serving.supervisor.app import create_app
 from service.serving.supervisor.fleet import Fleet
 from service.serving.supervisor.questions import Questions
 from tests.processes.fleet import until
@@ -17,7 +19,21 @@ PROGRAM = """
 import os, sys
 fd = int(sys.argv[-1])
 if "refuse" in sys.argv: sys.exit(2)
-os.write(fd, b'{"port": 9}\\n')
+port = 9
+if "serve" in sys.argv:
+    import http.server, threading
+    class Metrics(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            allowed = self.path == "/health/live" or self.headers["X-API-Key"] == "key"
+            self.send_response(200 if allowed else 401)
+            self.send_header("WWW-Authenticate", "Bearer")
+            self.end_headers()
+            self.wfile.write(b"up 1.0\\n")
+        def log_message(self, *_): pass
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metrics)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port = server.server_port
+os.write(fd, b'{"port": %d}\\n' % port)
 if "deaf" in sys.argv: import time; time.sleep(60)
 told = os.read(fd, 1)
 sys.exit(0 if told == b"s" else 3)
@@ -111,3 +127,18 @@ async def test_a_process_that_does_not_answer_is_neither_alive_nor_ready(
     state = await questions.readiness()
     assert (state.ready, [one["name"] for one in state.checks]) == (False, ["worker 0", "worker 1"])
     await questions.close()
+
+
+async def test_the_workers_decide_who_reads_metrics(start_fleet: StartFleet) -> None:
+    fleet = await start_fleet("serve")
+    await all_listen(fleet)
+    questions = Questions(fleet)
+    assert await questions.lifeless() == []
+    transport = httpx.ASGITransport(create_app(questions, metrics_public=False))
+    async with httpx.AsyncClient(transport=transport, base_url="http://supervisor") as client:
+        refused = await client.get("/metrics")
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        answer = await client.get("/metrics", headers={"X-API-Key": "key"})
+    await questions.close()
+    assert answer.text.startswith('up{process="0"} 1.0\nup{process="1"} 1.0\n')
+    assert 'finmind_worker_processes{process="supervisor"} 2.0' in answer.text

@@ -20,6 +20,7 @@ OWN_METRICS: Final = (
 )
 SUPERVISOR: Final = "supervisor"
 """Label of its own series."""
+CREDENTIALS: Final = ("authorization", "x-api-key")
 PASSED_HEADERS: Final = ("content-type", "www-authenticate", "retry-after")
 
 
@@ -42,9 +43,8 @@ def create_app(questions: Questions, *, metrics_public: bool) -> Starlette:
         )
 
     async def metrics(request: Request) -> Response:
-        credential = request.headers.get("authorization")
-        headers = {} if credential is None else {"authorization": credential}
-        answers = await questions.metrics(headers)
+        asked = request.headers
+        answers = await questions.metrics({n: asked[n] for n in CREDENTIALS if n in asked})
         for answer in answers.values():
             if answer.status_code in {401, 403, 429}:
                 passed = {n: answer.headers[n] for n in PASSED_HEADERS if n in answer.headers}

@@ -16,8 +16,6 @@ LONGEST_DELAY_SECONDS: Final = 30.0
 """Pause before a process that died is started again: doubled with each death, up to this."""
 STEADY_SECONDS: Final = 60.0
 """A process that has run for so long begins anew with the shortest pause."""
-LAST_WORDS_SECONDS: Final = 15.0
-"""What workers may take beyond their grace to stop: the database may not answer."""
 COMMAND: Final = (sys.executable, "-m", "service", "worker", "--host", "127.0.0.1", "--port", "0")
 WRONG_CONFIGURATION: Final = 2
 """The exit code of a process whose settings or handlers are refused."""

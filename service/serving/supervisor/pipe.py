@@ -17,7 +17,7 @@ from service.serving.process import Signals
 
 STOP: Final = b"s"
 LAST_WORDS_SECONDS: Final = 15.0
-"""What a worker may take beyond its grace to stop, at most, once its supervisor is gone."""
+"""What a worker may take beyond its grace to stop, before it is killed: the database may not answer."""
 
 
 class SupervisorPipe:

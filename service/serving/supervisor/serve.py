@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from service.serving.process import Signals, run_until_signal
 from service.serving.server import Server, server_config
 from service.serving.supervisor.app import create_app
-from service.serving.supervisor.fleet import LAST_WORDS_SECONDS, WRONG_CONFIGURATION, Fleet
+from service.serving.supervisor.fleet import WRONG_CONFIGURATION, Fleet
+from service.serving.supervisor.pipe import LAST_WORDS_SECONDS
 from service.serving.supervisor.questions import Questions
 from service.settings import Settings
 
