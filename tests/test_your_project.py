@@ -135,8 +135,8 @@ def test_the_handler_runs_what_the_script_and_the_application_enqueue(
     assert server.stop() == 0
 
 
-def test_the_test_of_the_handler_passes(shell: Shell) -> None:
-    shell.run(command("migrate"))
+def test_the_test_of_the_handler_passes(shell: Shell, empty_dsn: str) -> None:
+    shell.environment["JOBS_TEST_DATABASE_URL"] = empty_dsn
     assert "2 passed" in shell.run(command("pytest -q"))
 
 
