@@ -37,7 +37,7 @@ class Outcome:
     members: bytes = b""
     """Its members as JSON text, without braces: `"result":{"sent":1}`."""
     by_error: bool = False
-    """Whether the handler raised something that is no wish: when a worker stops, the job is given back then."""
+    """Whether it failed by what a stop may cause: of a worker that stops, the job is given back then."""
 
     @classmethod
     def of_result(cls, result: Any, *, max_bytes: int) -> Self:
@@ -59,7 +59,8 @@ class Outcome:
                     return cls("fail", _members({"error": told, "permanent": True}))
                 case RetryAfter() as retry:
                     seconds = clamp_delay(retry.seconds)
-                    return cls("fail", _members({"error": told, "retry_after_seconds": seconds}))
+                    told_when = {"error": told, "retry_after_seconds": seconds}
+                    return cls("fail", _members(told_when), by_error=True)
         except Exception as broken:  # of the handler's own error class: the backoff applies
             told["message"] += f" (its `seconds` must be a number: {type(broken).__name__})"
         return cls("fail", _members({"error": told}), by_error=True)
