@@ -17,6 +17,7 @@ from service.jobs.worker.handler_process.process import how_it_ended
 from tests.jobs.conftest import Events, Put, StartWorker
 from tests.jobs.waiting import until, until_ended, until_failed_once, until_job, until_true
 from tests.jobs.worker import process_handlers
+from tests.jobs.worker.test_leases import STEAL
 
 
 def ended(why: str) -> float:
@@ -42,6 +43,7 @@ def _read(told: Path) -> list[int]:
     return found
 
 
+@pytest.mark.whole
 async def test_an_attempt_in_a_process_ends_as_any_other(
     handlers: Registry, put: Put, sql: Any, start_worker: StartWorker, events: Events
 ) -> None:
@@ -108,6 +110,7 @@ async def test_an_attempt_in_a_process_ends_as_any_other(
     assert runs(pid), "all of these ran in one process"
 
 
+@pytest.mark.whole
 async def test_a_process_is_killed_with_what_it_started_when_its_handler_must_stop(
     handlers: Registry,
     put: Put,
@@ -118,10 +121,13 @@ async def test_a_process_is_killed_with_what_it_started_when_its_handler_must_st
     tmp_path: Path,
 ) -> None:
     told = tmp_path / "pids"
-    for name, timeout in (("compute", 60.0), ("late", 0.2)):
+    for name, timeout in (("compute", 60.0), ("late", 1.0)):
         handlers.handler(name, executor="process", timeout=timeout)(process_handlers.compute)
     worker = await start_worker(
-        handler_processes=1, cancel_grace_seconds=0.5, shutdown_grace_seconds=0.1
+        handler_processes=1,
+        cancel_grace_seconds=0.5,
+        shutdown_grace_seconds=0.1,
+        heartbeat_seconds=0.2,
     )
     killed, died = ended("killed"), ended("died")
 
@@ -161,11 +167,18 @@ async def test_a_process_is_killed_with_what_it_started_when_its_handler_must_st
 
     await sql.execute("UPDATE jobs_live SET next_run_at = now() WHERE id = $1", job_id)
     pids = await pids_in(told)
+    await sql.execute(STEAL, job_id)
+    await until_true(lambda: not any(map(runs, pids)))
+    status = await sql.fetchval("SELECT status FROM jobs_live WHERE id = $1", job_id)
+    assert status == "RUNNING", "the other worker's"
+
+    job_id = await put("compute", {"file": str(told)})
+    pids = await pids_in(told)
     await worker.stop()
     assert not any(map(runs, pids))
     job = await sql.fetchrow("SELECT status, attempts FROM jobs_live WHERE id = $1", job_id)
-    assert tuple(job) == ("PENDING", 1), "given back, its attempt not counted"
-    assert (ended("killed") - killed, ended("died") - died) == (3, 1)
+    assert tuple(job) == ("PENDING", 0), "given back, its attempt not counted"
+    assert (ended("killed") - killed, ended("died") - died) == (4, 1)
 
 
 @pytest.mark.parametrize(
