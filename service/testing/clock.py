@@ -41,7 +41,7 @@ _SET: Final = text(
 class Clock:
     """How far the clock of a test is ahead of the database's.
 
-    A rollback to a savepoint takes the settings along: `set` is called before each use.
+    A rollback to a savepoint takes the settings along: `TransactionDatabase.renew` sets it before each use.
     """
 
     def __init__(self) -> None:

@@ -83,8 +83,8 @@ class Jobs:
     def __init__(
         self, owner: Owner, settings: Settings, *, handlers: Registry, schedules: Declarations
     ) -> None:
-        self._database = TransactionDatabase(owner, settings)
         self._clock = Clock()
+        self._database = TransactionDatabase(owner, settings, self._clock)
         self.target: Final = FakeTarget(self._database, settings)
         """What `http.request` jobs are sent to."""
         self._runner = Runner(self._database, settings, handlers, target=self.target)
@@ -106,9 +106,7 @@ class Jobs:
         Raises:
             ConfigurationError: the transaction was committed.
         """
-        connection = await self._database.renew()
-        await self._clock.set(connection)
-        return connection
+        return await self._database.renew()
 
     async def enqueue(self, job_type: str, payload: object = None, **options: Any) -> EnqueuedJob:
         """Enqueue one job, as `service.jobs.enqueue` does; it has the same options.

@@ -87,7 +87,9 @@ class Owner:
 
     async def _opened(self) -> AsyncConnection:
         if isinstance(self._session, AsyncSession):
-            return await self._session.connection()
+            # Of a session that joined a connection, that: a savepoint of the session may be rolled back.
+            bind = self._session.bind
+            return bind if isinstance(bind, AsyncConnection) else await self._session.connection()
         if isinstance(self._session, AsyncConnection):
             return self._session
         if self._adopted is None:

@@ -102,16 +102,13 @@ class Passing:
         return min((due for due in both if due is not None), default=None)
 
     async def _now(self) -> datetime:
-        connection = await self._database.renew()
-        await self._clock.set(connection)
-        return await self._clock.now(connection)
+        return await self._clock.now(await self._database.renew())
 
     async def _advance_to(self, moment: datetime) -> None:
         await self._advance(moment - await self._now())
 
     async def _advance(self, by: timedelta) -> None:
         if by > timedelta():
-            connection = await self._database.renew()
-            await self._clock.move(connection, by)
-            await self._clock.set(connection)
+            await self._clock.move(await self._database.renew(), by)
+            await self._database.renew()
             self._target.moved()

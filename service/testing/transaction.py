@@ -14,6 +14,7 @@ from service.db.engine import Database
 from service.db.session import schema_of
 from service.errors import ConfigurationError
 from service.settings import Settings
+from service.testing.clock import Clock
 from service.testing.owner import Owner
 
 OF_HANDLERS: Final = frozenset({"progress", "steps", "parents"})
@@ -27,17 +28,23 @@ class TransactionDatabase(Database):
     handler waits for comes in between.
     """
 
-    def __init__(self, owner: Owner, settings: Settings) -> None:
+    def __init__(self, owner: Owner, settings: Settings, clock: Clock) -> None:
         super().__init__("postgresql:///", settings)  # opens nothing
         self._owner = owner
+        self._clock = clock
         self._turn = asyncio.Lock()
         self._turn_within = asyncio.Lock()
         """Of what a handler waits for."""
         self._handler_runs = False
 
     async def renew(self) -> AsyncConnection:
-        """The connection, with a transaction that has begun; sessions are opened on it from now on."""
+        """The connection, with a transaction that has begun and sees the clock; sessions are opened on it from now on.
+
+        Raises:
+            ConfigurationError: see `Owner.connection`; or the role may not make the clock.
+        """
         connection = await self._owner.connection()
+        await self._clock.set(connection)
         self._use_schema(await schema_of(connection))
         self.sessions = async_sessionmaker(
             bind=connection, join_transaction_mode="create_savepoint", expire_on_commit=False

@@ -2,6 +2,7 @@
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 
 from service.db.engine import Database
@@ -25,16 +26,26 @@ async def test_a_session_of_the_application_is_as_good(database: Database, known
         assert len(await jobs.run_due()) == 1
 
 
-async def test_a_session_that_commits_to_savepoints_is_as_good(
-    connection: AsyncConnection, known: Registry
+async def test_a_session_that_joined_a_connection_is_as_good(
+    connection: AsyncConnection, handlers: Registry
 ) -> None:
     joined = AsyncSession(connection, join_transaction_mode="create_savepoint")
-    async with joined as session, open_jobs(session, handlers=known) as jobs:
-        await jobs.enqueue("known", delay_seconds=60)
+    async with joined as session, open_jobs(session, handlers=handlers) as jobs:
+
+        @handlers.handler("fails")
+        async def fails(payload: object) -> None:
+            await session.execute(text("SELECT 1"))
+            await session.rollback()
+            raise OSError("away")
+
+        await jobs.move_clock(hours=1)
+        await enqueue(session, "fails", delay_seconds=60)
         await session.commit()
+        assert await jobs.run_due() == []
         await jobs.move_clock(minutes=1)
-        await session.rollback()
-        assert len(await jobs.run_due()) == 1
+        [ran] = await jobs.run_due(raise_errors=False)
+        assert (ran.outcome, ran.delay_seconds) == ("retried", 30)
+        assert len(await jobs.run_for(seconds=31, raise_errors=False)) == 1
 
 
 async def test_a_connection_of_asyncpg_is_as_good(pg_dsn: str, known: Registry) -> None:
