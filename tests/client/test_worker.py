@@ -6,15 +6,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from pydantic import SecretStr
 
-from finmind_client import AsyncClient, JobEvent, NotAuthenticated
+from finmind_client import AsyncClient, JobEvent, NewJob, NotAuthenticated
 from finmind_client.calls import Call
 from finmind_client.worker import Worker
 from service.settings import Settings
@@ -194,6 +196,37 @@ async def test_a_drained_worker_ends_its_jobs_and_a_stopped_one_gives_back_what_
         for job in waits:
             await client.cancel(job.id)
         assert await asyncio.to_thread(worker.wait, 30)
+
+
+class Balancer(httpx.AsyncBaseTransport):
+    """Sends each request to the next of several processes."""
+
+    def __init__(self, *urls: str) -> None:
+        self._urls = cycle([httpx.URL(url) for url in urls])
+        self._transport = httpx.AsyncHTTPTransport()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url = next(self._urls)
+        request.url = request.url.copy_with(host=url.host, port=url.port)
+        return await self._transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+async def test_calls_may_go_to_any_of_three_processes(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    async with AsyncExitStack() as stack:
+        three = [await stack.enter_async_context(serving(settings, worker=False)) for _ in range(3)]
+        balancer = Balancer(*(one.url for one in three))
+        token = three[0].token("admin")
+        client = await stack.enter_async_context(AsyncClient(three[1].url, token=token))
+        await stack.enter_async_context(working(three[0], concurrency=4, transport=balancer))
+        jobs = [NewJob("waits", {"path": str(path), "seconds": 0}) for _ in range(30)]
+        made = await client.enqueue_batch(jobs)
+        ends = [await client.wait(job_id, timeout_seconds=60) for job_id in made.ids]
+        assert {(job.status, job.attempts) for job in ends} == {("SUCCESS", 1)}
+        assert len(await noted(path, "start")) == 30
 
 
 async def test_a_worker_whose_key_is_refused_says_so(served: Served) -> None:
