@@ -19,12 +19,16 @@ PROGRAM = """
 import os, sys
 fd = int(sys.argv[-1])
 if "refuse" in sys.argv: sys.exit(2)
-port = 9
+port = 9  # where nothing listens
+if "mute" in sys.argv:
+    import socket
+    server = socket.create_server(("127.0.0.1", 0))
+    port = server.getsockname()[1]
 if "serve" in sys.argv:
     import http.server, threading
     class Metrics(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            allowed = self.path == "/health/live" or self.headers["X-API-Key"] == "key"
+            allowed = self.path != "/metrics" or self.headers["X-API-Key"] == "key"
             self.send_response(200 if allowed else 401)
             self.send_header("WWW-Authenticate", "Bearer")
             self.end_headers()
@@ -117,16 +121,28 @@ async def test_a_configuration_that_is_refused_at_the_start_is_not_tried_again(
         await fleet.refused.wait()
 
 
-async def test_a_process_that_does_not_answer_is_neither_alive_nor_ready(
+async def test_a_process_that_does_not_answer_is_not_alive_and_one_that_stops_is(
     start_fleet: StartFleet,
 ) -> None:
-    fleet = await start_fleet()
-    await all_listen(fleet)
-    questions = Questions(fleet)
-    assert await questions.lifeless() == [0, 1]
-    state = await questions.readiness()
-    assert (state.ready, [one["name"] for one in state.checks]) == (False, ["worker 0", "worker 1"])
-    await questions.close()
+    mute, stopping = await start_fleet("mute"), await start_fleet()
+    for fleet, lifeless in ((mute, [0, 1]), (stopping, [])):
+        await all_listen(fleet)
+        questions = Questions(fleet)
+        assert await questions.lifeless() == lifeless
+        await questions.close()
+
+
+async def test_a_supervisor_is_ready_when_all_of_its_workers_are(start_fleet: StartFleet) -> None:
+    for how, ready in (("serve", True), ("", False)):
+        fleet = await start_fleet(how)
+        await all_listen(fleet)
+        questions = Questions(fleet)
+        state = await questions.readiness()
+        assert (state.ready, [one["name"] for one in state.checks]) == (
+            ready,
+            ["worker 0", "worker 1"],
+        )
+        await questions.close()
 
 
 async def test_the_workers_decide_who_reads_metrics(start_fleet: StartFleet) -> None:

@@ -39,12 +39,19 @@ class Questions:
         await self._client.aclose()
 
     async def lifeless(self) -> list[int]:
-        """The numbers of the processes that do not answer; one that starts need not yet."""
+        """The numbers of the processes that are asked and do not answer.
+
+        One that starts does not listen yet, and one that stops no more.
+        """
         asked = {number: one for number, one in self._fleet.running().items() if one.port}
         answers = await asyncio.gather(
             *(self._get(one, "/health/live", {}, LIFE_SECONDS) for one in asked.values())
         )
-        return [number for number, answer in zip(asked, answers, strict=True) if answer is None]
+        return [
+            number
+            for number, answer in zip(asked, answers, strict=True)
+            if isinstance(answer, httpx.TimeoutException)
+        ]
 
     async def readiness(self) -> Readiness:
         """Ready where every process is: it runs, and says so itself."""
@@ -71,7 +78,11 @@ class Questions:
             for number, process in self._fleet.running().items()
         }
         answers = await asyncio.gather(*asked.values())
-        return {n: answer for n, answer in zip(asked, answers, strict=True) if answer is not None}
+        return {
+            number: answer
+            for number, answer in zip(asked, answers, strict=True)
+            if isinstance(answer, httpx.Response)
+        }
 
     async def _check(self, number: int, process: WorkerProcess | None) -> dict[str, Any]:
         if process is None:
@@ -80,7 +91,7 @@ class Questions:
             ok, detail = False, f"is starting (process {process.pid})"
         else:
             answer = await self._get(process, "/health/ready", {})
-            ok = answer is not None and answer.status_code == 200
+            ok = isinstance(answer, httpx.Response) and answer.status_code == 200
             detail = _why(answer) if not ok else f"ready (process {process.pid})"
         return {"name": f"worker {number}", "ok": ok, "detail": detail}
 
@@ -90,19 +101,21 @@ class Questions:
         path: str,
         headers: Mapping[str, str],
         seconds: float = ANSWER_SECONDS,
-    ) -> httpx.Response | None:
+    ) -> httpx.Response | httpx.HTTPError:
         if process.port is None:
-            return None
+            return httpx.ConnectError("it does not listen yet")
         try:
             url = f"http://127.0.0.1:{process.port}{path}"
             return await self._client.get(url, headers=dict(headers), timeout=seconds)
-        except httpx.HTTPError:
-            return None
+        except httpx.HTTPError as error:
+            return error
 
 
-def _why(answer: httpx.Response | None) -> str:
-    if answer is None:
+def _why(answer: httpx.Response | httpx.HTTPError) -> str:
+    if isinstance(answer, httpx.TimeoutException):
         return f"no answer within {ANSWER_SECONDS:g} s"
+    if isinstance(answer, httpx.HTTPError):
+        return "takes no connection: it stops"
     try:
         failed = [check for check in answer.json()["checks"] if not check["ok"]]
         return "; ".join(f"{check['name']}: {check['detail']}" for check in failed)
