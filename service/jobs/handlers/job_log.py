@@ -83,5 +83,14 @@ def encoded_fields(fields: Mapping[str, Any]) -> str | None:
         return None
     try:
         return bounded_json(fields)
-    except Exception as error:  # the `__str__` of a value may raise anything
-        return f'{{"fields": "not shown: {type(error).__name__}"}}'
+    except Exception:  # the `__str__` of a value may raise anything
+        return bounded_json({str(name): _shown(value) for name, value in fields.items()})
+
+
+def _shown(value: object) -> object:
+    """The value, or why it cannot be written: the other fields of its line can."""
+    try:
+        bounded_json({"": value})
+    except Exception as error:
+        return f"not shown: {type(error).__name__}"
+    return value

@@ -142,7 +142,7 @@ class Unprintable:
         ("", {"\0": "\0", "\ud800": "\ud800"}, ""),
         ("big", {"number": 10**400, "float": float("nan"), "deep": [[[[[]]]]]}, "big"),
         ("odd", {"object": object(), "bytes": b"\0", "set": {1}}, "odd"),
-        ("sly", {"value": Unprintable()}, "sly"),
+        ("sly", {"value": Unprintable(), "kept": 1}, "sly"),
         ("'; DROP TABLE job_logs; --", {"a": "<script>"}, "'; DROP TABLE job_logs; --"),
         ("long", {"text": "x" * 100_000}, "long"),
     ],
@@ -163,6 +163,8 @@ async def test_no_text_and_no_value_is_refused(
     lines = await lines_of(session, job_id)
     assert [line.message for line in lines] == [kept, "after"]
     assert len(json.dumps(lines[0].fields)) < 40_000
+    if "kept" in fields:
+        assert lines[0].fields == {"value": "not shown: RuntimeError", "kept": 1}
 
 
 async def test_a_line_that_is_refused_takes_no_other_with_it(
