@@ -161,21 +161,23 @@ class Admin:
         return self._client.send(calls.operation(operation_id))
 
     def wait_operation(self, operation_id: int, *, timeout_seconds: float = 60.0) -> Document:
-        """Wait until an operation has ended, or was stopped; looks once a second.
+        """Wait until an operation has ended, or was stopped; looks every two seconds at least.
 
         Raises:
             JobNotEnded: it had not when the time was over.
         """
-        until = time.monotonic() + timeout_seconds
+        until, pause = time.monotonic() + timeout_seconds, 0.1
         while True:
             found = self.operation(operation_id)
             if found["state"] not in GOES_ON:
                 return found
-            if time.monotonic() >= until:
+            left = until - time.monotonic()
+            if left <= 0:
                 raise JobNotEnded(
                     f"Operation {operation_id} is {found['state']} after {timeout_seconds:g} s"
                 )
-            time.sleep(min(1.0, max(0.0, until - time.monotonic())))
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, 2.0)
 
     def change_operation(
         self, operation_id: int, verb: OperationVerb, *, reason: str | None = None

@@ -155,7 +155,10 @@ class Jobs:
         if attempt.settled:
             return
         now = clock.now()
-        if now >= attempt.timeout_at:
+        if now >= attempt.timeout_at and attempt.context.stop_reason == "cancel":
+            # What it was given to stop is over: the service records that it ignored the cancel.
+            self._lost(attempt, "cancelled")
+        elif now >= attempt.timeout_at:
             # The service ends it as well: whoever is first records it.
             seconds = attempt.claimed.timeout_seconds
             self._settle(
