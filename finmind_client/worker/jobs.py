@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from finmind_client.worker import clock
 from finmind_client.worker.attempt import Attempt, Runner
@@ -12,6 +13,9 @@ from finmind_client.worker.handlers import Handler
 from finmind_client.worker.notes import Notes
 from finmind_client.worker.outcomes import Outcome
 from finmind_client.worker.reports import Reports
+
+TIMEOUT_REPORT_SECONDS: Final = 1.0
+"""How long after the end of an attempt's time it is reported: by then the service has ended it, as a rule."""
 
 
 class Jobs:
@@ -159,18 +163,17 @@ class Jobs:
             # What it was given to stop is over: the service records that it ignored the cancel.
             self._lost(attempt, "cancelled")
         elif now >= attempt.timeout_at:
-            # The service ends it as well: whoever is first records it.
-            seconds = attempt.claimed.timeout_seconds
-            self._settle(
-                attempt,
-                Outcome.failed(
-                    "HandlerTimeout",
-                    f"the handler took longer than its timeout of {seconds:g} s",
-                ),
-            )
-            log.warning("Job %d took longer than %g s", attempt.lease.id, seconds)
-            attempt.stop("timed_out")
+            self._timed_out(attempt)
         elif now >= attempt.lease_until:
             self._lost(attempt, "lease_lost")
         else:
             self._arm(attempt)
+
+    def _timed_out(self, attempt: Attempt) -> None:
+        """Stop it at once; the service records its end, and is told only in case that it could not."""
+        seconds = attempt.claimed.timeout_seconds
+        self._lost(attempt, "timed_out")
+        outcome = Outcome.failed(
+            "HandlerTimeout", f"the handler took longer than its timeout of {seconds:g} s"
+        )
+        self._loop.call_later(TIMEOUT_REPORT_SECONDS, self._reports.add, attempt.lease, outcome)

@@ -33,6 +33,7 @@ class Service:
             for number, job_type in enumerate(job_types, 1)
         ]  # fmt: skip
         self.states: dict[int, str] = {}
+        self.timeout_in_seconds = 50.0
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.refuses: Callable[[str, dict[str, Any]], int | None] = lambda _, __: None
 
@@ -61,7 +62,7 @@ class Service:
         beats = [
             {**one, "state": self.states.get(one["id"], "held")}
             | (
-                {"lease_seconds": 30, "timeout_in_seconds": 50}
+                {"lease_seconds": 30, "timeout_in_seconds": self.timeout_in_seconds}
                 if one["id"] not in self.states
                 else over
             )
@@ -129,6 +130,19 @@ async def test_a_job_whose_lease_was_lost_is_stopped_and_not_reported(begin: Beg
     assert service.of("complete") == [3, 2]
     # The worker's stop is the last that the service is told.
     assert service.told[-1] == ("stop", {"id": "w:1"})
+
+
+async def test_a_handler_whose_time_is_over_is_stopped_and_the_service_told_if_it_ended_nothing(
+    begin: Begin,
+) -> None:
+    service = Service("waits")
+    service.jobs[0]["timeout_seconds"] = 0.05
+    service.timeout_in_seconds = 0.02
+    begin(service)
+    await until_true(lambda: stopped[-1:] == [(1, "timed_out")])
+    assert service.of("fail") == []
+    await until_true(lambda: service.of("fail") == [1])
+    assert service.told[-1][1]["error"]["type"] == "HandlerTimeout"
 
 
 async def test_a_report_that_is_refused_takes_no_other_along(begin: Begin) -> None:
