@@ -64,8 +64,6 @@ class ChunkJob(JobContext, Generic[PayloadT]):
                 f"job.fail takes the exception that the job failed with, not {type(given).__name__}:"
                 " job.fail(RuntimeError(message))"
             )
-        if isinstance(error, StopIteration):  # a future cannot carry it
-            error = RuntimeError(f"StopIteration: {error}")
         self._settle(None, error)
 
     def snooze(self, seconds: float) -> None:
@@ -113,10 +111,18 @@ class ChunkJob(JobContext, Generic[PayloadT]):
         if error is None:
             self.outcome.set_result(result)
         else:
-            self.outcome.set_exception(error)
+            self.outcome.set_exception(_carried(error))
 
     def _steps(self) -> StepRecord:
         raise StepError(
             f"Job {self.job_id} runs in a chunk, which has no steps and no waits: register a handler of"
             f" {self.job_type!r} without chunk for them, or enqueue a job for each step"
         )
+
+
+def _carried(error: BaseException) -> BaseException:
+    """The error as a future can carry it: Python takes these two for the end of the coroutine that waits."""
+    if isinstance(error, StopIteration | GeneratorExit):
+        carried = RuntimeError(f"{type(error).__name__}: {error}")
+        return carried.with_traceback(error.__traceback__)
+    return error

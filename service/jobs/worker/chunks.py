@@ -14,6 +14,7 @@ from service.jobs.core.attempt import TooLate
 from service.jobs.core.chunk import MAX_CHUNK_BYTES, ChunkRule
 from service.jobs.handlers.chunk_job import ChunkJob
 from service.jobs.handlers.registry import HandlerSpec
+from service.jobs.handlers.stepping import loop_here
 from service.jobs.worker.handler_threads import HandlerThreads
 from service.jobs.worker.run import Run
 from service.jobs.worker.slots import Slots
@@ -190,9 +191,9 @@ class Chunks:
             await self._call(chunk)
         except (TooLate, asyncio.CancelledError) as stopped:
             error = stopped
-        except GeneratorExit:
-            raise  # the process ends
         except BaseException as raised:
+            if isinstance(raised, GeneratorExit) and loop_here() is None:
+                raise  # not by the handler: the process ends
             error = raised
             _log.warning(
                 "chunk_failed",

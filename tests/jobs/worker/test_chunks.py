@@ -50,6 +50,8 @@ def act(job: ChunkJob[Document]) -> None:
             job.fail(RetryAfter(500))
         case "snooze":
             job.snooze(500)
+        case "end":
+            job.fail(GeneratorExit())
         case "no JSON":
             job.succeed(float("nan"))
 
@@ -78,7 +80,7 @@ async def test_each_job_of_a_chunk_is_settled_by_itself(
         handle(jobs)
 
     handlers.handler("index", **options)(handle if kind == "thread" else handle_async)
-    says = ("succeed", "nothing", "fail", "permanent", "later", "snooze", "no JSON")
+    says = ("succeed", "nothing", "fail", "permanent", "later", "snooze", "end", "no JSON")
     jobs = {do: await put("index", {"do": do}, encrypt=encrypt) for do in says}
     refused = await put("index", {"do": ["no", "text"]}, encrypt=encrypt)
     await process_due_jobs(database, settings=quick(), handlers=handlers)
@@ -95,20 +97,27 @@ async def test_each_job_of_a_chunk_is_settled_by_itself(
         "permanent": ("FAILED", 1, None),
         "later": ("PENDING", 1, None),
         "snooze": ("PENDING", 0, None),
+        "end": ("PENDING", 1, None),
         "no JSON": ("FAILED", 1, None),
     }
     (entry,) = of["fail"]["errors"]
-    assert (entry["type"], entry["message"], entry["chunk"]) == ("ValueError", "bad luck", 7)
+    assert (entry["type"], entry["message"], entry["chunk"]) == ("ValueError", "bad luck", 8)
     assert entry["traceback"] == "ValueError: bad luck\n"
 
 
+@pytest.mark.parametrize("error", [LookupError("the index is away"), GeneratorExit()])
 async def test_an_error_of_the_handler_fails_those_of_which_nothing_was_said(
-    handlers: Registry, put: Put, sql: Any, database: Database, quick: Quick
+    handlers: Registry,
+    put: Put,
+    sql: Any,
+    database: Database,
+    quick: Quick,
+    error: BaseException,
 ) -> None:
     @handlers.handler("index", chunk=10, chunk_seconds=LONG)
     async def handle(jobs: list[ChunkJob[Any]]) -> None:
         next(job for job in jobs if job.payload == "done").succeed()
-        raise LookupError("the index is away")
+        raise error
 
     done, again = await put("index", "done"), await put("index")
     last = await put("index", max_retries=0)
