@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 from finmind_client.errors import FinMindError, NotInstalled, error_of
@@ -30,6 +30,8 @@ _REFUSALS: Final[Mapping[str, int]] = {
 """What the function raises itself, and the status of REST (docs/sql.md)."""
 _UNREADABLE: Final = ("22", "54")
 """Classes of errors for a value that PostgreSQL cannot take in: a NUL character, JSON of 300 MB."""
+_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _MISSING: Final = frozenset({"3F000", "42883"})
 _FORBIDDEN: Final = "42501"
 
@@ -95,15 +97,13 @@ class EnqueueBySql:
         if said.by_function and said.sqlstate in _REFUSALS:
             return self._problem(_REFUSALS[said.sqlstate], said)
         if said.sqlstate.startswith(_UNREADABLE):
-            return self._problem(422, said, before="PostgreSQL cannot store a value: ")
+            return self._problem(422, _with_field(said, self.jobs))
         if said.sqlstate == _FORBIDDEN:
             hint = "make it a member of the role finmind_client (docs/sql.md)"
             return self._problem(403, said, more=f": the database role may not enqueue; {hint}")
         return None
 
-    def _problem(
-        self, status: int, said: "_Said", *, before: str = "", more: str = ""
-    ) -> FinMindError:
+    def _problem(self, status: int, said: "_Said", *, more: str = "") -> FinMindError:
         slug, title = _PROBLEMS[status]
         message, field = said.message, said.field
         if self.alone:
@@ -113,7 +113,7 @@ class EnqueueBySql:
             "type": f"urn:finmind-jobs:problem:{slug}",
             "title": title,
             "status": status,
-            "detail": f"{before}{message}{more}",
+            "detail": f"{message}{more}",
             "sqlstate": said.sqlstate,
             "errors": [refused] if status == 422 and field else [],
         }
@@ -146,3 +146,19 @@ class _Said:
                 return cls(state, message, field or "", by_function)
             error = getattr(error, "orig", None) or error.__cause__
         return None
+
+
+def _with_field(said: _Said, jobs: str) -> _Said:
+    """The error with the field whose text PostgreSQL cannot store: it names none itself."""
+    for position, job in enumerate(json.loads(jobs)):
+        for name, value in job.items():
+            text = json.dumps(value, ensure_ascii=False)
+            if _NUL.search(text):
+                what = "a NUL character (\\u0000)"
+            elif _SURROGATE.search(text):
+                what = "a lone surrogate, which is no character"
+            else:
+                continue
+            message = f"Job {position}: {name} holds {what}: PostgreSQL cannot store it"
+            return replace(said, field=f"jobs.{position}.{name}", message=message)
+    return replace(said, message=f"PostgreSQL cannot store a value: {said.message}")

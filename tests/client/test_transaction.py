@@ -130,8 +130,12 @@ def test_what_the_database_says_of_itself_stays_the_librarys_own(
     shop_dsn: str, pg_dsn: str
 ) -> None:
     with psycopg.connect(shop_dsn) as connection:
-        with pytest.raises(InvalidInput, match="u0000 cannot be"), connection.transaction():
-            enqueue(connection, "mail", {"text": "\0"})
+        for text, what in (("\0", "a NUL character"), ("\\\ud800", "a lone surrogate")):
+            with pytest.raises(InvalidInput, match=what) as bad, connection.transaction():
+                enqueue_batch(
+                    connection, [NewJob("mail", {"n": r"\u0000"}), NewJob("mail", {"n": text})]
+                )
+            assert [one.field for one in bad.value.errors] == ["body.jobs.1.payload"]
         with pytest.raises(InvalidInput, match="PostgreSQL has not the key"):
             enqueue(connection, "mail", encrypt=["card"])  # type: ignore[call-arg]
         with pytest.raises(psycopg.errors.InFailedSqlTransaction):
