@@ -134,6 +134,7 @@ class Claimer:
             case Policies():  # the next claim reads them, and comes at once
                 self._queue_settings.forget()
                 self._hand_over.forget()
+                self._slots.hurry()  # a queue that is paused gives chunks no more
                 self._woken.set()
 
     def look(self) -> None:

@@ -22,7 +22,7 @@ class Slots:
         self.claiming = asyncio.Lock()
         """Held from looking how many slots are free until they are taken."""
         self.on_wanted: Final[set[Callable[[], None]]] = set()
-        """Called when somebody waits for slots, who may need those of jobs that wait to start together."""
+        """Called where jobs that wait to start together should wait no longer."""
 
     @classmethod
     def parse(cls, total: int, queues: tuple[str, ...]) -> Self:
@@ -56,6 +56,11 @@ class Slots:
         """Let whoever waits check whether it still has a reason to."""
         self._freed.set()
 
+    def hurry(self) -> None:
+        """Have jobs that wait to start together do so: their slots are needed, or no more of them may come."""
+        for wanted in self.on_wanted:
+            wanted()
+
     async def wait_for(
         self, wanted: int, timeout_seconds: float, *, unless: asyncio.Event | None = None
     ) -> None:
@@ -64,8 +69,7 @@ class Slots:
         Whoever sets `unless` calls `look_again`.
         """
         if self.free < wanted:
-            for wanted_more in self.on_wanted:
-                wanted_more()
+            self.hurry()
         try:
             async with asyncio.timeout(timeout_seconds):
                 while self.free < wanted and not (unless and unless.is_set()):

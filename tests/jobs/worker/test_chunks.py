@@ -23,6 +23,7 @@ from service.jobs import (
 from service.jobs.core import payload_keys
 from service.jobs.core.chunk import MAX_CHUNK_BYTES
 from service.jobs.core.payload_keys import PayloadKeys
+from service.jobs.queues import pause_queue
 from service.jobs.worker import lease_clock
 from service.jobs.worker.pipeline import Pipeline
 from tests.jobs.claims import claim
@@ -281,6 +282,20 @@ async def test_a_chunk_does_not_keep_slots_that_others_need(
     released.set()
     for job_id in waiting:
         assert (await until_ended(sql, job_id))["status"] == "SUCCESS"
+
+
+async def test_a_chunk_of_a_queue_that_is_paused_waits_for_no_more(
+    handlers: Registry, put: Put, sql: Any, database: Database, start_worker: StartWorker
+) -> None:
+    @handlers.handler("index", chunk=100, chunk_seconds=LONG)
+    async def handle(jobs: list[ChunkJob[Any]]) -> None: ...
+
+    worker = await start_worker()
+    job_id = await put("index")
+    await until_true(lambda: worker.slots.used == 1)
+    async with database.sessions.begin() as session:
+        await pause_queue(session, "default")
+    assert (await until_ended(sql, job_id))["status"] == "SUCCESS"
 
 
 async def test_a_key_has_no_more_jobs_in_a_chunk_than_its_limit(
