@@ -1,13 +1,10 @@
 """Dead letters in a browser: found by their cause, read, and decided about."""
 
-from typing import Literal
-
-import pytest
 from playwright.async_api import expect
 
 from service.jobs.maintenance.causes import Causes
-from tests.dashboard.axe import axe_findings
 from tests.dashboard.conftest import OpenPage
+from tests.dashboard.looks import WINDOWS, Theme, misfits
 from tests.dashboard.served import Served
 
 FILL = """
@@ -28,21 +25,18 @@ async def fill(served: Served) -> None:
     await link.close()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 900, 1600])
+@WINDOWS
 async def test_causes_are_accessible_and_fit_their_window(
-    served: Served, open_page: OpenPage, width: int, theme: Literal["light", "dark"]
+    served: Served, open_page: OpenPage, width: int, theme: Theme
 ) -> None:
     await fill(served)
     page = await open_page("/dashboard/dead-letters", role="operator", theme=theme, width=width)
     await expect(page.locator("#rows tr")).to_have_count(3)
-    assert await axe_findings(page) == []
-    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert await misfits(page) == []
     await page.get_by_role("link", name="ValueError: no address").click()
     await page.get_by_text("Ignore", exact=True).click()
     await page.get_by_text("As a table").first.click()
-    assert await axe_findings(page) == []
-    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert await misfits(page) == []
 
 
 async def test_a_cause_is_found_read_and_resolved(served: Served, open_page: OpenPage) -> None:

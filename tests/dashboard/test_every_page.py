@@ -1,13 +1,11 @@
 """What holds on every page of the dashboard, whoever adds one: tests/dashboard/every_page.py finds them."""
 
-from typing import Literal
-
 import pytest
 from playwright.async_api import Dialog, Page
 
-from tests.dashboard.axe import axe_findings
 from tests.dashboard.conftest import OpenPage
 from tests.dashboard.every_page import pages, paths, seed
+from tests.dashboard.looks import WINDOWS, Theme, misfits
 from tests.dashboard.served import Served
 from tests.dashboard.trouble import Trouble
 
@@ -46,23 +44,12 @@ PLACES = {
 """How many texts of the database each page shows, at least."""
 
 UNFOLD = "() => document.querySelectorAll('main details').forEach((one) => { one.open = true })"
-WIDE = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
-@pytest.mark.parametrize(
-    ("width", "theme"),
-    [
-        (390, "light"),
-        (390, "dark"),
-        (900, "light"),
-        (900, "dark"),
-        (1600, "light"),
-        (1600, "dark"),
-    ],
-)
+@WINDOWS
 @pytest.mark.timeout(180)
 async def test_every_page_is_accessible_and_as_wide_as_the_window(
-    open_page: OpenPage, served: Served, width: int, theme: Literal["light", "dark"]
+    open_page: OpenPage, served: Served, width: int, theme: Theme
 ) -> None:
     parameters = await seed(served.database, "send_invoice_reminder")
     page = await open_page(theme=theme, width=width)
@@ -70,10 +57,8 @@ async def test_every_page_is_accessible_and_as_wide_as_the_window(
     for path in paths(served.app, parameters):
         await page.goto(path)
         await page.evaluate(UNFOLD)
-        if findings := await axe_findings(page):
-            found[path] = findings
-        if (excess := await page.evaluate(WIDE)) > 0:
-            found.setdefault(path, []).append(f"{excess} px wider than the window")
+        if wrong := await misfits(page):
+            found[path] = wrong
     assert found == {}
 
 

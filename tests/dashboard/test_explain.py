@@ -8,10 +8,10 @@ from sqlalchemy import text
 
 from service.audit import Actor
 from service.jobs.queues import pause_queue
-from tests.dashboard.axe import axe_findings
 from tests.dashboard.conftest import OpenPage
+from tests.dashboard.looks import WINDOWS, Theme, misfits
 from tests.dashboard.served import Served
-from tests.dashboard.test_every_page import HOSTILE, WIDE
+from tests.dashboard.test_every_page import HOSTILE
 from tests.jobs.read.test_explain import ended, held, permit, running, worker
 from tests.jobs.rows import add
 
@@ -75,20 +75,19 @@ async def test_a_held_job_leads_to_those_that_hold_the_permits_and_to_those_held
     await expect(page.locator("#why")).to_be_empty()
 
 
-@pytest.mark.parametrize("width", [390, 1600])
+@WINDOWS
 @pytest.mark.parametrize("word", [HOSTILE, LONG])
 async def test_names_of_any_kind_are_text_that_fits(
-    open_page: OpenPage, served: Served, word: str, width: int
+    open_page: OpenPage, served: Served, word: str, width: int, theme: Theme
 ) -> None:
     jobs = await three_jobs(served, word)
-    page = await open_page(width=width)
+    page = await open_page(width=width, theme=theme)
     found = {}
     for job in jobs:
         await page.goto(f"/dashboard/jobs/{job}")
         await expect(page.locator("#why")).to_contain_text("Why is it not running?")
         found[job] = (
             await page.locator("main img").count(),
-            await page.evaluate(WIDE),
-            await axe_findings(page),
+            await misfits(page),
         )
-    assert found == {job: (0, 0, []) for job in jobs}
+    assert found == {job: (0, []) for job in jobs}

@@ -8,8 +8,8 @@ import pytest
 from playwright.async_api import expect
 
 from tests.dashboard import chromium
-from tests.dashboard.axe import axe_findings
 from tests.dashboard.conftest import OpenPage, settled
+from tests.dashboard.looks import axe_findings
 from tests.dashboard.trouble import Trouble
 
 SCRIPTS = [

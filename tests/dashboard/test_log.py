@@ -3,8 +3,8 @@
 from playwright.async_api import expect
 
 from service.jobs import enqueue
-from tests.dashboard.axe import axe_findings
 from tests.dashboard.conftest import OpenPage, Serve
+from tests.dashboard.looks import axe_findings
 from tests.dashboard.served import Served
 
 
