@@ -1,4 +1,4 @@
-"""What a handler of chunks gets: jobs that each have a payload, a context and an end of their own."""
+"""What a handler with `chunk` gets: jobs, each with its payload and its context, each settled by itself."""
 
 import asyncio
 from typing import Any, Final, Generic, TypeVar
@@ -17,15 +17,14 @@ PayloadT = TypeVar("PayloadT")
 class ChunkJob(JobContext, Generic[PayloadT]):
     """One job of a chunk, as its handler sees it: `for job in jobs: job.succeed(index(job.payload))`.
 
-    Each is settled by itself, once: the first word counts and is recorded at once, whatever becomes of the
-    chunk. Those of which nothing was said when the handler returns succeed without a result; when it raises,
-    they fail with its error.
+    Each is settled by itself, once, and recorded at once, whatever becomes of the chunk. Jobs that are not
+    settled when the handler returns succeed without a result; when it raises, they fail with its error.
 
     Attributes:
         payload: an instance of the type's `payload_model`, plain JSON where it has none.
-        settled: whether the handler has said what became of it.
-        cancelled: true once the job should be left out: somebody cancelled it, its timeout is over or its lease
-            lost. The handler goes on for the others, and is cancelled when no job is left.
+        settled: whether `succeed`, `fail` or `snooze` was called.
+        cancelled: true once the handler should skip the job: somebody cancelled it, its timeout is over or its
+            lease is lost. The handler goes on for the others, and is cancelled when no job is left.
     """
 
     __slots__ = ("outcome", "payload", "settled")
@@ -35,7 +34,7 @@ class ChunkJob(JobContext, Generic[PayloadT]):
         self.payload: Final = payload
         self.settled = False
         self.outcome: asyncio.Future[Any] = self._loop.create_future()
-        """What was said, for the worker: a result or an error."""
+        """The result or the error that the job was settled with; the worker waits for it."""
 
     def succeed(self, result: Any = None) -> None:
         """End the job with SUCCESS, in coroutines and in threads; returns at once.
@@ -82,15 +81,15 @@ class ChunkJob(JobContext, Generic[PayloadT]):
         )  # fmt: skip
 
     def wait_again(self) -> None:
-        """Make the outcome anew where the cancel of the task that waits for it has cancelled it."""
+        """Replace the outcome where cancelling the task that waits for it has cancelled it as well."""
         if self.outcome.cancelled():
             self.outcome = self._loop.create_future()
 
     def end(self, error: BaseException | None) -> None:
-        """Settle the job as its whole chunk ends, unless it is; called by the worker."""
+        """Settle the job when the handler has ended, unless it is settled; called by the worker."""
         if not self.settled:
             self.settled = True
-            self._told(None, error)
+            self._set_outcome(None, error)
 
     def _settle(self, result: Any, error: BaseException | None) -> None:
         if self.settled:
@@ -100,11 +99,11 @@ class ChunkJob(JobContext, Generic[PayloadT]):
             )
         self.settled = True
         if loop_here() is self._loop:
-            self._told(result, error)
+            self._set_outcome(result, error)
         else:
-            self._loop.call_soon_threadsafe(self._told, result, error)
+            self._loop.call_soon_threadsafe(self._set_outcome, result, error)
 
-    def _told(self, result: Any, error: BaseException | None) -> None:
+    def _set_outcome(self, result: Any, error: BaseException | None) -> None:
         self.wait_again()
         if self.outcome.done():
             return
@@ -121,7 +120,7 @@ class ChunkJob(JobContext, Generic[PayloadT]):
 
 
 def _carried(error: BaseException) -> BaseException:
-    """The error as a future can carry it: Python takes these two for the end of the coroutine that waits."""
+    """An error that a future can carry: these two would end the coroutine that waits for it."""
     if isinstance(error, StopIteration | GeneratorExit):
         carried = RuntimeError(f"{type(error).__name__}: {error}")
         return carried.with_traceback(error.__traceback__)

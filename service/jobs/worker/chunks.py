@@ -1,7 +1,7 @@
 """Jobs that are handed to their handler in groups: how a chunk fills, runs and ends.
 
-Each job of a chunk keeps a task, a slot, a lease and a timeout of its own, as if it ran alone; in its task
-it waits here for what the handler, called once for all of them, says of it.
+Each job of a chunk keeps a task, a slot, a lease and a timeout of its own, as if it ran alone. Its task
+waits here until the handler, which is called once for all of them, has settled the job.
 """
 
 import asyncio
@@ -37,15 +37,15 @@ class Chunk:
         self.begun = False
         """Whether the handler was called."""
         self.cancelled = False
-        """Whether it was cancelled, since none of its jobs was left."""
+        """Whether the handler was cancelled because none of its jobs was left."""
 
     def add(self, run: Run, job: ChunkJob[Any]) -> None:
-        """Take one job in."""
+        """Add one job."""
         self.members[run] = job
         self.bytes += len(run.job.payload)
 
     def leave(self, run: Run) -> None:
-        """Let a job go before the handler is called."""
+        """Remove a job before the handler gets it."""
         del self.members[run]
         self.bytes -= len(run.job.payload)
 
@@ -56,7 +56,7 @@ class Chunk:
             self.task.cancel()
 
     def end(self, error: BaseException | None) -> None:
-        """Settle the jobs of which nothing was said."""
+        """Settle the jobs that the handler has not settled."""
         for job in self.members.values():
             job.end(error)
 
@@ -65,9 +65,9 @@ class Chunks:
     """Puts jobs together, and calls their handlers.
 
     A chunk starts when it is full, when its first job has waited long enough, or when no more can come:
-    no slot is free or somebody waits for one, or the queue gives no more now. Two kinds of jobs are never put
-    together with others: those that lost a lease, of which one may have killed its process, and those that
-    begin the last of several attempts, so that the error of another makes none a dead letter.
+    no slot is free, somebody waits for one, or the queue is paused or at its limit. Two kinds of jobs run
+    alone: those that lost a lease, since one of them may have killed its process, and those on the last of
+    several attempts, so that no job becomes a dead letter by the error of another.
     """
 
     def __init__(
@@ -82,10 +82,10 @@ class Chunks:
         slots.on_wanted.add(self.hurry)
 
     async def join(self, run: Run, job: ChunkJob[Any]) -> Any:
-        """What the handler says of one job, once the chunk that it came into has run.
+        """Put one job into a chunk, and return its result or raise its error once it is settled.
 
-        A job that is stopped while the handler runs is waited for, like a thread: until something is said of
-        it, or the handler ends.
+        A job that is stopped while the handler runs is waited for, like a thread, until the handler settles
+        it or ends.
 
         Raises:
             TooLate: it was stopped before the handler was called.
@@ -117,22 +117,22 @@ class Chunks:
             del self._chunk_of[run]
 
     def stopped(self, run: Run) -> None:
-        """A job that is settled was told to stop: the handler goes on for no job, or not for long."""
+        """Cancel the handler where every job of its chunk was told to stop; this one is settled already."""
         chunk = self._chunk_of.get(run)
         if chunk is not None and all(one.stop is not None for one in chunk.members):
             chunk.cancel()
 
     def go_on_without(self, run: Run) -> bool:
-        """Whether a job was told to stop whose handler goes on for others."""
+        """Whether the handler of a job that was told to stop goes on for other jobs."""
         chunk = self._chunk_of.get(run)
         return chunk is not None and not chunk.cancelled
 
     def hurry(self) -> None:
-        """Start what fills, once those that were claimed with it have come."""
+        """Start the chunks that fill, once the jobs that were claimed with theirs have joined."""
         asyncio.get_running_loop().call_soon(self._start_all)
 
     def close(self) -> None:
-        """Have no job wait for others from now on: no more come."""
+        """Start the chunks that fill, and have no job wait for others any more."""
         self._closed = True
         self._slots.on_wanted.discard(self.hurry)
         self.hurry()
@@ -153,7 +153,7 @@ class Chunks:
         if len(chunk.members) >= rule.jobs:
             self._start(chunk)
         elif self._closed or not self._room(chunk.queue):
-            # Others that were claimed with it come in this turn yet.
+            # Jobs that were claimed with it join in this turn of the loop.
             asyncio.get_running_loop().call_soon(self._start, chunk)
         return chunk
 
@@ -184,7 +184,7 @@ class Chunks:
     # -- one call of a handler ----------------------------------------------------------------
 
     async def _run(self, chunk: Chunk) -> None:
-        JOB_FIELDS.set(None)  # not those of the job in whose task the chunk was started
+        JOB_FIELDS.set(None)  # it inherits those of the job that started the chunk
         structlog.contextvars.bind_contextvars(job_type=chunk.handler.job_type)
         error: BaseException | None = None
         try:
@@ -245,6 +245,6 @@ class Chunks:
 
 
 def _position(member: tuple[Run, ChunkJob[Any]]) -> tuple[int, float, int]:
-    """Where a job stands in its queue: claims bring them in no order."""
+    """The position of a job in its queue: claims return jobs in no order."""
     job = member[0].job
     return job.priority, job.due_at, job.id
