@@ -91,7 +91,7 @@ class NewJob:
         if self.run_at is not None:
             if getattr(self.run_at, "tzinfo", None) is None:  # a string of who checks no types, too
                 raise ValueError(
-                    f"run_at is {self.run_at}, which has no time zone: use datetime.now(UTC), or give it one"
+                    f"run_at is {self.run_at!r}: expected a datetime with a time zone, as datetime.now(UTC) has one"
                 )
             members["run_at"] = self.run_at.isoformat()
         if self.backoff is not None:
