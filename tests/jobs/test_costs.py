@@ -167,7 +167,11 @@ async def test_a_drain_takes_few_statements_and_all_updates_are_hot(
     connection = await databases.connect(pg_dsn)
     updates = await connection.fetchrow(UPDATES)
     await connection.close()
-    assert (updates["n_tup_upd"], updates["n_tup_hot_upd"]) == (JOBS, JOBS)
+    assert updates["n_tup_hot_upd"] == updates["n_tup_upd"]
+    # Each job is claimed once. Where this process stood still, jobs that came ahead of their slots were given
+    # back, and claimed once more: twice the slots of them at most each time.
+    given_back = 2 * settings.worker_concurrency * sent[store.settle.REQUEUE.sql]
+    assert JOBS <= updates["n_tup_upd"] <= JOBS + 2 * given_back
 
 
 async def test_the_write_ahead_log_of_a_job_stays_within_its_limits(database: Database) -> None:
