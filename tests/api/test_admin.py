@@ -482,6 +482,7 @@ async def test_detail_shows_the_whole_job(
         "started_at": "2026-01-01T00:00:00Z",
         "at": "2026-01-01T00:00:01Z",
         "worker": "w",
+        "chunk": None,
         "by": None,
         "added_by_a_newer_version": 7,
     }

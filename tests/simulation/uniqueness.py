@@ -63,6 +63,7 @@ class Uniqueness:
         run_at: datetime | None, delay_seconds: float, payload: str, queue: str, priority: int,
         max_retries: int | None, timeout_seconds: float | None, backoff: str | None,
         concurrency_key: str | None, unique_until_start: str | None,
+        **_owed: Any,  # its jobs have no callback and no time for their results
     ) -> Answer:  # fmt: skip
         if row is None or row.status is not JobStatus.PENDING or row.job_type != job_type:
             return []
