@@ -7,7 +7,7 @@ that comes before its own.
 import json
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -743,10 +743,10 @@ class Player:
 async def play_all(
     connection: "asyncpg.Connection[asyncpg.Record]",
     *,
-    sequences: int = SEQUENCES,
+    seeds: Iterable[int] = range(SEQUENCES),
     keys: bool = False,
 ) -> None:
-    for seed in range(sequences):
+    for seed in seeds:
         await connection.execute(ANEW)
         await Player(Both(connection), random.Random(f"model {seed}")).play(keys=keys)
 
@@ -770,7 +770,7 @@ async def test_the_model_answers_and_stores_what_postgresql_does(
 async def test_the_model_does_what_postgresql_does_with_unique_keys(
     connection: "asyncpg.Connection[asyncpg.Record]",
 ) -> None:
-    await play_all(connection, sequences=SEQUENCES // 2, keys=True)
+    await play_all(connection, seeds=range(SEQUENCES // 2), keys=True)
 
 
 OF_KEYS: Final = {
@@ -817,6 +817,20 @@ def test_every_statement_is_in_the_model_or_named_as_missing() -> None:
     assert {"CLAIM", "FINISH", "REQUEUE", "EXTEND"} <= transitions <= known
 
 
+SHOWN_BY: Final = {
+    ("FAIL_REFUSED", "AND (b.lease_until IS NULL OR b.lease_until < now())"): 42,
+    ("CLAIM", "AND b.next_run_at <= now()"): 97,
+    ("EXTEND", "AND b.lease_token = r.token"): 31,
+    ("FINISH", " AND b.cancel IS NULL"): 28,
+    ("END_CANCELLED", "AND b.lease_token = r.token"): 28,
+    ("ASK_CANCEL", " AND b.cancel IS NULL"): 28,
+    ("CANCEL", " AND (b.lease_until IS NULL OR b.lease_until < now())"): 33,
+    ("RELEASE_CHILDREN", "AND NOT d.met"): 31,
+}
+"""The seed that shows a missing fence, where few do: tried first. The others are tried where statements have
+changed since, which takes longer."""
+
+
 @pytest.mark.parametrize(
     ("name", "fence"),
     [
@@ -857,6 +871,7 @@ async def test_a_fence_that_is_missing_in_the_sql_is_found(
     fence: str,
 ) -> None:
     monkeypatch.setattr(HOME[name], name, without(fence, name))
+    seeds = [SHOWN_BY.get((name, fence), 0), *range(4 * SEQUENCES)]
     with pytest.raises(AssertionError):
         # To the first that shows it.
-        await play_all(connection, sequences=4 * SEQUENCES, keys=name in OF_KEYS)
+        await play_all(connection, seeds=seeds, keys=name in OF_KEYS)
