@@ -51,8 +51,24 @@ class _Note:
 
 _note = _Note()
 """,
+    "ruby": """
+def task(payload, job)
+  note("start", job)
+  raise job.why if job.wait(payload["seconds"])
+  note("end", job)
+  { attempt: job.attempt }
+end
+
+private def note(event, job)
+  File.write(ENV.fetch("NOTES"), "#{event} #{job.id} #{job.attempt} #{Process.pid}\\n", mode: "a")
+end
+""",
 }
-COMMANDS = {"node": ["node", "worker.mjs"], "python": [sys.executable, "worker.py"]}
+COMMANDS = {
+    "node": ["node", "worker.mjs"],
+    "python": [sys.executable, "worker.py"],
+    "ruby": ["ruby", "worker.rb"],
+}
 Start = Callable[[Replica, str], "subprocess.Popen[bytes]"]
 
 
@@ -61,7 +77,7 @@ def headers() -> dict[str, str]:
     return {"authorization": f"Bearer {jwt.encode(claims, TEST_SECRET, algorithm='HS256')}"}
 
 
-@pytest.fixture(params=["node", pytest.param("python", marks=pytest.mark.slow)])
+@pytest.fixture(params=["node", "ruby", pytest.param("python", marks=pytest.mark.slow)])
 def language(request: pytest.FixtureRequest) -> str:
     language: str = request.param
     if shutil.which(COMMANDS[language][0]) is None:
@@ -84,8 +100,7 @@ def notes(tmp_path: Path) -> Callable[[str], list[list[str]]]:
 @pytest.fixture
 def start(language: str, tmp_path: Path) -> Iterator[Start]:
     """Starts an example worker on a replica."""
-    suffix = "mjs" if language == "node" else "py"
-    handlers = tmp_path / f"handlers.{suffix}"
+    handlers = (tmp_path / "handlers").with_suffix(Path(COMMANDS[language][1]).suffix)
     handlers.write_text(HANDLERS[language])
     begun: list[subprocess.Popen[bytes]] = []
 
