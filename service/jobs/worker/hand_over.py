@@ -24,9 +24,9 @@ from service.settings import Settings
 LOOK_SECONDS: Final = 1.0
 """How old may be what a process knows of limits, and how long a permit may be free unnoticed."""
 
-UNLIMITED_LOOK_SECONDS: Final = 5.0
-"""How often held jobs are looked for by a process that knows of none, while no queue has a limit: the process
-that held them died."""
+UNKNOWN_HOLDS_SECONDS: Final = 5.0
+"""How often a process that knows of no held job lists them while no queue has a limit or a rate: those that
+another process held under a limit of their type, and died."""
 
 LOOK_HOLDS: Final = 1000
 """Limits that one look tries; the next goes on behind them."""
@@ -103,19 +103,17 @@ class HandOver:
         if time.monotonic() >= self._looked_at + LOOK_SECONDS:
             looked_at = time.monotonic()
             await self._read_limits()
-            if self._holds_are_likely() or looked_at >= self._listed_at + UNLIMITED_LOOK_SECONDS:
+            settings = self._queues.settings
+            limits = settings.limited | settings.rates.keys() | settings.rates_per_key.keys()
+            likely = limits or self._limits - limits or self._known or self._after
+            if likely or looked_at >= self._listed_at + UNKNOWN_HOLDS_SECONDS:
                 await self._list_holds()
                 self._listed_at = looked_at
+            self._limits = limits
             self._looked_at = looked_at
         if holds := self._queues.rates.to_look_at():
             turns = await store.rate_limits.turns(self._link, holds)
             self._free.update(self._queues.rates.looked(holds, turns))
-
-    def _holds_are_likely(self) -> bool:
-        settings = self._queues.settings
-        limits = settings.limited | settings.rates.keys() | settings.rates_per_key.keys()
-        lifted, self._limits = self._limits - limits, limits
-        return bool(lifted or limits or self._known or self._after)
 
     async def _read_limits(self) -> None:
         queues = self._queues
